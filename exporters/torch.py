@@ -1,0 +1,100 @@
+"""PyTorch itself: the artifact is the state_dict, run eagerly by the module."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stmdeploy.contracts import Draft, ModelInfo, ModuleFactory, TensorInfo
+from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, ExportSpec, RunSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from stmdeploy.contracts import Array
+
+
+class TorchExporter:
+    """Exporter of target ``torch``; its artifacts run on runtime ``torch`` (eager)."""
+
+    target = "torch"
+    suffix = ".pt"
+    runtimes = ("torch",)
+    tolerance_relative_l2 = 1e-5
+
+    def unavailable(self) -> str:
+        """Always empty: torch is a dependency."""
+        return ""
+
+    def export(self, module: nn.Module, info: ModelInfo, spec: ExportSpec, folder: Path) -> Draft:
+        """Writes the state_dict under the key ``model``, as official checkpoints do."""
+        import torch
+
+        path = folder / (spec.stem + self.suffix)
+        with path.open("wb") as file:
+            torch.save({"model": module.state_dict()}, file)
+        height, width = info.image_size
+        return Draft(
+            files=(path.name,),
+            inputs=(
+                TensorInfo(name=INPUT_NAME, dtype="float32", shape=("batch", 3, height, width)),
+            ),
+            outputs=(
+                TensorInfo(name=OUTPUT_NAME, dtype="float32", shape=("batch", info.num_classes)),
+            ),
+            versions={"torch": version("torch")},
+        )
+
+    def load(self, path: Path, run: RunSpec, build: ModuleFactory) -> TorchRunner:
+        """The module that `build` makes, with the artifact's weights."""
+        return TorchRunner(path, run, build)
+
+
+class TorchRunner:
+    """Eager inference under ``torch.inference_mode``."""
+
+    def __init__(self, path: Path, run: RunSpec, build: ModuleFactory) -> None:
+        import torch
+
+        if run.device == "cuda" and not torch.cuda.is_available():
+            raise StmdeployError(
+                "this torch sees no CUDA device", "check the driver", ExitCode.WORKER_FAILED
+            )
+        self._torch = torch
+        self._run = run
+        torch.set_num_threads(run.threads)
+        module = build()
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        module.load_state_dict(state["model"])
+        self._module = module.eval().to(run.device)
+        self._input: Tensor | None = None
+        self._output: Tensor | None = None
+
+    def prepare(self, images: Array) -> None:
+        """Copies the input to the device."""
+        self._input = self._torch.from_numpy(images).to(self._run.device)
+
+    def run(self) -> None:
+        """One inference; returns when the device is done."""
+        with self._torch.inference_mode():
+            self._output = self._module(self._input)
+        if self._run.device == "cuda":
+            self._torch.cuda.synchronize()
+
+    def output(self) -> Array:
+        """The logits of the latest run, on the host."""
+        if self._output is None:
+            raise RuntimeError("run() comes before output()")
+        logits: Array = self._output.cpu().numpy()
+        return logits
+
+    def facts(self) -> dict[str, str]:
+        """Version, threads and the matrix-product settings in force."""
+        return {
+            "version": self._torch.__version__,
+            "provider": f"eager, {self._run.device}",
+            "intra_op_threads": str(self._torch.get_num_threads()),
+            "float32_matmul_precision": self._torch.get_float32_matmul_precision(),
+        }

@@ -1,0 +1,5 @@
+"""``python -m stmdeploy``."""
+
+from stmdeploy.cli.main import run
+
+run()

@@ -1,0 +1,148 @@
+"""The table of backbones: names, geometry, published accuracy. Reads no heavy library."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from stmdeploy.errors import StmdeployError, nearest
+
+#: Order in which scales are listed.
+SCALES = ("micro", "tiny", "small", "base", "large")
+#: Where the authors' weights are served: release assets of their repository.
+CHECKPOINT_BASE_URL = (
+    "https://github.com/OpenGVLab/STM-Evaluation/releases/download/cls-ckpt/"
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """Accuracy as the authors published it; nothing here was measured by stmdeploy.
+
+    Attributes:
+        top1_percent: ImageNet-1k top-1 at 224 px.
+        box_ap_percent: COCO box AP, Mask R-CNN 1x.
+        mask_ap_percent: COCO mask AP, Mask R-CNN 1x.
+    """
+
+    top1_percent: float
+    box_ap_percent: float
+    mask_ap_percent: float
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """One backbone: an STM at a scale.
+
+    Attributes:
+        name: the official name, such as ``unified_dcn_v3_tiny``.
+        stm: the family, such as ``dcn``.
+        scale: ``micro`` to ``large`` (originals have their own).
+        mixer: the spatial token mixer in words.
+        layout: which network surrounds the blocks: ``unified``, ``swin`` or ``pvt_v2``.
+        block: key of the block in `stmdeploy.backbones.mixers.BLOCKS`.
+        depths, dims, heads, mlp_ratios: per stage; heads are 0 where the mixer has none.
+        published: the authors' accuracy, or None.
+        checkpoint_url: the authors' weights, or None.
+    """
+
+    name: str
+    stm: str
+    scale: str
+    mixer: str
+    layout: str
+    block: str
+    depths: tuple[int, ...]
+    dims: tuple[int, ...]
+    heads: tuple[int, ...]
+    mlp_ratios: tuple[int, ...]
+    published: Published | None
+    checkpoint_url: str | None
+
+
+def _config(stm: str, scale: str, family: dict[str, Any]) -> BackboneConfig:
+    entry = family["scales"][scale]
+    published = None
+    if "published_top1_percent" in entry:
+        published = Published(
+            entry["published_top1_percent"],
+            entry["published_box_ap_percent"],
+            entry["published_mask_ap_percent"],
+        )
+    file = entry.get("checkpoint_file")
+    return BackboneConfig(
+        name=family["official"].format(scale=scale),
+        stm=stm,
+        scale=scale,
+        mixer=family["mixer"],
+        layout=family.get("layout", "unified"),
+        block=family.get("block", stm),
+        depths=tuple(entry["depths"]),
+        dims=tuple(entry["dims"]),
+        heads=tuple(entry.get("heads", (0, 0, 0, 0))),
+        mlp_ratios=tuple(entry.get("mlp_ratios", (4, 4, 4, 4))),
+        published=published,
+        checkpoint_url=CHECKPOINT_BASE_URL + file if file else None,
+    )
+
+
+@cache
+def _table() -> dict[str, Any]:
+    text = resources.files("stmdeploy.backbones").joinpath("catalog.toml").read_text("utf-8")
+    return tomllib.loads(text)
+
+
+@cache
+def _by_name() -> dict[str, BackboneConfig]:
+    configs = (
+        _config(stm, scale, family) for stm, family in _table().items() for scale in family["scales"]
+    )
+    return {config.name: config for config in configs}
+
+
+@cache
+def _aliases() -> dict[str, str]:
+    """Every name of a family, the official ones and the aliases, to its key in the table."""
+    names = {stm: stm for stm in _table()}
+    names.update({alias: stm for stm, family in _table().items() for alias in family["aliases"]})
+    return names
+
+
+def list_backbones() -> list[str]:
+    """The official names of all backbones that can be built, family by family."""
+    return list(_by_name())
+
+
+def resolve(stm: str, scale: str | None = None) -> BackboneConfig:
+    """Finds a backbone by family and scale, or by its official name alone.
+
+    Args:
+        stm: a family (``dcn``), an alias (``internimage``) or an official name
+            (``unified_dcn_v3_tiny``).
+        scale: ``micro`` to ``large``; None means ``tiny``, or what the official name says.
+
+    Raises:
+        StmdeployError: unknown name or scale, with the nearest one that exists; or a scale
+            that contradicts the official name.
+    """
+    key = stm.strip().lower()
+    if key in _by_name():
+        config = _by_name()[key]
+        if scale is not None and scale.lower() != config.scale:
+            raise StmdeployError(
+                f"{config.name} is of scale {config.scale!r}, not {scale!r}",
+                f"drop the scale, or ask for --stm {config.stm}",
+            )
+        return config
+    if key not in _aliases():
+        known = [*_aliases(), *_by_name()] if "_" in key else list(_aliases())
+        raise StmdeployError(f"unknown STM {stm!r}", nearest(key, known))
+    family = _aliases()[key]
+    scales = _table()[family]["scales"]
+    wanted = (scale or ("tiny" if "tiny" in scales else next(iter(scales)))).strip().lower()
+    if wanted not in scales:
+        raise StmdeployError(f"{family} has no scale {scale!r}", nearest(wanted, scales))
+    return _by_name()[_table()[family]["official"].format(scale=wanted)]

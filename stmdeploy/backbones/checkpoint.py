@@ -1,0 +1,180 @@
+"""Official checkpoints: fetched, read without running code, resampled, loaded strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import pickle
+import urllib.error
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stmdeploy.contracts import Progress
+from stmdeploy.errors import StmdeployError
+from stmdeploy.files import publish, sha256_of, staging
+
+#: Buffers that older checkpoints carry and that are derived from the geometry here.
+DERIVED_SUFFIXES = ("relative_position_index", "attn_mask")
+#: Keys named in an error message before it says how many more there are.
+_NAMED_KEYS = 3
+
+
+def cache_folder() -> Path:
+    """Where downloaded checkpoints are kept: ``$XDG_CACHE_HOME/stmdeploy/checkpoints``."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "stmdeploy" / "checkpoints"
+
+
+def locate_checkpoint(source: str, progress: Progress) -> Path:
+    """The local file of a checkpoint given as a path or an http(s) URL.
+
+    A URL is downloaded once, with a progress bar, into `cache_folder`; it is kept only
+    if it can be read.
+
+    Raises:
+        StmdeployError: no such file, or the download failed.
+    """
+    if not source.startswith(("http://", "https://")):
+        path = Path(source)
+        if not path.is_file():
+            raise StmdeployError(f"no checkpoint file at {source}", "check the path")
+        return path
+    name = Path(urlsplit(source).path).name or "checkpoint"
+    target = cache_folder() / f"{hashlib.sha256(source.encode()).hexdigest()[:12]}-{name}"
+    if target.is_file():
+        return target
+    progress.step(f"downloading {name}")
+    with staging(target.parent) as scratch:
+        _download(source, scratch / target.name)
+        read_state_dict(scratch / target.name)
+        publish(scratch, [target.name], target.parent)
+    return target
+
+
+def _download(url: str, path: Path) -> None:
+    try:
+        torch.hub.download_url_to_file(url, str(path), progress=True)
+    except urllib.error.HTTPError as error:
+        raise StmdeployError(
+            f"{url}: the server answers {error.code} {error.reason}", "check the address"
+        ) from error
+    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+        raise StmdeployError(
+            f"{url}: {getattr(error, 'reason', error)}", "check the connection, or give a file"
+        ) from error
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The state_dict in a checkpoint file: bare, or under the key ``model``.
+
+    Only tensors and plain containers are unpickled (``weights_only``), so a checkpoint
+    cannot run code.
+
+    Raises:
+        StmdeployError: not a checkpoint, cut short, holding code or no state_dict.
+    """
+    hint = "give a file saved by torch.save that holds a state_dict"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise StmdeployError(
+            f"{path} is damaged or holds more than tensors; nothing in it was run", hint
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise StmdeployError(f"{path} cannot be read: cut short or no checkpoint", hint) from error
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if not isinstance(content, Mapping) or not content:
+        raise StmdeployError(f"{path} holds no state_dict", hint)
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
+        raise StmdeployError(f"{path} holds no state_dict, but other values", hint)
+    return {k: v for k, v in content.items() if not k.endswith(DERIVED_SUFFIXES)}
+
+
+def resample(key: str, value: Tensor, shape: torch.Size) -> Tensor:
+    """Fits a value that depends on the image size to another size, as the authors' loader.
+
+    Swin's bias tables are resampled bicubic over their square grid, halo's tables linear
+    with aligned corners, pvt's position embeddings bilinear with aligned corners.
+    Anything else is returned as it is.
+    """
+    if value.shape == shape or value.dim() != len(shape) or not value.is_floating_point():
+        return value
+    if key.endswith("relative_position_bias_table") and value.shape[1] == shape[1]:
+        old, new = math.isqrt(value.shape[0]), math.isqrt(shape[0])
+        if old * old != value.shape[0]:
+            return value
+        grid = value.t().reshape(1, -1, old, old)
+        grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+        return grid.reshape(-1, new * new).t()
+    if key.endswith(("width_rel", "height_rel")) and value.shape[1] == shape[1]:
+        line = F.interpolate(value.t()[None], size=shape[0], mode="linear", align_corners=True)
+        return line[0].t()
+    if key.endswith("pos_embed") and value.shape[:2] == shape[:2]:
+        return F.interpolate(value, size=shape[2:], mode="bilinear", align_corners=True)
+    return value
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED_KEYS} more" if len(names) > _NAMED_KEYS else ""
+    return ", ".join(names[:_NAMED_KEYS]) + more
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Loads a state_dict, every key of which must fit.
+
+    Raises:
+        StmdeployError: naming missing, unexpected and misshapen keys, or a value that is
+            not finite.
+    """
+    wanted = module.state_dict()
+    fitted = {k: resample(k, v, wanted[k].shape) for k, v in state.items() if k in wanted}
+    problems = {
+        "missing": [k for k in wanted if k not in state],
+        "unexpected": [k for k in state if k not in wanted],
+        "misshapen": [
+            f"{k} ({_shape(v)}, not {_shape(wanted[k])})"
+            for k, v in fitted.items()
+            if v.shape != wanted[k].shape
+        ],
+        "not finite": [k for k, v in fitted.items() if not torch.isfinite(v).all()],
+    }
+    found = [f"{len(keys)} {what}: {_some(keys)}" for what, keys in problems.items() if keys]
+    if found:
+        raise StmdeployError(
+            f"checkpoint {source} does not fit the model: {'; '.join(found)}",
+            "check --stm, --scale and --num-classes",
+        )
+    module.load_state_dict(fitted, strict=True)
+
+
+def load_checkpoint(module: nn.Module, source: str, progress: Progress) -> str:
+    """Loads a checkpoint (path or URL) into `module`; returns the SHA-256 of the file.
+
+    Raises:
+        StmdeployError: as `locate_checkpoint`, `read_state_dict` and `load_strictly`.
+    """
+    path = locate_checkpoint(source, progress)
+    progress.step(f"loading {path.name}")
+    load_strictly(module, read_state_dict(path), source)
+    return sha256_of(path)
+
+
+def content_hash(module: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and values of a module's state_dict."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{key}|{tensor.dtype}|{_shape(tensor)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,108 @@
+"""Deformable convolution v3: nine learned sampling points per pixel and head.
+
+Plain PyTorch (`grid_sample`), so that no compiler or CUDA build is needed. The sampled map
+ends in zeros whichever way it is padded, so the authors' ring of zeros is left out.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stmdeploy.backbones.layers import Mlp, to_channels_first, to_channels_last
+from stmdeploy.backbones.mixers.geometry import INITIAL_LAYER_SCALE, BlockGeometry
+
+KERNEL = 3
+POINTS = KERNEL * KERNEL
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm of an N C H W map; its parameters sit under `norm`. Gives N H W C."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(to_channels_last(x))
+        return y
+
+
+def sampling_base(size: tuple[int, int]) -> Tensor:
+    """(H W, 9, 2): the undeformed points (x, y) of every pixel, in pixels.
+
+    Point 3a + b lies at (a - 1, b - 1): x is the slow index.
+    """
+    h, w = size
+    y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    pixel = torch.stack((x, y), dim=-1).reshape(-1, 1, 2)
+    step = torch.arange(KERNEL) - KERNEL // 2
+    kernel = torch.stack(torch.meshgrid(step, step, indexing="ij"), dim=-1).reshape(1, -1, 2)
+    return (pixel + kernel).to(torch.get_default_dtype())
+
+
+class DeformableConv(nn.Module):
+    """DCNv3, N H W C in and out; `heads` groups of channels with offsets of their own."""
+
+    base: Tensor
+    side: Tensor
+
+    def __init__(self, channels: int, heads: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dw_conv = nn.Sequential(
+            nn.Conv2d(channels, channels, KERNEL, padding=KERNEL // 2, groups=channels),
+            ChannelNorm(channels),
+            nn.GELU(),
+        )
+        self.sampling_offsets = nn.Linear(channels, heads * POINTS * 2)
+        self.attention_weights = nn.Linear(channels, heads * POINTS)
+        self.value_proj = nn.Linear(channels, channels)
+        self.output_proj = nn.Linear(channels, channels)
+        # Both are whole numbers, so casting the module to another dtype keeps them exact.
+        h, w = size
+        self.register_buffer("base", sampling_base(size), persistent=False)
+        self.register_buffer("side", torch.tensor([float(w), float(h)]), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, h, w, c = x.shape
+        g, d = self.heads, c // self.heads
+        q = self.dw_conv(to_channels_first(x))
+
+        offsets = self.sampling_offsets(q).reshape(n, h * w, g, POINTS, 2).transpose(1, 2)
+        # Pixel p of an axis of s pixels lies at (2p + 1) / s - 1 on the grid's -1 .. 1.
+        grid = (2 * (self.base + offsets) + 1) / self.side - 1
+        weights = self.attention_weights(q).reshape(n, h * w, g, POINTS).softmax(dim=-1)
+        value = self.value_proj(x).reshape(n, h, w, g, d).permute(0, 3, 4, 1, 2)
+
+        samples = F.grid_sample(
+            value.reshape(n * g, d, h, w),
+            grid.reshape(n * g, h * w, POINTS, 2),
+            mode="bilinear",
+            padding_mode="zeros",
+            align_corners=False,
+        )
+        weights = weights.transpose(1, 2).reshape(n * g, 1, h * w, POINTS)
+        y = (samples * weights).sum(dim=-1).reshape(n, c, h, w)
+        return self.output_proj(to_channels_last(y))  # type: ignore[no-any-return]
+
+
+class DcnBlock(nn.Module):
+    """DCNv3, then mlp, each with layer scale and residual."""
+
+    def __init__(self, at: BlockGeometry) -> None:
+        super().__init__()
+        c = at.channels
+        self.gamma1 = nn.Parameter(torch.full((c,), INITIAL_LAYER_SCALE))
+        self.gamma2 = nn.Parameter(torch.full((c,), INITIAL_LAYER_SCALE))
+        self.norm1 = nn.LayerNorm(c)
+        self.attn = DeformableConv(c, at.heads, at.size)
+        self.norm2 = nn.LayerNorm(c)
+        self.mlp = Mlp(c, c * at.mlp_ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = to_channels_last(x)
+        x = x + self.gamma1 * self.attn(self.norm1(x))
+        x = x + self.gamma2 * self.mlp(self.norm2(x))
+        return to_channels_first(x)

@@ -1,0 +1,104 @@
+"""Halo attention: each 7x7 block of queries attends to the 13x13 window around it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stmdeploy.backbones.layers import Mlp, to_channels_first, to_channels_last
+from stmdeploy.backbones.mixers.geometry import INITIAL_LAYER_SCALE, BlockGeometry
+
+BLOCK = 7
+HALO = 3
+WINDOW = BLOCK + 2 * HALO
+
+
+def windows(x: Tensor) -> Tensor:
+    """Cuts N C H W into overlapping windows: N C (H/7) (W/7) 13 13, zeros beyond the map."""
+    padded = F.pad(x, (HALO, HALO, HALO, HALO))
+    return padded.unfold(2, WINDOW, BLOCK).unfold(3, WINDOW, BLOCK)
+
+
+class RelativePosition(nn.Module):
+    """Logits of the offset between a query and a window position, one table per axis.
+
+    The index is 12 + j - i for query i in 0..6 and window position j in 0..12; unlike
+    HaloNet's text, the authors' code does not subtract the halo.
+    """
+
+    def __init__(self, head_channels: int) -> None:
+        super().__init__()
+        shape = (2 * WINDOW - 1, head_channels)
+        self.height_rel = nn.Parameter(torch.empty(shape))
+        self.width_rel = nn.Parameter(torch.empty(shape))
+        offsets = torch.arange(WINDOW)[None, :] - torch.arange(BLOCK)[:, None]
+        self.register_buffer("index", WINDOW - 1 + offsets, persistent=False)
+
+    def forward(self, q: Tensor) -> Tensor:
+        """q: (..., 7, 7, d), rows then columns -> logits (..., 7, 7, 13, 13)."""
+        by_row = q @ self.height_rel.t()
+        by_column = q @ self.width_rel.t()
+        target = (*by_row.shape[:-1], WINDOW)
+        rows = by_row.gather(-1, self.index[:, None, :].expand(target))
+        columns = by_column.gather(-1, self.index[None, :, :].expand(target))
+        return rows[..., :, None] + columns[..., None, :]
+
+
+class HaloAttention(nn.Module):
+    """Blocked local attention with a halo (HaloNet), N H W C in and out."""
+
+    index: Tensor
+    outside: Tensor
+
+    def __init__(self, channels: int, heads: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_channels = channels // heads
+        self.scale = self.head_channels**-0.5
+        self.q = nn.Linear(channels, channels, bias=False)
+        self.kv = nn.Conv2d(channels, 2 * channels, 1, bias=False)
+        self.pos_embed = RelativePosition(self.head_channels)
+        self.proj = nn.Linear(channels, channels)
+        inside = windows(torch.ones(1, 1, *size))
+        outside = (inside == 0).reshape(1, 1, -1, 1, WINDOW * WINDOW)
+        self.register_buffer("outside", outside, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, h, w, c = x.shape
+        rows, columns, d = h // BLOCK, w // BLOCK, self.head_channels
+
+        q = self.q(x).reshape(n, rows, BLOCK, columns, BLOCK, self.heads, d)
+        q = q.permute(0, 5, 1, 3, 2, 4, 6).reshape(n, self.heads, -1, BLOCK, BLOCK, d)
+        kv = windows(self.kv(to_channels_first(x)))
+        kv = kv.reshape(n, self.heads, 2 * d, rows * columns, WINDOW * WINDOW)
+        k, v = kv.split(d, dim=2)
+
+        tokens = q.flatten(3, 4)
+        logits = (tokens * self.scale) @ k.permute(0, 1, 3, 2, 4)
+        logits = logits + self.pos_embed(q).reshape(logits.shape)
+        logits = logits.masked_fill(self.outside, torch.finfo(logits.dtype).min)
+        y = logits.softmax(dim=-1) @ v.permute(0, 1, 3, 4, 2)
+
+        y = y.reshape(n, self.heads, rows, columns, BLOCK, BLOCK, d)
+        return self.proj(y.permute(0, 2, 4, 3, 5, 1, 6).reshape(n, h, w, c))  # type: ignore[no-any-return]
+
+
+class HaloBlock(nn.Module):
+    """LayerNorm -> halo attention, LayerNorm -> mlp, each with layer scale and residual."""
+
+    def __init__(self, at: BlockGeometry) -> None:
+        super().__init__()
+        c = at.channels
+        self.gamma_1 = nn.Parameter(torch.full((1, 1, 1, c), INITIAL_LAYER_SCALE))
+        self.gamma_2 = nn.Parameter(torch.full((1, 1, 1, c), INITIAL_LAYER_SCALE))
+        self.norm1 = nn.LayerNorm(c)
+        self.attn = HaloAttention(c, at.heads, at.size)
+        self.norm2 = nn.LayerNorm(c)
+        self.mlp = Mlp(c, c * at.mlp_ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = to_channels_last(x)
+        x = x + self.gamma_1 * self.attn(self.norm1(x))
+        x = x + self.gamma_2 * self.mlp(self.norm2(x))
+        return to_channels_first(x)

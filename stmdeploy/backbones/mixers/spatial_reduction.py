@@ -1,0 +1,84 @@
+"""Spatial-reduction attention: every query attends to a map shrunk by a strided convolution.
+
+pvt adds a learned position embedding at the head of each stage; pvt_v2 has none, and a
+depth-wise convolution inside its mlp instead.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stmdeploy.backbones.layers import Mlp, to_channels_first, to_channels_last
+from stmdeploy.backbones.mixers.geometry import INITIAL_LAYER_SCALE, BlockGeometry
+
+#: Stride of the reduction, per stage; 1 means plain attention.
+REDUCTIONS = (8, 4, 2, 1)
+
+
+class SpatialReductionAttention(nn.Module):
+    """Attention whose keys and values come from the reduced map; N H W C in and out."""
+
+    def __init__(self, channels: int, heads: int, reduction: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (channels // heads) ** -0.5
+        self.reduction = reduction
+        self.q = nn.Linear(channels, channels)
+        self.kv = nn.Linear(channels, 2 * channels)
+        self.proj = nn.Linear(channels, channels)
+        if reduction > 1:
+            self.sr = nn.Conv2d(channels, channels, reduction, stride=reduction)
+            self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, h, w, c = x.shape
+        source = x
+        if self.reduction > 1:
+            source = self.norm(to_channels_last(self.sr(to_channels_first(x))))
+        q = self.q(x).reshape(n, h * w, self.heads, -1).transpose(1, 2)
+        k, v = (
+            part.reshape(n, -1, self.heads, c // self.heads).transpose(1, 2)
+            for part in self.kv(source).chunk(2, dim=-1)
+        )
+        weights = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1)
+        y = (weights @ v).transpose(1, 2).reshape(n, h, w, c)
+        return self.proj(y)  # type: ignore[no-any-return]
+
+
+class PvtV2Block(nn.Module):
+    """Spatial-reduction attention, then mlp, each with layer scale and residual."""
+
+    depthwise_mlp = True
+
+    def __init__(self, at: BlockGeometry) -> None:
+        super().__init__()
+        c = at.channels
+        self.gamma_1 = nn.Parameter(torch.full((c,), INITIAL_LAYER_SCALE))
+        self.gamma_2 = nn.Parameter(torch.full((c,), INITIAL_LAYER_SCALE))
+        self.norm1 = nn.LayerNorm(c)
+        self.attn = SpatialReductionAttention(c, at.heads, REDUCTIONS[at.stage])
+        self.norm2 = nn.LayerNorm(c)
+        self.mlp = Mlp(c, c * at.mlp_ratio, depthwise=self.depthwise_mlp)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = to_channels_last(x)
+        x = x + self.gamma_1 * self.attn(self.norm1(x))
+        x = x + self.gamma_2 * self.mlp(self.norm2(x))
+        return to_channels_first(x)
+
+
+class PvtBlock(PvtV2Block):
+    """As `PvtV2Block`, with a plain mlp; the first of a stage adds the position embedding."""
+
+    depthwise_mlp = False
+
+    def __init__(self, at: BlockGeometry) -> None:
+        super().__init__(at)
+        if at.index == 0:
+            self.pos_embed = nn.Parameter(torch.zeros(1, at.channels, *at.size))
+        else:
+            self.register_parameter("pos_embed", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if self.pos_embed is None else x + self.pos_embed)

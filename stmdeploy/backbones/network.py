@@ -1,0 +1,130 @@
+"""The unified architecture around the mixers, and the two originals it is compared with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stmdeploy.backbones.catalog import BackboneConfig
+from stmdeploy.backbones.layers import (
+    ConvDownsample,
+    ConvStem,
+    LayerNorm2d,
+    PatchEmbed,
+    PatchMerging,
+)
+from stmdeploy.backbones.mixers import BLOCKS, BlockGeometry
+from stmdeploy.backbones.sizes import STRIDES, check_image_size
+
+INITIAL_STD = 0.02
+
+
+def _downsample_layers(config: BackboneConfig) -> nn.ModuleList:
+    dims = config.dims
+    pairs = list(zip(dims[:-1], dims[1:], strict=True))
+    stem: nn.Module
+    if config.layout == "swin":
+        stem = PatchEmbed(3, dims[0], kernel=4, stride=4, padding=0)
+        return nn.ModuleList([stem, *(PatchMerging(i, o) for i, o in pairs)])
+    if config.layout == "pvt_v2":
+        stem = PatchEmbed(3, dims[0], kernel=7, stride=4, padding=3)
+        return nn.ModuleList([stem, *(PatchEmbed(i, o, 3, 2, 1) for i, o in pairs)])
+    return nn.ModuleList([ConvStem(dims[0]), *(ConvDownsample(i, o) for i, o in pairs)])
+
+
+def _stage(config: BackboneConfig, stage: int, image_size: tuple[int, int]) -> nn.Sequential:
+    height, width = (side // STRIDES[stage] for side in image_size)
+    return nn.Sequential(
+        *(
+            BLOCKS[config.block](
+                BlockGeometry(
+                    channels=config.dims[stage],
+                    heads=config.heads[stage],
+                    mlp_ratio=config.mlp_ratios[stage],
+                    stage=stage,
+                    index=index,
+                    size=(height, width),
+                )
+            )
+            for index in range(config.depths[stage])
+        )
+    )
+
+
+class Backbone(nn.Module):
+    """A classification backbone; its state_dict keys are the official ones.
+
+    Args:
+        config: which backbone.
+        image_size: (height, width) in pixels; masks and position embeddings are made for it.
+        num_classes: outputs of the head.
+
+    Attributes:
+        config: as given.
+        image_size: as given.
+        num_classes: as given.
+    """
+
+    def __init__(
+        self, config: BackboneConfig, image_size: tuple[int, int], num_classes: int
+    ) -> None:
+        super().__init__()
+        check_image_size(config, image_size)
+        self.config = config
+        self.image_size = image_size
+        self.num_classes = num_classes
+        dims, width = config.dims, config.dims[-1]
+        self.downsample_layers = _downsample_layers(config)
+        self.stages = nn.ModuleList(
+            _stage(config, stage, image_size) for stage in range(len(config.depths))
+        )
+        original_swin = config.layout == "swin"
+        self.stage_norms = nn.ModuleList(
+            nn.Identity() if original_swin else LayerNorm2d(dim) for dim in dims
+        )
+        self.stage_end_norm = LayerNorm2d(width) if original_swin else nn.Identity()
+        self.conv_head: nn.Module = nn.Identity()
+        if config.layout == "unified":
+            hidden = int(width * 1.5)
+            self.conv_head = nn.Sequential(
+                nn.Conv2d(width, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.GELU()
+            )
+            width = hidden
+        self.head = nn.Linear(width, num_classes)
+        self.apply(_initialise)
+
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        """x: N 3 H W -> four maps, N dims[i] H/s W/s at strides s = 4, 8, 16, 32.
+
+        They are what a detection head takes: behind the stage norms, where there are any.
+        """
+        maps = []
+        for downsample, blocks, norm in zip(
+            self.downsample_layers, self.stages, self.stage_norms, strict=True
+        ):
+            x = norm(blocks(downsample(x)))
+            maps.append(x)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: N 3 H W -> logits, N num_classes."""
+        x = self.conv_head(self.stage_end_norm(self.forward_features(x)[-1]))
+        logits: Tensor = self.head(x.mean(dim=(2, 3)))
+        return logits
+
+
+def _initialise(module: nn.Module) -> None:
+    """The authors' initial weights: truncated normal of std 0.02, biases zero."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=INITIAL_STD)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    for name, parameter in module.named_parameters(recurse=False):
+        if name.endswith(("_rel", "_table")) or name == "pos_embed":
+            nn.init.trunc_normal_(parameter, std=INITIAL_STD)
+
+
+def build(config: BackboneConfig, image_size: tuple[int, int], num_classes: int) -> Backbone:
+    """Builds a backbone in eval mode, float32, with initial (untrained) weights."""
+    with torch.no_grad():
+        return Backbone(config, image_size, num_classes).eval()

@@ -1,0 +1,156 @@
+"""From a `ModelSpec` to a module: the catalogue, a user's callable, or timm."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from stmdeploy.backbones.catalog import BackboneConfig, resolve
+from stmdeploy.backbones.checkpoint import content_hash, load_checkpoint
+from stmdeploy.backbones.network import build
+from stmdeploy.backbones.synthetic import fill_synthetic
+from stmdeploy.contracts import ModelInfo, Progress, WeightsInfo
+from stmdeploy.errors import StmdeployError
+from stmdeploy.spec import ModelSpec
+
+#: `ModelSpec.checkpoint` for the authors' weights.
+OFFICIAL = "official"
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A module with its weights, in eval mode, and what it is.
+
+    ``config`` is None for a user's own model.
+    """
+
+    module: nn.Module
+    info: ModelInfo
+    config: BackboneConfig | None
+
+
+def build_module(spec: ModelSpec) -> nn.Module:
+    """Builds the module of a spec, in eval mode, with the weights it starts from.
+
+    Raises:
+        StmdeployError: unknown name, size the mixer cannot take, or a user's callable that
+            cannot be imported or gives no module.
+    """
+    if not spec.is_custom:
+        module: nn.Module = build(resolve(spec.name), spec.image_size, spec.num_classes)
+        fill_synthetic(module, spec.seed)
+        return module
+    torch.manual_seed(spec.seed)
+    return _custom_module(spec).eval()
+
+
+def build_model(spec: ModelSpec, progress: Progress) -> BuiltModel:
+    """Builds a model and loads its checkpoint, if it has one.
+
+    Raises:
+        StmdeployError: as `build_module` and `load_checkpoint`.
+    """
+    progress.step(f"building {spec.name}")
+    config = None if spec.is_custom else resolve(spec.name)
+    spec = replace(spec, checkpoint=_checkpoint_source(spec, config))
+    module = build_module(spec)
+    file_hash = load_checkpoint(module, spec.checkpoint, progress) if spec.checkpoint else None
+    kind, source = "synthetic", f"seed {spec.seed}"
+    if spec.checkpoint:
+        kind, source = "checkpoint", spec.checkpoint
+    elif spec.is_custom:
+        kind, source = "own", spec.name
+    weights = WeightsInfo.model_validate(
+        {
+            "kind": kind,
+            "source": source,
+            "sha256": content_hash(module),
+            "checkpoint_sha256": file_hash,
+        }
+    )
+    info = ModelInfo(
+        name=spec.name,
+        stm=config.stm if config else "custom",
+        scale=config.scale if config else "",
+        image_size=spec.image_size,
+        num_classes=_num_classes(module, spec) if spec.is_custom else spec.num_classes,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        weights=weights,
+    )
+    return BuiltModel(module, info, config)
+
+
+def _checkpoint_source(spec: ModelSpec, config: BackboneConfig | None) -> str | None:
+    if spec.checkpoint != OFFICIAL:
+        return spec.checkpoint
+    if config is None or config.checkpoint_url is None:
+        raise StmdeployError(
+            f"no official checkpoint is published for {spec.name}", "give a file or a URL"
+        )
+    return config.checkpoint_url
+
+
+def _custom_module(spec: ModelSpec) -> nn.Module:
+    package, _, name = spec.name.partition(":")
+    factory = _timm_factory(name, spec) if package == "timm" else _import_factory(package, name)
+    try:
+        module = factory()
+    except Exception as error:
+        raise StmdeployError(
+            f"--model {spec.name}: the callable failed: {type(error).__name__}: {error}",
+            "it must take no arguments and return a torch.nn.Module",
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise StmdeployError(
+            f"--model {spec.name} gives a {type(module).__name__}",
+            "it must return a torch.nn.Module",
+        )
+    return module
+
+
+def _import_factory(package: str, name: str) -> Callable[[], object]:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        factory = getattr(importlib.import_module(package), name)
+    except Exception as error:
+        raise StmdeployError(
+            f"--model {package}:{name} cannot be imported: {error}",
+            "write package.module:callable; the working folder is searched first",
+        ) from error
+    if not callable(factory):
+        raise StmdeployError(f"--model {package}:{name} is not callable", "name a function")
+    return factory  # type: ignore[no-any-return]
+
+
+def _timm_factory(name: str, spec: ModelSpec) -> Callable[[], object]:
+    try:
+        import timm
+    except ImportError as error:
+        raise StmdeployError(
+            f"--model timm:{name}: timm is not installed", "pip install timm"
+        ) from error
+    return lambda: timm.create_model(name, pretrained=False, num_classes=spec.num_classes)
+
+
+def _num_classes(module: nn.Module, spec: ModelSpec) -> int:
+    try:
+        with torch.inference_mode():
+            logits = module(torch.zeros(1, 3, *spec.image_size))
+    except Exception as error:
+        height, width = spec.image_size
+        raise StmdeployError(
+            f"--model {spec.name} fails on an image of {height}x{width} px: {error}",
+            "it must map N 3 H W to logits; try another --image-size",
+        ) from error
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
+        raise StmdeployError(
+            f"--model {spec.name} does not give logits of shape (N, classes)", "wrap it"
+        )
+    return int(logits.shape[1])

@@ -1,0 +1,74 @@
+"""The entry point, and the one place where an error becomes a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import typer
+
+from stmdeploy.cli import commands
+from stmdeploy.errors import ExitCode, StmdeployError
+
+app = typer.Typer(
+    name="stmdeploy",
+    help="Deploy and profile the vision backbones of the unified architecture.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("list")(commands.list_)
+app.command("count")(commands.count)
+app.command("export")(commands.export)
+app.command("profile")(commands.profile)
+app.command("report")(commands.report)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+    if version:
+        from stmdeploy import __version__
+
+        typer.echo(f"stmdeploy {__version__}")
+        raise typer.Exit
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _fail(message: str, hint: str) -> None:
+    tail = f"; {_one_line(hint)}" if hint else ""
+    typer.echo(f"stmdeploy: {_one_line(message)}{tail}", err=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line and returns its exit code.
+
+    Expected errors print one line to stderr; an unexpected one keeps its traceback.
+    """
+    # A polite kill unwinds like Ctrl-C: finished rows stay, scratch folders go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
+    except StmdeployError as error:
+        _fail(error.message, error.hint)
+        return int(error.code)
+    except typer.TyperException as error:
+        _fail(error.format_message(), "see stmdeploy --help")
+        return int(ExitCode.BAD_INPUT)
+    except typer.Abort:
+        return 130
+    except BrokenPipeError:
+        # The reader has gone (`| head`); keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code if isinstance(code, int) else int(ExitCode.OK)
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())

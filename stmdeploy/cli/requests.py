@@ -1,0 +1,95 @@
+"""From flags to specs: names resolved, sizes checked, before any work starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stmdeploy.backbones.catalog import list_backbones, resolve
+from stmdeploy.backbones.sizes import check_image_size
+from stmdeploy.cli.options import words
+from stmdeploy.errors import StmdeployError
+from stmdeploy.files import newest_folder
+from stmdeploy.spec import ModelSpec, RunSpec, available_threads, parse_image_size
+
+#: The five spatial token mixers of the paper.
+FIVE_STMS = ("halo", "pvt", "swin", "convnext", "dcn")
+RESULTS_ROOT = Path("stmdeploy-results")
+ARTIFACTS_ROOT = Path("stmdeploy-artifacts")
+
+
+def model_specs(
+    *,
+    stm: list[str] | None,
+    scale: list[str] | None,
+    model: list[str] | None,
+    image_size: list[str] | None,
+    num_classes: int,
+    checkpoint: str | None,
+    default_scale: str = "tiny",
+) -> tuple[ModelSpec, ...]:
+    """Every combination asked for; the five STMs where no model is named.
+
+    Raises:
+        StmdeployError: unknown name or scale, a size that a mixer cannot take, or one
+            checkpoint file for several models.
+    """
+    stms = words(stm) or ([] if words(model) else list(FIVE_STMS))
+    scales = words(scale) or [default_scale]
+    names = [name for word in stms for name in _official_names(word, scale, scales)]
+    customs = words(model)
+    for custom in customs:
+        if ":" not in custom:
+            raise StmdeployError(
+                f"--model {custom} is not understood", "write package.module:callable or timm:NAME"
+            )
+    sizes = [parse_image_size(text) for text in words(image_size) or ["224"]]
+    if checkpoint not in (None, "official") and len(names) + len(customs) > 1:
+        raise StmdeployError(
+            f"--checkpoint {checkpoint} cannot fit {len(names) + len(customs)} models",
+            "name one --stm and one --scale",
+        )
+    specs = tuple(
+        ModelSpec(name, size, num_classes, checkpoint)
+        for name in dict.fromkeys([*names, *customs])
+        for size in sizes
+    )
+    for spec in specs:
+        if not spec.is_custom:
+            check_image_size(resolve(spec.name), spec.image_size)
+    return specs
+
+
+def _official_names(stm: str, scale: list[str] | None, scales: list[str]) -> list[str]:
+    """The backbones of one ``--stm``; an official name is one, whatever the other scales."""
+    if stm.lower() in list_backbones():
+        given = words(scale)
+        return [resolve(stm, given[0] if len(given) == 1 else None).name]
+    if stm.lower().startswith("official_"):
+        return [resolve(stm).name]
+    return [resolve(stm, one).name for one in scales]
+
+
+def run_specs(
+    runtimes: list[str], batches: list[int], threads: list[int], device: str
+) -> tuple[RunSpec, ...]:
+    """Every combination, runtime by runtime."""
+    return tuple(
+        RunSpec(runtime, batch, count, device)
+        for runtime in runtimes
+        for count in threads or [available_threads()]
+        for batch in batches
+    )
+
+
+def latest_results(path: Path | None) -> Path:
+    """The results to read: as given, or the newest below `RESULTS_ROOT`.
+
+    Raises:
+        StmdeployError: there are none.
+    """
+    newest = path or newest_folder(RESULTS_ROOT)
+    if newest is None:
+        raise StmdeployError(
+            f"no results in {RESULTS_ROOT}", "run `stmdeploy profile` first, or give a folder"
+        )
+    return newest

@@ -1,0 +1,106 @@
+"""Files that appear whole or not at all, and their hashes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stmdeploy.errors import StmdeployError
+
+_CHUNK_BYTES = 1 << 20
+#: What a full, read-only or wrongly named destination gives; any other OSError is a defect.
+_DESTINATION_ERRNOS = frozenset(
+    {
+        errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
+        errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT,
+    }
+)  # fmt: skip
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _missing_parents(folder: Path) -> list[Path]:
+    """The folders that have to be made for `folder` to exist, deepest first."""
+    missing = []
+    while not folder.exists() and folder != folder.parent:
+        missing.append(folder)
+        folder = folder.parent
+    return missing
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Makes `folder`; if the body fails, removes again what was made and is still empty.
+
+    Raises:
+        StmdeployError: the folder cannot be made or written to, or the disk is full.
+    """
+    made = _missing_parents(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException as error:
+        for path in made:
+            try:
+                path.rmdir()
+            except OSError:
+                break
+        if isinstance(error, OSError) and error.errno in _DESTINATION_ERRNOS:
+            raise StmdeployError(
+                f"cannot write to {folder}: {(error.strerror or str(error)).lower()}",
+                "choose another folder or free some space",
+            ) from error
+        raise
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """A scratch folder inside `folder`, gone afterwards; files in it can be renamed out.
+
+    Raises:
+        StmdeployError: as `writable`.
+    """
+    with writable(folder):
+        scratch = Path(tempfile.mkdtemp(prefix=".stmdeploy-partial-", dir=folder))
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def publish(scratch: Path, names: list[str], folder: Path) -> None:
+    """Renames files from a staging folder into place, in the order given."""
+    for name in names:
+        with (scratch / name).open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(scratch / name, folder / name)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes one file whole or not at all.
+
+    Raises:
+        StmdeployError: as `writable`.
+    """
+    with staging(path.parent) as scratch:
+        (scratch / path.name).write_bytes(data)
+        publish(scratch, [path.name], path.parent)
+
+
+def newest_folder(root: Path) -> Path | None:
+    """The folder inside `root` with the highest name; None if there is none."""
+    folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    return max(folders, key=lambda path: path.name, default=None)

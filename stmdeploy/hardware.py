@@ -1,0 +1,163 @@
+"""The machine: its processor and GPUs, and the profiles of processors that are known."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from stmdeploy.errors import StmdeployError, nearest
+from stmdeploy.results.row import Environment
+from stmdeploy.spec import available_threads
+
+#: Packages whose versions are recorded with every row, where they are installed.
+_RECORDED_PACKAGES = ("stmdeploy", "torch", "onnx", "onnxscript", "onnxruntime",
+                      "onnxruntime-gpu", "numpy")  # fmt: skip
+_KIB_PER_GIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class GpuProfile:
+    """A processor as its datasheet describes it (``profiles/*.toml``).
+
+    Attributes:
+        name: what ``--gpu`` takes.
+        title: the full name.
+        match: words of the name that the driver reports, any of which identifies it.
+        compute_capability: such as ``8.0``.
+        memory_gb, bandwidth_gb_s, fp32_tflops, fp16_tensor_tflops: datasheet figures of the
+            variant in `title`, dense, without sparsity.
+        source: the datasheet.
+    """
+
+    name: str
+    title: str
+    match: tuple[str, ...]
+    compute_capability: str
+    memory_gb: float
+    bandwidth_gb_s: float
+    fp32_tflops: float
+    fp16_tensor_tflops: float
+    source: str
+
+
+@cache
+def gpu_profiles() -> dict[str, GpuProfile]:
+    """Every known GPU by the name that ``--gpu`` takes."""
+    profiles = {}
+    folder = resources.files("stmdeploy.profiles")
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".toml"):
+            table = tomllib.loads(file.read_text("utf-8"))
+            name = file.name.removesuffix(".toml")
+            profiles[name] = GpuProfile(
+                **{**table, "name": name, "match": tuple(table["match"])}
+            )
+    return profiles
+
+
+def installed_gpus() -> tuple[str, ...]:
+    """Names of the NVIDIA GPUs here, as the driver reports them; empty without a driver."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    return tuple(line.strip() for line in result.stdout.splitlines() if line.strip())
+
+
+def require_gpu(name: str) -> GpuProfile:
+    """The profile of a GPU that must be in this machine.
+
+    Raises:
+        StmdeployError: unknown name, or no such GPU here; says what is here.
+    """
+    key = name.strip().lower()
+    if key not in gpu_profiles():
+        raise StmdeployError(f"unknown GPU {name!r}", nearest(key, gpu_profiles()))
+    profile = gpu_profiles()[key]
+    present = installed_gpus()
+    if not any(_has_words(gpu, words) for gpu in present for words in profile.match):
+        raise StmdeployError(
+            f"this machine has no {profile.title}: it has {describe_machine()}",
+            "run on a machine with that GPU, or leave --gpu out to measure the CPU",
+        )
+    return profile
+
+
+def _has_words(name: str, words: str) -> bool:
+    return re.search(rf"\b{re.escape(words)}\b", name) is not None
+
+
+def describe_machine() -> str:
+    """Processor and GPUs in a few words."""
+    gpus = ", ".join(installed_gpus()) or "no NVIDIA GPU"
+    return f"{processor_name()} ({available_threads()} threads) and {gpus}"
+
+
+def _first_field(path: str, key: str, separator: str = ":") -> str | None:
+    try:
+        lines: Iterable[str] = Path(path).read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        field, found, value = line.partition(separator)
+        if found and field.strip() == key:
+            return value.strip()
+    return None
+
+
+def processor_name() -> str:
+    """The processor's marketing name, or its architecture where it is not told."""
+    return _first_field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float:
+    total = _first_field("/proc/meminfo", "MemTotal")
+    if total:
+        return int(total.split()[0]) / _KIB_PER_GIB
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except OSError:
+        return None
+
+
+def load_average() -> float | None:
+    """Runnable processes over the last minute, where the system tells."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def environment() -> Environment:
+    """Describes this machine and the packages that matter to a measurement."""
+    versions = {}
+    for package in _RECORDED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    flags = _first_field("/proc/cpuinfo", "flags")
+    return Environment(
+        processor=processor_name(),
+        cores=os.cpu_count() or 1,
+        threads_available=available_threads(),
+        memory_gib=round(_memory_gib(), 2),
+        gpus=installed_gpus(),
+        os=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        virtual_machine="hypervisor" in flags.split() if flags else None,
+        governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        load_average_1min=load_average(),
+        versions=versions,
+    )

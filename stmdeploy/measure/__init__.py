@@ -1,0 +1,1 @@
+"""Measuring: a clock, a sampling loop, statistics, and workers to measure in."""

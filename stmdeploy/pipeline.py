@@ -1,0 +1,259 @@
+"""The stages in order: build -> count -> export -> verify -> measure -> store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from stmdeploy.backbones.source import BuiltModel, build_model, build_module
+from stmdeploy.complexity import Complexity, count
+from stmdeploy.contracts import (
+    Artifact,
+    Exporter,
+    FileInfo,
+    Manifest,
+    Progress,
+    Runner,
+    manifest_path,
+    read_artifact,
+)
+from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.files import publish, sha256_of, staging, writable
+from stmdeploy.hardware import environment
+from stmdeploy.measure.process import run_worker
+from stmdeploy.registry import exporter_for_runtime, exporter_for_target
+from stmdeploy.results.frame import write_frame
+from stmdeploy.results.row import Environment, Measurement, Row
+from stmdeploy.results.store import FILE_NAME, ResultsFolder
+from stmdeploy.spec import ExportSpec, ModelSpec, ProfileSpec, RunSpec, available_threads
+from stmdeploy.verify import verify
+from stmdeploy.worker import Answer, Job
+
+#: Steps that `progress` is told of: building and counting; exporting and verifying.
+COUNT_STEPS = 2
+EXPORT_STEPS = 2
+_BYTES_PER_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class CountedModel:
+    """A built model and what it costs."""
+
+    built: BuiltModel
+    complexity: Complexity
+
+
+def count_model(spec: ModelSpec, progress: Progress) -> CountedModel:
+    """Builds a model and counts its parameters and MACs at batch 1.
+
+    Raises:
+        StmdeployError: the model cannot be built or traced.
+    """
+    built = build_model(spec, progress)
+    progress.step(f"counting {spec.name}")
+    return CountedModel(built, count(built.module, spec.image_size))
+
+
+def export_model(spec: ExportSpec, progress: Progress) -> Artifact:
+    """Builds, exports and verifies one artifact; it appears whole or not at all.
+
+    Raises:
+        StmdeployError: bad input (2), or outputs that differ from PyTorch (4).
+    """
+    exporter = exporter_for_target(spec.target)
+    progress.expect(1 + EXPORT_STEPS)
+    with writable(spec.folder):
+        return _export(build_model(spec.model, progress), exporter, spec, progress)
+
+
+def _export(
+    built: BuiltModel, exporter: Exporter, spec: ExportSpec, progress: Progress
+) -> Artifact:
+    """Writes an artifact and its manifest into a scratch folder, verifies, then renames."""
+    with staging(spec.folder) as scratch:
+        progress.step(f"exporting {spec.model.name} to {spec.target}")
+        start = time.perf_counter()
+        draft = exporter.export(built.module, built.info, spec, scratch)
+        export_s = time.perf_counter() - start
+        main = scratch / draft.files[0]
+
+        def load(batch: int) -> Runner:
+            run = RunSpec(exporter.runtimes[0], batch, available_threads())
+            return exporter.load(main, run, lambda: build_module(spec.model))
+
+        progress.step(f"verifying {spec.model.name} for {spec.target}")
+        verification = verify(
+            load, built.module, spec.model.image_size, exporter.tolerance_relative_l2
+        )
+        manifest = Manifest(
+            target=spec.target,
+            precision=spec.precision,
+            model=built.info,
+            files=tuple(
+                FileInfo(
+                    name=name,
+                    sha256=sha256_of(scratch / name),
+                    size_bytes=(scratch / name).stat().st_size,
+                )
+                for name in draft.files
+            ),
+            verification=verification,
+            created_utc=_now_utc(),
+            export_s=export_s,
+            **{
+                **draft.model_dump(exclude={"files"}),
+                "versions": {"stmdeploy": version("stmdeploy"), **draft.versions},
+            },
+        )
+        beside = manifest_path(main)
+        beside.write_text(manifest.model_dump_json(indent=1), "utf-8")
+        # The manifest comes last: until it is there, the files are not an artifact.
+        publish(scratch, [*reversed(draft.files), beside.name], spec.folder)
+    return Artifact(spec.folder / main.name, manifest)
+
+
+def profile(
+    spec: ProfileSpec, progress: Progress, on_row: Callable[[Row], None] = lambda row: None
+) -> tuple[Row, ...]:
+    """Measures every model with every run, each row in a worker of its own.
+
+    Rows are stored as they finish, so an interrupt keeps them; a row that fails is stored
+    with its reason and the others go on.
+
+    Raises:
+        StmdeployError: bad input, before anything is measured.
+    """
+    exporters = {run.runtime: exporter_for_runtime(run.runtime) for run in spec.runs}
+    if (spec.folder / FILE_NAME).exists():
+        raise StmdeployError(
+            f"{spec.folder} already holds results", "choose another --out, or remove them"
+        )
+    targets = len({exporter.target for exporter in exporters.values()})
+    per_model = COUNT_STEPS + EXPORT_STEPS * targets + len(spec.runs)
+    progress.expect(per_model * len(spec.models))
+    with writable(spec.folder):
+        store = ResultsFolder(spec.folder)
+        machine = environment()
+        with _tables_written(store):
+            for model in spec.models:
+                counted = count_model(model, progress)
+                for row in _rows(counted, model, exporters, spec, machine, progress):
+                    store.append(row)
+                    on_row(row)
+    return store.results.rows
+
+
+@contextmanager
+def _tables_written(store: ResultsFolder) -> Iterator[None]:
+    """Writes the rows there are as CSV and Parquet, however the body ends."""
+    try:
+        yield
+    finally:
+        if rows := store.results.rows:
+            write_frame(rows, store.path.with_suffix(".csv"))
+            write_frame(rows, store.path.with_suffix(".parquet"))
+
+
+def _rows(
+    counted: CountedModel,
+    model: ModelSpec,
+    exporters: dict[str, Exporter],
+    spec: ProfileSpec,
+    machine: Environment,
+    progress: Progress,
+) -> Iterator[Row]:
+    """The rows of one model: each target exported once, then each run measured."""
+    artifacts: dict[str, Artifact | StmdeployError] = {}
+    for run in spec.runs:
+        exporter = exporters[run.runtime]
+        if exporter.target not in artifacts:
+            export_spec = ExportSpec(model, exporter.target, spec.folder / "artifacts")
+            try:
+                artifacts[exporter.target] = _export(
+                    counted.built, exporter, export_spec, progress
+                )
+            except StmdeployError as error:
+                if error.code == ExitCode.BAD_INPUT:
+                    raise
+                artifacts[exporter.target] = error
+        artifact = artifacts[exporter.target]
+        progress.step(f"measuring {model.name} on {run.runtime}, batch {run.batch}")
+        yield _row(counted, model, artifact, run, spec, machine)
+
+
+def _row(
+    counted: CountedModel,
+    model: ModelSpec,
+    artifact: Artifact | StmdeployError,
+    run: RunSpec,
+    spec: ProfileSpec,
+    machine: Environment,
+) -> Row:
+    started = _now_utc()
+    measurement, failure = None, None
+    if isinstance(artifact, StmdeployError):
+        failure = f"not exported: {artifact.message}"
+    else:
+        measurement, failure = _measure(artifact, model, run, spec)
+    made = artifact if isinstance(artifact, Artifact) else None
+    info, complexity = counted.built.info, counted.complexity
+    published = counted.built.config.published if counted.built.config else None
+    return Row(
+        model=info.name,
+        stm=info.stm,
+        scale=info.scale,
+        weights=info.weights.kind,
+        weights_sha256=info.weights.sha256,
+        image_height_px=info.image_size[0],
+        image_width_px=info.image_size[1],
+        batch=run.batch,
+        precision=made.manifest.precision if made else "fp32",
+        runtime=run.runtime,
+        device=run.device,
+        threads=run.threads,
+        published_top1_percent=published.top1_percent if published else None,
+        published_box_ap_percent=published.box_ap_percent if published else None,
+        published_mask_ap_percent=published.mask_ap_percent if published else None,
+        parameters=complexity.parameters,
+        macs=complexity.macs,
+        matmul_conv_macs=complexity.matmul_conv_macs,
+        uncounted_operators=complexity.uncounted,
+        artifact_sha256=made.manifest.files[0].sha256 if made else None,
+        artifact_mib=made.size_bytes / _BYTES_PER_MIB if made else None,
+        export_s=made.manifest.export_s if made else None,
+        relative_l2_error=made.manifest.verification.relative_l2_error if made else None,
+        stmdeploy_version=version("stmdeploy"),
+        started_utc=started,
+        environment=machine,
+        measurement=measurement,
+        failure=failure,
+    )
+
+
+def _measure(
+    artifact: Artifact, model: ModelSpec, run: RunSpec, spec: ProfileSpec
+) -> tuple[Measurement | None, str | None]:
+    """One row in a worker: its measurement, or why there is none."""
+    checked = read_artifact(artifact.path)
+    # The artifact holds the weights; the worker has no use for the checkpoint.
+    job = Job(
+        artifact=checked.path.resolve(),
+        model=replace(model, checkpoint=None),
+        run=run,
+        sampling=spec.sampling,
+    )
+    reply = run_worker(
+        "stmdeploy.worker", job.model_dump_json(), run.threads, spec.row_timeout_s
+    )
+    if reply.failure:
+        return None, reply.failure
+    answer = Answer.model_validate_json(reply.answer)
+    return answer.measurement, answer.failure or None
+
+
+def _now_utc() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,49 @@
+"""Finds exporters through the entry-point group ``stmdeploy.exporters``."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+
+from stmdeploy.contracts import Exporter
+from stmdeploy.errors import StmdeployError, nearest
+
+GROUP = "stmdeploy.exporters"
+
+
+@cache
+def exporters() -> dict[str, Exporter]:
+    """Every installed exporter by target name. Loading one imports no engine."""
+    found: dict[str, Exporter] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        found[point.name] = point.load()()
+    return found
+
+
+def exporter_for_target(target: str) -> Exporter:
+    """The exporter of a target, such as ``onnx``.
+
+    Raises:
+        StmdeployError: unknown target, or its engine is not installed.
+    """
+    if target not in exporters():
+        raise StmdeployError(f"unknown target {target!r}", nearest(target, exporters()))
+    return _available(exporters()[target])
+
+
+def exporter_for_runtime(runtime: str) -> Exporter:
+    """The exporter whose artifacts a runtime, such as ``onnxruntime``, runs.
+
+    Raises:
+        StmdeployError: unknown runtime, or its engine is not installed.
+    """
+    by_runtime = {name: exporter for exporter in exporters().values() for name in exporter.runtimes}
+    if runtime not in by_runtime:
+        raise StmdeployError(f"unknown runtime {runtime!r}", nearest(runtime, by_runtime))
+    return _available(by_runtime[runtime])
+
+
+def _available(exporter: Exporter) -> Exporter:
+    if reason := exporter.unavailable():
+        raise StmdeployError(f"target {exporter.target!r} cannot be used here", reason)
+    return exporter

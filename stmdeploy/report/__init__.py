@@ -1,0 +1,1 @@
+"""Rows and counts as tables and pictures."""

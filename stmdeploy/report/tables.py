@@ -1,0 +1,156 @@
+"""Tables of text: headers and cells, ready for a terminal or for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stmdeploy.complexity import Complexity
+from stmdeploy.results.row import Row
+
+#: What stands where there is no figure.
+ABSENT = "-"
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table as text; `left` columns are left-aligned, the others right. Notes go below."""
+
+    headers: tuple[str, ...]
+    cells: tuple[tuple[str, ...], ...]
+    left: int = 1
+    notes: tuple[str, ...] = ()
+
+    def markdown(self) -> str:
+        """The table in GitHub's Markdown, its notes as paragraphs."""
+        rule = [":---" if i < self.left else "---:" for i in range(len(self.headers))]
+        lines = ["| " + " | ".join(line) + " |" for line in (self.headers, rule, *self.cells)]
+        return "\n".join([*lines, *(f"\n{note}" for note in self.notes)])
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return ABSENT if value is None else f"{value:.{digits}f}"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number in so many significant digits, without an exponent: 0.668, 12.3, 1234."""
+    rounded = float(f"{value:.{digits}g}")
+    whole = len(str(int(abs(rounded)))) if abs(rounded) >= 1 else 0
+    return f"{rounded:.{max(0, digits - whole)}f}"
+
+
+def profile_table(rows: Sequence[Row]) -> TextTable:
+    """Accuracy beside cost, one line per row; columns that never vary are in the notes."""
+    optional = {
+        "image": [f"{row.image_height_px}x{row.image_width_px}" for row in rows],
+        "runtime": [row.runtime for row in rows],
+        "device": [row.device for row in rows],
+        "threads": [str(row.threads) for row in rows],
+    }
+    varying = {name: cells for name, cells in optional.items() if len(set(cells)) > 1}
+    headers = (
+        "backbone", *varying, "batch", "top-1 %", "box AP", "latency ms", "95 % interval",
+        "p90 ms", "images/s", "GMACs", "params M", "peak MiB",
+    )  # fmt: skip
+    cells = tuple(
+        (row.model, *(column[i] for column in varying.values()), *_profile_cells(row))
+        for i, row in enumerate(rows)
+    )
+    return TextTable(headers, cells, left=1 + len(varying), notes=_profile_notes(rows, optional))
+
+
+def _profile_cells(row: Row) -> tuple[str, ...]:
+    start = (
+        str(row.batch),
+        _number(row.published_top1_percent),
+        _number(row.published_box_ap_percent),
+    )
+    size = (significant(row.macs / 1e9), significant(row.parameters / 1e6))
+    if row.measurement is None:
+        return (*start, "failed", *[ABSENT] * 3, *size, ABSENT)
+    m = row.measurement
+    return (
+        *start,
+        significant(m.latency_ms_p50),
+        f"{significant(m.latency_ms_p50_low)} .. {significant(m.latency_ms_p50_high)}",
+        ABSENT if m.latency_ms_p90 is None else significant(m.latency_ms_p90),
+        significant(m.throughput_images_s),
+        *size,
+        _number(m.memory_peak_mib, 0),
+    )
+
+
+def _profile_notes(rows: Sequence[Row], optional: dict[str, list[str]]) -> tuple[str, ...]:
+    fixed = [
+        f"{name} {next(iter(set(cells)))}" for name, cells in optional.items() if len(set(cells)) == 1
+    ]
+    measured = sorted({_machine(row) for row in rows})
+    weights = sorted({row.weights for row in rows})
+    failed = [f"failed: {row.model}, batch {row.batch}: {row.failure}" for row in rows if row.failure]
+    uncounted = sorted({operator for row in rows for operator in row.uncounted_operators})
+    return (
+        "top-1 (ImageNet-1k) and box AP (COCO, Mask R-CNN 1x) are published by the authors, "
+        "not measured here.",
+        f"Latency is the median of one inference, with the 95 % interval of the median; "
+        f"weights: {', '.join(weights)}; {', '.join(fixed)}.",
+        *(f"Measured on {machine}." for machine in measured),
+        f"MACs leave out: {', '.join(uncounted) or 'nothing'}.",
+        *failed,
+    )
+
+
+def _machine(row: Row) -> str:
+    machine = row.environment
+    virtual = ", virtual machine" if machine.virtual_machine else ""
+    versions = ", ".join(
+        f"{name} {machine.versions[name]}"
+        for name in ("torch", "onnxruntime", "onnxruntime-gpu")
+        if name in machine.versions
+    )
+    gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
+    return (
+        f"{machine.processor} ({machine.cores} cores{virtual}){gpus}, "
+        f"{machine.memory_gib:.0f} GiB, {machine.os}, Python {machine.python}, {versions}"
+    )
+
+
+def count_table(counts: Sequence[tuple[str, Complexity]]) -> TextTable:
+    """One line per model: parameters, MACs, and where they are."""
+    kinds = [
+        kind
+        for kind in ("stem", "downsample", "mixer", "mlp", "norm", "head", "other")
+        if any(complexity.by_kind.get(kind) for _, complexity in counts)
+    ]
+    headers = ("model", "params M", "GMACs", "matmul+conv", *(f"{kind} %" for kind in kinds))
+    cells = tuple(
+        (
+            name,
+            significant(c.parameters / 1e6, 4),
+            significant(c.macs / 1e9, 4),
+            significant(c.matmul_conv_macs / 1e9, 4),
+            *(_number(100 * c.by_kind.get(kind, 0) / max(c.macs, 1)) for kind in kinds),
+        )
+        for name, c in counts
+    )
+    uncounted = tuple(
+        f"{name}: not counted: {_calls(c.uncounted)}; only moves data: {_calls(c.data_movement)}."
+        for name, c in counts
+    )
+    return TextTable(
+        headers,
+        cells,
+        notes=("MACs (multiply-accumulates) of one image; FLOPs are about twice that.", *uncounted),
+    )
+
+
+def module_table(name: str, complexity: Complexity) -> TextTable:
+    """MACs of every module of one model, children included."""
+    cells = tuple(
+        (module, significant(macs / 1e6, 4), _number(100 * macs / max(complexity.macs, 1), 2))
+        for module, macs in complexity.by_module.items()
+    )
+    return TextTable((f"module of {name}", "MMACs", "%"), cells)
+
+
+def _calls(operators: dict[str, int]) -> str:
+    return ", ".join(f"{op} x{n}" for op, n in operators.items()) or "nothing"

@@ -1,0 +1,1 @@
+"""The rows of a profile: their schema, and where they are kept."""

@@ -1,0 +1,176 @@
+"""What is asked for: validated once, then passed along unchanged. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stmdeploy.errors import StmdeployError
+
+#: Precisions that can be asked for today.
+PRECISIONS = ("fp32",)
+#: Layout of every model: the batch is the only free dimension.
+INPUT_NAME = "image"
+OUTPUT_NAME = "logits"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model to build.
+
+    Attributes:
+        name: an official backbone name, ``package.module:callable`` or ``timm:NAME``.
+        image_size: (height, width) in pixels.
+        num_classes: outputs of the head.
+        checkpoint: a file, a URL, or ``official`` for the authors' weights; None for
+            synthetic weights (a user's own model: the weights it comes with).
+        seed: of synthetic weights.
+    """
+
+    name: str
+    image_size: tuple[int, int] = (224, 224)
+    num_classes: int = 1000
+    checkpoint: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(1, self.num_classes, "number of classes")
+        at_least(1, min(self.image_size), "image side")
+
+    @property
+    def label(self) -> str:
+        """The name, with the image size where it is not the usual one."""
+        height, width = self.image_size
+        return self.name if (height, width) == (224, 224) else f"{self.name} {height}x{width}"
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether the model comes from outside the catalogue."""
+        return ":" in self.name
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """An artifact to make.
+
+    Attributes:
+        model: what to export.
+        target: the exporter, such as ``onnx``.
+        folder: where the artifact and its manifest go.
+        precision: one of `PRECISIONS`.
+        opset: ONNX opset; None for the exporter's default.
+    """
+
+    model: ModelSpec
+    target: str
+    folder: Path
+    precision: str = "fp32"
+    opset: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise StmdeployError(
+                f"unknown precision {self.precision!r}", f"choose one of: {', '.join(PRECISIONS)}"
+            )
+
+    @property
+    def stem(self) -> str:
+        """File name of the artifact, without its suffix."""
+        height, width = self.model.image_size
+        safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.model.name)
+        return f"{safe}-{height}x{width}-{self.precision}"
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """How an artifact is run.
+
+    Attributes:
+        runtime: such as ``onnxruntime`` or ``torch``.
+        batch: images per inference.
+        threads: of one operator, on the CPU.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    runtime: str
+    batch: int
+    threads: int
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        at_least(1, self.batch, "batch")
+        at_least(1, self.threads, "threads")
+
+
+@dataclass(frozen=True)
+class SamplingSpec:
+    """When to stop warming up, and when to stop measuring.
+
+    Attributes:
+        warmup_s, warmup_min: warm-up ends when both this time and this many runs are over.
+        budget_s: measuring ends once this long has passed ...
+        target_half_width_percent: ... or the 95 % interval of the median is this narrow.
+        min_samples: measured even past the budget.
+    """
+
+    budget_s: float = 10.0
+    warmup_s: float = 0.5
+    warmup_min: int = 5
+    min_samples: int = 20
+    target_half_width_percent: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive(self.budget_s, "budget")
+        positive(self.target_half_width_percent, "target interval")
+        at_least(1, self.min_samples, "min samples")
+
+
+@dataclass(frozen=True)
+class ProfileSpec:
+    """A table to measure: every model with every run, each row in a worker of its own."""
+
+    models: tuple[ModelSpec, ...]
+    runs: tuple[RunSpec, ...]
+    folder: Path
+    sampling: SamplingSpec = field(default_factory=SamplingSpec)
+    row_timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        positive(self.row_timeout_s, "row timeout")
+
+
+def at_least(lowest: int, value: int, what: str) -> None:
+    """Raises StmdeployError if a whole number is too small."""
+    if value < lowest:
+        raise StmdeployError(f"{what} is {value}", f"give at least {lowest}")
+
+
+def positive(value: float, what: str) -> None:
+    """Raises StmdeployError unless a figure is finite and above zero."""
+    if not (math.isfinite(value) and value > 0):
+        raise StmdeployError(f"{what} is {value}", "give a number above 0")
+
+
+def parse_image_size(text: str) -> tuple[int, int]:
+    """``224`` -> (224, 224); ``224x320`` -> (224, 320), height first.
+
+    Raises:
+        StmdeployError: not one or two whole numbers.
+    """
+    sides = text.lower().split("x")
+    if len(sides) in (1, 2) and all(side.strip().isdecimal() for side in sides):
+        return int(sides[0]), int(sides[-1])
+    raise StmdeployError(f"image size {text!r} is not understood", "write 224 or HEIGHTxWIDTH")
+
+
+def available_threads() -> int:
+    """Processors that this process may use: its affinity, cut by a container's CPU quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+        limit = math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):
+        return count or 1
+    return max(1, min(count or 1, limit))

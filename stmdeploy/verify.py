@@ -1,0 +1,88 @@
+"""Is the artifact the same function as the module? Compared with float64, on fresh inputs."""
+
+from __future__ import annotations
+
+import copy
+import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from stmdeploy.contracts import Runner, Verification
+from stmdeploy.errors import ExitCode, StmdeployError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import nn
+
+#: Batches that are compared; 3 was never seen by an exporter, so a frozen batch shows.
+BATCHES = (1, 3)
+
+
+def verify(
+    load: Callable[[int], Runner],
+    module: nn.Module,
+    image_size: tuple[int, int],
+    tolerance_relative_l2: float,
+) -> Verification:
+    """Runs an artifact at batches 1 and 3 and compares it with the module in float64.
+
+    Args:
+        load: gives a runner for a batch.
+        module: the reference, float32, in eval mode; left as it is.
+        image_size: (height, width) in pixels.
+        tolerance_relative_l2: bound on ||y - r|| / ||r||.
+
+    Raises:
+        StmdeployError: (exit code 4) outputs that differ beyond the tolerance, are not
+            finite or have another shape.
+    """
+    import numpy as np
+
+    seed = secrets.randbits(32)
+    random = np.random.default_rng(seed)
+    reference = copy.deepcopy(module).double()
+    relative, worst, runtime = 0.0, 0.0, ""
+    for batch in BATCHES:
+        images = random.standard_normal((batch, 3, *image_size)).astype(np.float32)
+        expected = _reference_logits(reference, images)
+        runner = load(batch)
+        runner.prepare(images)
+        runner.run()
+        got = runner.output().astype(np.float64)
+        if got.shape != expected.shape:
+            raise _differs(f"outputs have shape {got.shape}, not {expected.shape}, at batch {batch}")
+        if not np.isfinite(got).all():
+            raise _differs(f"outputs are not finite at batch {batch}")
+        error = float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+        relative = max(relative, error)
+        worst = max(worst, float(np.abs(got - expected).max()))
+        facts = runner.facts()
+        runtime = f"{facts['version']} ({facts['provider']})"
+    if not relative <= tolerance_relative_l2:
+        raise _differs(
+            f"outputs differ from PyTorch float64 by {relative:.1e} relative L2, "
+            f"allowed {tolerance_relative_l2:.0e} (input seed {seed})"
+        )
+    return Verification(
+        runtime=runtime,
+        batches=BATCHES,
+        input_seed=seed,
+        relative_l2_error=relative,
+        worst_logit_difference=worst,
+        tolerance_relative_l2=tolerance_relative_l2,
+    )
+
+
+def _reference_logits(
+    reference: nn.Module, images: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    import torch
+
+    with torch.inference_mode():
+        logits: npt.NDArray[np.float64] = reference(torch.from_numpy(images).double()).numpy()
+    return logits
+
+
+def _differs(message: str) -> StmdeployError:
+    return StmdeployError(message, "no artifact was written", ExitCode.OUTPUTS_DIFFER)

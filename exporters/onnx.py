@@ -60,10 +60,16 @@ class OnnxExporter:
         external = _weight_bytes(module) > EXTERNAL_DATA_BYTES
         program.save(path, external_data=external)
         model = _check(path)
+        inputs = tuple(_tensor_info(value) for value in model.graph.input)
+        if not isinstance(inputs[0].shape[0], str):
+            raise StmdeployError(
+                f"{spec.model.name} only exports for {inputs[0].shape[0]} images at a time",
+                "its forward must not depend on the batch",
+            )
         data = (path.name + ".data",) if external else ()
         return Draft(
             files=(path.name, *data),
-            inputs=tuple(_tensor_info(value) for value in model.graph.input),
+            inputs=inputs,
             outputs=tuple(_tensor_info(value) for value in model.graph.output),
             opset=opset,
             operators=dict(Counter(node.op_type for node in model.graph.node).most_common()),

@@ -176,9 +176,7 @@ class Exporter(Protocol):
     def unavailable(self) -> str:
         """Why the target cannot be used here and what to install; empty if it can."""
 
-    def export(
-        self, module: nn.Module, info: ModelInfo, spec: ExportSpec, folder: Path
-    ) -> Draft:
+    def export(self, module: nn.Module, info: ModelInfo, spec: ExportSpec, folder: Path) -> Draft:
         """Writes ``spec.stem + suffix`` (and what belongs to it) into `folder`."""
 
     def load(self, path: Path, run: RunSpec, build: ModuleFactory) -> Runner:

@@ -58,12 +58,20 @@ def writable(folder: Path) -> Iterator[None]:
                 path.rmdir()
             except OSError:
                 break
-        if isinstance(error, OSError) and error.errno in _DESTINATION_ERRNOS:
+        if cause := _destination_fault(error):
             raise StmdeployError(
-                f"cannot write to {folder}: {(error.strerror or str(error)).lower()}",
-                "choose another folder or free some space",
+                f"cannot write to {folder}: {cause}", "choose another folder or free some space"
             ) from error
         raise
+
+
+def _destination_fault(error: BaseException | None) -> str:
+    """What is wrong with the destination; libraries wrap the OSError in errors of theirs."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DESTINATION_ERRNOS:
+            return (error.strerror or str(error)).lower()
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 @contextmanager
@@ -86,7 +94,7 @@ def publish(scratch: Path, names: list[str], folder: Path) -> None:
     for name in names:
         with (scratch / name).open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(scratch / name, folder / name)
+        (scratch / name).replace(folder / name)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

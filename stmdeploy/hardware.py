@@ -58,9 +58,7 @@ def gpu_profiles() -> dict[str, GpuProfile]:
         if file.name.endswith(".toml"):
             table = tomllib.loads(file.read_text("utf-8"))
             name = file.name.removesuffix(".toml")
-            profiles[name] = GpuProfile(
-                **{**table, "name": name, "match": tuple(table["match"])}
-            )
+            profiles[name] = GpuProfile(**{**table, "name": name, "match": tuple(table["match"])})
     return profiles
 
 

@@ -117,7 +117,7 @@ def _export(
 
 
 def profile(
-    spec: ProfileSpec, progress: Progress, on_row: Callable[[Row], None] = lambda row: None
+    spec: ProfileSpec, progress: Progress, on_row: Callable[[Row], None]
 ) -> tuple[Row, ...]:
     """Measures every model with every run, each row in a worker of its own.
 
@@ -173,9 +173,7 @@ def _rows(
         if exporter.target not in artifacts:
             export_spec = ExportSpec(model, exporter.target, spec.folder / "artifacts")
             try:
-                artifacts[exporter.target] = _export(
-                    counted.built, exporter, export_spec, progress
-                )
+                artifacts[exporter.target] = _export(counted.built, exporter, export_spec, progress)
             except StmdeployError as error:
                 if error.code == ExitCode.BAD_INPUT:
                     raise
@@ -246,9 +244,7 @@ def _measure(
         run=run,
         sampling=spec.sampling,
     )
-    reply = run_worker(
-        "stmdeploy.worker", job.model_dump_json(), run.threads, spec.row_timeout_s
-    )
+    reply = run_worker("stmdeploy.worker", job.model_dump_json(), run.threads, spec.row_timeout_s)
     if reply.failure:
         return None, reply.failure
     answer = Answer.model_validate_json(reply.answer)

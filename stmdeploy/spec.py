@@ -111,7 +111,8 @@ class SamplingSpec:
     Attributes:
         warmup_s, warmup_min: warm-up ends when both this time and this many runs are over.
         budget_s: measuring ends once this long has passed ...
-        target_half_width_percent: ... or the 95 % interval of the median is this narrow.
+        target_half_width_percent: ... or the 95 % interval of the median is this narrow, ...
+        interval_min_samples: ... judged over at least so many samples.
         min_samples: measured even past the budget.
     """
 
@@ -119,6 +120,7 @@ class SamplingSpec:
     warmup_s: float = 0.5
     warmup_min: int = 5
     min_samples: int = 20
+    interval_min_samples: int = 64
     target_half_width_percent: float = 1.0
 
     def __post_init__(self) -> None:

@@ -46,16 +46,21 @@ def verify(
     for batch in BATCHES:
         images = random.standard_normal((batch, 3, *image_size)).astype(np.float32)
         expected = _reference_logits(reference, images)
-        runner = load(batch)
-        runner.prepare(images)
-        runner.run()
+        try:
+            runner = load(batch)
+            runner.prepare(images)
+            runner.run()
+        except RuntimeError as error:
+            raise _differs(f"the artifact does not run at batch {batch}: {error}") from error
         got = runner.output().astype(np.float64)
         if got.shape != expected.shape:
-            raise _differs(f"outputs have shape {got.shape}, not {expected.shape}, at batch {batch}")
+            raise _differs(
+                f"outputs have shape {got.shape}, not {expected.shape}, at batch {batch}"
+            )
         if not np.isfinite(got).all():
             raise _differs(f"outputs are not finite at batch {batch}")
-        error = float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
-        relative = max(relative, error)
+        distance = float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+        relative = max(relative, distance)
         worst = max(worst, float(np.abs(got - expected).max()))
         facts = runner.facts()
         runtime = f"{facts['version']} ({facts['provider']})"

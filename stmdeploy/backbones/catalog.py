@@ -13,9 +13,7 @@ from stmdeploy.errors import StmdeployError, nearest
 #: Order in which scales are listed.
 SCALES = ("micro", "tiny", "small", "base", "large")
 #: Where the authors' weights are served: release assets of their repository.
-CHECKPOINT_BASE_URL = (
-    "https://github.com/OpenGVLab/STM-Evaluation/releases/download/cls-ckpt/"
-)
+CHECKPOINT_BASE_URL = "https://github.com/OpenGVLab/STM-Evaluation/releases/download/cls-ckpt/"
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,9 @@ def _table() -> dict[str, Any]:
 @cache
 def _by_name() -> dict[str, BackboneConfig]:
     configs = (
-        _config(stm, scale, family) for stm, family in _table().items() for scale in family["scales"]
+        _config(stm, scale, family)
+        for stm, family in _table().items()
+        for scale in family["scales"]
     )
     return {config.name: config for config in configs}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ INITIAL_STD = 0.02
 
 def _downsample_layers(config: BackboneConfig) -> nn.ModuleList:
     dims = config.dims
-    pairs = list(zip(dims[:-1], dims[1:], strict=True))
+    pairs = list(itertools.pairwise(dims))
     stem: nn.Module
     if config.layout == "swin":
         stem = PatchEmbed(3, dims[0], kernel=4, stride=4, padding=0)

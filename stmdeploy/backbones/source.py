@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -115,8 +115,8 @@ def _custom_module(spec: ModelSpec) -> nn.Module:
 
 
 def _import_factory(package: str, name: str) -> Callable[[], object]:
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
     try:
         factory = getattr(importlib.import_module(package), name)
     except Exception as error:

@@ -110,7 +110,11 @@ def export(
             console.say(f"wrote {artifact.path} (relative L2 error {error:.1e})")
     if json:
         console.print_json(
-            {"artifacts": [{"path": str(a.path), **a.manifest.model_dump(mode="json")} for a in made]}
+            {
+                "artifacts": [
+                    {"path": str(a.path), **a.manifest.model_dump(mode="json")} for a in made
+                ]
+            }
         )
 
 
@@ -123,7 +127,8 @@ def profile(
     checkpoint: options.Checkpoint = None,
     batch: Annotated[list[str] | None, typer.Option("--batch", help="[default: 1,8]")] = None,
     runtime: Annotated[
-        list[str] | None, typer.Option("--runtime", help="onnxruntime, torch. [default: onnxruntime]")
+        list[str] | None,
+        typer.Option("--runtime", help="onnxruntime, torch. [default: onnxruntime]"),
     ] = None,
     threads: Annotated[
         list[str] | None, typer.Option("--threads", help="Of one operator. [default: all]")

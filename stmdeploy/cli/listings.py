@@ -33,7 +33,9 @@ def backbones() -> Listed:
             )
         geometry = (" ".join(map(str, config.depths)), " ".join(map(str, config.dims)))
         step = f"n x {side_step_px(config)}"
-        cells.append((config.name, config.stm, config.scale, config.mixer, *geometry, step, *published))
+        cells.append(
+            (config.name, config.stm, config.scale, config.mixer, *geometry, step, *published)
+        )
     note = "Accuracy is published by the authors: ImageNet-1k top-1, COCO Mask R-CNN 1x."
     return entries, TextTable(headers, tuple(cells), left=6, notes=(note,))
 
@@ -42,7 +44,7 @@ def targets() -> Listed:
     """Every export target, its runtimes, and whether it can be used here."""
     from stmdeploy.registry import exporters
 
-    entries = [
+    entries: list[dict[str, Any]] = [
         {
             "target": name,
             "runtimes": list(exporter.runtimes),
@@ -63,7 +65,15 @@ def gpus() -> Listed:
     from stmdeploy.hardware import describe_machine, gpu_profiles
 
     profiles = list(gpu_profiles().values())
-    headers = ("--gpu", "title", "compute", "memory GB", "GB/s", "fp32 TFLOPS", "fp16 tensor TFLOPS")
+    headers = (
+        "--gpu",
+        "title",
+        "compute",
+        "memory GB",
+        "GB/s",
+        "fp32 TFLOPS",
+        "fp16 tensor TFLOPS",
+    )
     cells = tuple(
         (p.name, p.title, p.compute_capability, f"{p.memory_gb:g}", f"{p.bandwidth_gb_s:g}",
          f"{p.fp32_tflops:g}", f"{p.fp16_tensor_tflops:g}")

@@ -33,7 +33,8 @@ def _timed(run: Callable[[], None], clock: Clock) -> int:
 
 
 def _warm_up(run: Callable[[], None], clock: Clock, spec: SamplingSpec) -> tuple[int, ...]:
-    start, durations = clock.now_ns(), []
+    durations: list[int] = []
+    start = clock.now_ns()
     while len(durations) < spec.warmup_min or clock.now_ns() - start < spec.warmup_s * _NS_PER_S:
         durations.append(_timed(run, clock))
     return tuple(durations)
@@ -49,16 +50,15 @@ def collect(run: Callable[[], None], clock: Clock, spec: SamplingSpec) -> Sample
     """
     warmup = _warm_up(run, clock, spec)
     durations: list[int] = []
-    next_look = spec.min_samples
+    next_look = spec.interval_min_samples
     start = clock.now_ns()
     while True:
         durations.append(_timed(run, clock))
-        if len(durations) < spec.min_samples:
-            continue
         if len(durations) >= next_look:
             interval = median_interval(durations)
             if interval.half_width_percent <= spec.target_half_width_percent:
                 return Samples(warmup, tuple(durations), "interval")
             next_look = int(len(durations) * _LOOK_GROWTH) + 1
-        if clock.now_ns() - start >= spec.budget_s * _NS_PER_S:
+        over = clock.now_ns() - start >= spec.budget_s * _NS_PER_S
+        if over and len(durations) >= spec.min_samples:
             return Samples(warmup, tuple(durations), "budget")

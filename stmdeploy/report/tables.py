@@ -33,10 +33,10 @@ def _number(value: float | None, digits: int = 1) -> str:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number in so many significant digits, without an exponent: 0.668, 12.3, 1234."""
-    rounded = float(f"{value:.{digits}g}")
-    whole = len(str(int(abs(rounded)))) if abs(rounded) >= 1 else 0
-    return f"{rounded:.{max(0, digits - whole)}f}"
+    """A number in so many significant digits or all its whole ones: 0.668, 12.3, 1234."""
+    rounded = abs(float(f"{value:.{digits}g}"))
+    whole = len(str(int(rounded))) if rounded >= 1 else 0
+    return f"{value:.{max(0, digits - whole)}f}"
 
 
 def profile_table(rows: Sequence[Row]) -> TextTable:
@@ -82,11 +82,15 @@ def _profile_cells(row: Row) -> tuple[str, ...]:
 
 def _profile_notes(rows: Sequence[Row], optional: dict[str, list[str]]) -> tuple[str, ...]:
     fixed = [
-        f"{name} {next(iter(set(cells)))}" for name, cells in optional.items() if len(set(cells)) == 1
+        f"{name} {next(iter(set(cells)))}"
+        for name, cells in optional.items()
+        if len(set(cells)) == 1
     ]
     measured = sorted({_machine(row) for row in rows})
     weights = sorted({row.weights for row in rows})
-    failed = [f"failed: {row.model}, batch {row.batch}: {row.failure}" for row in rows if row.failure]
+    failed = [
+        f"failed: {row.model}, batch {row.batch}: {row.failure}" for row in rows if row.failure
+    ]
     uncounted = sorted({operator for row in rows for operator in row.uncounted_operators})
     return (
         "top-1 (ImageNet-1k) and box AP (COCO, Mask R-CNN 1x) are published by the authors, "
@@ -110,7 +114,8 @@ def _machine(row: Row) -> str:
     gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
     return (
         f"{machine.processor} ({machine.cores} cores{virtual}){gpus}, "
-        f"{machine.memory_gib:.0f} GiB, {machine.os}, Python {machine.python}, {versions}"
+        f"{machine.memory_gib:.0f} GiB, {machine.os.split()[0]}, "
+        f"Python {machine.python}, {versions}"
     )
 
 

@@ -27,6 +27,8 @@ class RelativePosition(nn.Module):
     HaloNet's text, the authors' code does not subtract the halo.
     """
 
+    index: Tensor
+
     def __init__(self, head_channels: int) -> None:
         super().__init__()
         shape = (2 * WINDOW - 1, head_channels)
@@ -48,7 +50,6 @@ class RelativePosition(nn.Module):
 class HaloAttention(nn.Module):
     """Blocked local attention with a halo (HaloNet), N H W C in and out."""
 
-    index: Tensor
     outside: Tensor
 
     def __init__(self, channels: int, heads: int, size: tuple[int, int]) -> None:
@@ -72,7 +73,7 @@ class HaloAttention(nn.Module):
         q = q.permute(0, 5, 1, 3, 2, 4, 6).reshape(n, self.heads, -1, BLOCK, BLOCK, d)
         kv = windows(self.kv(to_channels_first(x)))
         kv = kv.reshape(n, self.heads, 2 * d, rows * columns, WINDOW * WINDOW)
-        k, v = kv.split(d, dim=2)
+        k, v = kv[:, :, :d], kv[:, :, d:]
 
         tokens = q.flatten(3, 4)
         logits = (tokens * self.scale) @ k.permute(0, 1, 3, 2, 4)

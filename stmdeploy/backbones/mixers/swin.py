@@ -33,7 +33,8 @@ def relative_index(window: int) -> Tensor:
     axis = torch.arange(window)
     position = torch.stack(torch.meshgrid(axis, axis, indexing="ij")).flatten(1)
     dy, dx = position[:, :, None] - position[:, None, :] + window - 1
-    return dy * (2 * window - 1) + dx
+    index: Tensor = dy * (2 * window - 1) + dx
+    return index
 
 
 def shift_mask(size: tuple[int, int], window: int, shift: int) -> Tensor:
@@ -57,9 +58,7 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.scale = (channels // heads) ** -0.5
-        self.relative_position_bias_table = nn.Parameter(
-            torch.empty((2 * window - 1) ** 2, heads)
-        )
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
         self.register_buffer("relative_index", relative_index(window), persistent=False)

@@ -1,0 +1,205 @@
+"""Checkpoints: what loads, what is refused, and that nothing in them runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from stmdeploy import StmdeployError, create_backbone
+from stmdeploy.backbones.checkpoint import (
+    cache_folder,
+    load_checkpoint,
+    load_strictly,
+    read_state_dict,
+    resample,
+)
+from stmdeploy.backbones.source import build_model
+from stmdeploy.backbones.synthetic import fill_synthetic
+from stmdeploy.spec import ModelSpec
+from tests.fakes import RecordedProgress
+
+
+class Bomb:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (self.path,)  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = create_backbone("convnext", "micro")
+    fill_synthetic(model, seed=3)
+    path = tmp_path_factory.mktemp("checkpoint") / "convnext.pth"
+    torch.save({"model": model.state_dict(), "epoch": 300}, path)
+    return path
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, object]]:
+    """A local web server: path -> body, or a status code, or (body, bytes to hold back)."""
+    pages: dict[str, object] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            page = pages.get(self.path, 404)
+            if isinstance(page, int):
+                self.send_error(page)
+                return
+            body, held_back = page if isinstance(page, tuple) else (page, 0)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: len(body) - held_back])
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pages["url"] = f"http://127.0.0.1:{server.server_port}"
+    yield pages
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_loads_bare_and_under_model(
+    checkpoint: Path, tmp_path: Path, wrapped: bool, progress: RecordedProgress
+) -> None:
+    state = torch.load(checkpoint, weights_only=True)["model"]
+    path = tmp_path / "x.pth"
+    torch.save({"model": state} if wrapped else state, path)
+    model = create_backbone("convnext", "micro")
+    load_checkpoint(model, str(path), progress)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key])
+
+
+def test_derived_buffers_of_older_files_are_dropped(tmp_path: Path) -> None:
+    model = create_backbone("swin", "micro")
+    state = model.state_dict()
+    state["stages.0.0.attn.relative_position_index"] = torch.zeros(49, 49, dtype=torch.long)
+    state["stages.0.1.attn_mask"] = torch.zeros(64, 49, 49)
+    torch.save(state, tmp_path / "x.pth")
+    load_strictly(model, read_state_dict(tmp_path / "x.pth"), "x.pth")
+
+
+def test_every_kind_of_misfit_is_named() -> None:
+    model = create_backbone("convnext", "micro")
+    state = dict(model.state_dict())
+    state["head.weight"] = torch.zeros(10, 384)
+    del state["stages.0.0.gamma_1"]
+    state["head_dist.weight"] = torch.zeros(1)
+    state["head.bias"] = torch.full((1000,), float("nan"))
+    with pytest.raises(StmdeployError) as error:
+        load_strictly(model, state, "x.pth")
+    assert "1 missing: stages.0.0.gamma_1" in error.value.message
+    assert "1 unexpected: head_dist.weight" in error.value.message
+    assert "1 misshapen: head.weight (10x384, not 1000x384)" in error.value.message
+    assert "1 not finite: head.bias" in error.value.message
+
+
+def test_another_models_checkpoint_is_refused_in_one_short_line(checkpoint: Path) -> None:
+    with pytest.raises(StmdeployError, match=r"missing: .* and \d+ more; .*unexpected") as error:
+        load_strictly(create_backbone("halo", "micro"), read_state_dict(checkpoint), "x.pth")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+def test_a_truncated_file_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    whole = checkpoint.read_bytes()
+    for length in (0, 10, 1000, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut.pth").write_bytes(whole[:length])
+        with pytest.raises(StmdeployError, match=r"cut\.pth (cannot be read|is damaged)"):
+            read_state_dict(tmp_path / "cut.pth")
+
+
+def test_a_pickle_that_would_run_code_does_not(tmp_path: Path) -> None:
+    torch.save({"model": Bomb(tmp_path / "ran")}, tmp_path / "bomb.pth")
+    with pytest.raises(StmdeployError, match="nothing in it was run"):
+        read_state_dict(tmp_path / "bomb.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [[1, 2], {}, {"model": {}}, {"epoch": 3}])
+def test_other_content_is_refused(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(StmdeployError, match="holds no state_dict"):
+        read_state_dict(tmp_path / "x.pth")
+
+
+def test_a_url_is_downloaded_once(
+    checkpoint: Path, served: dict[str, object], progress: RecordedProgress
+) -> None:
+    served["/a/convnext.pth"] = checkpoint.read_bytes()
+    spec = ModelSpec("unified_convnext_micro", checkpoint=f"{served['url']}/a/convnext.pth")
+    first = build_model(spec, progress)
+    served["/a/convnext.pth"] = 404
+    again = build_model(spec, progress)
+    assert first.info == again.info
+    assert first.info.weights.kind == "checkpoint"
+    assert progress.steps.count("downloading convnext.pth") == 1
+
+
+@pytest.mark.parametrize("page", [404, 500, "cut"])
+def test_a_failed_download_leaves_no_cache(
+    checkpoint: Path, served: dict[str, object], page: object, progress: RecordedProgress
+) -> None:
+    served["/c.pth"] = (checkpoint.read_bytes(), 1000) if page == "cut" else page
+    with pytest.raises(StmdeployError):
+        load_checkpoint(create_backbone("convnext", "micro"), f"{served['url']}/c.pth", progress)
+    assert not list(cache_folder().rglob("*"))
+
+
+def test_a_server_that_is_not_there(progress: RecordedProgress) -> None:
+    with pytest.raises(StmdeployError, match="check the connection"):
+        load_checkpoint(create_backbone("convnext", "micro"), "http://127.0.0.1:9/x.pth", progress)
+
+
+def test_no_official_checkpoint(progress: RecordedProgress) -> None:
+    with pytest.raises(StmdeployError, match="no official checkpoint is published"):
+        build_model(ModelSpec("unified_dcn_v3_large", checkpoint="official"), progress)
+
+
+def test_position_embeddings_follow_the_image_size() -> None:
+    small, large = create_backbone("pvt", "micro"), create_backbone("pvt", "micro", image_size=448)
+    fill_synthetic(small)
+    load_strictly(large, small.state_dict(), "x.pth")
+    embedding = small.state_dict()["stages.1.0.pos_embed"]
+    resized = large.state_dict()["stages.1.0.pos_embed"]
+    assert resized.shape == (1, 64, 56, 56)
+    # Aligned corners: the corners keep their values.
+    for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+        torch.testing.assert_close(
+            resized[..., corner[0], corner[1]], embedding[..., corner[0], corner[1]]
+        )
+
+
+def test_bias_tables_are_resampled_over_their_grid() -> None:
+    ramp = torch.arange(13.0)[:, None].expand(13, 13).reshape(169, 1).repeat(1, 4)
+    larger = resample("attn.relative_position_bias_table", ramp, torch.Size((23 * 23, 4)))
+    grid = larger[:, 2].reshape(23, 23)
+    assert torch.allclose(grid, grid[:, :1].expand(23, 23), atol=1e-5)
+    assert (grid[1:, 0] > grid[:-1, 0]).all()
+    torch.testing.assert_close(grid[11, 11], torch.tensor(6.0))
+
+
+def test_halo_tables_are_resampled_linearly() -> None:
+    table = torch.arange(25.0)[:, None].repeat(1, 8)
+    larger = resample("pos_embed.width_rel", table, torch.Size((49, 8)))
+    torch.testing.assert_close(larger[:, 0], torch.arange(49.0) / 2)
+
+
+def test_other_keys_are_never_resampled() -> None:
+    value = torch.zeros(10, 384)
+    assert resample("head.weight", value, torch.Size((1000, 384))) is value

@@ -1,0 +1,53 @@
+"""The backbones against the official implementation: keys, shapes, logits, stage maps."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from stmdeploy import create_backbone
+from stmdeploy.backbones.synthetic import fill_synthetic
+from tests.conftest import DATA, reference_image, relative_l2
+
+STATE_DICTS = json.loads((DATA / "state_dicts.json").read_text())
+OUTPUTS = np.load(DATA / "outputs.npz")
+NAMES = list(STATE_DICTS)
+#: Channels and steps of the stage maps that `outputs.npz` keeps.
+CHANNELS, STEPS = 4, (4, 4, 1, 1)
+#: The stored stage maps are a float32 run, so they differ from an exact one by up to this.
+STAGE_TOLERANCE = 2e-6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_dict_is_the_official_one(name: str) -> None:
+    model = create_backbone(name)
+    shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
+    assert shapes == STATE_DICTS[name]["keys"]
+    assert sum(p.numel() for p in model.parameters()) == STATE_DICTS[name]["params"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outputs_are_the_official_ones(name: str) -> None:
+    model = create_backbone(name)
+    fill_synthetic(model)
+    x = reference_image()
+    with torch.inference_mode():
+        logits = model(x)
+        maps = model.forward_features(x)
+        logits64 = model.double()(x.double())
+    expected = OUTPUTS[f"{name}/logits64"]
+    assert relative_l2(logits, expected) <= 1e-6
+    # The official dcn computes its reference points in float32, even in float64.
+    assert relative_l2(logits64, expected) <= (1e-6 if "dcn" in name else 1e-12)
+    for stage, (got, step) in enumerate(zip(maps, STEPS, strict=True), start=1):
+        assert list(got.shape) == OUTPUTS[f"{name}/stage{stage}_shape"].tolist()
+        kept = got[:, :CHANNELS, ::step, ::step]
+        assert relative_l2(kept, OUTPUTS[f"{name}/stage{stage}"]) <= STAGE_TOLERANCE
+
+
+def test_every_reference_model_is_covered() -> None:
+    assert {key.split("/")[0] for key in OUTPUTS} == set(NAMES)
+    assert len(NAMES) == 20

@@ -1,0 +1,74 @@
+"""Models from outside the catalogue, and what is recorded of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stmdeploy import StmdeployError
+from stmdeploy.backbones.source import build_model
+from stmdeploy.spec import ModelSpec
+from tests.fakes import RecordedProgress
+
+RIVAL = """
+import torch
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(8, 11))
+def features():
+    return nn.Conv2d(3, 8, 3)
+def broken():
+    raise ValueError("no weights\\nfound")
+def number():
+    return 3
+value = 4
+"""
+
+
+@pytest.fixture
+def rival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"rival_{abs(hash(tmp_path))}"
+    (tmp_path / f"{name}.py").write_text(RIVAL)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def test_a_callable_becomes_a_model(rival: str, progress: RecordedProgress) -> None:
+    built = build_model(ModelSpec(f"{rival}:net", image_size=(64, 96)), progress)
+    assert built.info.num_classes == 11
+    assert built.info.stm == "custom"
+    assert built.info.weights.kind == "own"
+    assert not built.module.training
+    again = build_model(ModelSpec(f"{rival}:net", image_size=(64, 96)), progress)
+    assert again.info.weights.sha256 == built.info.weights.sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nowhere:net", "cannot be imported"),
+        ("{rival}:missing", "cannot be imported"),
+        ("{rival}:value", "is not callable"),
+        ("{rival}:number", "gives a int"),
+        ("{rival}:broken", "the callable failed: ValueError"),
+        ("{rival}:features", "does not give logits"),
+        ("timm:resnet18", "timm is not installed"),
+    ],
+)
+def test_what_is_wrong_with_a_callable(
+    rival: str, name: str, says: str, progress: RecordedProgress
+) -> None:
+    with pytest.raises(StmdeployError, match=says):
+        build_model(ModelSpec(name.format(rival=rival)), progress)
+
+
+def test_synthetic_weights_depend_on_the_seed_alone(progress: RecordedProgress) -> None:
+    def digest(seed: int) -> str:
+        spec = ModelSpec("unified_convnext_micro", seed=seed)
+        return build_model(spec, progress).info.weights.sha256
+
+    assert digest(0) == digest(0)
+    assert digest(0) != digest(1)

@@ -1,0 +1,97 @@
+"""Bad input: one clear line, exit code 2, nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from stmdeploy import create_backbone
+from stmdeploy.cli.main import main
+from tests.backbones.test_checkpoint import Bomb
+
+MICRO = ["export", "--stm", "convnext", "--scale", "micro"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Checkpoints of every bad kind, and an empty folder to work in."""
+    state = create_backbone("convnext", "micro").state_dict()
+    torch.save(state, tmp_path / "good.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "good.pth").read_bytes()[:100_000])
+    torch.save(create_backbone("pvt", "micro").state_dict(), tmp_path / "pvt.pth")
+    torch.save({"model": Bomb(tmp_path / "ran")}, tmp_path / "bomb.pth")
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["export", "--stm", "hallo"], "unknown STM 'hallo'; did you mean 'halo'?"),
+        (["export", "--stm", "halo", "--scale", "tinny"], "did you mean 'tiny'?"),
+        (["export", "--stm", "unified_dcn_v3_tiny", "--scale", "base"], "is of scale 'tiny'"),
+        (["export"], "give --stm"),
+        (["export", "--stm", "dcn", "--target", "onx"], "did you mean 'onnx'?"),
+        (["export", "--stm", "dcn", "--precision", "fp3"], "unknown precision 'fp3'"),
+        ([*MICRO, "--opset", "7"], "choose 18 to 23"),
+        ([*MICRO, "--opset", "many"], "should be a valid integer"),
+        ([*MICRO, "--image-size", "100"], "nearest that works is 96x96"),
+        (["export", "--stm", "halo", "--image-size", "100"], "nearest that works is 224x224"),
+        ([*MICRO, "--image-size", "big"], "write 224 or HEIGHTxWIDTH"),
+        ([*MICRO, "--num-classes", "0"], "number of classes is 0"),
+        ([*MICRO, "--checkpoint", "../none.pth"], "no checkpoint file at ../none.pth"),
+        ([*MICRO, "--checkpoint", "../cut.pth"], "../cut.pth cannot be read"),
+        ([*MICRO, "--checkpoint", "../pvt.pth"], "does not fit the model"),
+        ([*MICRO, "--checkpoint", "../bomb.pth"], "nothing in it was run"),
+        ([*MICRO, "--checkpoint", "../file"], "is damaged or holds more than tensors"),
+        (["export", "--stm", "halo,dcn", "--checkpoint", "../good.pth"], "cannot fit 2 models"),
+        (["export", "--stm", "pvt_v2", "--checkpoint", "official"], "no official checkpoint"),
+        ([*MICRO, "--out", "../file"], "cannot write to ../file"),
+        ([*MICRO, "--out", "../file/deeper"], "cannot write to ../file/deeper: not a directory"),
+        ([*MICRO, "--out", "/proc/none"], "cannot write to /proc/none"),
+        (["export", "--model", "halo"], "write package.module:callable"),
+        (["profile", "--batch", "0"], "batch is 0"),
+        (["profile", "--batch", "one"], "write whole numbers"),
+        (["profile", "--threads", "0"], "threads is 0"),
+        (["profile", "--image-size", "100"], "must be multiples of"),
+        (["profile", "--runtime", "onnx"], "did you mean 'onnxruntime'?"),
+        (["profile", "--budget-s", "-1"], "budget is -1.0"),
+        (["profile", "--gpu", "a1000"], "did you mean 'a100'?"),
+        (["profile", "--gpu", "rtx4090"], "this machine has no NVIDIA GeForce RTX 4090: it has"),
+        (["profile", "--out", "../file"], "cannot write to ../file"),
+        (["count", "--stm", "hallo"], "did you mean 'halo'?"),
+        (["report"], "run `stmdeploy profile` first"),
+        (["report", "../file"], "is not JSON"),
+        (["report", "../none"], "no such file"),
+        (["list", "colours"], "colours"),
+        (["exprot"], "exprot"),
+        (["export", "--stmm", "dcn"], "--stm"),
+    ],
+)
+def test_one_line_exit_2_nothing_left(
+    arguments: list[str], says: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(folder)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    complaint = captured.err.splitlines()[-1]
+    assert says in complaint
+    assert complaint.startswith("stmdeploy: ")
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    assert sum(line.startswith("stmdeploy: ") for line in captured.err.splitlines()) == 1
+    assert contents(folder) == before
+
+
+def test_the_good_checkpoint_is_good(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*MICRO, "--target", "torch", "--checkpoint", "../good.pth"]) == 0
+    assert "wrote stmdeploy-artifacts/" in capsys.readouterr().err
+    assert (folder / "work" / "stmdeploy-artifacts").is_dir()

@@ -1,0 +1,167 @@
+"""The commands end to end, in this process; stdout holds the answer and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stmdeploy.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def json_of(
+    capsys: pytest.CaptureFixture[str], *arguments: str
+) -> dict[str, list[dict[str, object]]]:
+    assert main([*arguments, "--json"]) == 0
+    document: dict[str, list[dict[str, object]]] = json.loads(capsys.readouterr().out)
+    return document
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    backbones = json_of(capsys, "list")["backbones"]
+    assert len(backbones) == 27
+    dcn = next(b for b in backbones if b["name"] == "unified_dcn_v3_tiny")
+    assert dcn["published"] == {
+        "top1_percent": 83.3,
+        "box_ap_percent": 47.2,
+        "mask_ap_percent": 42.5,
+    }
+    assert {t["target"] for t in json_of(capsys, "list", "targets")["targets"]} >= {"onnx", "torch"}
+    assert {"a100", "t4"} <= {g["name"] for g in json_of(capsys, "list", "gpus")["gpus"]}
+    assert main(["list"]) == 0
+    assert "unified_dcn_v3_tiny" in capsys.readouterr().out
+
+
+def test_count(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = json_of(capsys, "count", "--stm", "dcn,halo", "--scale", "micro")["counts"]
+    assert [c["model"] for c in counts] == ["unified_dcn_v3_micro", "unified_halo_micro"]
+    assert counts[0]["parameters"] == 4302692
+    assert "gelu" in counts[0]["uncounted"]  # type: ignore[operator]
+    assert main(["count", "--stm", "dcn", "--scale", "micro", "--modules"]) == 0
+    out = capsys.readouterr().out
+    assert "not counted: mul" in out
+    assert "stages.0.0.attn" in out
+
+
+def test_export_and_where_it_goes(
+    capsys: pytest.CaptureFixture[str], in_an_empty_folder: Path
+) -> None:
+    arguments = [
+        "export",
+        "--stm",
+        "dwconv",
+        "--scale",
+        "micro",
+        "--image-size",
+        "32",
+        "--num-classes",
+        "3",
+        "--target",
+        "torch",
+    ]
+    (artifact,) = json_of(capsys, *arguments)["artifacts"]
+    path = in_an_empty_folder / str(artifact["path"])
+    assert path == in_an_empty_folder / "stmdeploy-artifacts/unified_convnext_micro-32x32-fp32.pt"
+    assert path.is_file()
+    assert artifact["model"]["num_classes"] == 3  # type: ignore[index,call-overload]
+    files = {p.name for p in path.parent.iterdir()}
+    assert files == {path.name, path.name + ".json"}
+
+
+def test_profile_then_report(capsys: pytest.CaptureFixture[str], in_an_empty_folder: Path) -> None:
+    arguments = [
+        "profile",
+        "--stm",
+        "convnext",
+        "--scale",
+        "micro",
+        "--image-size",
+        "32,64",
+        "--batch",
+        "1",
+        "--runtime",
+        "torch",
+        "--threads",
+        "1",
+        "--budget-s",
+        "0.1",
+    ]
+    document = json_of(capsys, *arguments)
+    assert [row["image_width_px"] for row in document["rows"]] == [32, 64]
+    assert document["rows"][0]["latency_ms_p50"] > 0  # type: ignore[operator]
+    assert json_of(capsys, "report")["rows"] == document["rows"]
+    for name in ("a.csv", "a.parquet", "a.svg"):
+        flag = {"csv": "--csv", "parquet": "--parquet", "svg": "--plot"}[name.split(".")[1]]
+        assert main(["report", flag, name]) == 0
+        assert (in_an_empty_folder / name).stat().st_size > 100
+    capsys.readouterr()
+    assert main(["report", "--markdown"]) == 0
+    assert capsys.readouterr().out.startswith("| backbone | image | batch |")
+
+
+def test_a_failed_row_gives_exit_code_5(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(
+        [
+            "profile",
+            "--stm",
+            "convnext",
+            "--scale",
+            "micro",
+            "--image-size",
+            "32",
+            "--batch",
+            "200000000",
+            "--runtime",
+            "torch",
+        ]
+    )
+    assert code == 5
+    assert "failed: unified_convnext_micro, batch 200000000: " in capsys.readouterr().out
+
+
+def test_a_rival_stands_in_the_table(
+    capsys: pytest.CaptureFixture[str], in_an_empty_folder: Path
+) -> None:
+    (in_an_empty_folder / "rival_cli.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Flatten(), nn.Linear(128, 10))\n"
+    )
+    arguments = [
+        "profile",
+        "--model",
+        "rival_cli:net",
+        "--stm",
+        "dwconv",
+        "--scale",
+        "micro",
+        "--image-size",
+        "32",
+        "--batch",
+        "1",
+        "--runtime",
+        "torch,onnxruntime",
+        "--budget-s",
+        "0.1",
+    ]
+    rows = json_of(capsys, *arguments)["rows"]
+    assert [row["model"] for row in rows] == [
+        "unified_convnext_micro",
+        "unified_convnext_micro",
+        "rival_cli:net",
+        "rival_cli:net",
+    ]
+    assert rows[2]["published_top1_percent"] is None
+    assert rows[2]["macs"] == 16 * 8 * 192 + 1280
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("stmdeploy 0.")

@@ -1,0 +1,131 @@
+"""What only shows in a process of its own: imports, signals, pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "pandas", "numpy", "fvcore", "pyarrow")
+
+
+def imported_by(code: str) -> set[str]:
+    """Top-level packages that are loaded once the code has run."""
+    silence = "import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()):\n    "
+    report = "import json, sys; print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    command = [sys.executable, "-c", f"{silence}{code}\n{report}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return set(json.loads(result.stdout))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    loaded = imported_by(f"from stmdeploy.cli.main import main; main({arguments})")
+    assert not loaded & set(HEAVY)
+
+
+def test_list_imports_no_engine() -> None:
+    loaded = imported_by("from stmdeploy.cli.main import main; main(['list', 'targets'])")
+    assert not loaded & {"torch", "onnx", "onnxruntime", "onnxscript", "pandas", "fvcore"}
+
+
+def test_report_imports_no_engine(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text('{"schema_version": 1, "kind": "stmdeploy-results"}')
+    loaded = imported_by(
+        f"from stmdeploy.cli.main import main; assert main(['report', {str(tmp_path)!r}]) == 2"
+    )
+    assert not loaded & {"torch", "onnx", "onnxruntime", "onnxscript", "fvcore"}
+
+
+def test_public_api_is_light() -> None:
+    assert not imported_by("import stmdeploy; stmdeploy.list_backbones()") & set(HEAVY)
+
+
+def test_python_m_and_exit_codes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "stmdeploy"]
+    good = subprocess.run([*command, "list", "--json"], capture_output=True, text=True, check=False)
+    assert good.returncode == 0
+    assert json.loads(good.stdout)["backbones"]
+    bad = subprocess.run(
+        [*command, "export", "--stm", "x"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert bad.returncode == 2
+    assert bad.stderr.count("\n") == 1
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    command = f"{sys.executable} -m stmdeploy list --json | head -c 10"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert result.stderr == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_profile_keeps_its_rows(sent: signal.Signals, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = [
+        "profile",
+        "--stm",
+        "convnext,pvt",
+        "--scale",
+        "micro",
+        "--image-size",
+        "64",
+        "--runtime",
+        "torch",
+        "--batch",
+        "1,2,3",
+        "--budget-s",
+        "2",
+        "--out",
+        str(out),
+    ]
+    environment = {**os.environ, "STMDEPLOY_TEST_TAG": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stmdeploy", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    deadline = time.monotonic() + 90
+    while not (out / "results.json").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(sent)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert "interrupted" in stderr
+    assert "finished rows are in" in stderr
+    assert "Traceback" not in stderr
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert 1 <= len(rows) < 6
+    assert (out / "results.csv").read_text().count("\n") == len(rows) + 1
+    assert (out / "results.parquet").is_file()
+    assert not list(out.glob(".stmdeploy-partial-*"))
+    assert not processes_tagged(str(tmp_path))
+
+
+def processes_tagged(tag: str) -> list[int]:
+    """Live processes that inherited the tag in their environment."""
+    time.sleep(0.5)
+    tagged = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if tag.encode() in (folder / "environ").read_bytes():
+                tagged.append(int(folder.name))
+        except OSError:
+            continue
+    return tagged

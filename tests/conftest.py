@@ -1,0 +1,109 @@
+"""Shared fixtures. Under xdist every worker computes on one thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stmdeploy.results.row import Environment, Measurement, Row
+from tests.fakes import RecordedProgress
+
+DATA = Path(__file__).parent / "data"
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+
+def reference_image(batch: int = 2, size: int = 224) -> torch.Tensor:
+    """The input of `data/outputs.npz`."""
+    values = np.random.RandomState(1000).standard_normal((batch, 3, size, size))
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def relative_l2(got: torch.Tensor, expected: np.ndarray) -> float:
+    """||got - expected|| / ||expected||."""
+    difference = got.double().numpy() - expected.astype(np.float64)
+    return float(np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64)))
+
+
+@pytest.fixture
+def progress() -> RecordedProgress:
+    return RecordedProgress()
+
+
+@pytest.fixture
+def make_row() -> Callable[..., Row]:
+    """Builds a row; keyword arguments overwrite its fields."""
+
+    def build(**fields: object) -> Row:
+        measurement = Measurement(
+            latency_ms_p50=10.0,
+            latency_ms_p50_low=9.5,
+            latency_ms_p50_high=10.5,
+            latency_ms_mean=10.1,
+            latency_ms_min=9.0,
+            latency_ms_p90=11.0,
+            latency_ms_p95=None,
+            latency_ms_p99=None,
+            throughput_images_s=99.0,
+            load_ms=50.0,
+            first_inference_ms=20.0,
+            memory_before_load_mib=80.0,
+            memory_peak_mib=150.0,
+            stopped_by="interval",
+            warmup_ms=(12.0,),
+            samples_ms=(9.0, 10.0, 11.0),
+            runtime_facts={"version": "1.0", "provider": "CPU"},
+            load_average_1min=0.5,
+        )
+        environment = Environment(
+            processor="Test CPU",
+            cores=2,
+            threads_available=2,
+            memory_gib=8.0,
+            gpus=(),
+            os="Linux 6",
+            python="3.11.0",
+            virtual_machine=None,
+            governor=None,
+            load_average_1min=0.1,
+            versions={"torch": "2.13.0"},
+        )
+        row = Row(
+            model="unified_dcn_v3_micro",
+            stm="dcn",
+            scale="micro",
+            weights="synthetic",
+            weights_sha256="0" * 64,
+            image_height_px=224,
+            image_width_px=224,
+            batch=1,
+            precision="fp32",
+            runtime="onnxruntime",
+            device="cpu",
+            threads=2,
+            published_top1_percent=75.3,
+            published_box_ap_percent=39.5,
+            published_mask_ap_percent=36.6,
+            parameters=4302692,
+            macs=667_000_000,
+            matmul_conv_macs=636_000_000,
+            uncounted_operators={"gelu": 32},
+            artifact_sha256="1" * 64,
+            artifact_mib=18.0,
+            export_s=10.0,
+            relative_l2_error=3e-7,
+            stmdeploy_version="0.1.0",
+            started_utc="2026-01-01T00:00:00+00:00",
+            environment=environment,
+            measurement=measurement,
+            failure=None,
+        )
+        return row.model_copy(update=fields)
+
+    return build

@@ -1,0 +1,225 @@
+"""The ONNX target: exactness at every batch, what is written, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir
+import onnxruntime
+import pytest
+import torch
+
+from stmdeploy import StmdeployError
+from stmdeploy.backbones.source import build_module
+from stmdeploy.contracts import read_artifact
+from stmdeploy.errors import ExitCode
+from stmdeploy.exporters import onnx as target
+from stmdeploy.pipeline import export_model
+from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec
+from tests.conftest import relative_l2
+from tests.fakes import RecordedProgress
+
+FAMILIES = ("halo", "pvt", "pvt_v2", "swin", "convnext", "dcn_v3")
+MICRO = ModelSpec("unified_convnext_micro")
+
+
+def export(model: ModelSpec, folder: Path, **options: object) -> Path:
+    spec = ExportSpec(model, "onnx", folder, **options)  # type: ignore[arg-type]
+    return export_model(spec, RecordedProgress()).path
+
+
+def errors_against_float64(path: Path, model: ModelSpec) -> list[float]:
+    """The artifact through a bare session, at batches stmdeploy's own check does not use."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    reference = build_module(model).double()
+    errors = []
+    for batch in (1, 2, 3, 5):
+        x = np.random.default_rng(batch).standard_normal((batch, 3, *model.image_size))
+        got = session.run(None, {"image": x.astype(np.float32)})[0]
+        with torch.inference_mode():
+            expected = reference(torch.from_numpy(x.astype(np.float32)).double())
+        errors.append(relative_l2(torch.from_numpy(got), expected.numpy()))
+    return errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", ["micro", "tiny"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_exact_at_any_batch(family: str, scale: str, tmp_path: Path) -> None:
+    model = ModelSpec(f"unified_{family}_{scale}")
+    path = export(model, tmp_path)
+    assert max(errors_against_float64(path, model)) <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["official_swin_tiny", "official_pvt_v2_b0"])
+def test_the_originals(name: str, tmp_path: Path) -> None:
+    model = ModelSpec(name)
+    assert max(errors_against_float64(export(model, tmp_path), model)) <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "size"),
+    [
+        *((family, (448, 448)) for family in FAMILIES),
+        ("convnext", (192, 320)),
+        ("pvt", (192, 320)),
+        ("pvt_v2", (192, 320)),
+        ("dcn_v3", (192, 320)),
+        ("swin", (224, 448)),
+        ("halo", (224, 448)),
+    ],
+)
+def test_other_image_sizes(family: str, size: tuple[int, int], tmp_path: Path) -> None:
+    model = ModelSpec(f"unified_{family}_micro", image_size=size, num_classes=10)
+    artifact = read_artifact(export(model, tmp_path))
+    assert artifact.manifest.verification.relative_l2_error <= 1e-5
+    assert artifact.manifest.inputs[0].shape == ("batch", 3, *size)
+
+
+@pytest.fixture(scope="module")
+def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(MICRO, tmp_path_factory.mktemp("micro"))
+
+
+def test_manifest_says_what_was_made(micro: Path) -> None:
+    manifest = json.loads(micro.with_name(micro.name + ".json").read_text())
+    assert manifest["opset"] == 20
+    assert manifest["inputs"] == [
+        {"name": "image", "dtype": "float32", "shape": ["batch", 3, 224, 224]}
+    ]
+    assert manifest["outputs"] == [{"name": "logits", "dtype": "float32", "shape": ["batch", 1000]}]
+    assert manifest["verification"]["batches"] == [1, 3]
+    assert 0 < manifest["verification"]["relative_l2_error"] <= 1e-5
+    assert manifest["verification"]["worst_logit_difference"] > 0
+    assert {"stmdeploy", "torch", "onnx", "onnxscript"} <= manifest["versions"].keys()
+    assert manifest["operators"]["Conv"] > 17
+    assert manifest["model"]["weights"]["kind"] == "synthetic"
+
+
+def test_the_file_carries_its_name_and_no_local_paths(micro: Path) -> None:
+    model = onnx.load(micro)
+    notes = {prop.key: prop.value for prop in model.metadata_props}
+    assert notes["stmdeploy.model"] == "unified_convnext_micro"
+    assert notes["stmdeploy.scale"] == "micro"
+    assert notes["stmdeploy.image_size"] == "224x224"
+    assert notes["stmdeploy.version"]
+    assert len(notes["stmdeploy.weights_sha256"]) == 64
+    content = micro.read_bytes()
+    for place in (
+        str(Path.home()),
+        str(Path(__file__).parent.parent),
+        str(Path(torch.__file__).parent),
+    ):
+        assert place.encode() not in content
+
+
+def test_every_value_has_a_shape(micro: Path) -> None:
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(micro), strict_mode=True)
+    shaped = {v.name for v in inferred.graph.value_info if v.type.tensor_type.HasField("shape")}
+    produced = {name for node in inferred.graph.node for name in node.output if name}
+    assert produced - shaped - {"logits"} == set()
+
+
+@pytest.mark.parametrize("opset", [17, 99])
+def test_opsets_that_cannot_be_written(opset: int, tmp_path: Path) -> None:
+    with pytest.raises(StmdeployError, match="choose 18 to 23"):
+        export(MICRO, tmp_path / "new", opset=opset)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [18, 23])
+def test_the_outermost_opsets(opset: int, tmp_path: Path) -> None:
+    model = ModelSpec("unified_dcn_v3_micro", image_size=(64, 64))
+    path = export(model, tmp_path, opset=opset)
+    assert onnx.load(path).opset_import[0].version == opset
+
+
+def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "EXTERNAL_DATA_BYTES", 1_000_000)
+    path = export(MICRO, tmp_path)
+    artifact = read_artifact(path)
+    assert [file.name for file in artifact.manifest.files] == [path.name, path.name + ".data"]
+    assert path.stat().st_size < 2_000_000 < (tmp_path / (path.name + ".data")).stat().st_size
+    (tmp_path / (path.name + ".data")).write_bytes(b"")
+    with pytest.raises(StmdeployError, match="does not match the hash"):
+        read_artifact(path)
+
+
+def test_a_wrong_artifact_is_never_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    annotate = target._annotate
+
+    def spoil(model: object, info: object, spec: object) -> None:
+        annotate(model, info, spec)
+        bias = model.graph.initializers["head.bias"]  # type: ignore[attr-defined]
+        values = bias.const_value.numpy().copy()
+        values[7] += 1e-2
+        bias.const_value = onnx_ir.tensor(values, name="head.bias")
+
+    monkeypatch.setattr(target, "_annotate", spoil)
+    with pytest.raises(StmdeployError, match="differ from PyTorch float64") as error:
+        export(MICRO, tmp_path / "new")
+    assert error.value.code == ExitCode.OUTPUTS_DIFFER
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_model_that_freezes_the_batch_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "frozen_rival.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.fc = torch.nn.Linear(12, 5)\n"
+        "    def forward(self, x):\n"
+        "        return self.fc(x.flatten(1)) if x.shape[0] == 2 else self.fc(-x.flatten(1))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StmdeployError, match="only exports for 2 images"):
+        export(ModelSpec("frozen_rival:Net", image_size=(2, 2)), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_runner_binds_its_buffers(micro: Path) -> None:
+    runner = target.OnnxExporter().load(micro, RunSpec("onnxruntime", 2, 1), lambda: None)
+    with pytest.raises(RuntimeError, match="prepare"):
+        runner.output()
+    images = np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32)
+    runner.prepare(images)
+    runner.run()
+    first = runner.output()
+    runner.prepare(-images)
+    runner.run()
+    assert not np.allclose(runner.output(), first)
+    plain = onnxruntime.InferenceSession(micro, providers=["CPUExecutionProvider"])
+    assert np.allclose(plain.run(None, {"image": images})[0], first, atol=1e-5)
+    assert runner.facts()["provider"] == "CPUExecutionProvider"
+    assert runner.facts()["intra_op_threads"] == "1"
+
+
+def test_a_missing_provider_is_an_error(micro: Path) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    with pytest.raises(StmdeployError, match="has no CUDAExecutionProvider") as error:
+        target.OnnxRuntimeRunner(micro, RunSpec("onnxruntime", 1, 1, "cuda"))
+    assert error.value.code == ExitCode.WORKER_FAILED
+
+
+@pytest.mark.gpu
+def test_the_same_binding_code_runs_on_cuda(micro: Path) -> None:
+    images = np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32)
+    outputs = []
+    for device in ("cpu", "cuda"):
+        runner = target.OnnxRuntimeRunner(micro, RunSpec("onnxruntime", 2, 1, device))
+        runner.prepare(images)
+        runner.run()
+        outputs.append(runner.output())
+    assert np.allclose(outputs[0], outputs[1], atol=1e-2)

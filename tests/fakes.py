@@ -1,0 +1,60 @@
+"""A clock and runners with known times, and a progress that remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain, repeat
+
+import numpy as np
+import numpy.typing as npt
+
+
+class FakeClock:
+    """A clock that moves only when told to."""
+
+    def __init__(self) -> None:
+        self.ns = 0
+
+    def now_ns(self) -> int:
+        return self.ns
+
+    def advance_ms(self, ms: float) -> None:
+        self.ns += round(ms * 1e6)
+
+
+class FakeRunner:
+    """A runner whose inferences take the given times; the last one repeats for ever."""
+
+    def __init__(self, clock: FakeClock, times_ms: Iterable[float]) -> None:
+        times = list(times_ms)
+        self._clock = clock
+        self._times: Iterator[float] = chain(times, repeat(times[-1]))
+        self.runs = 0
+        self.prepared: npt.NDArray[np.float32] | None = None
+
+    def prepare(self, images: npt.NDArray[np.float32]) -> None:
+        self.prepared = images
+
+    def run(self) -> None:
+        self.runs += 1
+        self._clock.advance_ms(next(self._times))
+
+    def output(self) -> npt.NDArray[np.float32]:
+        return np.zeros((1, 1), np.float32)
+
+    def facts(self) -> dict[str, str]:
+        return {"version": "fake", "provider": "fake"}
+
+
+class RecordedProgress:
+    """Remembers the steps it was told of."""
+
+    def __init__(self) -> None:
+        self.expected = 0
+        self.steps: list[str] = []
+
+    def expect(self, steps: int) -> None:
+        self.expected += steps
+
+    def step(self, text: str) -> None:
+        self.steps.append(text)

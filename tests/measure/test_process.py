@@ -1,0 +1,55 @@
+"""A worker that crashes, hangs, or answers: each costs one reply and no more."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from stmdeploy.measure.process import run_worker
+
+WORKERS = {
+    "answers": "import os, sys; print(sys.stdin.read() + os.environ['OMP_NUM_THREADS'])",
+    "raises": "raise RuntimeError('no such kernel')",
+    "segfaults": "import ctypes; ctypes.string_at(0)",
+    "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "hangs": "import time; time.sleep(60)",
+    "exits": "raise SystemExit(3)",
+}
+
+
+@pytest.fixture
+def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, code in WORKERS.items():
+        (tmp_path / f"worker_{name}.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+@pytest.mark.usefixtures("workers")
+def test_an_answer() -> None:
+    reply = run_worker("worker_answers", "job", threads=3, timeout_s=30)
+    assert (reply.answer.strip(), reply.failure) == ("job3", "")
+
+
+@pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("raises", "code 1: RuntimeError: no such kernel"),
+        ("segfaults", "died of SIGSEGV"),
+        ("killed", "most likely out of memory"),
+        ("exits", "code 3: no message"),
+    ],
+)
+def test_a_failure_has_a_reason(name: str, says: str) -> None:
+    reply = run_worker(f"worker_{name}", "job", threads=1, timeout_s=30)
+    assert says in reply.failure
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_hang_is_ended() -> None:
+    start = time.monotonic()
+    reply = run_worker("worker_hangs", "job", threads=1, timeout_s=0.5)
+    assert "longer than 0.5 s" in reply.failure
+    assert time.monotonic() - start < 20

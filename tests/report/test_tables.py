@@ -1,0 +1,62 @@
+"""Tables of text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from stmdeploy.report.tables import profile_table, significant
+from stmdeploy.results.row import Row
+
+MakeRow = Callable[..., Row]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.6675, "0.667"),
+        (12.345, "12.3"),
+        (1234.5, "1234"),
+        (9.996, "10.0"),
+        (0.0, "0.000"),
+        (99.95, "100"),
+        (0.0123, "0.012"),
+    ],
+)
+def test_significant(value: float, text: str) -> None:
+    assert significant(value) == text
+
+
+def test_published_and_measured_figures_stand_in_one_line(make_row: MakeRow) -> None:
+    table = profile_table([make_row()])
+    line = dict(zip(table.headers, table.cells[0], strict=True))
+    assert line["top-1 %"] == "75.3"
+    assert line["latency ms"] == "10.0"
+    assert line["95 % interval"] == "9.50 .. 10.5"
+    assert line["images/s"] == "99.0"
+    assert line["GMACs"] == "0.667"
+    assert line["params M"] == "4.30"
+    notes = " ".join(table.notes)
+    assert "published by the authors, not measured here" in notes
+    assert "weights: synthetic" in notes
+    assert "MACs leave out: gelu" in notes
+
+
+def test_columns_that_vary_are_shown(make_row: MakeRow) -> None:
+    table = profile_table([make_row(), make_row(runtime="torch", threads=1)])
+    assert table.headers[:3] == ("backbone", "runtime", "threads")
+    assert "runtime" not in profile_table([make_row()]).headers
+
+
+def test_a_failed_row_says_why(make_row: MakeRow) -> None:
+    table = profile_table([make_row(measurement=None, failure="killed")])
+    assert "failed" in table.cells[0]
+    assert "failed: unified_dcn_v3_micro, batch 1: killed" in table.notes
+
+
+def test_markdown(make_row: MakeRow) -> None:
+    lines = profile_table([make_row(published_top1_percent=None)]).markdown().splitlines()
+    assert lines[0].startswith("| backbone | batch | top-1 % |")
+    assert lines[1].startswith("| :--- | ---: |")
+    assert lines[2].startswith("| unified_dcn_v3_micro | 1 | - |")

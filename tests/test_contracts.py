@@ -1,0 +1,60 @@
+"""Artifacts on disk: every file is checked against its manifest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stmdeploy import StmdeployError
+from stmdeploy.contracts import manifest_path, read_artifact
+from stmdeploy.pipeline import export_model
+from stmdeploy.spec import ExportSpec, ModelSpec
+from tests.fakes import RecordedProgress
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    model = ModelSpec("unified_convnext_micro", image_size=(32, 32), num_classes=3)
+    return export_model(ExportSpec(model, "torch", tmp_path), RecordedProgress()).path
+
+
+def test_an_intact_artifact(artifact: Path) -> None:
+    read = read_artifact(artifact)
+    assert read.size_bytes == artifact.stat().st_size
+    assert read.manifest.model.name == "unified_convnext_micro"
+
+
+def test_a_flipped_byte(artifact: Path) -> None:
+    content = bytearray(artifact.read_bytes())
+    content[len(content) // 2] ^= 1
+    artifact.write_bytes(content)
+    with pytest.raises(StmdeployError, match="does not match the hash"):
+        read_artifact(artifact)
+
+
+def test_a_missing_file(artifact: Path) -> None:
+    artifact.unlink()
+    with pytest.raises(StmdeployError, match="is missing"):
+        read_artifact(artifact)
+
+
+def test_a_missing_manifest(artifact: Path) -> None:
+    manifest_path(artifact).unlink()
+    with pytest.raises(StmdeployError, match=r"\.json: No such file"):
+        read_artifact(artifact)
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[1]", '{"kind": "other"}', "\udcff"])
+def test_a_damaged_manifest(artifact: Path, text: str) -> None:
+    manifest_path(artifact).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(StmdeployError, match="is not a manifest"):
+        read_artifact(artifact)
+
+
+def test_a_newer_manifest(artifact: Path) -> None:
+    content = json.loads(manifest_path(artifact).read_text())
+    manifest_path(artifact).write_text(json.dumps({**content, "schema_version": 2}))
+    with pytest.raises(StmdeployError, match="has schema 2, this stmdeploy reads 1"):
+        read_artifact(artifact)

@@ -1,0 +1,28 @@
+"""Exporters are found by their entry points."""
+
+from __future__ import annotations
+
+import pytest
+
+from stmdeploy import StmdeployError, registry
+from stmdeploy.exporters.onnx import OnnxExporter
+
+
+def test_targets_and_runtimes() -> None:
+    assert {"onnx", "torch"} <= registry.exporters().keys()
+    assert registry.exporter_for_target("onnx").target == "onnx"
+    assert registry.exporter_for_runtime("torch").target == "torch"
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(StmdeployError, match="unknown target 'onxx'; did you mean 'onnx'"):
+        registry.exporter_for_target("onxx")
+    with pytest.raises(StmdeployError, match="unknown runtime 'onnx'; did you mean 'onnxruntime'"):
+        registry.exporter_for_runtime("onnx")
+
+
+def test_a_missing_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stmdeploy.exporters.onnx.find_spec", lambda name: name != "onnxruntime")
+    assert "onnxruntime not installed" in OnnxExporter().unavailable()
+    with pytest.raises(StmdeployError, match=r"pip install 'stmdeploy\[cpu\]'"):
+        registry.exporter_for_target("onnx")

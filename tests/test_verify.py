@@ -1,0 +1,80 @@
+"""Verification tells a right artifact from a wrong one."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import nn
+
+from stmdeploy import StmdeployError
+from stmdeploy.errors import ExitCode
+from stmdeploy.verify import verify
+
+Array = npt.NDArray[np.float32]
+
+
+class Linear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.fc(x.flatten(1))
+        return y
+
+
+class Spoilt:
+    """Runs the module and then spoils what comes out."""
+
+    def __init__(self, module: nn.Module, spoil: str) -> None:
+        self.module, self.spoil = module, spoil
+        self.images = torch.zeros(0)
+
+    def prepare(self, images: Array) -> None:
+        self.images = torch.from_numpy(images)
+
+    def run(self) -> None:
+        return
+
+    def output(self) -> Array:
+        with torch.no_grad():
+            y: Array = self.module(self.images).numpy()
+        if self.spoil == "last image" and len(y) == 3:
+            y[2] *= 1.001
+        elif self.spoil == "nan":
+            y[0, 0] = np.nan
+        elif self.spoil == "frozen":
+            y = y[:1]
+        return y
+
+    def facts(self) -> dict[str, str]:
+        return {"version": "1", "provider": "test"}
+
+
+def run(spoil: str) -> float:
+    module = Linear()
+    report = verify(lambda _: Spoilt(module, spoil), module, (2, 2), 1e-5)
+    assert report.batches == (1, 3)
+    assert report.worst_logit_difference < 1e-5
+    assert next(module.parameters()).dtype == torch.float32
+    return report.relative_l2_error
+
+
+def test_a_right_artifact() -> None:
+    assert 0 < run("nothing") < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        ("last image", r"differ from PyTorch float64 by .* allowed 1e-05 \(input seed \d+\)"),
+        ("nan", "not finite at batch 1"),
+        ("frozen", r"shape \(1, 4\), not \(3, 4\), at batch 3"),
+    ],
+)
+def test_a_wrong_artifact(spoil: str, says: str) -> None:
+    with pytest.raises(StmdeployError, match=says) as error:
+        run(spoil)
+    assert error.value.code == ExitCode.OUTPUTS_DIFFER

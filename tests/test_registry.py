@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+import stmdeploy
 from stmdeploy import StmdeployError, registry
 from stmdeploy.exporters.onnx import OnnxExporter
 
@@ -26,3 +29,9 @@ def test_a_missing_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     assert "onnxruntime not installed" in OnnxExporter().unavailable()
     with pytest.raises(StmdeployError, match=r"pip install 'stmdeploy\[cpu\]'"):
         registry.exporter_for_target("onnx")
+
+
+def test_the_core_never_imports_an_exporter_by_name() -> None:
+    for file in Path(stmdeploy.__file__).parent.rglob("*.py"):
+        assert "import stmdeploy.exporters" not in file.read_text()
+        assert "from stmdeploy.exporters" not in file.read_text()

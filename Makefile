@@ -1,0 +1,41 @@
+# `make profile` and `make test` each set everything up on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.ready
+
+.PHONY: profile test fast lint bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make profile  measure the five micro backbones on this machine"
+	@echo "make test     lint, types, import contracts and every test"
+	@echo "make fast     the tests that take seconds"
+	@echo "make bench    the benchmarks"
+	@echo "make clean    remove the environment"
+
+$(SETUP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
+	@touch $@
+
+profile: $(SETUP)
+	$(BIN)/stmdeploy profile
+
+lint: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest --numprocesses 2 -m "not gpu"
+
+fast: $(SETUP)
+	$(BIN)/python -m pytest
+
+bench: $(SETUP)
+	$(BIN)/python -m benchmarks.startup
+
+clean:
+	rm -rf $(VENV) *.egg-info

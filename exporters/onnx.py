@@ -228,6 +228,9 @@ def _session(path: Path, run: RunSpec) -> onnxruntime.InferenceSession:
     import onnxruntime as ort
 
     provider = _PROVIDERS[run.device]
+    if run.device == "cuda" and hasattr(ort, "preload_dlls"):
+        # Finds the CUDA libraries that come as Python packages, torch's among them.
+        ort.preload_dlls()
     if provider not in ort.get_available_providers():
         raise StmdeployError(
             f"this onnxruntime has no {provider}",

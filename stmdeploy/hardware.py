@@ -72,8 +72,8 @@ def installed_gpus() -> tuple[str, ...]:
     return tuple(line.strip() for line in result.stdout.splitlines() if line.strip())
 
 
-def require_gpu(name: str) -> GpuProfile:
-    """The profile of a GPU that must be in this machine.
+def find_gpu(name: str) -> int:
+    """The index, in the driver's order, of a GPU that must be in this machine.
 
     Raises:
         StmdeployError: unknown name, or no such GPU here; says what is here.
@@ -82,13 +82,13 @@ def require_gpu(name: str) -> GpuProfile:
     if key not in gpu_profiles():
         raise StmdeployError(f"unknown GPU {name!r}", nearest(key, gpu_profiles()))
     profile = gpu_profiles()[key]
-    present = installed_gpus()
-    if not any(_has_words(gpu, words) for gpu in present for words in profile.match):
-        raise StmdeployError(
-            f"this machine has no {profile.title}: it has {describe_machine()}",
-            "run on a machine with that GPU, or leave --gpu out to measure the CPU",
-        )
-    return profile
+    for index, gpu in enumerate(installed_gpus()):
+        if any(_has_words(gpu, words) for words in profile.match):
+            return index
+    raise StmdeployError(
+        f"this machine has no {profile.title}: it has {describe_machine()}",
+        "run on a machine with that GPU, or leave --gpu out to measure the CPU",
+    )
 
 
 def _has_words(name: str, words: str) -> bool:

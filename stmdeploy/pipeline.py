@@ -212,6 +212,7 @@ def _row(
         precision=made.manifest.precision if made else "fp32",
         runtime=run.runtime,
         device=run.device,
+        device_name=machine.gpus[run.gpu_index] if run.device == "cuda" else machine.processor,
         threads=run.threads,
         published_top1_percent=published.top1_percent if published else None,
         published_box_ap_percent=published.box_ap_percent if published else None,
@@ -244,11 +245,22 @@ def _measure(
         run=run,
         sampling=spec.sampling,
     )
-    reply = run_worker("stmdeploy.worker", job.model_dump_json(), run.threads, spec.row_timeout_s)
+    reply = run_worker(
+        "stmdeploy.worker", job.model_dump_json(), _worker_settings(run), spec.row_timeout_s
+    )
     if reply.failure:
         return None, reply.failure
     answer = Answer.model_validate_json(reply.answer)
     return answer.measurement, answer.failure or None
+
+
+def _worker_settings(run: RunSpec) -> dict[str, str]:
+    """Environment variables of a worker; the one GPU it sees is its device 0."""
+    settings = {"OMP_NUM_THREADS": str(run.threads), "MKL_NUM_THREADS": str(run.threads)}
+    if run.device == "cuda":
+        settings["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        settings["CUDA_VISIBLE_DEVICES"] = str(run.gpu_index)
+    return settings
 
 
 def _now_utc() -> str:

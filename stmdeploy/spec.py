@@ -92,12 +92,14 @@ class RunSpec:
         batch: images per inference.
         threads: of one operator, on the CPU.
         device: ``cpu`` or ``cuda``.
+        gpu_index: which GPU, in the driver's order.
     """
 
     runtime: str
     batch: int
     threads: int
     device: str = "cpu"
+    gpu_index: int = 0
 
     def __post_init__(self) -> None:
         at_least(1, self.batch, "batch")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from stmdeploy.spec import ModelSpec, RunSpec, SamplingSpec
 
 #: Seed of the input images: standard normal, never all zeros.
 INPUT_SEED = 0
+_PR_SET_PDEATHSIG = 1
 
 
 class Job(Document):
@@ -58,8 +61,15 @@ def measure_job(job: Job) -> Measurement:
     )
 
 
+def _die_with_parent() -> None:
+    """On Linux, asks the kernel to kill this process when its parent is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> None:
     """Answers one job. What libraries print goes to stderr, the answer alone to stdout."""
+    _die_with_parent()
     reply = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     job = Job.model_validate_json(sys.stdin.read())

@@ -86,6 +86,7 @@ def make_row() -> Callable[..., Row]:
             precision="fp32",
             runtime="onnxruntime",
             device="cpu",
+            device_name="Test CPU",
             threads=2,
             published_top1_percent=75.3,
             published_box_ap_percent=39.5,

@@ -32,13 +32,13 @@ def test_every_profile_is_complete() -> None:
 
 def test_unknown_gpu() -> None:
     with pytest.raises(StmdeployError, match="unknown GPU 'a1000'; did you mean 'a100'"):
-        hardware.require_gpu("a1000")
+        hardware.find_gpu("a1000")
 
 
 def test_a_gpu_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "installed_gpus", lambda: ("NVIDIA L4",))
     with pytest.raises(StmdeployError, match=r"has no NVIDIA A100.*it has .* and NVIDIA L4"):
-        hardware.require_gpu("a100")
+        hardware.find_gpu("a100")
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_a_gpu_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_drivers_report(monkeypatch: pytest.MonkeyPatch, reported: str, name: str) -> None:
-    monkeypatch.setattr(hardware, "installed_gpus", lambda: (reported,))
-    assert hardware.require_gpu(name.upper()).name == name
+    monkeypatch.setattr(hardware, "installed_gpus", lambda: ("Quadro", reported))
+    assert hardware.find_gpu(name.upper()) == 1
     for other in hardware.gpu_profiles().keys() - {name}:
         with pytest.raises(StmdeployError, match="this machine has no"):
-            hardware.require_gpu(other)
+            hardware.find_gpu(other)

@@ -49,6 +49,7 @@ def locate_checkpoint(source: str, progress: Progress) -> Path:
     target = cache_folder() / f"{hashlib.sha256(source.encode()).hexdigest()[:12]}-{name}"
     if target.is_file():
         return target
+    progress.expect(1)
     progress.step(f"downloading {name}")
     with staging(target.parent) as scratch:
         _download(source, scratch / target.name)
@@ -165,6 +166,7 @@ def load_checkpoint(module: nn.Module, source: str, progress: Progress) -> str:
         StmdeployError: as `locate_checkpoint`, `read_state_dict` and `load_strictly`.
     """
     path = locate_checkpoint(source, progress)
+    progress.expect(1)
     progress.step(f"loading {path.name}")
     load_strictly(module, read_state_dict(path), source)
     return sha256_of(path)

@@ -147,10 +147,6 @@ def profile(
     from stmdeploy.cli.requests import RESULTS_ROOT, model_specs, run_specs
     from stmdeploy.spec import ProfileSpec, SamplingSpec
 
-    if gpu is not None:
-        from stmdeploy.hardware import require_gpu
-
-        require_gpu(gpu)
     spec = ProfileSpec(
         models=model_specs(
             stm=stm, scale=scale, model=model, image_size=image_size, num_classes=num_classes,
@@ -160,7 +156,7 @@ def profile(
             words(runtime) or ["onnxruntime"],
             numbers(batch, "--batch") or [1, 8],
             numbers(threads, "--threads"),
-            "cuda" if gpu else "cpu",
+            gpu,
         ),
         folder=out or RESULTS_ROOT / datetime.now().strftime("%Y%m%d-%H%M%S"),
         sampling=SamplingSpec(budget_s=budget_s),

@@ -70,11 +70,20 @@ def _official_names(stm: str, scale: list[str] | None, scales: list[str]) -> lis
 
 
 def run_specs(
-    runtimes: list[str], batches: list[int], threads: list[int], device: str
+    runtimes: list[str], batches: list[int], threads: list[int], gpu: str | None
 ) -> tuple[RunSpec, ...]:
-    """Every combination, runtime by runtime."""
+    """Every combination, runtime by runtime, on the CPU or on the GPU that is named.
+
+    Raises:
+        StmdeployError: a figure out of range, or no such GPU in this machine.
+    """
+    device, index = "cpu", 0
+    if gpu is not None:
+        from stmdeploy.hardware import find_gpu
+
+        device, index = "cuda", find_gpu(gpu)
     return tuple(
-        RunSpec(runtime, batch, count, device)
+        RunSpec(runtime, batch, count, device, index)
         for runtime in runtimes
         for count in threads or [available_threads()]
         for batch in batches

@@ -20,20 +20,15 @@ class Reply:
     failure: str
 
 
-def run_worker(module: str, job: str, threads: int, timeout_s: float) -> Reply:
+def run_worker(module: str, job: str, settings: dict[str, str], timeout_s: float) -> Reply:
     """Starts ``python -m module``, sends `job` to its stdin and returns what it answers.
 
     Args:
         module: the worker's entry point.
         job: a JSON document.
-        threads: given to the math libraries that read it from the environment.
+        settings: environment variables that are added to, or replace, those of this process.
         timeout_s: after this long the worker is killed.
     """
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-    }
     # A session of its own: Ctrl-C reaches the parent alone, which then ends the worker.
     with subprocess.Popen(
         [sys.executable, "-m", module],
@@ -41,7 +36,7 @@ def run_worker(module: str, job: str, threads: int, timeout_s: float) -> Reply:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env={**os.environ, **settings},
         start_new_session=True,
     ) as process:
         try:

@@ -55,8 +55,8 @@ def plot_accuracy_latency(rows: Sequence[Row], path: Path) -> None:
 def _title(rows: Sequence[Row]) -> str:
     runtimes = ", ".join(sorted({row.runtime for row in rows}))
     threads = ", ".join(sorted({str(row.threads) for row in rows}))
-    machines = ", ".join(sorted({row.environment.processor for row in rows}))
-    return f"{runtimes} on {machines}, threads: {threads}"
+    devices = ", ".join(sorted({row.device_name for row in rows}))
+    return f"{runtimes} on {devices}, threads: {threads}"
 
 
 def _draw_panel(panel: Axes, rows: Sequence[Row], batch: int) -> None:

@@ -76,6 +76,7 @@ class Row(Document):
     precision: str
     runtime: str
     device: str
+    device_name: str
     threads: int
     published_top1_percent: float | None
     published_box_ap_percent: float | None

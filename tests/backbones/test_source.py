@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,23 @@ def test_synthetic_weights_depend_on_the_seed_alone(progress: RecordedProgress) 
 
     assert digest(0) == digest(0)
     assert digest(0) != digest(1)
+
+
+def test_timm_models_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progress: RecordedProgress
+) -> None:
+    """timm itself drags in another torch build; a package with its call stands in."""
+    (tmp_path / "timm.py").write_text(
+        "from torch import nn\n"
+        "def create_model(name, pretrained, num_classes):\n"
+        "    if name != 'resnet18' or pretrained:\n"
+        "        raise RuntimeError(f'Unknown model ({name})')\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(12, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    spec = ModelSpec("timm:resnet18", image_size=(2, 2), num_classes=7)
+    assert build_model(spec, progress).info.num_classes == 7
+    with pytest.raises(StmdeployError, match=r"Unknown model \(resnet99\)"):
+        build_model(ModelSpec("timm:resnet99"), progress)
+    monkeypatch.delitem(sys.modules, "timm")

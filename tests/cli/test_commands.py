@@ -70,7 +70,7 @@ def test_export_and_where_it_goes(
     path = in_an_empty_folder / str(artifact["path"])
     assert path == in_an_empty_folder / "stmdeploy-artifacts/unified_convnext_micro-32x32-fp32.pt"
     assert path.is_file()
-    assert artifact["model"]["num_classes"] == 3  # type: ignore[index,call-overload]
+    assert artifact["model"]["num_classes"] == 3
     files = {p.name for p in path.parent.iterdir()}
     assert files == {path.name, path.name + ".json"}
 

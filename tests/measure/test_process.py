@@ -10,7 +10,7 @@ import pytest
 from stmdeploy.measure.process import run_worker
 
 WORKERS = {
-    "answers": "import os, sys; print(sys.stdin.read() + os.environ['OMP_NUM_THREADS'])",
+    "answers": "import os, sys; print(sys.stdin.read() + os.environ['SETTING'])",
     "raises": "raise RuntimeError('no such kernel')",
     "segfaults": "import ctypes; ctypes.string_at(0)",
     "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
@@ -28,7 +28,7 @@ def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("workers")
 def test_an_answer() -> None:
-    reply = run_worker("worker_answers", "job", threads=3, timeout_s=30)
+    reply = run_worker("worker_answers", "job", settings={"SETTING": "3"}, timeout_s=30)
     assert (reply.answer.strip(), reply.failure) == ("job3", "")
 
 
@@ -43,13 +43,13 @@ def test_an_answer() -> None:
     ],
 )
 def test_a_failure_has_a_reason(name: str, says: str) -> None:
-    reply = run_worker(f"worker_{name}", "job", threads=1, timeout_s=30)
+    reply = run_worker(f"worker_{name}", "job", settings={}, timeout_s=30)
     assert says in reply.failure
 
 
 @pytest.mark.usefixtures("workers")
 def test_a_hang_is_ended() -> None:
     start = time.monotonic()
-    reply = run_worker("worker_hangs", "job", threads=1, timeout_s=0.5)
+    reply = run_worker("worker_hangs", "job", settings={}, timeout_s=0.5)
     assert "longer than 0.5 s" in reply.failure
     assert time.monotonic() - start < 20

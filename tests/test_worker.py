@@ -1,0 +1,87 @@
+"""The worker process: one job in, one answer out, whatever the model prints."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stmdeploy.measure.process import run_worker
+from stmdeploy.pipeline import export_model
+from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec, SamplingSpec
+from stmdeploy.worker import Answer, Job
+from tests.fakes import RecordedProgress
+
+CHATTY = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(12, 5)
+    def forward(self, x):
+        print("forward!")
+        return self.fc(x.flatten(1))
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    (tmp_path / "chatty_rival.py").write_text(CHATTY)
+    monkeypatch.chdir(tmp_path)
+    model = ModelSpec("chatty_rival:Net", image_size=(2, 2))
+    artifact = export_model(ExportSpec(model, "torch", tmp_path), RecordedProgress())
+    sampling = SamplingSpec(budget_s=0.1, warmup_s=0.01)
+    run = RunSpec("torch", 3, 1)
+    return Job(artifact=artifact.path, model=model, run=run, sampling=sampling)
+
+
+def test_a_model_that_prints(job: Job) -> None:
+    reply = run_worker("stmdeploy.worker", job.model_dump_json(), {}, 60)
+    assert reply.failure == ""
+    answer = Answer.model_validate_json(reply.answer)
+    assert answer.measurement is not None
+    assert answer.measurement.runtime_facts["intra_op_threads"] == "1"
+
+
+def test_a_failure_is_an_answer(job: Job) -> None:
+    broken = job.model_copy(update={"run": RunSpec("torch", 10**12, 1)})
+    reply = run_worker("stmdeploy.worker", broken.model_dump_json(), {}, 60)
+    assert reply.failure == ""
+    assert "MemoryError" in Answer.model_validate_json(reply.answer).failure
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
+def test_a_worker_does_not_outlive_its_parent(job: Job, tmp_path: Path) -> None:
+    endless = job.model_copy(update={"sampling": SamplingSpec(budget_s=500.0, warmup_s=500.0)})
+    (tmp_path / "job.json").write_text(endless.model_dump_json())
+    program = (
+        "import subprocess, sys\n"
+        "worker = subprocess.Popen([sys.executable, '-m', 'stmdeploy.worker'],\n"
+        "    stdin=open('job.json'), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)\n"
+        "worker.stderr.readline()\n"
+        "print(worker.pid, flush=True)\n"
+        "worker.wait()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while _alive(worker):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+        return "Z (zombie)" not in Path(f"/proc/{process}/status").read_text()
+    except (ProcessLookupError, FileNotFoundError):
+        return False

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stmdeploy.cli.main import main
+
+
+Document = dict[str, list[dict[str, Any]]]
 
 
 @pytest.fixture(autouse=True)
@@ -16,11 +20,9 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def json_of(
-    capsys: pytest.CaptureFixture[str], *arguments: str
-) -> dict[str, list[dict[str, object]]]:
+def json_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> Document:
     assert main([*arguments, "--json"]) == 0
-    document: dict[str, list[dict[str, object]]] = json.loads(capsys.readouterr().out)
+    document: Document = json.loads(capsys.readouterr().out)
     return document
 
 
@@ -43,7 +45,7 @@ def test_count(capsys: pytest.CaptureFixture[str]) -> None:
     counts = json_of(capsys, "count", "--stm", "dcn,halo", "--scale", "micro")["counts"]
     assert [c["model"] for c in counts] == ["unified_dcn_v3_micro", "unified_halo_micro"]
     assert counts[0]["parameters"] == 4302692
-    assert "gelu" in counts[0]["uncounted"]  # type: ignore[operator]
+    assert "gelu" in counts[0]["uncounted"]
     assert main(["count", "--stm", "dcn", "--scale", "micro", "--modules"]) == 0
     out = capsys.readouterr().out
     assert "not counted: mul" in out
@@ -95,7 +97,7 @@ def test_profile_then_report(capsys: pytest.CaptureFixture[str], in_an_empty_fol
     ]
     document = json_of(capsys, *arguments)
     assert [row["image_width_px"] for row in document["rows"]] == [32, 64]
-    assert document["rows"][0]["latency_ms_p50"] > 0  # type: ignore[operator]
+    assert document["rows"][0]["latency_ms_p50"] > 0
     assert json_of(capsys, "report")["rows"] == document["rows"]
     for name in ("a.csv", "a.parquet", "a.svg"):
         flag = {"csv": "--csv", "parquet": "--parquet", "svg": "--plot"}[name.split(".")[1]]

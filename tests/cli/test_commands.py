@@ -10,7 +10,6 @@ import pytest
 
 from stmdeploy.cli.main import main
 
-
 Document = dict[str, list[dict[str, Any]]]
 
 

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.ready
 
-.PHONY: profile test fast lint bench clean
+.PHONY: help profile test fast lint bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,7 +29,7 @@ lint: $(SETUP)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 -m "not gpu"
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 -m "not gpu"
 
 fast: $(SETUP)
 	$(BIN)/python -m pytest

@@ -30,6 +30,8 @@ EXTERNAL_DATA_BYTES = 2**31 - 2**25
 #: Per-node notes of torch's exporter that hold paths of the exporting machine.
 _PRIVATE_NODE_NOTES = ("pkg.torch.onnx.stack_trace",)
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+#: float32 means float32: TensorFloat-32 would be another precision under the same name.
+_PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 
 
 class OnnxExporter:
@@ -75,6 +77,10 @@ class OnnxExporter:
             operators=dict(Counter(node.op_type for node in model.graph.node).most_common()),
             versions={name: version(name) for name in ("torch", "onnx", "onnxscript")},
         )
+
+    def import_engine(self) -> None:
+        """Imports ONNX Runtime."""
+        import onnxruntime  # noqa: F401
 
     def load(self, path: Path, run: RunSpec, build: ModuleFactory) -> OnnxRuntimeRunner:
         """An ONNX Runtime session of the artifact; `build` is not used."""
@@ -185,16 +191,17 @@ class OnnxRuntimeRunner:
         self._run = run
         self._session = _session(path, run)
         self._binding = self._session.io_binding()
+        self._input: onnxruntime.OrtValue | None = None
         self._output: onnxruntime.OrtValue | None = None
 
     def prepare(self, images: Array) -> None:
         """Copies the input to the device and binds it, and a preallocated output."""
-        value = self._ort.OrtValue.ortvalue_from_numpy(images, self._run.device, 0)
+        self._input = self._ort.OrtValue.ortvalue_from_numpy(images, self._run.device, 0)
         shape = [images.shape[0], *self._session.get_outputs()[0].shape[1:]]
         self._output = self._ort.OrtValue.ortvalue_from_shape_and_type(
             shape, images.dtype.type, self._run.device, 0
         )
-        self._binding.bind_ortvalue_input(INPUT_NAME, value)
+        self._binding.bind_ortvalue_input(INPUT_NAME, self._input)
         self._binding.bind_ortvalue_output(OUTPUT_NAME, self._output)
         self._binding.synchronize_inputs()
 
@@ -220,8 +227,23 @@ class OnnxRuntimeRunner:
             "intra_op_threads": str(self._run.threads),
             "inter_op_threads": "1",
             "graph_optimization": "all",
+            **_placement(self._session, provider),
             **{f"provider.{key}": value for key, value in sorted(options.items())},
         }
+
+
+def _placement(session: onnxruntime.InferenceSession, provider: str) -> dict[str, str]:
+    """Nodes that another provider than the one asked for runs, which costs copies."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    elsewhere = Counter(
+        f"{node.op_type} on {part.ep_name}"
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != provider
+        for node in part.get_nodes()
+    )
+    listed = ", ".join(f"{place} x{n}" for place, n in elsewhere.most_common())
+    return {"nodes_elsewhere": listed or "none"}
 
 
 def _session(path: Path, run: RunSpec) -> onnxruntime.InferenceSession:
@@ -241,7 +263,10 @@ def _session(path: Path, run: RunSpec) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = run.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = ort.InferenceSession(path, options, providers=[provider])
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = ort.InferenceSession(
+        path, options, providers=[(provider, _PROVIDER_OPTIONS[run.device])]
+    )
     if session.get_providers()[0] != provider:
         raise StmdeployError(
             f"onnxruntime fell back from {provider} to {session.get_providers()[0]}",

@@ -47,6 +47,10 @@ class TorchExporter:
             versions={"torch": version("torch")},
         )
 
+    def import_engine(self) -> None:
+        """Imports torch."""
+        import torch  # noqa: F401
+
     def load(self, path: Path, run: RunSpec, build: ModuleFactory) -> TorchRunner:
         """The module that `build` makes, with the artifact's weights."""
         return TorchRunner(path, run, build)
@@ -65,9 +69,12 @@ class TorchRunner:
         self._torch = torch
         self._run = run
         torch.set_num_threads(run.threads)
+        # float32 means float32: TensorFloat-32 would be another precision under the same name.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
         module = build()
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        module.load_state_dict(state["model"])
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        module.load_state_dict(state["model"], assign=True)
         self._module = module.eval().to(run.device)
         self._input: Tensor | None = None
         self._output: Tensor | None = None
@@ -96,5 +103,5 @@ class TorchRunner:
             "version": self._torch.__version__,
             "provider": f"eager, {self._run.device}",
             "intra_op_threads": str(self._torch.get_num_threads()),
-            "float32_matmul_precision": self._torch.get_float32_matmul_precision(),
+            "tf32": "off",
         }

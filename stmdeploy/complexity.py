@@ -82,7 +82,13 @@ def count(module: nn.Module, image_size: tuple[int, int]) -> Complexity:
     from fvcore.nn import FlopCountAnalysis
 
     with _quiet(), torch.no_grad():
-        analysis = FlopCountAnalysis(module, (torch.zeros(1, 3, *image_size),))
+        try:
+            image = torch.zeros(1, 3, *image_size)
+        except RuntimeError as error:
+            raise StmdeployError(
+                f"no memory for an image of {image_size} px", "ask for less"
+            ) from error
+        analysis = FlopCountAnalysis(module, (image,))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.set_op_handle(**_handlers())
         # fvcore drops a list of operators without a word; count their calls as well.

@@ -32,7 +32,7 @@ MANIFEST_SCHEMA_VERSION = 1
 class Document(BaseModel):
     """Base of everything that is stored: immutable, and strict about unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class WeightsInfo(Document):
@@ -178,6 +178,9 @@ class Exporter(Protocol):
 
     def export(self, module: nn.Module, info: ModelInfo, spec: ExportSpec, folder: Path) -> Draft:
         """Writes ``spec.stem + suffix`` (and what belongs to it) into `folder`."""
+
+    def import_engine(self) -> None:
+        """Imports what `load` needs, so that its time and memory are the model's alone."""
 
     def load(self, path: Path, run: RunSpec, build: ModuleFactory) -> Runner:
         """A runner for an artifact; `build` makes the module, for runtimes that run it."""

@@ -14,13 +14,18 @@ from pathlib import Path
 from stmdeploy.errors import StmdeployError
 
 _CHUNK_BYTES = 1 << 20
+_FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 #: What a full, read-only or wrongly named destination gives; any other OSError is a defect.
-_DESTINATION_ERRNOS = frozenset(
+_DESTINATION_ERRNOS = _FULL_ERRNOS | frozenset(
     {
-        errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
+        errno.EROFS, errno.EACCES, errno.EPERM,
         errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT,
     }
 )  # fmt: skip
+
+
+class DestinationError(StmdeployError):
+    """What was asked for cannot be written where it was asked for."""
 
 
 def sha256_of(path: Path) -> str:
@@ -58,20 +63,32 @@ def writable(folder: Path) -> Iterator[None]:
                 path.rmdir()
             except OSError:
                 break
-        if cause := _destination_fault(error):
-            raise StmdeployError(
+        if cause := _destination_fault(error, folder):
+            raise DestinationError(
                 f"cannot write to {folder}: {cause}", "choose another folder or free some space"
             ) from error
         raise
 
 
-def _destination_fault(error: BaseException | None) -> str:
+def _destination_fault(error: BaseException | None, folder: Path) -> str:
     """What is wrong with the destination; libraries wrap the OSError in errors of theirs."""
+    if isinstance(error, StmdeployError) or not isinstance(error, Exception):
+        return ""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _DESTINATION_ERRNOS:
+        if isinstance(error, OSError) and _concerns(error, folder):
             return (error.strerror or str(error)).lower()
         error = error.__cause__ or error.__context__
     return ""
+
+
+def _concerns(error: OSError, folder: Path) -> bool:
+    """Whether an error is of writing below `folder`; a failed write names no file."""
+    if error.filename is None:
+        return error.errno in _FULL_ERRNOS
+    path, folder = Path(str(error.filename)).absolute(), folder.absolute()
+    return error.errno in _DESTINATION_ERRNOS and (
+        path == folder or folder in path.parents or path in folder.parents
+    )
 
 
 @contextmanager
@@ -108,7 +125,6 @@ def write_atomically(path: Path, data: bytes) -> None:
         publish(scratch, [path.name], path.parent)
 
 
-def newest_folder(root: Path) -> Path | None:
-    """The folder inside `root` with the highest name; None if there is none."""
-    folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-    return max(folders, key=lambda path: path.name, default=None)
+def newest_folder(root: Path, holding: str) -> Path | None:
+    """The folder inside `root` with the highest name that holds a file; None without one."""
+    return max((path.parent for path in root.glob(f"*/{holding}")), default=None)

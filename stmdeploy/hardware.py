@@ -62,18 +62,47 @@ def gpu_profiles() -> dict[str, GpuProfile]:
     return profiles
 
 
-def installed_gpus() -> tuple[str, ...]:
-    """Names of the NVIDIA GPUs here, as the driver reports them; empty without a driver."""
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU of this machine, as the driver calls it."""
+
+    name: str
+    uuid: str
+
+
+def installed_gpus() -> tuple[Gpu, ...]:
+    """The NVIDIA GPUs that this process may use; empty without a driver.
+
+    Those that ``CUDA_VISIBLE_DEVICES`` leaves out belong to somebody else.
+    """
+    command = ["nvidia-smi", "--query-gpu=index,uuid,name", "--format=csv,noheader"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return ()
-    return tuple(line.strip() for line in result.stdout.splitlines() if line.strip())
+    return visible_gpus(result.stdout, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def find_gpu(name: str) -> int:
-    """The index, in the driver's order, of a GPU that must be in this machine.
+def visible_gpus(listing: str, visible: str | None) -> tuple[Gpu, ...]:
+    """Those of nvidia-smi's lines (index, uuid, name) that an environment variable allows."""
+    gpus = []
+    allowed = None if visible is None else [word.strip() for word in visible.split(",")]
+    for line in listing.splitlines():
+        index, _, rest = line.partition(",")
+        uuid, _, name = rest.partition(",")
+        gpu = Gpu(name.strip(), uuid.strip())
+        if gpu.name and (
+            allowed is None
+            or any(
+                word == index.strip() or (word and gpu.uuid.startswith(word)) for word in allowed
+            )
+        ):
+            gpus.append(gpu)
+    return tuple(gpus)
+
+
+def find_gpu(name: str) -> Gpu:
+    """A GPU that must be in this machine.
 
     Raises:
         StmdeployError: unknown name, or no such GPU here; says what is here.
@@ -82,9 +111,9 @@ def find_gpu(name: str) -> int:
     if key not in gpu_profiles():
         raise StmdeployError(f"unknown GPU {name!r}", nearest(key, gpu_profiles()))
     profile = gpu_profiles()[key]
-    for index, gpu in enumerate(installed_gpus()):
-        if any(_has_words(gpu, words) for words in profile.match):
-            return index
+    for gpu in installed_gpus():
+        if any(_has_words(gpu.name, words) for words in profile.match):
+            return gpu
     raise StmdeployError(
         f"this machine has no {profile.title}: it has {describe_machine()}",
         "run on a machine with that GPU, or leave --gpu out to measure the CPU",
@@ -97,7 +126,7 @@ def _has_words(name: str, words: str) -> bool:
 
 def describe_machine() -> str:
     """Processor and GPUs in a few words."""
-    gpus = ", ".join(installed_gpus()) or "no NVIDIA GPU"
+    gpus = ", ".join(gpu.name for gpu in installed_gpus()) or "no NVIDIA GPU"
     return f"{processor_name()} ({available_threads()} threads) and {gpus}"
 
 
@@ -151,7 +180,7 @@ def environment() -> Environment:
         cores=os.cpu_count() or 1,
         threads_available=available_threads(),
         memory_gib=round(_memory_gib(), 2),
-        gpus=installed_gpus(),
+        gpus=tuple(gpu.name for gpu in installed_gpus()),
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         virtual_machine="hypervisor" in flags.split() if flags else None,

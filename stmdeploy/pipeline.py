@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+from stmdeploy.backbones.catalog import Published
+from stmdeploy.backbones.checkpoint import source_name
 from stmdeploy.backbones.source import BuiltModel, build_model, build_module
 from stmdeploy.complexity import Complexity, count
 from stmdeploy.contracts import (
@@ -21,14 +24,14 @@ from stmdeploy.contracts import (
     manifest_path,
     read_artifact,
 )
-from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.files import publish, sha256_of, staging, writable
+from stmdeploy.errors import StmdeployError
+from stmdeploy.files import DestinationError, publish, sha256_of, staging, writable
 from stmdeploy.hardware import environment
 from stmdeploy.measure.process import run_worker
 from stmdeploy.registry import exporter_for_runtime, exporter_for_target
-from stmdeploy.results.frame import write_frame
+from stmdeploy.results.frame import FORMATS, write_frame
 from stmdeploy.results.row import Environment, Measurement, Row
-from stmdeploy.results.store import FILE_NAME, ResultsFolder
+from stmdeploy.results.store import ResultsFolder
 from stmdeploy.spec import ExportSpec, ModelSpec, ProfileSpec, RunSpec, available_threads
 from stmdeploy.verify import verify
 from stmdeploy.worker import Answer, Job
@@ -36,6 +39,10 @@ from stmdeploy.worker import Answer, Job
 #: Steps that `progress` is told of: building and counting; exporting and verifying.
 COUNT_STEPS = 2
 EXPORT_STEPS = 2
+#: Where a profile keeps its artifacts, inside its folder.
+ARTIFACTS = "artifacts"
+#: What the published accuracies were measured with.
+_PUBLISHED_SIZE, _PUBLISHED_CLASSES = (224, 224), 1000
 _BYTES_PER_MIB = 2**20
 
 
@@ -128,17 +135,14 @@ def profile(
         StmdeployError: bad input, before anything is measured.
     """
     exporters = {run.runtime: exporter_for_runtime(run.runtime) for run in spec.runs}
-    if (spec.folder / FILE_NAME).exists():
-        raise StmdeployError(
-            f"{spec.folder} already holds results", "choose another --out, or remove them"
-        )
-    targets = len({exporter.target for exporter in exporters.values()})
-    per_model = COUNT_STEPS + EXPORT_STEPS * targets + len(spec.runs)
-    progress.expect(per_model * len(spec.models))
     with writable(spec.folder):
         store = ResultsFolder(spec.folder)
-        machine = environment()
-        with _tables_written(store):
+        with _kept(store):
+            machine = environment()
+            _try_inputs(spec.models, progress)
+            targets = len({exporter.target for exporter in exporters.values()})
+            per_model = COUNT_STEPS + EXPORT_STEPS * targets + len(spec.runs)
+            progress.expect(per_model * len(spec.models))
             for model in spec.models:
                 counted = count_model(model, progress)
                 for row in _rows(counted, model, exporters, spec, machine, progress):
@@ -147,15 +151,28 @@ def profile(
     return store.results.rows
 
 
+def _try_inputs(models: tuple[ModelSpec, ...], progress: Progress) -> None:
+    """Builds what a user brought, models and checkpoints, before the first row is measured."""
+    brought = [model for model in models if model.is_custom or model.checkpoint]
+    if len(models) == 1:
+        return  # its build comes first anyway
+    progress.expect(len(brought) * COUNT_STEPS)
+    for model in brought:
+        count_model(model, progress)
+
+
 @contextmanager
-def _tables_written(store: ResultsFolder) -> Iterator[None]:
-    """Writes the rows there are as CSV and Parquet, however the body ends."""
+def _kept(store: ResultsFolder) -> Iterator[None]:
+    """Writes the rows there are as CSV and Parquet, however the body ends; no rows, no files."""
     try:
         yield
     finally:
-        if rows := store.results.rows:
-            write_frame(rows, store.path.with_suffix(".csv"))
-            write_frame(rows, store.path.with_suffix(".parquet"))
+        rows, folder = store.results.rows, store.path.parent
+        for form in FORMATS if rows else ():
+            write_frame(rows, folder / f"results.{form}", form)
+        if not rows:
+            store.path.unlink()
+            shutil.rmtree(folder / ARTIFACTS, ignore_errors=True)
 
 
 def _rows(
@@ -171,12 +188,12 @@ def _rows(
     for run in spec.runs:
         exporter = exporters[run.runtime]
         if exporter.target not in artifacts:
-            export_spec = ExportSpec(model, exporter.target, spec.folder / "artifacts")
+            export_spec = ExportSpec(model, exporter.target, spec.folder / ARTIFACTS)
             try:
                 artifacts[exporter.target] = _export(counted.built, exporter, export_spec, progress)
+            except DestinationError:
+                raise
             except StmdeployError as error:
-                if error.code == ExitCode.BAD_INPUT:
-                    raise
                 artifacts[exporter.target] = error
         artifact = artifacts[exporter.target]
         progress.step(f"measuring {model.name} on {run.runtime}, batch {run.batch}")
@@ -199,7 +216,7 @@ def _row(
         measurement, failure = _measure(artifact, model, run, spec)
     made = artifact if isinstance(artifact, Artifact) else None
     info, complexity = counted.built.info, counted.complexity
-    published = counted.built.config.published if counted.built.config else None
+    published = _published(counted.built)
     return Row(
         model=info.name,
         stm=info.stm,
@@ -212,7 +229,7 @@ def _row(
         precision=made.manifest.precision if made else "fp32",
         runtime=run.runtime,
         device=run.device,
-        device_name=machine.gpus[run.gpu_index] if run.device == "cuda" else machine.processor,
+        device_name=run.gpu_name or machine.processor,
         threads=run.threads,
         published_top1_percent=published.top1_percent if published else None,
         published_box_ap_percent=published.box_ap_percent if published else None,
@@ -233,6 +250,21 @@ def _row(
     )
 
 
+def _published(built: BuiltModel) -> Published | None:
+    """The authors' accuracy, if this is the model they published it of."""
+    info, config = built.info, built.config
+    theirs = (
+        info.image_size == _PUBLISHED_SIZE
+        and info.num_classes == _PUBLISHED_CLASSES
+        and config is not None
+        and (
+            info.weights.kind == "synthetic"
+            or info.weights.source == source_name(config.checkpoint_url or "")
+        )
+    )
+    return config.published if config and theirs else None
+
+
 def _measure(
     artifact: Artifact, model: ModelSpec, run: RunSpec, spec: ProfileSpec
 ) -> tuple[Measurement | None, str | None]:
@@ -246,7 +278,10 @@ def _measure(
         sampling=spec.sampling,
     )
     reply = run_worker(
-        "stmdeploy.worker", job.model_dump_json(), _worker_settings(run), spec.row_timeout_s
+        "stmdeploy.worker",
+        job.model_dump_json(),
+        _worker_settings(run),
+        spec.row_timeout_s + spec.sampling.budget_s,
     )
     if reply.failure:
         return None, reply.failure
@@ -258,8 +293,7 @@ def _worker_settings(run: RunSpec) -> dict[str, str]:
     """Environment variables of a worker; the one GPU it sees is its device 0."""
     settings = {"OMP_NUM_THREADS": str(run.threads), "MKL_NUM_THREADS": str(run.threads)}
     if run.device == "cuda":
-        settings["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        settings["CUDA_VISIBLE_DEVICES"] = str(run.gpu_index)
+        settings["CUDA_VISIBLE_DEVICES"] = run.gpu_uuid
     return settings
 
 

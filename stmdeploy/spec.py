@@ -12,6 +12,9 @@ from stmdeploy.errors import StmdeployError
 #: Precisions that can be asked for today.
 PRECISIONS = ("fp32",)
 #: Layout of every model: the batch is the only free dimension.
+#: Beyond these nothing fits into memory.
+MAX_SIDE_PX = 16_384
+MAX_CLASSES = 1_000_000
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
 
@@ -37,7 +40,11 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         at_least(1, self.num_classes, "number of classes")
+        at_most(MAX_CLASSES, self.num_classes, "number of classes")
         at_least(1, min(self.image_size), "image side")
+        at_most(MAX_SIDE_PX, max(self.image_size), "image side")
+        if self.checkpoint is not None and not self.checkpoint.strip():
+            raise StmdeployError("--checkpoint is empty", "give a file, a URL or 'official'")
 
     @property
     def label(self) -> str:
@@ -92,14 +99,15 @@ class RunSpec:
         batch: images per inference.
         threads: of one operator, on the CPU.
         device: ``cpu`` or ``cuda``.
-        gpu_index: which GPU, in the driver's order.
+        gpu_uuid, gpu_name: which GPU, as the driver calls it.
     """
 
     runtime: str
     batch: int
     threads: int
     device: str = "cpu"
-    gpu_index: int = 0
+    gpu_uuid: str = ""
+    gpu_name: str = ""
 
     def __post_init__(self) -> None:
         at_least(1, self.batch, "batch")
@@ -120,8 +128,8 @@ class SamplingSpec:
 
     budget_s: float = 10.0
     warmup_s: float = 0.5
-    warmup_min: int = 5
-    min_samples: int = 20
+    warmup_min: int = 3
+    min_samples: int = 10
     interval_min_samples: int = 64
     target_half_width_percent: float = 1.0
 
@@ -133,7 +141,14 @@ class SamplingSpec:
 
 @dataclass(frozen=True)
 class ProfileSpec:
-    """A table to measure: every model with every run, each row in a worker of its own."""
+    """A table to measure: every model with every run, each row in a worker of its own.
+
+    Attributes:
+        models, runs: the rows are all combinations.
+        folder: where results and artifacts go.
+        sampling: when a row is measured enough.
+        row_timeout_s: a worker is ended so long after its sampling budget.
+    """
 
     models: tuple[ModelSpec, ...]
     runs: tuple[RunSpec, ...]
@@ -151,6 +166,12 @@ def at_least(lowest: int, value: int, what: str) -> None:
         raise StmdeployError(f"{what} is {value}", f"give at least {lowest}")
 
 
+def at_most(highest: int, value: int, what: str) -> None:
+    """Raises StmdeployError if a whole number is too large."""
+    if value > highest:
+        raise StmdeployError(f"{what} is {value}", f"give at most {highest}")
+
+
 def positive(value: float, what: str) -> None:
     """Raises StmdeployError unless a figure is finite and above zero."""
     if not (math.isfinite(value) and value > 0):
@@ -164,7 +185,7 @@ def parse_image_size(text: str) -> tuple[int, int]:
         StmdeployError: not one or two whole numbers.
     """
     sides = text.lower().split("x")
-    if len(sides) in (1, 2) and all(side.strip().isdecimal() for side in sides):
+    if len(sides) in (1, 2) and all(side.strip().isdecimal() and len(side) < 9 for side in sides):
         return int(sides[0]), int(sides[-1])
     raise StmdeployError(f"image size {text!r} is not understood", "write 224 or HEIGHTxWIDTH")
 

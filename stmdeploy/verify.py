@@ -41,7 +41,7 @@ def verify(
 
     seed = secrets.randbits(32)
     random = np.random.default_rng(seed)
-    reference = copy.deepcopy(module).double()
+    reference = _in_float64(module)
     relative, worst, runtime = 0.0, 0.0, ""
     for batch in BATCHES:
         images = random.standard_normal((batch, 3, *image_size)).astype(np.float32)
@@ -50,7 +50,9 @@ def verify(
             runner = load(batch)
             runner.prepare(images)
             runner.run()
-        except RuntimeError as error:
+        except StmdeployError:
+            raise
+        except Exception as error:  # every engine has exceptions of its own
             raise _differs(f"the artifact does not run at batch {batch}: {error}") from error
         got = runner.output().astype(np.float64)
         if got.shape != expected.shape:
@@ -59,7 +61,13 @@ def verify(
             )
         if not np.isfinite(got).all():
             raise _differs(f"outputs are not finite at batch {batch}")
-        distance = float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+        length = float(np.linalg.norm(expected))
+        if not (np.isfinite(length) and length > 0):
+            raise StmdeployError(
+                "the model's own outputs in float64 are all zero or not finite",
+                "there is nothing to compare an artifact with; check the weights",
+            )
+        distance = float(np.linalg.norm(got - expected)) / length
         relative = max(relative, distance)
         worst = max(worst, float(np.abs(got - expected).max()))
         facts = runner.facts()
@@ -79,13 +87,28 @@ def verify(
     )
 
 
+def _in_float64(module: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(module).double()
+    except Exception as error:  # a user's module may hold anything
+        raise StmdeployError(
+            f"the model cannot be copied in float64: {error}", "verification needs a plain module"
+        ) from error
+
+
 def _reference_logits(
     reference: nn.Module, images: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float64]:
     import torch
 
-    with torch.inference_mode():
-        logits: npt.NDArray[np.float64] = reference(torch.from_numpy(images).double()).numpy()
+    try:
+        with torch.inference_mode():
+            logits: npt.NDArray[np.float64] = reference(torch.from_numpy(images).double()).numpy()
+    except Exception as error:  # a user's module may raise anything
+        raise StmdeployError(
+            f"the model does not run in float64: {error}",
+            "hold tensors as parameters or buffers, so that they are cast with the module",
+        ) from error
     return logits
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.files import newest_folder, sha256_of, staging, write_atomically
+from stmdeploy.files import newest_folder, sha256_of, staging, writable, write_atomically
 
 
 def test_a_failure_removes_what_was_made(tmp_path: Path) -> None:
@@ -43,9 +44,35 @@ def test_sha256(tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "x").startswith("ba7816bf8f01cfea")
 
 
-def test_newest_folder(tmp_path: Path) -> None:
-    assert newest_folder(tmp_path / "none") is None
-    for name in ("20260101-000000", "20260301-000000", "20260201-000000"):
+def test_newest_folder_that_holds_a_file(tmp_path: Path) -> None:
+    assert newest_folder(tmp_path / "none", "x") is None
+    for name in ("20260101-000000", "20260301-000000", "20260401-000000"):
         (tmp_path / name).mkdir()
-    (tmp_path / "zzz.txt").touch()
-    assert newest_folder(tmp_path) == tmp_path / "20260301-000000"
+    assert newest_folder(tmp_path, "x") is None
+    for name in ("20260101-000000", "20260301-000000"):
+        (tmp_path / name / "x").touch()
+    assert newest_folder(tmp_path, "x") == tmp_path / "20260301-000000"
+
+
+def test_other_peoples_errors_keep_their_names(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), writable(tmp_path / "out"):
+        (tmp_path / "elsewhere" / "weights").read_bytes()
+    with pytest.raises(KeyboardInterrupt), writable(tmp_path / "out"):
+        try:
+            (tmp_path / "out" / "weights").read_bytes()
+        except FileNotFoundError:
+            raise KeyboardInterrupt from None
+    with pytest.raises(StmdeployError, match="my own words"), writable(tmp_path / "out"):
+        raise StmdeployError("my own words") from OSError(errno.ENOSPC, "full")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_behind_a_librarys_error(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StmdeployError, match=r"cannot write to .*: no space left"),
+        writable(tmp_path),
+    ):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("writer failed")  # noqa: B904

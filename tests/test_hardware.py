@@ -7,6 +7,7 @@ import os
 import pytest
 
 from stmdeploy import StmdeployError, hardware
+from stmdeploy.hardware import Gpu, visible_gpus
 
 
 def test_environment_describes_this_machine() -> None:
@@ -36,7 +37,7 @@ def test_unknown_gpu() -> None:
 
 
 def test_a_gpu_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "installed_gpus", lambda: ("NVIDIA L4",))
+    monkeypatch.setattr(hardware, "installed_gpus", lambda: (Gpu("NVIDIA L4", "GPU-1"),))
     with pytest.raises(StmdeployError, match=r"has no NVIDIA A100.*it has .* and NVIDIA L4"):
         hardware.find_gpu("a100")
 
@@ -54,8 +55,24 @@ def test_a_gpu_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_drivers_report(monkeypatch: pytest.MonkeyPatch, reported: str, name: str) -> None:
-    monkeypatch.setattr(hardware, "installed_gpus", lambda: ("Quadro", reported))
-    assert hardware.find_gpu(name.upper()) == 1
+    mine = Gpu(reported, "GPU-1")
+    monkeypatch.setattr(hardware, "installed_gpus", lambda: (Gpu("Quadro", "GPU-0"), mine))
+    assert hardware.find_gpu(name.upper()) == mine
     for other in hardware.gpu_profiles().keys() - {name}:
         with pytest.raises(StmdeployError, match="this machine has no"):
             hardware.find_gpu(other)
+
+
+@pytest.mark.parametrize(
+    ("visible", "uuids"),
+    [
+        (None, ["GPU-aa11", "GPU-bb22"]),
+        ("1", ["GPU-bb22"]),
+        ("GPU-aa", ["GPU-aa11"]),
+        ("", []),
+        ("-1", []),
+    ],
+)
+def test_gpus_of_other_jobs_are_left_alone(visible: str | None, uuids: list[str]) -> None:
+    listing = "0, GPU-aa11, NVIDIA A100-SXM4-80GB\n1, GPU-bb22, NVIDIA L4\n\n"
+    assert [gpu.uuid for gpu in visible_gpus(listing, visible)] == uuids

@@ -78,3 +78,48 @@ def test_a_wrong_artifact(spoil: str, says: str) -> None:
     with pytest.raises(StmdeployError, match=says) as error:
         run(spoil)
     assert error.value.code == ExitCode.OUTPUTS_DIFFER
+
+
+class Infinite(Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) / 0.0
+
+
+class Zero(Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * 0.0
+
+
+class PlainTensor(Linear):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = torch.randn(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) @ self.kept
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [
+        (Infinite(), "own outputs in float64 are all zero or not finite"),
+        (Zero(), "own outputs in float64 are all zero or not finite"),
+        (PlainTensor(), "does not run in float64"),
+    ],
+)
+def test_a_reference_that_cannot_judge(module: nn.Module, says: str) -> None:
+    right = Linear()
+    with pytest.raises(StmdeployError, match=says):
+        verify(lambda _: Spoilt(right, "nothing"), module, (2, 2), 1e-5)
+
+
+def test_an_engine_that_fails() -> None:
+    class EngineError(Exception):
+        pass
+
+    def load(_: int) -> Spoilt:
+        raise EngineError("opset 99")
+
+    with pytest.raises(StmdeployError, match="does not run at batch 1: opset 99") as error:
+        verify(load, Linear(), (2, 2), 1e-5)
+    assert error.value.code == ExitCode.OUTPUTS_DIFFER

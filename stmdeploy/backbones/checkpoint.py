@@ -8,6 +8,7 @@ import os
 import pickle
 import urllib.error
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from stmdeploy.files import publish, sha256_of, staging
 
 #: Buffers that older checkpoints carry and that are derived from the geometry here.
 DERIVED_SUFFIXES = ("relative_position_index", "attn_mask")
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 #: Keys named in an error message before it says how many more there are.
 _NAMED_KEYS = 3
 
@@ -45,7 +47,7 @@ def locate_checkpoint(source: str, progress: Progress) -> Path:
         if not path.is_file():
             raise StmdeployError(f"no checkpoint file at {source}", "check the path")
         return path
-    name = Path(urlsplit(source).path).name or "checkpoint"
+    name = source_name(source)
     target = cache_folder() / f"{hashlib.sha256(source.encode()).hexdigest()[:12]}-{name}"
     if target.is_file():
         return target
@@ -58,6 +60,14 @@ def locate_checkpoint(source: str, progress: Progress) -> Path:
     return target
 
 
+def source_name(source: str) -> str:
+    """The file name in a path or URL: what may be written into a manifest."""
+    try:
+        return Path(urlsplit(source).path).name or "checkpoint"
+    except ValueError as error:
+        raise StmdeployError(f"{source} is not a URL: {error}", "check the address") from error
+
+
 def _download(url: str, path: Path) -> None:
     try:
         torch.hub.download_url_to_file(url, str(path), progress=True)
@@ -65,7 +75,7 @@ def _download(url: str, path: Path) -> None:
         raise StmdeployError(
             f"{url}: the server answers {error.code} {error.reason}", "check the address"
         ) from error
-    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+    except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
         raise StmdeployError(
             f"{url}: {getattr(error, 'reason', error)}", "check the connection, or give a file"
         ) from error
@@ -87,7 +97,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise StmdeployError(
             f"{path} is damaged or holds more than tensors; nothing in it was run", hint
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # a damaged file makes the unpickler raise anything
         raise StmdeployError(f"{path} cannot be read: cut short or no checkpoint", hint) from error
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
@@ -122,6 +132,15 @@ def resample(key: str, value: Tensor, shape: torch.Size) -> Tensor:
     return value
 
 
+def _same_kind(value: Tensor, wanted: Tensor) -> bool:
+    """Whether a stored tensor is dense and as whole or as broken a number as the module's."""
+    if value.layout != torch.strided or value.is_quantized or value.is_nested or value.is_meta:
+        return False
+    if wanted.is_floating_point():
+        return value.dtype in _FLOATS
+    return value.dtype == wanted.dtype
+
+
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - _NAMED_KEYS} more" if len(names) > _NAMED_KEYS else ""
     return ", ".join(names[:_NAMED_KEYS]) + more
@@ -139,7 +158,12 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
             not finite.
     """
     wanted = module.state_dict()
-    fitted = {k: resample(k, v, wanted[k].shape) for k, v in state.items() if k in wanted}
+    unfit = [k for k, v in state.items() if k in wanted and not _same_kind(v, wanted[k])]
+    fitted = {
+        k: resample(k, v, wanted[k].shape).to(wanted[k].dtype)
+        for k, v in state.items()
+        if k in wanted and k not in unfit
+    }
     problems = {
         "missing": [k for k in wanted if k not in state],
         "unexpected": [k for k in state if k not in wanted],
@@ -148,6 +172,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
             for k, v in fitted.items()
             if v.shape != wanted[k].shape
         ],
+        "of another type": [f"{k} ({state[k].dtype})" for k in unfit],
         "not finite": [k for k, v in fitted.items() if not torch.isfinite(v).all()],
     }
     found = [f"{len(keys)} {what}: {_some(keys)}" for what, keys in problems.items() if keys]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from stmdeploy.backbones.catalog import BackboneConfig, resolve
-from stmdeploy.backbones.checkpoint import content_hash, load_checkpoint
+from stmdeploy.backbones.checkpoint import content_hash, load_checkpoint, source_name
 from stmdeploy.backbones.network import build
 from stmdeploy.backbones.synthetic import fill_synthetic
 from stmdeploy.contracts import ModelInfo, Progress, WeightsInfo
@@ -36,7 +36,7 @@ class BuiltModel:
 
 
 def build_module(spec: ModelSpec) -> nn.Module:
-    """Builds the module of a spec, in eval mode, with the weights it starts from.
+    """Builds the module of a spec, in eval mode; its checkpoint is not loaded.
 
     Raises:
         StmdeployError: unknown name, size the mixer cannot take, or a user's callable that
@@ -63,7 +63,8 @@ def build_model(spec: ModelSpec, progress: Progress) -> BuiltModel:
     file_hash = load_checkpoint(module, spec.checkpoint, progress) if spec.checkpoint else None
     kind, source = "synthetic", f"seed {spec.seed}"
     if spec.checkpoint:
-        kind, source = "checkpoint", spec.checkpoint
+        # The name alone: paths and URLs may hold what is nobody's business.
+        kind, source = "checkpoint", source_name(spec.checkpoint)
     elif spec.is_custom:
         kind, source = "own", spec.name
     weights = WeightsInfo.model_validate(
@@ -101,7 +102,7 @@ def _custom_module(spec: ModelSpec) -> nn.Module:
     factory = _timm_factory(name, spec) if package == "timm" else _import_factory(package, name)
     try:
         module = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise StmdeployError(
             f"--model {spec.name}: the callable failed: {type(error).__name__}: {error}",
             "it must take no arguments and return a torch.nn.Module",
@@ -119,7 +120,7 @@ def _import_factory(package: str, name: str) -> Callable[[], object]:
         sys.path.insert(0, here)
     try:
         factory = getattr(importlib.import_module(package), name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise StmdeployError(
             f"--model {package}:{name} cannot be imported: {error}",
             "write package.module:callable; the working folder is searched first",

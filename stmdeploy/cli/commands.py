@@ -137,6 +137,9 @@ def profile(
         str | None, typer.Option("--gpu", help="Measure on this GPU: see `stmdeploy list gpus`.")
     ] = None,
     budget_s: Annotated[float, typer.Option("--budget-s", help="Sampling time of a row.")] = 10.0,
+    row_timeout_s: Annotated[
+        float, typer.Option("--row-timeout-s", help="A worker is ended so long after its budget.")
+    ] = 600.0,
     out: options.Out = None,
     json: options.Json = False,
 ) -> None:
@@ -160,6 +163,7 @@ def profile(
         ),
         folder=out or RESULTS_ROOT / datetime.now().strftime("%Y%m%d-%H%M%S"),
         sampling=SamplingSpec(budget_s=budget_s),
+        row_timeout_s=row_timeout_s,
     )  # fmt: skip
     rows = _profile(spec)
     _show(rows, json, spec.folder)
@@ -216,9 +220,9 @@ def report(
     rows = read_results(folder).rows
     if not rows:
         raise StmdeployError(f"{folder} holds no rows", "profile something first")
-    for path in (csv, parquet):
+    for form, path in (("csv", csv), ("parquet", parquet)):
         if path is not None:
-            write_frame(rows, path)
+            write_frame(rows, path, form)
     if plot is not None:
         from stmdeploy.report.plot import plot_accuracy_latency
 

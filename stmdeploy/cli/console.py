@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
+
+from stmdeploy.errors import StmdeployError
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -19,14 +24,32 @@ if TYPE_CHECKING:
 _FILE_WIDTH = 200
 
 
-def print_json(document: Any) -> None:
-    """Writes one JSON document to stdout."""
-    sys.stdout.write(json.dumps(document, indent=1, default=str) + "\n")
+class ReaderGoneError(Exception):
+    """Nobody reads stdout any more."""
 
 
 def print_text(text: str) -> None:
-    """Writes text to stdout."""
-    sys.stdout.write(text + "\n")
+    """Writes text to stdout.
+
+    Raises:
+        ReaderGoneError: the other end of the pipe is closed.
+        StmdeployError: stdout cannot be written to.
+    """
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise ReaderGoneError from error
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        raise StmdeployError(
+            f"cannot write to stdout: {(error.strerror or '').lower()}", "free some space"
+        ) from error
+
+
+def print_json(document: Any) -> None:
+    """Writes one JSON document to stdout."""
+    print_text(json.dumps(document, indent=1, default=str, allow_nan=False))
 
 
 def say(text: str) -> None:
@@ -39,8 +62,16 @@ def print_table(table: TextTable) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else _FILE_WIDTH, highlight=False)
+    terminal = sys.stdout.isatty()
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer,
+        force_terminal=terminal,
+        width=shutil.get_terminal_size().columns if terminal else _FILE_WIDTH,
+        highlight=False,
+    )
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, header in enumerate(table.headers):
         drawn.add_column(
@@ -50,10 +81,11 @@ def print_table(table: TextTable) -> None:
             no_wrap=i > 0,
         )
     for cells in table.cells:
-        drawn.add_row(*cells)
+        drawn.add_row(*(Text(cell) for cell in cells))
     console.print(drawn)
     for note in table.notes:
         console.print(note, markup=False)
+    print_text(buffer.getvalue().rstrip("\n"))
 
 
 class _Steps:
@@ -100,5 +132,6 @@ def progress() -> Iterator[Progress]:
         transient=True,
         disable=not sys.stderr.isatty(),
     )
-    with bar:
+    # What models and libraries print must not end up in a document on stdout.
+    with bar, redirect_stdout(sys.stderr):
         yield _Steps(bar, bar.add_task("", total=0))

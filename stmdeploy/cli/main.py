@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 
 import typer
 
 from stmdeploy.cli import commands
+from stmdeploy.cli.console import ReaderGoneError
 from stmdeploy.errors import ExitCode, StmdeployError
+
+#: Exit codes that the shell knows: a signal's number added to 128, and EX_SOFTWARE.
+INTERRUPTED, READER_GONE, CRASHED = 130, 141, 70
 
 app = typer.Typer(
     name="stmdeploy",
@@ -47,25 +52,29 @@ def _fail(message: str, hint: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code.
 
-    Expected errors print one line to stderr; an unexpected one keeps its traceback.
+    Expected errors print one line to stderr; an unexpected one keeps its traceback, and ends
+    with a code of its own, so that it cannot be taken for a verdict.
     """
     # A polite kill unwinds like Ctrl-C: finished rows stay, scratch folders go.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(arguments, standalone_mode=False)
-        sys.stdout.flush()
     except StmdeployError as error:
         _fail(error.message, error.hint)
         return int(error.code)
     except typer.TyperException as error:
-        _fail(error.format_message(), "see stmdeploy --help")
+        if message := error.format_message():
+            _fail(message, "see stmdeploy --help")
         return int(ExitCode.BAD_INPUT)
-    except typer.Abort:
-        return 130
-    except BrokenPipeError:
+    except (typer.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except ReaderGoneError:
         # The reader has gone (`| head`); keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return READER_GONE
+    except Exception:  # noqa: BLE001
+        traceback.print_exc()
+        return CRASHED
     return code if isinstance(code, int) else int(ExitCode.OK)
 
 

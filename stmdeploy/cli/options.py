@@ -17,7 +17,11 @@ Stm = Annotated[
 ]
 Scale = Annotated[
     list[str] | None,
-    typer.Option("--scale", help="micro, tiny, small, base; dcn also large. [default: tiny]"),
+    typer.Option(
+        "--scale",
+        help="micro, tiny, small, base; dcn also large. "
+        "[default: tiny; of a profile without --stm: micro]",
+    ),
 ]
 Model = Annotated[
     list[str] | None,

@@ -9,6 +9,7 @@ from stmdeploy.backbones.sizes import check_image_size
 from stmdeploy.cli.options import words
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files import newest_folder
+from stmdeploy.results.store import FILE_NAME
 from stmdeploy.spec import ModelSpec, RunSpec, available_threads, parse_image_size
 
 #: The five spatial token mixers of the paper.
@@ -77,13 +78,14 @@ def run_specs(
     Raises:
         StmdeployError: a figure out of range, or no such GPU in this machine.
     """
-    device, index = "cpu", 0
+    device: tuple[str, ...] = ("cpu",)
     if gpu is not None:
         from stmdeploy.hardware import find_gpu
 
-        device, index = "cuda", find_gpu(gpu)
+        found = find_gpu(gpu)
+        device = ("cuda", found.uuid, found.name)
     return tuple(
-        RunSpec(runtime, batch, count, device, index)
+        RunSpec(runtime, batch, count, *device)
         for runtime in runtimes
         for count in threads or [available_threads()]
         for batch in batches
@@ -96,7 +98,7 @@ def latest_results(path: Path | None) -> Path:
     Raises:
         StmdeployError: there are none.
     """
-    newest = path or newest_folder(RESULTS_ROOT)
+    newest = path or newest_folder(RESULTS_ROOT, FILE_NAME)
     if newest is None:
         raise StmdeployError(
             f"no results in {RESULTS_ROOT}", "run `stmdeploy profile` first, or give a folder"

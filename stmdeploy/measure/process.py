@@ -29,9 +29,10 @@ def run_worker(module: str, job: str, settings: dict[str, str], timeout_s: float
         settings: environment variables that are added to, or replace, those of this process.
         timeout_s: after this long the worker is killed.
     """
+    # -P: a `random.py` in the user's folder must not shadow the standard library's.
     # A session of its own: Ctrl-C reaches the parent alone, which then ends the worker.
     with subprocess.Popen(
-        [sys.executable, "-m", module],
+        [sys.executable, "-P", "-m", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

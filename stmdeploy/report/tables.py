@@ -114,7 +114,7 @@ def _machine(row: Row) -> str:
     gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
     return (
         f"{machine.processor} ({machine.cores} cores{virtual}){gpus}, "
-        f"{machine.memory_gib:.0f} GiB, {machine.os.split()[0]}, "
+        f"{machine.memory_gib:.0f} GiB, {machine.os.partition(' ')[0]}, "
         f"Python {machine.python}, {versions}"
     )
 

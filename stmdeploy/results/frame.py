@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stmdeploy.files import write_atomically
-from stmdeploy.results.row import Row
+from stmdeploy.results.row import Measurement, Row
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_FACTS = ("runtime_version", "provider", "samples")
+FORMATS = ("csv", "parquet")
 
 
 def flat(row: Row) -> dict[str, Any]:
@@ -19,12 +23,10 @@ def flat(row: Row) -> dict[str, Any]:
 
     A row that failed has the same keys, its measured figures None.
     """
-    from stmdeploy.results.row import Measurement
-
     nested = {"measurement", "environment", "uncounted_operators"}
     raw = {"warmup_ms", "samples_ms", "runtime_facts"}
     measured: dict[str, Any] = dict.fromkeys(
-        name for name in Measurement.model_fields if name not in raw
+        [*(name for name in Measurement.model_fields if name not in raw), *_FACTS]
     )
     if row.measurement is not None:
         measured = row.measurement.model_dump(exclude=raw)
@@ -49,12 +51,12 @@ def to_frame(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame([flat(row) for row in rows])
 
 
-def write_frame(rows: Sequence[Row], path: Path) -> None:
-    """Writes rows as CSV or Parquet, by the file's suffix, whole or not at all."""
+def write_frame(rows: Sequence[Row], path: Path, form: str) -> None:
+    """Writes rows in one of `FORMATS`, whole or not at all."""
     frame = to_frame(rows)
-    if path.suffix == ".parquet":
+    if form == "parquet":
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)
         write_atomically(path, buffer.getvalue())
     else:
-        write_atomically(path, frame.to_csv(index=False).encode())
+        write_atomically(path, frame.to_csv(index=False).encode("utf-8", "backslashreplace"))

@@ -32,9 +32,10 @@ class Measurement(Document):
     Latency is of one inference of the whole batch, input and output already on the device.
     ``latency_ms_p50_low`` and ``_high`` bound the 95 % interval of the median. A percentile
     is None where the samples are too few for it. Throughput is images over the time of all
-    samples, one inference at a time. Memory is the worker's resident set:
-    ``memory_before_load_mib`` with the runtime imported and nothing loaded,
-    ``memory_peak_mib`` the most it held.
+    samples, one inference at a time. Memory is the worker's resident set on the host, GPU or
+    not: ``memory_before_load_mib`` with the runtime imported and the input made,
+    ``memory_peak_mib`` the most it held. ``load_ms`` is from the artifact to a runner ready
+    for its input; for torch that includes building the module.
     """
 
     latency_ms_p50: float
@@ -60,7 +61,9 @@ class Measurement(Document):
 class Row(Document):
     """One line of the table: a model, how it was run, what it costs and how exact it is.
 
-    ``published_*`` are the authors' figures, everything else was measured or counted here.
+    ``published_*`` are the authors' figures, and there only for what they published them of
+    (224 px, 1000 classes); everything else was measured or counted here.
+    ``relative_l2_error`` is of the artifact, verified on the CPU of the exporting machine.
     ``measurement`` is None and ``failure`` says why where the row could not be measured; the
     fields of the artifact are None where it could not be exported.
     """

@@ -18,8 +18,20 @@ class ResultsFolder:
     """Collects the rows of one profile; every `append` leaves a complete file behind."""
 
     def __init__(self, folder: Path) -> None:
+        """Claims the folder.
+
+        Raises:
+            StmdeployError: it already holds results, perhaps of a profile still running.
+        """
         self.path = folder / FILE_NAME
         self.results = Results()
+        try:
+            with self.path.open("x", encoding="utf-8") as file:
+                file.write(self.results.model_dump_json(indent=1))
+        except FileExistsError as error:
+            raise StmdeployError(
+                f"{folder} already holds results", "choose another --out, or remove them"
+            ) from error
 
     def append(self, row: Row) -> None:
         """Adds a row and writes the document.
@@ -43,7 +55,7 @@ def read_results(path: Path) -> Results:
         content = json.loads(file.read_text("utf-8"))
     except OSError as error:
         raise StmdeployError(f"{file}: {(error.strerror or '').lower()}", hint) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StmdeployError(f"{file} is not JSON: {error}", hint) from error
     if not isinstance(content, dict) or content.get("kind") != "stmdeploy-results":
         raise StmdeployError(f"{file} holds no stmdeploy results", hint)

@@ -124,6 +124,53 @@ def test_a_truncated_file_is_refused(checkpoint: Path, tmp_path: Path) -> None:
             read_state_dict(tmp_path / "cut.pth")
 
 
+def test_a_truncated_file_of_the_older_format_is_refused(tmp_path: Path) -> None:
+    state = create_backbone("convnext", "micro").state_dict()
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "old.pth").read_bytes()
+    for length in (*range(1, 400, 13), len(whole) // 3, len(whole) - 1):
+        (tmp_path / "cut.pth").write_bytes(whole[:length])
+        with pytest.raises(StmdeployError, match=r"cut\.pth (cannot be read|is damaged)"):
+            read_state_dict(tmp_path / "cut.pth")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.zeros(1000, dtype=torch.complex64),
+        torch.zeros(1000, dtype=torch.int32),
+        torch.zeros(1000, dtype=torch.bool),
+        torch.zeros(1000).to_sparse(),
+        torch.zeros(1000).to(torch.float8_e4m3fn),
+        torch.zeros(1000, device="meta"),
+    ],
+)
+def test_values_of_another_type_are_refused(value: torch.Tensor) -> None:
+    model = create_backbone("convnext", "micro")
+    with pytest.raises(StmdeployError, match=r"1 of another type: head\.bias"):
+        load_strictly(model, {**model.state_dict(), "head.bias": value}, "x.pth")
+
+
+def test_values_too_large_for_float32_are_refused() -> None:
+    model = create_backbone("convnext", "micro")
+    large = torch.full((1000,), 1e300, dtype=torch.float64)
+    with pytest.raises(StmdeployError, match=r"1 not finite: head\.bias"):
+        load_strictly(model, {**model.state_dict(), "head.bias": large}, "x.pth")
+
+
+def test_half_precision_checkpoints_load() -> None:
+    model = create_backbone("convnext", "micro")
+    halved = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    load_strictly(model, halved, "x.pth")
+    assert model.head.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://exa mple/x.pth", "http://"])
+def test_addresses_that_are_none(url: str, progress: RecordedProgress) -> None:
+    with pytest.raises(StmdeployError):
+        load_checkpoint(create_backbone("convnext", "micro"), url, progress)
+
+
 def test_a_pickle_that_would_run_code_does_not(tmp_path: Path) -> None:
     torch.save({"model": Bomb(tmp_path / "ran")}, tmp_path / "bomb.pth")
     with pytest.raises(StmdeployError, match="nothing in it was run"):
@@ -148,6 +195,7 @@ def test_a_url_is_downloaded_once(
     again = build_model(spec, progress)
     assert first.info == again.info
     assert first.info.weights.kind == "checkpoint"
+    assert first.info.weights.source == "convnext.pth"
     assert progress.steps.count("downloading convnext.pth") == 1
 
 

@@ -23,6 +23,8 @@ def features():
     return nn.Conv2d(3, 8, 3)
 def broken():
     raise ValueError("no weights\\nfound")
+def leaves():
+    raise SystemExit(0)
 def number():
     return 3
 value = 4
@@ -55,6 +57,7 @@ def test_a_callable_becomes_a_model(rival: str, progress: RecordedProgress) -> N
         ("{rival}:value", "is not callable"),
         ("{rival}:number", "gives a int"),
         ("{rival}:broken", "the callable failed: ValueError"),
+        ("{rival}:leaves", "the callable failed: SystemExit"),
         ("{rival}:features", "does not give logits"),
         ("timm:resnet18", "timm is not installed"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,11 @@ def contents(folder: Path) -> dict[Path, bytes]:
         ([*MICRO, "--out", "../file"], "cannot write to ../file"),
         ([*MICRO, "--out", "../file/deeper"], "cannot write to ../file/deeper: not a directory"),
         ([*MICRO, "--out", "/proc/none"], "cannot write to /proc/none"),
+        ([*MICRO, "--checkpoint", ""], "--checkpoint is empty"),
+        ([*MICRO, "--image-size", "3200000"], "image side is 3200000; give at most 16384"),
+        ([*MICRO, "--image-size", "9" * 5000], "is not understood"),
+        ([*MICRO, "--num-classes", "1000000000000"], "give at most 1000000"),
+        (["count", "--model", "sys:exit"], "the callable failed: SystemExit"),
         (["export", "--model", "halo"], "write package.module:callable"),
         (["profile", "--batch", "0"], "batch is 0"),
         (["profile", "--batch", "one"], "write whole numbers"),
@@ -95,3 +101,31 @@ def test_the_good_checkpoint_is_good(folder: Path, capsys: pytest.CaptureFixture
     assert main([*MICRO, "--target", "torch", "--checkpoint", "../good.pth"]) == 0
     assert "wrote stmdeploy-artifacts/" in capsys.readouterr().err
     assert (folder / "work" / "stmdeploy-artifacts").is_dir()
+
+
+def test_no_arguments_print_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "stmdeploy: " not in capsys.readouterr().err
+
+
+def test_a_crash_is_no_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stmdeploy.cli.listings.LISTINGS", {})
+    assert main(["list"]) == 70
+    assert "KeyError" in capsys.readouterr().err
+
+
+def test_a_model_that_prints_keeps_stdout_clean(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "work" / "printing_rival.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    print('hello')\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(12, 5))\n"
+    )
+    assert main(["count", "--model", "printing_rival:net", "--image-size", "2", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["counts"][0]["macs"] == 60
+    assert "hello" in captured.err

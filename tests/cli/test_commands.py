@@ -84,7 +84,7 @@ def test_profile_then_report(capsys: pytest.CaptureFixture[str], in_an_empty_fol
         "--scale",
         "micro",
         "--image-size",
-        "32,64",
+        "224,64",
         "--batch",
         "1",
         "--runtime",
@@ -95,7 +95,7 @@ def test_profile_then_report(capsys: pytest.CaptureFixture[str], in_an_empty_fol
         "0.1",
     ]
     document = json_of(capsys, *arguments)
-    assert [row["image_width_px"] for row in document["rows"]] == [32, 64]
+    assert [row["image_width_px"] for row in document["rows"]] == [224, 64]
     assert document["rows"][0]["latency_ms_p50"] > 0
     assert json_of(capsys, "report")["rows"] == document["rows"]
     for name in ("a.csv", "a.parquet", "a.svg"):

@@ -63,10 +63,24 @@ def test_python_m_and_exit_codes(tmp_path: Path) -> None:
     assert bad.stderr.count("\n") == 1
 
 
-def test_a_closed_pipe_is_quiet() -> None:
-    command = f"{sys.executable} -m stmdeploy list --json | head -c 10"
-    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("arguments", ["list", "list --json"])
+def test_a_closed_pipe_is_quiet(arguments: str) -> None:
+    command = f"set -o pipefail; {sys.executable} -m stmdeploy {arguments} | true"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert result.stderr == ""
+    assert result.returncode in (0, 141)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_stdout_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "stmdeploy", "list", "--json"]
+        result = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert result.returncode == 2
+    assert result.stderr.startswith("stmdeploy: cannot write to stdout: no space left")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -65,13 +65,12 @@ def test_the_originals(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "size"),
     [
-        *((family, (448, 448)) for family in FAMILIES),
+        ("halo", (448, 448)),
+        ("swin", (448, 448)),
         ("convnext", (192, 320)),
         ("pvt", (192, 320)),
         ("pvt_v2", (192, 320)),
         ("dcn_v3", (192, 320)),
-        ("swin", (224, 448)),
-        ("halo", (224, 448)),
     ],
 )
 def test_other_image_sizes(family: str, size: tuple[int, int], tmp_path: Path) -> None:
@@ -132,10 +131,9 @@ def test_opsets_that_cannot_be_written(opset: int, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("opset", [18, 23])
 def test_the_outermost_opsets(opset: int, tmp_path: Path) -> None:
-    model = ModelSpec("unified_dcn_v3_micro", image_size=(64, 64))
+    model = ModelSpec("unified_convnext_micro", image_size=(32, 32))
     path = export(model, tmp_path, opset=opset)
     assert onnx.load(path).opset_import[0].version == opset
 

@@ -33,10 +33,17 @@ def test_a_failed_row_is_kept_with_its_reason(tmp_path: Path, make_row: MakeRow)
     assert row.failure == "worker died of SIGSEGV"
 
 
+def test_a_folder_is_claimed_by_one_profile(tmp_path: Path) -> None:
+    ResultsFolder(tmp_path)
+    with pytest.raises(StmdeployError, match="already holds results"):
+        ResultsFolder(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("[]", "holds no stmdeploy results"),
         ('{"kind": "stmdeploy-results", "schema_version": 9}', "has schema 9"),
         ('{"kind": "stmdeploy-results", "schema_version": 1, "rows": [{}]}', "damaged at rows.0"),
@@ -69,13 +76,22 @@ def test_frames_have_a_column_per_figure(make_row: MakeRow) -> None:
     assert columns <= set(frame.columns)
     assert frame["latency_ms_p50"].isna().tolist() == [False, True]
     assert "samples_ms" not in frame.columns
-    assert json.dumps(flat(rows[0]))
+    assert flat(rows[0]).keys() == flat(rows[1]).keys()
+    assert json.dumps(flat(rows[0]), allow_nan=False)
+
+
+def test_figures_that_are_no_numbers_are_refused(tmp_path: Path, make_row: MakeRow) -> None:
+    ResultsFolder(tmp_path).append(make_row())
+    text = (tmp_path / "results.json").read_text()
+    (tmp_path / "results.json").write_text(text.replace('_p50": 10.0', '_p50": NaN'))
+    with pytest.raises(StmdeployError, match=r"damaged at rows\.0\.measurement\.latency_ms_p50"):
+        read_results(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_frames_are_read_back_by_pandas(tmp_path: Path, make_row: MakeRow, suffix: str) -> None:
     path = tmp_path / f"rows{suffix}"
-    write_frame([make_row(batch=1), make_row(batch=8)], path)
+    write_frame([make_row(batch=1), make_row(batch=8)], path, suffix.removeprefix("."))
     frame = pd.read_csv(path) if suffix == ".csv" else pd.read_parquet(path)
     assert frame["batch"].tolist() == [1, 8]
     assert frame["latency_ms_p50"].tolist() == [10.0, 10.0]

@@ -125,7 +125,7 @@ class Net(nn.Module):
 class Fixed(Net):
     def forward(self, x):
         y = super().forward(x)
-        return y if x.shape[0] < 2 else torch.cat([y[:1], y[1:]])
+        return y if x.shape[0] == 2 else -y
 
 def broken():
     raise ValueError("no weights")

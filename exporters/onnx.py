@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from stmdeploy.contracts import Array
 
-#: Lowest opset torch's exporter writes, the default, and the highest tried.
-OPSETS = (18, 20, 23)
+#: The lowest opset with DeformConv, the default, and the highest tried.
+OPSETS = (19, 20, 23)
 #: A protobuf file ends at 2 GiB; beyond this many bytes of weights they lie beside it.
 EXTERNAL_DATA_BYTES = 2**31 - 2**25
 #: Per-node notes of torch's exporter that hold paths of the exporting machine.
@@ -41,6 +41,7 @@ class OnnxExporter:
     suffix = ".onnx"
     runtimes = ("onnxruntime",)
     tolerance_relative_l2 = 1e-5
+    lowering = "tokens"
 
     def unavailable(self) -> str:
         """Why this target cannot be used here; empty if it can."""
@@ -111,12 +112,42 @@ def _trace(module: nn.Module, spec: ExportSpec, opset: int) -> Any:
                 dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
                 opset_version=opset,
                 verbose=False,
+                custom_translation_table=_translations(),
             )
     except torch.onnx.OnnxExporterError as error:
         raise StmdeployError(
             f"{spec.model.name} cannot be exported to ONNX: {error}",
             "the model must be traceable by torch.export with a free batch",
         ) from error
+
+
+def _translations() -> dict[Any, Any]:
+    """How the custom operators of lowered modules are written in ONNX."""
+    import torch
+
+    operator = getattr(torch.ops.stmdeploy, "deform_conv", None)
+    return {operator.default: _deform_conv} if operator else {}
+
+
+def _deform_conv(value: Any, offset: Any, mask: Any, groups: int) -> Any:
+    """DeformConv with a depth-wise 3x3 kernel of ones: the weighted sum of nine samples."""
+    import numpy as np
+    import onnx
+    from onnxscript import opset19 as op
+
+    channels = value.shape[1]
+    ones = onnx.numpy_helper.from_array(np.ones((channels, 1, 3, 3), np.float32))
+    return op.DeformConv(
+        value,
+        op.Constant(value=ones),
+        offset,
+        None,
+        mask,
+        group=channels,
+        offset_group=groups,
+        kernel_shape=[3, 3],
+        pads=[1, 1, 1, 1],
+    )
 
 
 @contextmanager

@@ -23,6 +23,8 @@ class TorchExporter:
     suffix = ".pt"
     runtimes = ("torch",)
     tolerance_relative_l2 = 1e-5
+    #: The artifact is the state_dict, whose keys are those of the reference form.
+    lowering = "reference"
 
     def unavailable(self) -> str:
         """Always empty: torch is a dependency."""

@@ -98,7 +98,6 @@ class Draft(Document):
     files: tuple[str, ...]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
-    lowering: str = "reference"
     opset: int | None = None
     operators: dict[str, int] = {}
     versions: dict[str, str] = {}
@@ -166,12 +165,16 @@ ModuleFactory = Callable[[], "nn.Module"]
 
 
 class Exporter(Protocol):
-    """One target: module -> files -> runner. Heavy libraries load inside the methods."""
+    """One target: module -> files -> runner. Heavy libraries load inside the methods.
+
+    ``lowering`` is the form of `stmdeploy.spec.LOWERINGS` that suits the target best.
+    """
 
     target: str
     suffix: str
     runtimes: tuple[str, ...]
     tolerance_relative_l2: float
+    lowering: str
 
     def unavailable(self) -> str:
         """Why the target cannot be used here and what to install; empty if it can."""

@@ -27,6 +27,7 @@ from stmdeploy.contracts import (
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files import DestinationError, publish, sha256_of, staging, writable
 from stmdeploy.hardware import environment
+from stmdeploy.lowering import REFERENCE, has_tokens_form, lower
 from stmdeploy.measure.process import run_worker
 from stmdeploy.registry import exporter_for_runtime, exporter_for_target
 from stmdeploy.results.frame import FORMATS, write_frame
@@ -83,8 +84,9 @@ def _export(
     """Writes an artifact and its manifest into a scratch folder, verifies, then renames."""
     with staging(spec.folder) as scratch:
         progress.step(f"exporting {spec.model.name} to {spec.target}")
+        form = _form(built, exporter, spec)
         start = time.perf_counter()
-        draft = exporter.export(built.module, built.info, spec, scratch)
+        draft = exporter.export(lower(built.module, form), built.info, spec, scratch)
         export_s = time.perf_counter() - start
         main = scratch / draft.files[0]
 
@@ -99,6 +101,7 @@ def _export(
         manifest = Manifest(
             target=spec.target,
             precision=spec.precision,
+            lowering=form,
             model=built.info,
             files=tuple(
                 FileInfo(
@@ -121,6 +124,19 @@ def _export(
         # The manifest comes last: until it is there, the files are not an artifact.
         publish(scratch, [*reversed(draft.files), beside.name], spec.folder)
     return Artifact(spec.folder / main.name, manifest)
+
+
+def _form(built: BuiltModel, exporter: Exporter, spec: ExportSpec) -> str:
+    """The form to export: as asked, or as suits the target. Models of users stay as they are."""
+    if built.config is None or exporter.lowering == REFERENCE:
+        return REFERENCE
+    if has_tokens_form(built.config):
+        return spec.lowering or exporter.lowering
+    if spec.lowering not in (None, REFERENCE):
+        raise StmdeployError(
+            f"{spec.model.name} has no form {spec.lowering!r}", "leave --lowering out"
+        )
+    return REFERENCE
 
 
 def profile(
@@ -188,7 +204,9 @@ def _rows(
     for run in spec.runs:
         exporter = exporters[run.runtime]
         if exporter.target not in artifacts:
-            export_spec = ExportSpec(model, exporter.target, spec.folder / ARTIFACTS)
+            export_spec = ExportSpec(
+                model, exporter.target, spec.folder / ARTIFACTS, lowering=spec.lowering
+            )
             try:
                 artifacts[exporter.target] = _export(counted.built, exporter, export_spec, progress)
             except DestinationError:
@@ -227,6 +245,7 @@ def _row(
         image_width_px=info.image_size[1],
         batch=run.batch,
         precision=made.manifest.precision if made else "fp32",
+        lowering=made.manifest.lowering if made else None,
         runtime=run.runtime,
         device=run.device,
         device_name=run.gpu_name or machine.processor,

@@ -11,6 +11,8 @@ from stmdeploy.errors import StmdeployError
 
 #: Precisions that can be asked for today.
 PRECISIONS = ("fp32",)
+#: Forms that a backbone can be exported in; see `stmdeploy.lowering`.
+LOWERINGS = ("reference", "tokens")
 #: Layout of every model: the batch is the only free dimension.
 #: Beyond these nothing fits into memory.
 MAX_SIDE_PX = 16_384
@@ -67,6 +69,8 @@ class ExportSpec:
         target: the exporter, such as ``onnx``.
         folder: where the artifact and its manifest go.
         precision: one of `PRECISIONS`.
+        lowering: one of `LOWERINGS`; None for what suits the target. A user's own model is
+            always exported as it is.
         opset: ONNX opset; None for the exporter's default.
     """
 
@@ -74,12 +78,18 @@ class ExportSpec:
     target: str
     folder: Path
     precision: str = "fp32"
+    lowering: str | None = None
     opset: int | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise StmdeployError(
                 f"unknown precision {self.precision!r}", f"choose one of: {', '.join(PRECISIONS)}"
+            )
+
+        if self.lowering not in (None, *LOWERINGS):
+            raise StmdeployError(
+                f"unknown lowering {self.lowering!r}", f"choose one of: {', '.join(LOWERINGS)}"
             )
 
     @property
@@ -147,6 +157,7 @@ class ProfileSpec:
         models, runs: the rows are all combinations.
         folder: where results and artifacts go.
         sampling: when a row is measured enough.
+        lowering: as of `ExportSpec`.
         row_timeout_s: a worker is ended so long after its sampling budget.
     """
 
@@ -155,6 +166,7 @@ class ProfileSpec:
     folder: Path
     sampling: SamplingSpec = field(default_factory=SamplingSpec)
     row_timeout_s: float = 600.0
+    lowering: str | None = None
 
     def __post_init__(self) -> None:
         positive(self.row_timeout_s, "row timeout")

@@ -84,6 +84,7 @@ def make_row() -> Callable[..., Row]:
             image_width_px=224,
             batch=1,
             precision="fp32",
+            lowering="tokens",
             runtime="onnxruntime",
             device="cpu",
             device_name="Test CPU",

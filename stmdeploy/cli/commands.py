@@ -81,7 +81,8 @@ def export(
     checkpoint: options.Checkpoint = None,
     target: Annotated[str, typer.Option("--target", help="See `stmdeploy list targets`.")] = "onnx",
     precision: Annotated[str, typer.Option("--precision", help="fp32.")] = "fp32",
-    opset: Annotated[int | None, typer.Option("--opset", help="ONNX opset, 18 to 23.")] = None,
+    lowering: options.Lowering = None,
+    opset: Annotated[int | None, typer.Option("--opset", help="ONNX opset, 19 to 23.")] = None,
     out: options.Out = None,
     json: options.Json = False,
 ) -> None:
@@ -93,7 +94,7 @@ def export(
     if not words(stm) and not words(model):
         raise StmdeployError("nothing to export is named", "give --stm, as in --stm dcn")
     specs = [
-        ExportSpec(spec, target, out or ARTIFACTS_ROOT, precision, opset)
+        ExportSpec(spec, target, out or ARTIFACTS_ROOT, precision, lowering, opset)
         for spec in model_specs(
             stm=stm, scale=scale, model=model, image_size=image_size,
             num_classes=num_classes, checkpoint=checkpoint,
@@ -133,6 +134,7 @@ def profile(
     threads: Annotated[
         list[str] | None, typer.Option("--threads", help="Of one operator. [default: all]")
     ] = None,
+    lowering: options.Lowering = None,
     gpu: Annotated[
         str | None, typer.Option("--gpu", help="Measure on this GPU: see `stmdeploy list gpus`.")
     ] = None,
@@ -164,6 +166,8 @@ def profile(
         folder=out or RESULTS_ROOT / datetime.now().strftime("%Y%m%d-%H%M%S"),
         sampling=SamplingSpec(budget_s=budget_s),
         row_timeout_s=row_timeout_s,
+        # The lowered form was made, and measured, for the CPU.
+        lowering=lowering or ("reference" if gpu else None),
     )  # fmt: skip
     rows = _profile(spec)
     _show(rows, json, spec.folder)

@@ -43,6 +43,14 @@ Checkpoint = Annotated[
         "Without it weights are synthetic: right for latency, meaningless for accuracy.",
     ),
 ]
+Lowering = Annotated[
+    str | None,
+    typer.Option(
+        "--lowering",
+        help="reference (plain), or tokens (the same function, faster on ONNX Runtime's CPU). "
+        "[default: what suits the target]",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for what is written.")]
 

@@ -77,6 +77,7 @@ class Row(Document):
     image_width_px: int
     batch: int
     precision: str
+    lowering: str | None
     runtime: str
     device: str
     device_name: str

@@ -1,0 +1,121 @@
+"""Halo attention without windows of pixels: rows gathered by constant indices.
+
+Tokens stay in the order of the query blocks through a whole stage, so that queries need no
+cutting; a window of keys is one gather of whole rows. Positions outside the map gather any
+row: their weights are exactly zero. The position term, its mask and the broadcast over both
+axes are two small matrix products and one addition.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stmdeploy.backbones.mixers.halo import BLOCK, HALO, WINDOW, HaloBlock
+from stmdeploy.lowering.tokens import CentredNorm, TokenMlp, after, writer
+
+#: Added to the logits of positions outside the map; its exponential is zero.
+OUTSIDE = -1e9
+
+
+def block_order(size: tuple[int, int]) -> Tensor:
+    """(H W): the raster index of every token, block by block."""
+    h, w = size
+    raster = torch.arange(h * w).reshape(h // BLOCK, BLOCK, w // BLOCK, BLOCK)
+    return raster.permute(0, 2, 1, 3).reshape(-1)
+
+
+def window_rows(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Where the windows of every block lie.
+
+    Returns:
+        (blocks * 169) positions among block-ordered tokens, and (blocks, 26): 0 or `OUTSIDE`
+        for the 13 rows, then the 13 columns of every window.
+    """
+    h, w = size
+    of_token = torch.empty(h * w, dtype=torch.long)
+    of_token[block_order(size)] = torch.arange(h * w)
+    offset = torch.arange(WINDOW) - HALO
+    row = torch.arange(0, h, BLOCK)[:, None] + offset
+    column = torch.arange(0, w, BLOCK)[:, None] + offset
+    pixel = row.clamp(0, h - 1)[:, None, :, None] * w + column.clamp(0, w - 1)[None, :, None, :]
+    outside_row = ((row < 0) | (row >= h))[:, None, :].expand(-1, len(column), -1)
+    outside_column = ((column < 0) | (column >= w))[None, :, :].expand(len(row), -1, -1)
+    outside = torch.cat((outside_row, outside_column), dim=-1).reshape(-1, 2 * WINDOW)
+    return of_token[pixel.reshape(-1)], outside * OUTSIDE
+
+
+def position_table(height_rel: Tensor, width_rel: Tensor) -> Tensor:
+    """(49, d, 26): what a query at each place of a block is multiplied with."""
+    steps = WINDOW - 1 + torch.arange(WINDOW)[None] - torch.arange(BLOCK)[:, None]
+    rows = height_rel[steps][:, None].expand(BLOCK, BLOCK, -1, -1)
+    columns = width_rel[steps][None, :].expand(BLOCK, BLOCK, -1, -1)
+    table = torch.cat((rows, columns), dim=2).reshape(BLOCK * BLOCK, 2 * WINDOW, -1)
+    return table.transpose(1, 2).contiguous()
+
+
+def spread() -> Tensor:
+    """(26, 169): adds the term of a row and of a column into every window position."""
+    eye = torch.eye(WINDOW)
+    rows = eye[:, :, None].expand(-1, -1, WINDOW).reshape(WINDOW, -1)
+    columns = eye[:, None, :].expand(-1, WINDOW, -1).reshape(WINDOW, -1)
+    return torch.cat((rows, columns))
+
+
+class LoweredHaloBlock(nn.Module):
+    """`HaloBlock` on tokens in block order; (N T) C in and out."""
+
+    rows: Tensor
+    outside: Tensor
+    table: Tensor
+    spread: Tensor
+
+    def __init__(self, block: HaloBlock, size: tuple[int, int]) -> None:
+        super().__init__()
+        attn = block.attn
+        self.tokens = size[0] * size[1]
+        self.blocks = self.tokens // BLOCK**2
+        self.heads, self.head_channels = attn.heads, attn.head_channels
+        self.norm = CentredNorm(block.norm1)
+        self.q = after(block.norm1, attn.q.weight, None)
+        kv = attn.kv.weight.reshape(self.heads, 2, self.head_channels, -1)
+        self.k = after(block.norm1, kv[:, 0].flatten(0, 1) * attn.scale, None)
+        self.v = after(block.norm1, kv[:, 1].flatten(0, 1), None)
+        self.proj = writer(attn.proj, block.gamma_1)
+        self.mlp = TokenMlp.of(block.norm2, block.mlp, block.gamma_2)
+        rows, outside = window_rows(size)
+        dtype = attn.q.weight.dtype
+        self.register_buffer("rows", rows)
+        self.register_buffer("outside", outside.to(dtype)[:, None])
+        table = position_table(attn.pos_embed.height_rel, attn.pos_embed.width_rel)
+        self.register_buffer("table", table)
+        self.register_buffer("spread", spread().to(dtype))
+
+    def _windows(self, x: Tensor) -> Tensor:
+        """(N T) C -> N heads blocks 169 d."""
+        d, heads = self.head_channels, self.heads
+        by_head = x.reshape(-1, self.tokens, heads, d).transpose(1, 2)
+        gathered = by_head.index_select(2, self.rows)
+        return gathered.reshape(-1, heads, self.blocks, WINDOW * WINDOW, d)
+
+    def _position(self, q: Tensor) -> Tensor:
+        """(N T) C, unscaled -> N heads blocks 49 169."""
+        place = BLOCK * BLOCK
+        by_place = q.reshape(-1, place, self.heads * self.head_channels).transpose(0, 1)
+        terms = by_place.reshape(place, -1, self.head_channels) @ self.table
+        terms = terms.reshape(place, -1, self.blocks, self.heads, 2 * WINDOW)
+        return (terms.permute(1, 3, 2, 0, 4) + self.outside) @ self.spread
+
+    def _mix(self, x: Tensor) -> Tensor:
+        q = self.q(x)
+        queries = q.reshape(-1, self.blocks, BLOCK * BLOCK, self.heads, self.head_channels)
+        queries = queries.permute(0, 3, 1, 2, 4)
+        logits = queries @ self._windows(self.k(x)).transpose(-1, -2) + self._position(q)
+        y = logits.softmax(dim=-1) @ self._windows(self.v(x))
+        mixed: Tensor = self.proj(y.permute(0, 2, 3, 1, 4).reshape(x.shape))
+        return mixed
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self._mix(self.norm(x))
+        y: Tensor = x + self.mlp(x)
+        return y

@@ -1,0 +1,102 @@
+"""Spatial-reduction attention on tokens: the strided convolution becomes a matrix product.
+
+Its kernel equals its stride, so it multiplies disjoint patches; patches are cut from the
+tokens in runs of whole rows.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from stmdeploy.backbones.layers import DepthwiseConv
+from stmdeploy.backbones.mixers.spatial_reduction import PvtV2Block
+from stmdeploy.lowering.tokens import CentredNorm, TokenMlp, after, as_conv, linear, writer
+
+
+class ImageMlp(nn.Module):
+    """The pvt_v2 mlp, its hidden map kept N C H W for the depth-wise convolution."""
+
+    def __init__(self, block: PvtV2Block, size: tuple[int, int]) -> None:
+        super().__init__()
+        assert isinstance(block.mlp.dwconv, DepthwiseConv)
+        self.size = size
+        self.norm = CentredNorm(block.norm2)
+        self.first = as_conv(after(block.norm2, block.mlp.fc1.weight, block.mlp.fc1.bias))
+        self.dwconv = block.mlp.dwconv.dwconv
+        self.act = nn.GELU()
+        self.last = as_conv(writer(block.mlp.fc2, block.gamma_2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = self.size
+        y = self.norm(x).reshape(-1, h, w, x.shape[1]).permute(0, 3, 1, 2)
+        y = self.last(self.act(self.dwconv(self.first(y))))
+        rows: Tensor = y.permute(0, 2, 3, 1).reshape(x.shape)
+        return rows
+
+
+def _embedding(block: PvtV2Block) -> Tensor | None:
+    """(1, T, C): the position embedding before a block, centred; None if it has none."""
+    embedding = getattr(block, "pos_embed", None)
+    if not isinstance(embedding, Tensor):
+        return None
+    tokens = embedding.detach().permute(0, 2, 3, 1).flatten(1, 2)
+    return tokens - tokens.mean(-1, keepdim=True)
+
+
+class LoweredPvtBlock(nn.Module):
+    """`PvtBlock` or `PvtV2Block` on tokens in raster order; (N T) C in and out."""
+
+    embedding: Tensor | None
+
+    def __init__(self, block: PvtV2Block, size: tuple[int, int]) -> None:
+        super().__init__()
+        attn = block.attn
+        self.size, self.heads, self.reduction = size, attn.heads, attn.reduction
+        self.register_buffer("embedding", _embedding(block))
+        self.norm = CentredNorm(block.norm1)
+        self.q = after(block.norm1, attn.q.weight * attn.scale, attn.q.bias * attn.scale)
+        (wk, wv), (bk, bv) = attn.kv.weight.chunk(2), attn.kv.bias.chunk(2)
+        self.proj = writer(attn.proj, block.gamma_1)
+        if self.reduction > 1:
+            # out in r r -> out (r r in): the order in which tokens of a patch are cut.
+            weight = attn.sr.weight.permute(0, 2, 3, 1).flatten(1)
+            assert attn.sr.bias is not None
+            bias = attn.sr.bias + weight @ block.norm1.bias.repeat(self.reduction**2)
+            self.reduce = linear(weight - weight.mean(0), bias - bias.mean())
+            self.reduced_norm = CentredNorm(attn.norm)
+        read = attn.norm if self.reduction > 1 else block.norm1
+        self.k, self.v = after(read, wk, bk), after(read, wv, bv)
+        self.mlp = (
+            TokenMlp.of(block.norm2, block.mlp, block.gamma_2)
+            if not block.depthwise_mlp
+            else ImageMlp(block, size)
+        )
+
+    def _source(self, x: Tensor) -> Tensor:
+        """(N T) C -> (N T/r^2) C: what keys and values are made of."""
+        if self.reduction == 1:
+            return x
+        (h, w), r = self.size, self.reduction
+        patches = x.reshape(-1, h // r, r, w // r, r * x.shape[1]).transpose(2, 3)
+        y: Tensor = self.reduced_norm(self.reduce(patches.reshape(-1, r * r * x.shape[1])))
+        return y
+
+    def _by_head(self, x: Tensor, tokens: int) -> Tensor:
+        return x.reshape(-1, tokens, self.heads, x.shape[1] // self.heads).transpose(1, 2)
+
+    def _mix(self, x: Tensor) -> Tensor:
+        tokens = self.size[0] * self.size[1]
+        source = self._source(x)
+        q = self._by_head(self.q(x), tokens)
+        k, v = (self._by_head(m(source), tokens // self.reduction**2) for m in (self.k, self.v))
+        y = (q @ k.transpose(-1, -2)).softmax(dim=-1) @ v
+        mixed: Tensor = self.proj(y.transpose(1, 2).reshape(x.shape))
+        return mixed
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.embedding is not None:
+            images = x.reshape(-1, *self.embedding.shape[1:]) + self.embedding
+            x = images.reshape(x.shape)
+        x = x + self._mix(self.norm(x))
+        y: Tensor = x + self.mlp(x)
+        return y

@@ -1,0 +1,83 @@
+"""The lowered form is the same function: float64, any size, batch and weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stmdeploy import create_backbone, list_backbones
+from stmdeploy.backbones.catalog import resolve
+from stmdeploy.backbones.synthetic import fill_synthetic
+from stmdeploy.lowering import REFERENCE, TOKENS, has_tokens_form, lower
+from stmdeploy.lowering.dcn import deform_conv
+
+FAMILIES = ("halo", "pvt", "pvt_v2", "swin", "convnext", "dcn")
+WINDOWED = ("halo", "swin")
+
+
+def distance(name: str, size: tuple[int, int], batch: int, seed: int) -> float:
+    """Relative L2 distance of the two forms, in float64."""
+    model = create_backbone(name, "micro", image_size=size, num_classes=10)
+    fill_synthetic(model, seed)
+    model = model.double()
+    x = torch.randn(batch, 3, *size, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = model(x)
+        got = lower(model, TOKENS)(x)
+        assert torch.equal(expected, model(x)), "lowering changed its input"
+    return float((got - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "official_pvt_v2_b0"])
+def test_at_224(name: str) -> None:
+    assert distance(name, (224, 224), 2, seed=1) < 1e-12
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    name=st.sampled_from([name for name in FAMILIES if name not in WINDOWED]),
+    rows=st.integers(1, 4),
+    columns=st.integers(1, 4),
+    batch=st.integers(1, 3),
+    seed=st.integers(0, 2**31),
+)
+def test_any_size_batch_and_weights(
+    name: str, rows: int, columns: int, batch: int, seed: int
+) -> None:
+    assert distance(name, (32 * rows, 32 * columns), batch, seed) < 1e-12
+
+
+@settings(max_examples=4, deadline=None)
+@given(
+    name=st.sampled_from(WINDOWED),
+    size=st.sampled_from([(224, 224), (224, 448), (448, 224)]),
+    batch=st.integers(1, 2),
+    seed=st.integers(0, 2**31),
+)
+def test_windows_of_any_size(name: str, size: tuple[int, int], batch: int, seed: int) -> None:
+    assert distance(name, size, batch, seed) < 1e-12
+
+
+def test_what_has_no_form_of_tokens() -> None:
+    without = [name for name in list_backbones() if not has_tokens_form(resolve(name))]
+    assert without == ["official_swin_tiny"]
+
+
+def test_the_reference_form_is_the_module_itself() -> None:
+    model = create_backbone("convnext", "micro")
+    assert lower(model, REFERENCE) is model
+
+
+def test_deform_conv_reads_its_offsets_as_onnx_does() -> None:
+    """One sample moved by (dy, dx) = (1, 2), the others masked out."""
+    value = torch.arange(30.0).reshape(1, 1, 5, 6)
+    offset = torch.zeros(1, 18, 5, 6)
+    mask = torch.zeros(1, 9, 5, 6)
+    row, column = 0, 2  # top right of the kernel: one row up, one column right
+    point = 3 * row + column
+    mask[:, point] = 1.0
+    offset[:, 2 * point], offset[:, 2 * point + 1] = 1.0, 2.0
+    moved = deform_conv(value, offset, mask, 1)
+    assert moved[0, 0, 2, 1] == value[0, 0, 2 - 1 + 1, 1 + 1 + 2]

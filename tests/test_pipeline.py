@@ -49,6 +49,7 @@ def test_rows_carry_what_was_measured(tmp_path: Path) -> None:
     assert read_artifact(artifact).manifest.files[0].sha256 == rows[0].artifact_sha256
 
 
+@pytest.mark.slow
 def test_several_runtimes_and_models_stand_in_one_table(tmp_path: Path) -> None:
     models = (SMALL, ModelSpec("unified_pvt_micro", image_size=(64, 64)))
     rows = run(tmp_path, RunSpec("torch", 1, 1), RunSpec("onnxruntime", 1, 1), models=models)

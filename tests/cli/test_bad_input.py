@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,27 +12,35 @@ import torch
 
 from stmdeploy import create_backbone
 from stmdeploy.cli.main import main
+from stmdeploy.files import sha256_of
 from tests.backbones.test_checkpoint import Bomb
 
 MICRO = ["export", "--stm", "convnext", "--scale", "micro"]
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of every bad kind, and a good one."""
+    folder = tmp_path_factory.mktemp("files")
+    torch.save(create_backbone("convnext", "micro").state_dict(), folder / "good.pth")
+    (folder / "cut.pth").write_bytes((folder / "good.pth").read_bytes()[:100_000])
+    torch.save(create_backbone("pvt", "micro").state_dict(), folder / "pvt.pth")
+    torch.save({"model": Bomb(folder / "ran")}, folder / "bomb.pth")
+    (folder / "file").write_text("in the way")
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Checkpoints of every bad kind, and an empty folder to work in."""
-    state = create_backbone("convnext", "micro").state_dict()
-    torch.save(state, tmp_path / "good.pth")
-    (tmp_path / "cut.pth").write_bytes((tmp_path / "good.pth").read_bytes()[:100_000])
-    torch.save(create_backbone("pvt", "micro").state_dict(), tmp_path / "pvt.pth")
-    torch.save({"model": Bomb(tmp_path / "ran")}, tmp_path / "bomb.pth")
-    (tmp_path / "file").write_text("in the way")
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path
+def folder(files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The files, and an empty folder beside them to work in."""
+    (files / "work").mkdir()
+    monkeypatch.chdir(files / "work")
+    yield files
+    shutil.rmtree(files / "work")
 
 
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+def contents(folder: Path) -> dict[Path, str]:
+    return {path: sha256_of(path) if path.is_file() else "" for path in folder.rglob("*")}
 
 
 @pytest.mark.parametrize(

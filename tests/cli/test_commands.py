@@ -127,6 +127,7 @@ def test_a_failed_row_gives_exit_code_5(capsys: pytest.CaptureFixture[str]) -> N
     assert "failed: unified_convnext_micro, batch 200000000: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_rival_stands_in_the_table(
     capsys: pytest.CaptureFixture[str], in_an_empty_folder: Path
 ) -> None:

@@ -35,7 +35,7 @@ def test_at_224(name: str) -> None:
     assert distance(name, (224, 224), 2, seed=1) < 1e-12
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     name=st.sampled_from([name for name in FAMILIES if name not in WINDOWED]),
     rows=st.integers(1, 4),
@@ -49,7 +49,7 @@ def test_any_size_batch_and_weights(
     assert distance(name, (32 * rows, 32 * columns), batch, seed) < 1e-12
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(
     name=st.sampled_from(WINDOWED),
     size=st.sampled_from([(224, 224), (224, 448), (448, 224)]),

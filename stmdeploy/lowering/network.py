@@ -16,10 +16,11 @@ from stmdeploy.backbones.network import Backbone
 from stmdeploy.backbones.sizes import STRIDES
 from stmdeploy.lowering.convnext import LoweredConvNeXtBlock
 from stmdeploy.lowering.dcn import LoweredDcnBlock
+from stmdeploy.lowering.entry import lowered_entry
 from stmdeploy.lowering.halo import LoweredHaloBlock, block_order
 from stmdeploy.lowering.spatial_reduction import LoweredPvtBlock
 from stmdeploy.lowering.swin import LoweredSwinBlock
-from stmdeploy.lowering.tokens import inverse, row_norm
+from stmdeploy.lowering.tokens import CentredNorm, inverse
 
 
 def _lowered(block: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, Tensor]:
@@ -45,7 +46,8 @@ class LoweredStage(nn.Module):
     def __init__(self, blocks: nn.Module, norm: nn.Module, size: tuple[int, int]) -> None:
         super().__init__()
         self.size = size
-        self.norm = row_norm(norm) if isinstance(norm, nn.LayerNorm) else norm
+        assert isinstance(norm, nn.LayerNorm)
+        self.norm, self.norm_bias = CentredNorm(norm), norm.bias
         self.blocks = nn.ModuleList()
         at = raster = torch.arange(size[0] * size[1])
         for index, block in enumerate(blocks.children()):
@@ -65,16 +67,12 @@ class LoweredStage(nn.Module):
             return x
         return x.reshape(-1, len(order), x.shape[1]).index_select(1, order).reshape(x.shape)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: N H W C."""
-        c, (h, w) = x.shape[-1], self.size
-        tokens = x.reshape(-1, c)
-        tokens = tokens - tokens.mean(-1, keepdim=True)
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: (N T) C in raster order, centred -> N C H W, behind the stage norm."""
         for index, block in enumerate(self.blocks):
             tokens = block(self._ordered(index, tokens))
-        tokens = self._ordered(len(self.blocks), tokens)
-        y: Tensor = self.norm(tokens)
-        return y.reshape(-1, h, w, c).permute(0, 3, 1, 2)
+        tokens = self.norm(self._ordered(len(self.blocks), tokens)) + self.norm_bias
+        return tokens.reshape(-1, *self.size, tokens.shape[1]).permute(0, 3, 1, 2)
 
 
 class LoweredBackbone(nn.Module):
@@ -83,7 +81,7 @@ class LoweredBackbone(nn.Module):
     def __init__(self, reference: Backbone) -> None:
         super().__init__()
         reference = copy.deepcopy(reference)
-        self.downsample_layers = reference.downsample_layers
+        self.entries = nn.ModuleList(map(lowered_entry, reference.downsample_layers))
         self.stages = nn.ModuleList(
             LoweredStage(
                 blocks,
@@ -94,13 +92,11 @@ class LoweredBackbone(nn.Module):
                 reference.stages, reference.stage_norms, STRIDES, strict=True
             )
         )
-        self.stage_end_norm = reference.stage_end_norm
         self.conv_head, self.head = reference.conv_head, reference.head
 
     def forward(self, x: Tensor) -> Tensor:
         """x: N 3 H W -> logits, N classes."""
-        for downsample, stage in zip(self.downsample_layers, self.stages, strict=True):
-            x = stage(downsample(x).permute(0, 2, 3, 1))
-        x = self.conv_head(self.stage_end_norm(x))
-        logits: Tensor = self.head(x.mean(dim=(2, 3)))
+        for entry, stage in zip(self.entries, self.stages, strict=True):
+            x = stage(entry(x))
+        logits: Tensor = self.head(self.conv_head(x).mean(dim=(2, 3)))
         return logits

@@ -253,6 +253,7 @@ class OnnxRuntimeRunner:
         provider = self._session.get_providers()[0]
         options = self._session.get_provider_options().get(provider, {})
         return {
+            "runtime": "onnxruntime",
             "version": self._ort.__version__,
             "provider": provider,
             "intra_op_threads": str(self._run.threads),

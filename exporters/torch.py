@@ -102,6 +102,7 @@ class TorchRunner:
     def facts(self) -> dict[str, str]:
         """Version, threads and the matrix-product settings in force."""
         return {
+            "runtime": "torch",
             "version": self._torch.__version__,
             "provider": f"eager, {self._run.device}",
             "intra_op_threads": str(self._torch.get_num_threads()),

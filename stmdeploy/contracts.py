@@ -158,7 +158,7 @@ class Runner(Protocol):
         """The logits of the latest run, N x classes, on the host."""
 
     def facts(self) -> dict[str, str]:
-        """Version, execution provider and options that the runtime really used."""
+        """``runtime``, ``version``, ``provider``, and the options really in force."""
 
 
 ModuleFactory = Callable[[], "nn.Module"]

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
+    Images = npt.NDArray[np.float32]
+    Logits = npt.NDArray[np.float64]
+
 #: Batches that are compared; 3 was never seen by an exporter, so a frozen batch shows.
 BATCHES = (1, 3)
 
@@ -44,35 +47,12 @@ def verify(
     reference = _in_float64(module)
     relative, worst, runtime = 0.0, 0.0, ""
     for batch in BATCHES:
-        images = random.standard_normal((batch, 3, *image_size)).astype(np.float32)
+        images = random.standard_normal((batch, 3, *image_size), dtype=np.float32)
         expected = _reference_logits(reference, images)
-        try:
-            runner = load(batch)
-            runner.prepare(images)
-            runner.run()
-        except StmdeployError:
-            raise
-        except Exception as error:  # every engine has exceptions of its own
-            raise _differs(f"the artifact does not run at batch {batch}: {error}") from error
-        got = runner.output().astype(np.float64)
-        if got.shape != expected.shape:
-            raise _differs(
-                f"outputs have shape {got.shape}, not {expected.shape}, at batch {batch}"
-            )
-        if not np.isfinite(got).all():
-            raise _differs(f"outputs are not finite at batch {batch}")
-        length = float(np.linalg.norm(expected))
-        if not (np.isfinite(length) and length > 0):
-            raise StmdeployError(
-                "the model's own outputs in float64 are all zero or not finite",
-                "there is nothing to compare an artifact with; check the weights",
-            )
-        distance = float(np.linalg.norm(got - expected)) / length
-        relative = max(relative, distance)
-        worst = max(worst, float(np.abs(got - expected).max()))
-        facts = runner.facts()
-        runtime = f"{facts['version']} ({facts['provider']})"
-    if not relative <= tolerance_relative_l2:
+        got, runtime = _artifact_logits(load, images)
+        distance, difference = _distance(got, expected)
+        relative, worst = max(relative, distance), max(worst, difference)
+    if relative > tolerance_relative_l2:
         raise _differs(
             f"outputs differ from PyTorch float64 by {relative:.1e} relative L2, "
             f"allowed {tolerance_relative_l2:.0e} (input seed {seed})"
@@ -87,6 +67,44 @@ def verify(
     )
 
 
+def _artifact_logits(load: Callable[[int], Runner], images: Images) -> tuple[Logits, str]:
+    """The artifact's outputs, and the runtime that gave them."""
+    batch = images.shape[0]
+    try:
+        runner = load(batch)
+        runner.prepare(images)
+        runner.run()
+    except StmdeployError:
+        raise
+    except Exception as error:  # every engine has exceptions of its own
+        raise _differs(f"the artifact does not run at batch {batch}: {error}") from error
+    facts = runner.facts()
+    return runner.output().astype("float64"), _name(facts)
+
+
+def _name(facts: dict[str, str]) -> str:
+    return f"{facts['runtime']} {facts['version']} ({facts['provider']})"
+
+
+def _distance(got: Logits, expected: Logits) -> tuple[float, float]:
+    """Relative L2 distance and the largest difference of a logit, both finite."""
+    import numpy as np
+
+    batch = len(expected)
+    if got.shape != expected.shape:
+        raise _differs(f"outputs have shape {got.shape}, not {expected.shape}, at batch {batch}")
+    if not np.isfinite(got).all():
+        raise _differs(f"outputs are not finite at batch {batch}")
+    length = float(np.linalg.norm(expected))
+    if not (np.isfinite(length) and length > 0):
+        raise StmdeployError(
+            "the model's own outputs in float64 are all zero or not finite",
+            "there is nothing to compare an artifact with; check the weights",
+        )
+    difference = got - expected
+    return float(np.linalg.norm(difference)) / length, float(np.abs(difference).max())
+
+
 def _in_float64(module: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(module).double()
@@ -96,14 +114,12 @@ def _in_float64(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def _reference_logits(
-    reference: nn.Module, images: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float64]:
+def _reference_logits(reference: nn.Module, images: Images) -> Logits:
     import torch
 
     try:
         with torch.inference_mode():
-            logits: npt.NDArray[np.float64] = reference(torch.from_numpy(images).double()).numpy()
+            logits: Logits = reference(torch.from_numpy(images).double()).numpy()
     except Exception as error:  # a user's module may raise anything
         raise StmdeployError(
             f"the model does not run in float64: {error}",

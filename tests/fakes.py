@@ -43,7 +43,7 @@ class FakeRunner:
         return np.zeros((1, 1), np.float32)
 
     def facts(self) -> dict[str, str]:
-        return {"version": "fake", "provider": "fake"}
+        return {"runtime": "fake", "version": "0", "provider": "fake"}
 
 
 class RecordedProgress:

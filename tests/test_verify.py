@@ -50,7 +50,7 @@ class Spoilt:
         return y
 
     def facts(self) -> dict[str, str]:
-        return {"version": "1", "provider": "test"}
+        return {"runtime": "fake", "version": "1", "provider": "test"}
 
 
 def run(spoil: str) -> float:

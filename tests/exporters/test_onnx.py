@@ -108,6 +108,7 @@ def test_manifest_says_what_was_made(micro: Path) -> None:
     ]
     assert manifest["outputs"] == [{"name": "logits", "dtype": "float32", "shape": ["batch", 1000]}]
     assert manifest["verification"]["batches"] == [1, 3]
+    assert manifest["verification"]["runtime"].startswith("onnxruntime 1.")
     assert 0 < manifest["verification"]["relative_l2_error"] <= 1e-5
     assert manifest["verification"]["worst_logit_difference"] > 0
     assert {"stmdeploy", "torch", "onnx", "onnxscript"} <= manifest["versions"].keys()

@@ -41,7 +41,7 @@ class OnnxExporter:
     suffix = ".onnx"
     runtimes = ("onnxruntime",)
     tolerance_relative_l2 = 1e-5
-    lowering = "tokens"
+    lowerings = ("tokens", "reference")
 
     def unavailable(self) -> str:
         """Why this target cannot be used here; empty if it can."""
@@ -90,7 +90,7 @@ class OnnxExporter:
 
 def _opset(spec: ExportSpec) -> int:
     lowest, default, highest = OPSETS
-    opset = spec.opset or default
+    opset = default if spec.opset is None else spec.opset
     if not lowest <= opset <= highest:
         raise StmdeployError(f"opset {opset} cannot be written", f"choose {lowest} to {highest}")
     return opset

@@ -24,7 +24,7 @@ class TorchExporter:
     runtimes = ("torch",)
     tolerance_relative_l2 = 1e-5
     #: The artifact is the state_dict, whose keys are those of the reference form.
-    lowering = "reference"
+    lowerings = ("reference",)
 
     def unavailable(self) -> str:
         """Always empty: torch is a dependency."""

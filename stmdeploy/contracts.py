@@ -167,14 +167,14 @@ ModuleFactory = Callable[[], "nn.Module"]
 class Exporter(Protocol):
     """One target: module -> files -> runner. Heavy libraries load inside the methods.
 
-    ``lowering`` is the form of `stmdeploy.spec.LOWERINGS` that suits the target best.
+    ``lowerings`` are the forms of `stmdeploy.spec.LOWERINGS` it can take, the best first.
     """
 
     target: str
     suffix: str
     runtimes: tuple[str, ...]
     tolerance_relative_l2: float
-    lowering: str
+    lowerings: tuple[str, ...]
 
     def unavailable(self) -> str:
         """Why the target cannot be used here and what to install; empty if it can."""

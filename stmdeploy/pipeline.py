@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from stmdeploy.backbones.catalog import Published
-from stmdeploy.backbones.checkpoint import source_name
 from stmdeploy.backbones.source import BuiltModel, build_model, build_module
 from stmdeploy.complexity import Complexity, count
 from stmdeploy.contracts import (
@@ -128,15 +126,14 @@ def _export(
 
 def _form(built: BuiltModel, exporter: Exporter, spec: ExportSpec) -> str:
     """The form to export: as asked, or as suits the target. Models of users stay as they are."""
-    if built.config is None or exporter.lowering == REFERENCE:
-        return REFERENCE
-    if has_tokens_form(built.config):
-        return spec.lowering or exporter.lowering
-    if spec.lowering not in (None, REFERENCE):
+    lowered = built.config is not None and has_tokens_form(built.config)
+    forms = exporter.lowerings if lowered else (REFERENCE,)
+    if spec.lowering not in (None, *forms):
         raise StmdeployError(
-            f"{spec.model.name} has no form {spec.lowering!r}", "leave --lowering out"
+            f"{spec.model.name} has no form {spec.lowering!r} for {exporter.target}",
+            "leave --lowering out",
         )
-    return REFERENCE
+    return spec.lowering or forms[0]
 
 
 def profile(
@@ -168,18 +165,22 @@ def profile(
 
 
 def _try_inputs(models: tuple[ModelSpec, ...], progress: Progress) -> None:
-    """Builds what a user brought, models and checkpoints, before the first row is measured."""
-    brought = [model for model in models if model.is_custom or model.checkpoint]
+    """Tries what a user brought, models and checkpoints, before the first row is measured."""
     if len(models) == 1:
-        return  # its build comes first anyway
-    progress.expect(len(brought) * COUNT_STEPS)
-    for model in brought:
-        count_model(model, progress)
+        return  # its turn comes first anyway
+    for model in models:
+        if model.is_custom:
+            progress.expect(COUNT_STEPS)
+            count_model(model, progress)
+        elif model.checkpoint:
+            progress.expect(1)
+            build_model(model, progress)
 
 
 @contextmanager
 def _kept(store: ResultsFolder) -> Iterator[None]:
-    """Writes the rows there are as CSV and Parquet, however the body ends; no rows, no files."""
+    """Writes the rows there are as CSV and Parquet, however the body ends; gives up the claim
+    on the folder if there are none."""
     try:
         yield
     finally:
@@ -187,8 +188,7 @@ def _kept(store: ResultsFolder) -> Iterator[None]:
         for form in FORMATS if rows else ():
             write_frame(rows, folder / f"results.{form}", form)
         if not rows:
-            store.path.unlink()
-            shutil.rmtree(folder / ARTIFACTS, ignore_errors=True)
+            store.path.unlink(missing_ok=True)
 
 
 def _rows(
@@ -272,16 +272,10 @@ def _row(
 def _published(built: BuiltModel) -> Published | None:
     """The authors' accuracy, if this is the model they published it of."""
     info, config = built.info, built.config
-    theirs = (
-        info.image_size == _PUBLISHED_SIZE
-        and info.num_classes == _PUBLISHED_CLASSES
-        and config is not None
-        and (
-            info.weights.kind == "synthetic"
-            or info.weights.source == source_name(config.checkpoint_url or "")
-        )
-    )
-    return config.published if config and theirs else None
+    size = (info.image_size, info.num_classes)
+    if config is None or size != (_PUBLISHED_SIZE, _PUBLISHED_CLASSES):
+        return None
+    return config.published if built.official or info.weights.kind == "synthetic" else None
 
 
 def _measure(

@@ -13,10 +13,10 @@ from stmdeploy.errors import StmdeployError
 PRECISIONS = ("fp32",)
 #: Forms that a backbone can be exported in; see `stmdeploy.lowering`.
 LOWERINGS = ("reference", "tokens")
-#: Layout of every model: the batch is the only free dimension.
 #: Beyond these nothing fits into memory.
 MAX_SIDE_PX = 16_384
 MAX_CLASSES = 1_000_000
+#: Layout of every model: the batch is the only free dimension.
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
 

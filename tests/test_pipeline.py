@@ -103,7 +103,22 @@ def test_a_tampered_artifact_is_not_measured(
     monkeypatch.setattr(pipeline, "read_artifact", tamper)
     with pytest.raises(StmdeployError, match="does not match the hash"):
         run(tmp_path / "out", RunSpec("torch", 1, 1))
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_what_lay_in_the_folder_stays(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "mine.txt").write_text("x")
+    with pytest.raises(StmdeployError, match="cannot be imported"):
+        run(tmp_path, RunSpec("torch", 1, 1), models=(ModelSpec("nosuch:x"),))
+    assert [path.name for path in tmp_path.rglob("*")] == ["artifacts", "mine.txt"]
+
+
+def test_a_form_that_a_target_lacks_costs_its_rows(tmp_path: Path) -> None:
+    spec = ProfileSpec((SMALL,), (RunSpec("torch", 1, 1),), tmp_path, FAST, lowering="tokens")
+    (row,) = profile(spec, RecordedProgress(), lambda _: None)
+    assert row.failure is not None
+    assert "has no form 'tokens' for torch" in row.failure
 
 
 def test_published_figures_stand_only_beside_what_they_were_published_of(tmp_path: Path) -> None:

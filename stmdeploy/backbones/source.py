@@ -27,12 +27,14 @@ OFFICIAL = "official"
 class BuiltModel:
     """A module with its weights, in eval mode, and what it is.
 
-    ``config`` is None for a user's own model.
+    ``config`` is None for a user's own model; ``official`` says that the weights are those
+    that the authors serve.
     """
 
     module: nn.Module
     info: ModelInfo
     config: BackboneConfig | None
+    official: bool
 
 
 def build_module(spec: ModelSpec) -> nn.Module:
@@ -84,7 +86,8 @@ def build_model(spec: ModelSpec, progress: Progress) -> BuiltModel:
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         weights=weights,
     )
-    return BuiltModel(module, info, config)
+    official = spec.checkpoint is not None and spec.checkpoint == (config and config.checkpoint_url)
+    return BuiltModel(module, info, config, official)
 
 
 def _checkpoint_source(spec: ModelSpec, config: BackboneConfig | None) -> str | None:

@@ -103,7 +103,7 @@ class _Steps:
     def step(self, text: str) -> None:
         self._bar.update(self._task, description=text, advance=1 if self._begun else 0)
         self._begun = True
-        if not self._bar.console.is_terminal:
+        if self._bar.disable:
             say(text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -57,6 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
     """
     # A polite kill unwinds like Ctrl-C: finished rows stay, scratch folders go.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Rules and accents that an old terminal cannot show must not end a measurement.
+            stream.reconfigure(errors="replace")
     try:
         code = app(arguments, standalone_mode=False)
     except StmdeployError as error:
@@ -68,6 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
         return int(ExitCode.BAD_INPUT)
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
+    except SystemExit as error:
+        # Typer ends the process itself when it prints help into a closed pipe.
+        gone = isinstance(error.__context__, BrokenPipeError)
+        return READER_GONE if gone else int(error.code or 0)
     except ReaderGoneError:
         # The reader has gone (`| head`); keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -26,12 +26,16 @@ class ResultsFolder:
         self.path = folder / FILE_NAME
         self.results = Results()
         try:
-            with self.path.open("x", encoding="utf-8") as file:
-                file.write(self.results.model_dump_json(indent=1))
+            self.path.touch(exist_ok=False)
         except FileExistsError as error:
             raise StmdeployError(
                 f"{folder} already holds results", "choose another --out, or remove them"
             ) from error
+        try:
+            self._write()
+        except BaseException:
+            self.path.unlink()
+            raise
 
     def append(self, row: Row) -> None:
         """Adds a row and writes the document.
@@ -40,6 +44,9 @@ class ResultsFolder:
             StmdeployError: the folder cannot be written to, or the disk is full.
         """
         self.results = Results(rows=(*self.results.rows, row))
+        self._write()
+
+    def _write(self) -> None:
         write_atomically(self.path, self.results.model_dump_json(indent=1).encode())
 
 

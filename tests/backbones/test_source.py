@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from stmdeploy import StmdeployError
+from stmdeploy import StmdeployError, create_backbone
 from stmdeploy.backbones.source import build_model
 from stmdeploy.spec import ModelSpec
 from tests.fakes import RecordedProgress
@@ -96,3 +97,11 @@ def test_timm_models_by_name(
     with pytest.raises(StmdeployError, match=r"Unknown model \(resnet99\)"):
         build_model(ModelSpec("timm:resnet99"), progress)
     monkeypatch.delitem(sys.modules, "timm")
+
+
+def test_only_the_authors_file_is_official(tmp_path: Path, progress: RecordedProgress) -> None:
+    path = tmp_path / "unified_convnext_micro.pth"
+    torch.save(create_backbone("convnext", "micro").state_dict(), path)
+    built = build_model(ModelSpec("unified_convnext_micro", checkpoint=str(path)), progress)
+    assert built.info.weights.kind == "checkpoint"
+    assert not built.official

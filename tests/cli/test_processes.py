@@ -63,7 +63,7 @@ def test_python_m_and_exit_codes(tmp_path: Path) -> None:
     assert bad.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", ["list", "list --json"])
+@pytest.mark.parametrize("arguments", ["list", "list --json", "--help"])
 def test_a_closed_pipe_is_quiet(arguments: str) -> None:
     command = f"set -o pipefail; {sys.executable} -m stmdeploy {arguments} | true"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)

@@ -140,7 +140,7 @@ def test_every_value_has_a_shape(micro: Path) -> None:
     assert produced - shaped - {"logits"} == set()
 
 
-@pytest.mark.parametrize("opset", [17, 99])
+@pytest.mark.parametrize("opset", [0, 17, 99])
 def test_opsets_that_cannot_be_written(opset: int, tmp_path: Path) -> None:
     with pytest.raises(StmdeployError, match="choose 19 to 23"):
         export(MICRO, tmp_path / "new", opset=opset)

@@ -39,6 +39,18 @@ def test_a_folder_is_claimed_by_one_profile(tmp_path: Path) -> None:
         ResultsFolder(tmp_path)
 
 
+def test_a_claim_that_cannot_be_written_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("stmdeploy.results.store.write_atomically", full)
+    with pytest.raises(OSError, match="No space left"):
+        ResultsFolder(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,18 @@ from stmdeploy.spec import ExportSpec, ModelSpec
 from tests.fakes import RecordedProgress
 
 
-@pytest.fixture
-def artifact(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = ModelSpec("unified_convnext_micro", image_size=(32, 32), num_classes=3)
-    return export_model(ExportSpec(model, "torch", tmp_path), RecordedProgress()).path
+    folder = tmp_path_factory.mktemp("exported")
+    return export_model(ExportSpec(model, "torch", folder), RecordedProgress()).path
+
+
+@pytest.fixture
+def artifact(exported: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    shutil.copytree(exported.parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path / exported.name
 
 
 def test_an_intact_artifact(artifact: Path) -> None:

@@ -30,9 +30,9 @@ def distance(name: str, size: tuple[int, int], batch: int, seed: int) -> float:
     return float((got - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "official_pvt_v2_b0"])
+@pytest.mark.parametrize("name", [*WINDOWED, "official_pvt_v2_b0"])
 def test_at_224(name: str) -> None:
-    assert distance(name, (224, 224), 2, seed=1) < 1e-12
+    assert distance(name, (224, 224), 1, seed=1) < 1e-12
 
 
 @settings(max_examples=8, deadline=None)

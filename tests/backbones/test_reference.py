@@ -17,8 +17,9 @@ OUTPUTS = np.load(DATA / "outputs.npz")
 NAMES = list(STATE_DICTS)
 #: Channels and steps of the stage maps that `outputs.npz` keeps.
 CHANNELS, STEPS = 4, (4, 4, 1, 1)
-#: The stored stage maps are a float32 run, so they differ from an exact one by up to this.
-STAGE_TOLERANCE = 2e-6
+#: The stored stage maps are a float32 run. In float64 ours differ from them by its error alone;
+#: in float32 by both errors, ours being larger where oneDNN computes the convolutions.
+STAGE_TOLERANCE_64, STAGE_TOLERANCE_32 = 1.2e-6, 2e-6
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -38,14 +39,16 @@ def test_outputs_are_the_official_ones(name: str) -> None:
         logits = model(x)
         maps = model.forward_features(x)
         logits64 = model.double()(x.double())
+        maps64 = model.forward_features(x.double())
     expected = OUTPUTS[f"{name}/logits64"]
     assert relative_l2(logits, expected) <= 1e-6
     # The official dcn computes its reference points in float32, even in float64.
     assert relative_l2(logits64, expected) <= (1e-6 if "dcn" in name else 1e-12)
-    for stage, (got, step) in enumerate(zip(maps, STEPS, strict=True), start=1):
-        assert list(got.shape) == OUTPUTS[f"{name}/stage{stage}_shape"].tolist()
-        kept = got[:, :CHANNELS, ::step, ::step]
-        assert relative_l2(kept, OUTPUTS[f"{name}/stage{stage}"]) <= STAGE_TOLERANCE
+    for stage, step in enumerate(STEPS):
+        stored = OUTPUTS[f"{name}/stage{stage + 1}"]
+        assert list(maps[stage].shape) == OUTPUTS[f"{name}/stage{stage + 1}_shape"].tolist()
+        for got, bound in ((maps64, STAGE_TOLERANCE_64), (maps, STAGE_TOLERANCE_32)):
+            assert relative_l2(got[stage][:, :CHANNELS, ::step, ::step], stored) <= bound
 
 
 def test_every_reference_model_is_covered() -> None:

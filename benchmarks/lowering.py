@@ -33,6 +33,9 @@ class Silent:
     def step(self, text: str) -> None:
         """Nothing."""
 
+    def warn(self, text: str) -> None:
+        """Nothing."""
+
 
 def session(path: Path) -> ort.InferenceSession:
     """A session with the default optimisations and without spinning."""

@@ -1,4 +1,4 @@
-"""PyTorch itself: the artifact is the state_dict, run eagerly by the module."""
+"""PyTorch itself: the artifact is the state_dict, run by the module, eagerly or compiled."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stmdeploy.contracts import Draft, ModelInfo, ModuleFactory, TensorInfo
+from stmdeploy.artifact import Draft, TensorInfo
+from stmdeploy.contracts import ModuleFactory, Work
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, ExportSpec, RunSpec
+from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, RunSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from stmdeploy.contracts import Array
 
 
+#: torch's names of the precisions.
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
 class TorchExporter:
-    """Exporter of target ``torch``; its artifacts run on runtime ``torch`` (eager)."""
+    """Exporter of target ``torch``: runtimes ``torch`` (eager) and ``torch-compile``."""
 
     target = "torch"
     suffix = ".pt"
-    runtimes = ("torch",)
-    tolerance_relative_l2 = 1e-5
+    runtimes = ("torch", "torch-compile")
+    tolerances = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}  # noqa: RUF012
     #: The artifact is the state_dict, whose keys are those of the reference form.
     lowerings = ("reference",)
 
@@ -30,21 +35,28 @@ class TorchExporter:
         """Always empty: torch is a dependency."""
         return ""
 
-    def export(self, module: nn.Module, info: ModelInfo, spec: ExportSpec, folder: Path) -> Draft:
+    def export(self, work: Work) -> Draft:
         """Writes the state_dict under the key ``model``, as official checkpoints do."""
         import torch
 
-        path = folder / (spec.stem + self.suffix)
+        path = work.folder / (work.spec.stem + self.suffix)
+        dtype = getattr(torch, DTYPES[work.spec.precision])
+        state = {
+            key: value.to(dtype) if value.is_floating_point() else value
+            for key, value in work.module.state_dict().items()
+        }
         with path.open("wb") as file:
-            torch.save({"model": module.state_dict()}, file)
-        height, width = info.image_size
+            torch.save({"model": state}, file)
+        height, width = work.info.image_size
         return Draft(
             files=(path.name,),
             inputs=(
                 TensorInfo(name=INPUT_NAME, dtype="float32", shape=("batch", 3, height, width)),
             ),
             outputs=(
-                TensorInfo(name=OUTPUT_NAME, dtype="float32", shape=("batch", info.num_classes)),
+                TensorInfo(
+                    name=OUTPUT_NAME, dtype="float32", shape=("batch", work.info.num_classes)
+                ),
             ),
             versions={"torch": version("torch")},
         )
@@ -57,9 +69,17 @@ class TorchExporter:
         """The module that `build` makes, with the artifact's weights."""
         return TorchRunner(path, run, build)
 
+    def check(self, path: Path, draft: Draft, run: RunSpec, build: ModuleFactory) -> TorchRunner:
+        """The artifact itself."""
+        return self.load(path, run, build)
+
+    def explain(self, path: Path, draft: Draft, images: Array) -> str:
+        """Empty: the names of modules would not say which operator it was."""
+        return ""
+
 
 class TorchRunner:
-    """Eager inference under ``torch.inference_mode``."""
+    """Inference under ``torch.inference_mode``, eager or through ``torch.compile``."""
 
     def __init__(self, path: Path, run: RunSpec, build: ModuleFactory) -> None:
         import torch
@@ -77,13 +97,17 @@ class TorchRunner:
         module = build()
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         module.load_state_dict(state["model"], assign=True)
-        self._module = module.eval().to(run.device)
+        self._dtype = getattr(torch, DTYPES[run.precision])
+        self._module = module.eval().to(run.device, self._dtype)
+        self._compiled = run.runtime == "torch-compile"
+        if self._compiled:
+            self._module.compile(dynamic=False)
         self._input: Tensor | None = None
         self._output: Tensor | None = None
 
     def prepare(self, images: Array) -> None:
         """Copies the input to the device."""
-        self._input = self._torch.from_numpy(images).to(self._run.device)
+        self._input = self._torch.from_numpy(images).to(self._run.device, self._dtype)
 
     def run(self) -> None:
         """One inference; returns when the device is done."""
@@ -96,15 +120,15 @@ class TorchRunner:
         """The logits of the latest run, on the host."""
         if self._output is None:
             raise RuntimeError("run() comes before output()")
-        logits: Array = self._output.cpu().numpy()
+        logits: Array = self._output.float().cpu().numpy()
         return logits
 
     def facts(self) -> dict[str, str]:
         """Version, threads and the matrix-product settings in force."""
         return {
-            "runtime": "torch",
+            "runtime": self._run.runtime,
             "version": self._torch.__version__,
-            "provider": f"eager, {self._run.device}",
+            "provider": f"{'inductor' if self._compiled else 'eager'}, {self._run.device}",
             "intra_op_threads": str(self._torch.get_num_threads()),
             "tf32": "off",
         }

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+from stmdeploy.artifact import Artifact, read_artifact
 from stmdeploy.backbones.catalog import Published
-from stmdeploy.backbones.source import BuiltModel, build_model, build_module
+from stmdeploy.backbones.source import BuiltModel, build_model
 from stmdeploy.complexity import Complexity, count
-from stmdeploy.contracts import (
-    Artifact,
-    Exporter,
-    FileInfo,
-    Manifest,
-    Progress,
-    Runner,
-    manifest_path,
-    read_artifact,
-)
+from stmdeploy.contracts import Exporter, Progress
 from stmdeploy.errors import StmdeployError
-from stmdeploy.files import DestinationError, publish, sha256_of, staging, writable
+from stmdeploy.exporting import EXPORT_STEPS, export_built
+from stmdeploy.files import DestinationError, writable
 from stmdeploy.hardware import environment
-from stmdeploy.lowering import REFERENCE, has_tokens_form, lower
 from stmdeploy.measure.process import run_worker
 from stmdeploy.registry import exporter_for_runtime, exporter_for_target
 from stmdeploy.results.frame import FORMATS, write_frame
 from stmdeploy.results.row import Environment, Measurement, Row
 from stmdeploy.results.store import ResultsFolder
-from stmdeploy.spec import ExportSpec, ModelSpec, ProfileSpec, RunSpec, available_threads
-from stmdeploy.verify import verify
+from stmdeploy.spec import ExportSpec, ModelSpec, ProfileSpec, RunSpec
 from stmdeploy.worker import Answer, Job
 
-#: Steps that `progress` is told of: building and counting; exporting and verifying.
+#: Steps that `progress` is told of: building and counting.
 COUNT_STEPS = 2
-EXPORT_STEPS = 2
 #: Where a profile keeps its artifacts, inside its folder.
 ARTIFACTS = "artifacts"
 #: What the published accuracies were measured with.
@@ -73,67 +62,7 @@ def export_model(spec: ExportSpec, progress: Progress) -> Artifact:
     exporter = exporter_for_target(spec.target)
     progress.expect(1 + EXPORT_STEPS)
     with writable(spec.folder):
-        return _export(build_model(spec.model, progress), exporter, spec, progress)
-
-
-def _export(
-    built: BuiltModel, exporter: Exporter, spec: ExportSpec, progress: Progress
-) -> Artifact:
-    """Writes an artifact and its manifest into a scratch folder, verifies, then renames."""
-    with staging(spec.folder) as scratch:
-        progress.step(f"exporting {spec.model.name} to {spec.target}")
-        form = _form(built, exporter, spec)
-        start = time.perf_counter()
-        draft = exporter.export(lower(built.module, form), built.info, spec, scratch)
-        export_s = time.perf_counter() - start
-        main = scratch / draft.files[0]
-
-        def load(batch: int) -> Runner:
-            run = RunSpec(exporter.runtimes[0], batch, available_threads())
-            return exporter.load(main, run, lambda: build_module(spec.model))
-
-        progress.step(f"verifying {spec.model.name} for {spec.target}")
-        verification = verify(
-            load, built.module, spec.model.image_size, exporter.tolerance_relative_l2
-        )
-        manifest = Manifest(
-            target=spec.target,
-            precision=spec.precision,
-            lowering=form,
-            model=built.info,
-            files=tuple(
-                FileInfo(
-                    name=name,
-                    sha256=sha256_of(scratch / name),
-                    size_bytes=(scratch / name).stat().st_size,
-                )
-                for name in draft.files
-            ),
-            verification=verification,
-            created_utc=_now_utc(),
-            export_s=export_s,
-            **{
-                **draft.model_dump(exclude={"files"}),
-                "versions": {"stmdeploy": version("stmdeploy"), **draft.versions},
-            },
-        )
-        beside = manifest_path(main)
-        beside.write_text(manifest.model_dump_json(indent=1), "utf-8")
-        # The manifest comes last: until it is there, the files are not an artifact.
-        publish(scratch, [*reversed(draft.files), beside.name], spec.folder)
-    return Artifact(spec.folder / main.name, manifest)
-
-
-def _form(built: BuiltModel, exporter: Exporter, spec: ExportSpec) -> str:
-    """The form to export: as asked, or as suits the target. Models of users stay as they are."""
-    lowered = built.config is not None and has_tokens_form(built.config)
-    forms = exporter.lowerings if lowered else (REFERENCE,)
-    if spec.lowering not in (None, *forms):
-        raise StmdeployError(
-            f"{spec.model.name} has no form {spec.lowering!r} for {exporter.target}",
-            "leave --lowering out",
-        )
-    return spec.lowering or forms[0]
+        return export_built(build_model(spec.model, progress), exporter, spec, progress)
 
 
 def profile(
@@ -154,7 +83,8 @@ def profile(
             machine = environment()
             _try_inputs(spec.models, progress)
             targets = len({exporter.target for exporter in exporters.values()})
-            per_model = COUNT_STEPS + EXPORT_STEPS * targets + len(spec.runs)
+            per_precision = EXPORT_STEPS * targets + len(spec.runs)
+            per_model = COUNT_STEPS + per_precision * len(spec.precisions)
             progress.expect(per_model * len(spec.models))
             for model in spec.models:
                 counted = count_model(model, progress)
@@ -199,23 +129,49 @@ def _rows(
     machine: Environment,
     progress: Progress,
 ) -> Iterator[Row]:
-    """The rows of one model: each target exported once, then each run measured."""
-    artifacts: dict[str, Artifact | StmdeployError] = {}
-    for run in spec.runs:
-        exporter = exporters[run.runtime]
-        if exporter.target not in artifacts:
-            export_spec = ExportSpec(
-                model, exporter.target, spec.folder / ARTIFACTS, lowering=spec.lowering
-            )
-            try:
-                artifacts[exporter.target] = _export(counted.built, exporter, export_spec, progress)
-            except DestinationError:
-                raise
-            except StmdeployError as error:
-                artifacts[exporter.target] = error
-        artifact = artifacts[exporter.target]
-        progress.step(f"measuring {model.name} on {run.runtime}, batch {run.batch}")
-        yield _row(counted, model, artifact, run, spec, machine)
+    """The rows of one model: each target exported once a precision, then each run measured."""
+    for precision in spec.precisions:
+        artifacts: dict[str, Artifact | StmdeployError] = {}
+        for run in spec.runs:
+            exporter = exporters[run.runtime]
+            if exporter.target not in artifacts:
+                artifacts[exporter.target] = _artifact(
+                    counted.built,
+                    exporter,
+                    _export_spec(spec, model, exporter, precision),
+                    progress,
+                )
+            progress.step(f"measuring {model.name} on {run.runtime}, batch {run.batch}")
+            yield _row(
+                counted, model, artifacts[exporter.target], replace(run, precision=precision),
+                spec, machine,
+            )  # fmt: skip
+
+
+def _export_spec(
+    spec: ProfileSpec, model: ModelSpec, exporter: Exporter, precision: str
+) -> ExportSpec:
+    return ExportSpec(
+        model,
+        exporter.target,
+        spec.folder / ARTIFACTS,
+        precision,
+        spec.lowering,
+        calibration=spec.calibration,
+        engine=spec.engine,
+    )
+
+
+def _artifact(
+    built: BuiltModel, exporter: Exporter, spec: ExportSpec, progress: Progress
+) -> Artifact | StmdeployError:
+    """The artifact, or why there is none: a failed export costs its rows, not the others'."""
+    try:
+        return export_built(built, exporter, spec, progress)
+    except DestinationError:
+        raise
+    except StmdeployError as error:
+        return error
 
 
 def _row(
@@ -244,7 +200,7 @@ def _row(
         image_height_px=info.image_size[0],
         image_width_px=info.image_size[1],
         batch=run.batch,
-        precision=made.manifest.precision if made else "fp32",
+        precision=run.precision,
         lowering=made.manifest.lowering if made else None,
         runtime=run.runtime,
         device=run.device,

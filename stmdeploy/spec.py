@@ -7,15 +7,21 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stmdeploy.errors import StmdeployError
+from stmdeploy.errors import StmdeployError, nearest
 
-#: Precisions that can be asked for today.
-PRECISIONS = ("fp32",)
+#: fp16 and bf16: weights and activations. int8: both, scales from calibration images.
+#: int8-dynamic: weights, activations scaled as they come; fp32 where a product is small.
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-dynamic")
 #: Forms that a backbone can be exported in; see `stmdeploy.lowering`.
-LOWERINGS = ("reference", "tokens")
+LOWERINGS = ("reference", "tokens", "tokens-grid")
+HINTS = ("latency", "throughput")
+#: Execution providers of ONNX Runtime that can be asked for, by the names used here.
+PROVIDERS = ("cpu", "cuda", "tensorrt", "nvtensorrtrtx", "openvino")
 #: Beyond these nothing fits into memory.
 MAX_SIDE_PX = 16_384
 MAX_CLASSES = 1_000_000
+MAX_BATCH = 2**31 - 1
+MAX_CALIBRATION_IMAGES = 4096
 #: Layout of every model: the batch is the only free dimension.
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
@@ -61,6 +67,55 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class CalibrationSpec:
+    """Images to set the scales of int8 with, and to judge every low precision by.
+
+    Attributes:
+        folder: of images; None for random ones, which say little of real activations.
+        images: how many set the scales; as many others judge.
+    """
+
+    folder: Path | None = None
+    images: int = 16
+
+    def __post_init__(self) -> None:
+        at_least(1, self.images, "number of calibration images")
+        at_most(MAX_CALIBRATION_IMAGES, self.images, "number of calibration images")
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What a TensorRT builder is told.
+
+    Attributes:
+        batch: least, best and most images per inference.
+        workspace_mib: scratch memory of a layer; None for all of the device.
+        builder_level: 0 to 5, fastest build to fastest engine; None for the builder's default.
+        timing_cache: a file that TensorRT keeps its measurements in between builds.
+        compute_capabilities: such as ``8.9``; TensorRT-RTX builds for them, without a GPU too.
+    """
+
+    batch: tuple[int, int, int] = (1, 8, 32)
+    workspace_mib: int | None = None
+    builder_level: int | None = None
+    timing_cache: Path | None = None
+    compute_capabilities: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        at_least(1, self.batch[0], "batch")
+        at_most(MAX_BATCH, self.batch[2], "batch")
+        if not self.batch[0] <= self.batch[1] <= self.batch[2]:
+            raise StmdeployError(
+                f"batches {','.join(map(str, self.batch))} do not grow", "give --batch MIN,OPT,MAX"
+            )
+        if self.workspace_mib is not None:
+            at_least(1, self.workspace_mib, "workspace")
+        if self.builder_level is not None:
+            at_least(0, self.builder_level, "builder level")
+            at_most(5, self.builder_level, "builder level")
+
+
+@dataclass(frozen=True)
 class ExportSpec:
     """An artifact to make.
 
@@ -72,6 +127,8 @@ class ExportSpec:
         lowering: one of `LOWERINGS`; None for what suits the target. A user's own model is
             always exported as it is.
         opset: ONNX opset; None for the exporter's default.
+        calibration: images for the low precisions.
+        engine: of targets that build one.
     """
 
     model: ModelSpec
@@ -80,13 +137,14 @@ class ExportSpec:
     precision: str = "fp32"
     lowering: str | None = None
     opset: int | None = None
+    calibration: CalibrationSpec = field(default_factory=CalibrationSpec)
+    engine: EngineSpec = field(default_factory=EngineSpec)
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise StmdeployError(
-                f"unknown precision {self.precision!r}", f"choose one of: {', '.join(PRECISIONS)}"
+                f"unknown precision {self.precision!r}", nearest(self.precision, PRECISIONS)
             )
-
         if self.lowering not in (None, *LOWERINGS):
             raise StmdeployError(
                 f"unknown lowering {self.lowering!r}", f"choose one of: {', '.join(LOWERINGS)}"
@@ -101,6 +159,31 @@ class ExportSpec:
 
 
 @dataclass(frozen=True)
+class RunSettings:
+    """What only some runtimes look at.
+
+    Attributes:
+        provider: of ONNX Runtime, one of `PROVIDERS`; empty for the plain one of the device.
+        hint: ``latency`` or ``throughput``, for runtimes that arrange themselves for one.
+        cuda_graph: whether a GPU replays the inference as one recorded graph.
+        engine: for providers that build an engine as they load.
+    """
+
+    provider: str = ""
+    hint: str = "latency"
+    cuda_graph: bool = False
+    engine: EngineSpec = field(default_factory=EngineSpec)
+
+    def __post_init__(self) -> None:
+        for flag, word, known in (
+            ("--hint", self.hint, HINTS),
+            ("--provider", self.provider, ("", *PROVIDERS)),
+        ):
+            if word not in known:
+                raise StmdeployError(f"unknown {flag} {word!r}", nearest(word, filter(None, known)))
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """How an artifact is run.
 
@@ -110,6 +193,9 @@ class RunSpec:
         threads: of one operator, on the CPU.
         device: ``cpu`` or ``cuda``.
         gpu_uuid, gpu_name: which GPU, as the driver calls it.
+        precision: of the artifact; runtimes that compute in a precision of their own choice
+            are told.
+        settings: what only some runtimes look at.
     """
 
     runtime: str
@@ -118,6 +204,8 @@ class RunSpec:
     device: str = "cpu"
     gpu_uuid: str = ""
     gpu_name: str = ""
+    precision: str = "fp32"
+    settings: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
         at_least(1, self.batch, "batch")
@@ -157,7 +245,8 @@ class ProfileSpec:
         models, runs: the rows are all combinations.
         folder: where results and artifacts go.
         sampling: when a row is measured enough.
-        lowering: as of `ExportSpec`.
+        lowering, calibration, engine: as of `ExportSpec`.
+        precisions: every model is measured in each.
         row_timeout_s: a worker is ended so long after its sampling budget.
     """
 
@@ -167,6 +256,9 @@ class ProfileSpec:
     sampling: SamplingSpec = field(default_factory=SamplingSpec)
     row_timeout_s: float = 600.0
     lowering: str | None = None
+    precisions: tuple[str, ...] = ("fp32",)
+    calibration: CalibrationSpec = field(default_factory=CalibrationSpec)
+    engine: EngineSpec = field(default_factory=EngineSpec)
 
     def __post_init__(self) -> None:
         positive(self.row_timeout_s, "row timeout")

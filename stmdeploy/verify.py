@@ -1,4 +1,7 @@
-"""Is the artifact the same function as the module? Compared with float64, on fresh inputs."""
+"""Is the artifact the same function as the module? Compared with float64, on fresh inputs.
+
+And what a low precision keeps of it (`fidelity`), over images.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from stmdeploy.contracts import Runner, Verification
+from stmdeploy.artifact import Fidelity, Verification
+from stmdeploy.contracts import Runner
 from stmdeploy.errors import ExitCode, StmdeployError
 
 if TYPE_CHECKING:
@@ -20,21 +24,27 @@ if TYPE_CHECKING:
 
 #: Batches that are compared; 3 was never seen by an exporter, so a frozen batch shows.
 BATCHES = (1, 3)
+#: Says where outputs that are not finite come from; takes the images.
+Explain = Callable[["Images"], str]
 
 
 def verify(
     load: Callable[[int], Runner],
     module: nn.Module,
     image_size: tuple[int, int],
-    tolerance_relative_l2: float,
+    tolerance_relative_l2: float | None,
+    explain: Explain,
+    batches: tuple[int, ...] = BATCHES,
 ) -> Verification:
-    """Runs an artifact at batches 1 and 3 and compares it with the module in float64.
+    """Runs an artifact at some batches and compares it with the module in float64.
 
     Args:
         load: gives a runner for a batch.
         module: the reference, float32, in eval mode; left as it is.
         image_size: (height, width) in pixels.
-        tolerance_relative_l2: bound on ||y - r|| / ||r||.
+        tolerance_relative_l2: bound on ||y - r|| / ||r||; None to report it only.
+        explain: asked where outputs that are not finite come from.
+        batches: images per inference.
 
     Raises:
         StmdeployError: (exit code 4) outputs that differ beyond the tolerance, are not
@@ -46,20 +56,20 @@ def verify(
     random = np.random.default_rng(seed)
     reference = _in_float64(module)
     relative, worst, runtime = 0.0, 0.0, ""
-    for batch in BATCHES:
+    for batch in batches:
         images = random.standard_normal((batch, 3, *image_size), dtype=np.float32)
         expected = _reference_logits(reference, images)
-        got, runtime = _artifact_logits(load, images)
+        got, runtime = _artifact_logits(_loaded(load, batch), images, explain)
         distance, difference = _distance(got, expected)
         relative, worst = max(relative, distance), max(worst, difference)
-    if relative > tolerance_relative_l2:
+    if tolerance_relative_l2 is not None and relative > tolerance_relative_l2:
         raise _differs(
             f"outputs differ from PyTorch float64 by {relative:.1e} relative L2, "
             f"allowed {tolerance_relative_l2:.0e} (input seed {seed})"
         )
     return Verification(
         runtime=runtime,
-        batches=BATCHES,
+        batches=batches,
         input_seed=seed,
         relative_l2_error=relative,
         worst_logit_difference=worst,
@@ -67,34 +77,85 @@ def verify(
     )
 
 
-def _artifact_logits(load: Callable[[int], Runner], images: Images) -> tuple[Logits, str]:
-    """The artifact's outputs, and the runtime that gave them."""
-    batch = images.shape[0]
+def fidelity(
+    load: Callable[[int], Runner],
+    module: nn.Module,
+    images: Images,
+    source: str,
+    explain: Explain,
+    batch: int,
+) -> Fidelity:
+    """Compares an artifact with the module in float64 over images.
+
+    Args:
+        load, explain: as of `verify`.
+        module: the reference, float32, in eval mode; left as it is.
+        images: N 3 H W.
+        source: what the images are, for the manifest.
+        batch: images per inference; the last ones are repeated to fill it.
+
+    Raises:
+        StmdeployError: (exit code 4) outputs that are not finite or have another shape.
+    """
+    import numpy as np
+
+    reference, runner = _in_float64(module), _loaded(load, batch)
+    expected, got = [], []
+    for start in range(0, len(images), batch):
+        some = images[start : start + batch]
+        expected.append(_reference_logits(reference, some))
+        filled = np.concatenate((some, np.repeat(some[-1:], batch - len(some), axis=0)))
+        got.append(_artifact_logits(runner, filled, explain)[0][: len(some)])
+    right, answered = np.concatenate(expected), np.concatenate(got)
+    agreed = (right.argmax(axis=1) == answered.argmax(axis=1)).mean()
+    return Fidelity(
+        source=source,
+        images=len(images),
+        relative_l2_error=_distance(answered, right)[0],
+        top1_agreement_percent=100 * float(agreed),
+    )
+
+
+def _loaded(load: Callable[[int], Runner], batch: int) -> Runner:
     try:
-        runner = load(batch)
-        runner.prepare(images)
-        runner.run()
+        return load(batch)
     except StmdeployError:
         raise
     except Exception as error:  # every engine has exceptions of its own
-        raise _differs(f"the artifact does not run at batch {batch}: {error}") from error
+        raise _does_not_run(batch, error) from error
+
+
+def _artifact_logits(runner: Runner, images: Images, explain: Explain) -> tuple[Logits, str]:
+    """The artifact's outputs, all finite, and the runtime that gave them."""
+    import numpy as np
+
+    try:
+        runner.prepare(images)
+        runner.run()
+        logits = runner.output().astype("float64")
+    except StmdeployError:
+        raise
+    except Exception as error:  # every engine has exceptions of its own
+        raise _does_not_run(len(images), error) from error
+    if not np.isfinite(logits).all():
+        cause = explain(images)
+        raise _differs(f"outputs are not finite at batch {len(images)}{cause and ': '}{cause}")
     facts = runner.facts()
-    return runner.output().astype("float64"), _name(facts)
+    return logits, f"{facts['runtime']} {facts['version']} ({facts['provider']})"
 
 
-def _name(facts: dict[str, str]) -> str:
-    return f"{facts['runtime']} {facts['version']} ({facts['provider']})"
+def _does_not_run(batch: int, error: Exception) -> StmdeployError:
+    return _differs(f"the artifact does not run at batch {batch}: {error}")
 
 
 def _distance(got: Logits, expected: Logits) -> tuple[float, float]:
-    """Relative L2 distance and the largest difference of a logit, both finite."""
+    """Relative L2 distance and the largest difference of a logit."""
     import numpy as np
 
-    batch = len(expected)
     if got.shape != expected.shape:
-        raise _differs(f"outputs have shape {got.shape}, not {expected.shape}, at batch {batch}")
-    if not np.isfinite(got).all():
-        raise _differs(f"outputs are not finite at batch {batch}")
+        raise _differs(
+            f"outputs have shape {got.shape}, not {expected.shape}, at batch {len(expected)}"
+        )
     length = float(np.linalg.norm(expected))
     if not (np.isfinite(length) and length > 0):
         raise StmdeployError(

@@ -9,7 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from stmdeploy.contracts import Document
+from stmdeploy.artifact import Document
 from stmdeploy.errors import StmdeployError
 from stmdeploy.results.row import Measurement
 from stmdeploy.spec import ModelSpec, RunSpec, SamplingSpec

@@ -52,9 +52,13 @@ class RecordedProgress:
     def __init__(self) -> None:
         self.expected = 0
         self.steps: list[str] = []
+        self.warnings: list[str] = []
 
     def expect(self, steps: int) -> None:
         self.expected += steps
 
     def step(self, text: str) -> None:
         self.steps.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)

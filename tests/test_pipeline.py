@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from stmdeploy import StmdeployError, contracts, pipeline
-from stmdeploy.contracts import read_artifact
+from stmdeploy import StmdeployError, pipeline
+from stmdeploy.artifact import read_artifact
 from stmdeploy.exporters.torch import TorchExporter
 from stmdeploy.pipeline import profile
 from stmdeploy.results.row import Row
@@ -83,7 +83,7 @@ def test_a_worker_out_of_memory_costs_one_row(tmp_path: Path) -> None:
 def test_an_export_that_fails_costs_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TorchExporter, "tolerance_relative_l2", 1e-12)
+    monkeypatch.setattr(TorchExporter, "tolerances", {"fp32": 1e-12})
     rows = run(tmp_path, RunSpec("torch", 1, 1), RunSpec("onnxruntime", 1, 1))
     assert rows[0].measurement is None
     assert "not exported: outputs differ" in (rows[0].failure or "")
@@ -94,14 +94,14 @@ def test_an_export_that_fails_costs_its_rows(
 def test_a_tampered_artifact_is_not_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = contracts.read_artifact
+    original = read_artifact
 
     def tamper(path: Path) -> object:
         path.write_bytes(path.read_bytes() + b"x")
         return original(path)
 
     monkeypatch.setattr(pipeline, "read_artifact", tamper)
-    with pytest.raises(StmdeployError, match="does not match the hash"):
+    with pytest.raises(StmdeployError, match="its manifest describes a file of"):
         run(tmp_path / "out", RunSpec("torch", 1, 1))
     assert not (tmp_path / "out" / "results.json").exists()
 

@@ -53,9 +53,13 @@ class Spoilt:
         return {"runtime": "fake", "version": "1", "provider": "test"}
 
 
+def explain(_: Array) -> str:
+    return "the first is Div node_div of stage 2 mixer"
+
+
 def run(spoil: str) -> float:
     module = Linear()
-    report = verify(lambda _: Spoilt(module, spoil), module, (2, 2), 1e-5)
+    report = verify(lambda _: Spoilt(module, spoil), module, (2, 2), 1e-5, explain)
     assert report.batches == (1, 3)
     assert report.worst_logit_difference < 1e-5
     assert next(module.parameters()).dtype == torch.float32
@@ -110,7 +114,7 @@ class PlainTensor(Linear):
 def test_a_reference_that_cannot_judge(module: nn.Module, says: str) -> None:
     right = Linear()
     with pytest.raises(StmdeployError, match=says):
-        verify(lambda _: Spoilt(right, "nothing"), module, (2, 2), 1e-5)
+        verify(lambda _: Spoilt(right, "nothing"), module, (2, 2), 1e-5, explain)
 
 
 def test_an_engine_that_fails() -> None:
@@ -121,5 +125,5 @@ def test_an_engine_that_fails() -> None:
         raise EngineError("opset 99")
 
     with pytest.raises(StmdeployError, match="does not run at batch 1: opset 99") as error:
-        verify(load, Linear(), (2, 2), 1e-5)
+        verify(load, Linear(), (2, 2), 1e-5, explain)
     assert error.value.code == ExitCode.OUTPUTS_DIFFER

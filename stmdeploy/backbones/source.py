@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from stmdeploy.artifact import ModelInfo, WeightsInfo
 from stmdeploy.backbones.catalog import BackboneConfig, resolve
 from stmdeploy.backbones.checkpoint import content_hash, load_checkpoint, source_name
 from stmdeploy.backbones.network import build
 from stmdeploy.backbones.synthetic import fill_synthetic
-from stmdeploy.contracts import ModelInfo, Progress, WeightsInfo
+from stmdeploy.contracts import Progress
 from stmdeploy.errors import StmdeployError
 from stmdeploy.spec import ModelSpec
 

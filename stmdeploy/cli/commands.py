@@ -1,21 +1,16 @@
-"""The commands. Each parses its flags into a spec, calls one stage or pipeline, prints."""
+"""The commands that read. Each parses its flags, calls one stage or pipeline, prints."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from stmdeploy.cli import options
-from stmdeploy.cli.options import numbers, words
-from stmdeploy.errors import ExitCode, StmdeployError
-
-if TYPE_CHECKING:
-    from stmdeploy.results.row import Row
+from stmdeploy.errors import StmdeployError
 
 
 class Listing(StrEnum):
@@ -72,135 +67,6 @@ def count(
         console.print_table(module_table(spec.label, complexity))
 
 
-def export(
-    stm: options.Stm = None,
-    scale: options.Scale = None,
-    model: options.Model = None,
-    image_size: options.ImageSize = None,
-    num_classes: options.NumClasses = 1000,
-    checkpoint: options.Checkpoint = None,
-    target: Annotated[str, typer.Option("--target", help="See `stmdeploy list targets`.")] = "onnx",
-    precision: Annotated[str, typer.Option("--precision", help="fp32.")] = "fp32",
-    lowering: options.Lowering = None,
-    opset: Annotated[int | None, typer.Option("--opset", help="ONNX opset, 19 to 23.")] = None,
-    out: options.Out = None,
-    json: options.Json = False,
-) -> None:
-    """Export a backbone, verified against PyTorch in float64, with a manifest beside it."""
-    from stmdeploy.cli import console
-    from stmdeploy.cli.requests import ARTIFACTS_ROOT, model_specs
-    from stmdeploy.spec import ExportSpec
-
-    if not words(stm) and not words(model):
-        raise StmdeployError("nothing to export is named", "give --stm, as in --stm dcn")
-    specs = [
-        ExportSpec(spec, target, out or ARTIFACTS_ROOT, precision, lowering, opset)
-        for spec in model_specs(
-            stm=stm, scale=scale, model=model, image_size=image_size,
-            num_classes=num_classes, checkpoint=checkpoint,
-        )
-    ]  # fmt: skip
-    from stmdeploy.pipeline import export_model
-
-    made = []
-    with console.progress() as progress:
-        for spec in specs:
-            artifact = export_model(spec, progress)
-            made.append(artifact)
-            error = artifact.manifest.verification.relative_l2_error
-            console.say(f"wrote {artifact.path} (relative L2 error {error:.1e})")
-    if json:
-        console.print_json(
-            {
-                "artifacts": [
-                    {"path": str(a.path), **a.manifest.model_dump(mode="json")} for a in made
-                ]
-            }
-        )
-
-
-def profile(
-    stm: options.Stm = None,
-    scale: options.Scale = None,
-    model: options.Model = None,
-    image_size: options.ImageSize = None,
-    num_classes: options.NumClasses = 1000,
-    checkpoint: options.Checkpoint = None,
-    batch: Annotated[list[str] | None, typer.Option("--batch", help="[default: 1,8]")] = None,
-    runtime: Annotated[
-        list[str] | None,
-        typer.Option("--runtime", help="onnxruntime, torch. [default: onnxruntime]"),
-    ] = None,
-    threads: Annotated[
-        list[str] | None, typer.Option("--threads", help="Of one operator. [default: all]")
-    ] = None,
-    lowering: options.Lowering = None,
-    gpu: Annotated[
-        str | None, typer.Option("--gpu", help="Measure on this GPU: see `stmdeploy list gpus`.")
-    ] = None,
-    budget_s: Annotated[float, typer.Option("--budget-s", help="Sampling time of a row.")] = 10.0,
-    row_timeout_s: Annotated[
-        float, typer.Option("--row-timeout-s", help="A worker is ended so long after its budget.")
-    ] = 600.0,
-    out: options.Out = None,
-    json: options.Json = False,
-) -> None:
-    """Measure backbones on this machine and print accuracy beside real cost.
-
-    Without arguments: the five micro backbones at batches 1 and 8 on the CPU.
-    """
-    from stmdeploy.cli.requests import RESULTS_ROOT, model_specs, run_specs
-    from stmdeploy.spec import ProfileSpec, SamplingSpec
-
-    spec = ProfileSpec(
-        models=model_specs(
-            stm=stm, scale=scale, model=model, image_size=image_size, num_classes=num_classes,
-            checkpoint=checkpoint, default_scale="tiny" if words(stm) else "micro",
-        ),
-        runs=run_specs(
-            words(runtime) or ["onnxruntime"],
-            numbers(batch, "--batch") or [1, 8],
-            numbers(threads, "--threads"),
-            gpu,
-        ),
-        folder=out or RESULTS_ROOT / datetime.now().strftime("%Y%m%d-%H%M%S"),
-        sampling=SamplingSpec(budget_s=budget_s),
-        row_timeout_s=row_timeout_s,
-        # The lowered form was made, and measured, for the CPU.
-        lowering=lowering or ("reference" if gpu else None),
-    )  # fmt: skip
-    rows = _profile(spec)
-    _show(rows, json, spec.folder)
-    if any(row.measurement is None for row in rows):
-        raise typer.Exit(int(ExitCode.WORKER_FAILED))
-
-
-def _profile(spec: Any) -> tuple[Row, ...]:
-    from stmdeploy.cli import console
-    from stmdeploy.pipeline import profile as run_profile
-
-    done: list[Row] = []
-    try:
-        with console.progress() as progress:
-            return run_profile(spec, progress, done.append)
-    except KeyboardInterrupt:
-        kept = f"; {len(done)} finished rows are in {spec.folder}" if done else ""
-        console.say(f"stmdeploy: interrupted{kept}")
-        raise
-
-
-def _show(rows: tuple[Row, ...], json: bool, folder: Path) -> None:
-    from stmdeploy.cli import console
-    from stmdeploy.report.tables import profile_table
-    from stmdeploy.results.frame import flat
-
-    if json:
-        console.print_json({"results": str(folder), "rows": [flat(row) for row in rows]})
-    else:
-        console.print_table(profile_table(rows))
-        console.say(f"rows, raw samples and artifacts are in {folder}")
-
-
 def report(
     results: Annotated[
         Path | None, typer.Argument(help="Folder or results.json. [default: the newest]")
@@ -234,4 +100,4 @@ def report(
     if markdown:
         console.print_text(profile_table(rows).markdown())
     else:
-        _show(rows, json, folder)
+        console.show_rows(rows, folder, json=json)

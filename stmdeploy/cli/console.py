@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 from stmdeploy.errors import StmdeployError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
     from stmdeploy.contracts import Progress
     from stmdeploy.report.tables import TextTable
+    from stmdeploy.results.row import Row
 
 #: Width of a table where stdout is no terminal; wide enough for every column.
 _FILE_WIDTH = 200
@@ -88,6 +91,18 @@ def print_table(table: TextTable) -> None:
     print_text(buffer.getvalue().rstrip("\n"))
 
 
+def show_rows(rows: tuple[Row, ...], folder: Path, *, json: bool) -> None:
+    """Prints measured rows as the table, or as a JSON document."""
+    from stmdeploy.report.tables import profile_table
+    from stmdeploy.results.frame import flat
+
+    if json:
+        print_json({"results": str(folder), "rows": [flat(row) for row in rows]})
+    else:
+        print_table(profile_table(rows))
+        say(f"rows, raw samples and artifacts are in {folder}")
+
+
 class _Steps:
     """`contracts.Progress` on a rich bar: each step completes the one before it."""
 
@@ -105,6 +120,12 @@ class _Steps:
         self._begun = True
         if self._bar.disable:
             say(text)
+
+    def warn(self, text: str) -> None:
+        if self._bar.disable:
+            say(text)
+        else:
+            self._bar.console.print(text, markup=False)
 
 
 @contextmanager

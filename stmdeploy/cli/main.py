@@ -10,7 +10,7 @@ import traceback
 
 import typer
 
-from stmdeploy.cli import commands
+from stmdeploy.cli import commands, export, profile
 from stmdeploy.cli.console import ReaderGoneError
 from stmdeploy.errors import ExitCode, StmdeployError
 
@@ -27,8 +27,9 @@ app = typer.Typer(
 )
 app.command("list")(commands.list_)
 app.command("count")(commands.count)
-app.command("export")(commands.export)
-app.command("profile")(commands.profile)
+app.command("export")(export.export)
+app.command("inspect")(export.inspect)
+app.command("profile")(profile.profile)
 app.command("report")(commands.report)
 
 

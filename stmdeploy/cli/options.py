@@ -47,8 +47,45 @@ Lowering = Annotated[
     str | None,
     typer.Option(
         "--lowering",
-        help="reference (plain), or tokens (the same function, faster on ONNX Runtime's CPU). "
-        "[default: what suits the target]",
+        help="reference (plain), tokens (the same function, faster on CPUs), or tokens-grid "
+        "(dcn without DeformConv). [default: what suits the target]",
+    ),
+]
+Precision = Annotated[
+    list[str] | None,
+    typer.Option("--precision", help="fp32, fp16, bf16, int8, int8-dynamic. [default: fp32]"),
+]
+CalibrationFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        help="Folder of photographs: half set the scales of int8, half judge the precision. "
+        "[default: random images]",
+    ),
+]
+CalibrationImages = Annotated[
+    int,
+    typer.Option("--calibration-images", help="How many set the scales, and how many judge."),
+]
+WorkspaceMib = Annotated[
+    int | None,
+    typer.Option("--workspace-mib", help="Of TensorRT: scratch memory. [default: all]"),
+]
+BuilderLevel = Annotated[
+    int | None,
+    typer.Option(
+        "--builder-optimization-level", help="Of TensorRT: 0 (fast build) to 5 (fast engine)."
+    ),
+]
+TimingCache = Annotated[
+    Path | None,
+    typer.Option("--timing-cache-file", help="Of TensorRT: keeps measurements between builds."),
+]
+ComputeCapability = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--compute-capability",
+        help="Of TensorRT-RTX: GPUs to build for, as 8.9,12.0. [default: this GPU, else 8.9]",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
@@ -57,12 +94,16 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder for what is writ
 
 def words(values: list[str] | None) -> list[str]:
     """``["halo,dcn", "swin"]`` -> ``["halo", "dcn", "swin"]``, repeats dropped."""
+    return list(dict.fromkeys(_parts(values)))
+
+
+def _parts(values: list[str] | None) -> list[str]:
     parts = [part.strip() for value in values or [] for part in value.split(",")]
-    return list(dict.fromkeys(part for part in parts if part))
+    return [part for part in parts if part]
 
 
-def numbers(values: list[str] | None, flag: str) -> list[int]:
-    """As `words`, for whole numbers.
+def numbers(values: list[str] | None, flag: str, *, repeats: bool = False) -> list[int]:
+    """As `words`, for whole numbers; `repeats` are kept where they mean something.
 
     Raises:
         StmdeployError: something else than a whole number.
@@ -70,7 +111,7 @@ def numbers(values: list[str] | None, flag: str) -> list[int]:
     from stmdeploy.errors import StmdeployError
 
     try:
-        return [int(word) for word in words(values)]
+        return [int(word) for word in (_parts(values) if repeats else words(values))]
     except ValueError:
         raise StmdeployError(
             f"{flag} {','.join(values or [])} is not understood", "write whole numbers, as 1,8"

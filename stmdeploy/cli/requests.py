@@ -6,11 +6,18 @@ from pathlib import Path
 
 from stmdeploy.backbones.catalog import list_backbones, resolve
 from stmdeploy.backbones.sizes import check_image_size
-from stmdeploy.cli.options import words
+from stmdeploy.cli.options import numbers, words
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files import newest_folder
 from stmdeploy.results.store import FILE_NAME
-from stmdeploy.spec import ModelSpec, RunSpec, available_threads, parse_image_size
+from stmdeploy.spec import (
+    EngineSpec,
+    ModelSpec,
+    RunSettings,
+    RunSpec,
+    available_threads,
+    parse_image_size,
+)
 
 #: The five spatial token mixers of the paper.
 FIVE_STMS = ("halo", "pvt", "swin", "convnext", "dcn")
@@ -36,6 +43,8 @@ def model_specs(
     """
     stms = words(stm) or ([] if words(model) else list(FIVE_STMS))
     scales = words(scale) or [default_scale]
+    if scales == ["all"]:
+        stms, scale = [name for word in stms for name in _all_scales(word)], None
     names = [name for word in stms for name in _official_names(word, scale, scales)]
     customs = words(model)
     for custom in customs:
@@ -70,22 +79,60 @@ def _official_names(stm: str, scale: list[str] | None, scales: list[str]) -> lis
     return [resolve(stm, one).name for one in scales]
 
 
+def _all_scales(stm: str) -> list[str]:
+    """The official names of one STM, smallest first."""
+    wanted = resolve(stm, "micro").stm
+    configs = [resolve(name) for name in list_backbones() if not name.startswith("official_")]
+    return [config.name for config in configs if config.stm == wanted]
+
+
+def engine_spec(
+    batch: list[str] | None,
+    workspace_mib: int | None,
+    builder_level: int | None,
+    timing_cache: Path | None,
+    compute_capabilities: list[str],
+) -> EngineSpec:
+    """What a builder is told; one batch alone is least, best and most.
+
+    Raises:
+        StmdeployError: not one or three growing batches, or a figure out of range.
+    """
+    batches = numbers(batch, "--batch", repeats=True) or [1, 8, 32]
+    if len(batches) not in (1, 3):
+        raise StmdeployError(
+            f"--batch {','.join(map(str, batches))} is not understood", "give MIN,OPT,MAX or one"
+        )
+    least, best, most = batches * 3 if len(batches) == 1 else batches
+    return EngineSpec(
+        (least, best, most),
+        workspace_mib,
+        builder_level,
+        timing_cache,
+        tuple(compute_capabilities),
+    )
+
+
 def run_specs(
-    runtimes: list[str], batches: list[int], threads: list[int], gpu: str | None
+    runtimes: list[str],
+    batches: list[int],
+    threads: list[int],
+    gpu: str | None,
+    settings: RunSettings,
 ) -> tuple[RunSpec, ...]:
     """Every combination, runtime by runtime, on the CPU or on the GPU that is named.
 
     Raises:
         StmdeployError: a figure out of range, or no such GPU in this machine.
     """
-    device: tuple[str, ...] = ("cpu",)
+    device = ("cpu", "", "")
     if gpu is not None:
         from stmdeploy.hardware import find_gpu
 
         found = find_gpu(gpu)
         device = ("cuda", found.uuid, found.name)
     return tuple(
-        RunSpec(runtime, batch, count, *device)
+        RunSpec(runtime, batch, count, *device, settings=settings)
         for runtime in runtimes
         for count in threads or [available_threads()]
         for batch in batches

@@ -1,8 +1,9 @@
 """Other exact forms of the backbones, made for the runtimes that will run them.
 
 ``reference`` is the form of `stmdeploy.backbones`: plain, and what is counted and verified
-against. ``tokens`` is the same function for ONNX Runtime on the CPU: tokens in two dimensions,
-constants folded, windows as gathers of rows, DCNv3 as DeformConv.
+against. ``tokens`` is the same function in two dimensions: constants folded, windows as
+gathers of rows, DCNv3 as DeformConv. ``tokens-grid`` is ``tokens`` with DCNv3 as GridSample,
+for runtimes without DeformConv.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ if TYPE_CHECKING:
 
 REFERENCE = "reference"
 TOKENS = "tokens"
+TOKENS_GRID = "tokens-grid"
 
 
-def has_tokens_form(config: BackboneConfig) -> bool:
-    """Whether a backbone can be lowered to tokens.
+def forms_of(config: BackboneConfig) -> tuple[str, ...]:
+    """The forms that a backbone has.
 
-    The original Swin cannot: its patch merging reads the mean of four pixels from the
+    The original Swin has no tokens: its patch merging reads the mean of four pixels from the
     residual stream, which the centred stream of `tokens` no longer holds.
     """
-    return config.layout != "swin"
+    if config.layout == "swin":
+        return (REFERENCE,)
+    return (REFERENCE, TOKENS, TOKENS_GRID) if config.stm == "dcn" else (REFERENCE, TOKENS)
 
 
 def lower(module: nn.Module, form: str) -> nn.Module:
@@ -32,7 +36,7 @@ def lower(module: nn.Module, form: str) -> nn.Module:
 
     Args:
         module: a `Backbone` that has the form, in eval mode; it is not changed.
-        form: ``reference`` or ``tokens``.
+        form: one of `forms_of` its configuration.
 
     Returns:
         A module that maps N 3 H W to logits, for inference only.
@@ -46,4 +50,4 @@ def lower(module: nn.Module, form: str) -> nn.Module:
 
     assert isinstance(module, Backbone)
     with torch.no_grad():
-        return LoweredBackbone(module).eval()
+        return LoweredBackbone(module, deform_conv=form == TOKENS).eval()

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from stmdeploy.backbones.mixers.halo import BLOCK, HALO, WINDOW, HaloBlock
 from stmdeploy.lowering.tokens import CentredNorm, TokenMlp, after, writer
 
-#: Added to the logits of positions outside the map; its exponential is zero.
-OUTSIDE = -1e9
+#: Added to the logits of positions outside the map, twice in the corners. Its exponential is
+#: zero in float64 too, and twice of it is finite in float16: infinity times the zeros of
+#: `spread` would be no number.
+OUTSIDE = -1e4
 
 
 def block_order(size: tuple[int, int]) -> Tensor:

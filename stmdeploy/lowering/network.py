@@ -23,7 +23,9 @@ from stmdeploy.lowering.swin import LoweredSwinBlock
 from stmdeploy.lowering.tokens import CentredNorm, inverse
 
 
-def _lowered(block: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, Tensor]:
+def _lowered(
+    block: nn.Module, size: tuple[int, int], deform_conv: bool
+) -> tuple[nn.Module, Tensor]:
     """A block on tokens, and the order it wants them in."""
     raster = torch.arange(size[0] * size[1])
     if isinstance(block, HaloBlock):
@@ -36,14 +38,16 @@ def _lowered(block: nn.Module, size: tuple[int, int]) -> tuple[nn.Module, Tensor
     if isinstance(block, ConvNeXtBlock):
         return LoweredConvNeXtBlock(block, size), raster
     if isinstance(block, DcnBlock):
-        return LoweredDcnBlock(block, size), raster
+        return LoweredDcnBlock(block, size, deform_conv=deform_conv), raster
     raise TypeError(f"no lowering of {type(block).__name__}")
 
 
 class LoweredStage(nn.Module):
     """N C H W to N C H W, with tokens in between, reordered only where a block wants it."""
 
-    def __init__(self, blocks: nn.Module, norm: nn.Module, size: tuple[int, int]) -> None:
+    def __init__(
+        self, blocks: nn.Module, norm: nn.Module, size: tuple[int, int], deform_conv: bool
+    ) -> None:
         super().__init__()
         self.size = size
         assert isinstance(norm, nn.LayerNorm)
@@ -51,7 +55,7 @@ class LoweredStage(nn.Module):
         self.blocks = nn.ModuleList()
         at = raster = torch.arange(size[0] * size[1])
         for index, block in enumerate(blocks.children()):
-            lowered, order = _lowered(block, size)
+            lowered, order = _lowered(block, size, deform_conv)
             self._reorder(index, at, order)
             self.blocks.append(lowered)
             at = order
@@ -78,7 +82,7 @@ class LoweredStage(nn.Module):
 class LoweredBackbone(nn.Module):
     """The same function as a `Backbone`: N 3 H W to logits."""
 
-    def __init__(self, reference: Backbone) -> None:
+    def __init__(self, reference: Backbone, *, deform_conv: bool = True) -> None:
         super().__init__()
         reference = copy.deepcopy(reference)
         self.entries = nn.ModuleList(map(lowered_entry, reference.downsample_layers))
@@ -87,6 +91,7 @@ class LoweredBackbone(nn.Module):
                 blocks,
                 norm,
                 (reference.image_size[0] // stride, reference.image_size[1] // stride),
+                deform_conv,
             )
             for blocks, norm, stride in zip(
                 reference.stages, reference.stage_norms, STRIDES, strict=True

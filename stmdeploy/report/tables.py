@@ -44,6 +44,7 @@ def profile_table(rows: Sequence[Row]) -> TextTable:
     optional = {
         "image": [f"{row.image_height_px}x{row.image_width_px}" for row in rows],
         "runtime": [row.runtime for row in rows],
+        "precision": [row.precision for row in rows],
         "lowering": [row.lowering or ABSENT for row in rows],
         "device": [row.device_name for row in rows],
         "threads": [str(row.threads) for row in rows],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from stmdeploy.contracts import Document
+from stmdeploy.artifact import Document
 
 #: 1: first version.
 RESULTS_SCHEMA_VERSION = 1

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from stmdeploy import StmdeployError
+from stmdeploy.artifact import read_artifact
 from stmdeploy.backbones.source import build_module
-from stmdeploy.contracts import read_artifact
 from stmdeploy.errors import ExitCode
 from stmdeploy.exporters import onnx as target
+from stmdeploy.exporters import onnx_graph, ort_session
 from stmdeploy.pipeline import export_model
 from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec
 from tests.conftest import relative_l2
@@ -155,7 +156,7 @@ def test_the_outermost_opsets(opset: int, tmp_path: Path) -> None:
 
 
 def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target, "EXTERNAL_DATA_BYTES", 1_000_000)
+    monkeypatch.setattr(onnx_graph, "EXTERNAL_DATA_BYTES", 1_000_000)
     path = export(MICRO, tmp_path)
     artifact = read_artifact(path)
     assert [file.name for file in artifact.manifest.files] == [path.name, path.name + ".data"]
@@ -168,7 +169,7 @@ def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.M
 def test_a_wrong_artifact_is_never_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    annotate = target._annotate
+    annotate = onnx_graph._annotate
 
     def spoil(model: object, info: object, spec: object) -> None:
         annotate(model, info, spec)
@@ -177,7 +178,7 @@ def test_a_wrong_artifact_is_never_published(
         values[7] += 1e-2
         bias.const_value = onnx_ir.tensor(values, name="head.bias")
 
-    monkeypatch.setattr(target, "_annotate", spoil)
+    monkeypatch.setattr(onnx_graph, "_annotate", spoil)
     with pytest.raises(StmdeployError, match="differ from PyTorch float64") as error:
         export(MICRO, tmp_path / "new")
     assert error.value.code == ExitCode.OUTPUTS_DIFFER
@@ -223,7 +224,7 @@ def test_a_missing_provider_is_an_error(micro: Path) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
     with pytest.raises(StmdeployError, match="has no CUDAExecutionProvider") as error:
-        target.OnnxRuntimeRunner(micro, RunSpec("onnxruntime", 1, 1, "cuda"))
+        ort_session.OnnxRuntimeRunner(micro, RunSpec("onnxruntime", 1, 1, "cuda"))
     assert error.value.code == ExitCode.WORKER_FAILED
 
 
@@ -232,7 +233,7 @@ def test_the_same_binding_code_runs_on_cuda(micro: Path) -> None:
     images = np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32)
     outputs = []
     for device in ("cpu", "cuda"):
-        runner = target.OnnxRuntimeRunner(micro, RunSpec("onnxruntime", 2, 1, device))
+        runner = ort_session.OnnxRuntimeRunner(micro, RunSpec("onnxruntime", 2, 1, device))
         runner.prepare(images)
         runner.run()
         outputs.append(runner.output())

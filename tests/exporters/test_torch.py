@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from stmdeploy import StmdeployError
+from stmdeploy.artifact import read_artifact
 from stmdeploy.backbones.source import build_module
-from stmdeploy.contracts import read_artifact
 from stmdeploy.exporters.torch import TorchExporter
 from stmdeploy.pipeline import export_model
 from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec

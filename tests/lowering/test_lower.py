@@ -10,22 +10,22 @@ from hypothesis import strategies as st
 from stmdeploy import create_backbone, list_backbones
 from stmdeploy.backbones.catalog import resolve
 from stmdeploy.backbones.synthetic import fill_synthetic
-from stmdeploy.lowering import REFERENCE, TOKENS, has_tokens_form, lower
+from stmdeploy.lowering import REFERENCE, TOKENS, TOKENS_GRID, forms_of, lower
 from stmdeploy.lowering.dcn import deform_conv
 
 FAMILIES = ("halo", "pvt", "pvt_v2", "swin", "convnext", "dcn")
 WINDOWED = ("halo", "swin")
 
 
-def distance(name: str, size: tuple[int, int], batch: int, seed: int) -> float:
-    """Relative L2 distance of the two forms, in float64."""
+def distance(name: str, size: tuple[int, int], batch: int, seed: int, form: str = TOKENS) -> float:
+    """Relative L2 distance of a form from the reference, in float64."""
     model = create_backbone(name, "micro", image_size=size, num_classes=10)
     fill_synthetic(model, seed)
     model = model.double()
     x = torch.randn(batch, 3, *size, dtype=torch.float64)
     with torch.inference_mode():
         expected = model(x)
-        got = lower(model, TOKENS)(x)
+        got = lower(model, form)(x)
         assert torch.equal(expected, model(x)), "lowering changed its input"
     return float((got - expected).norm() / expected.norm())
 
@@ -60,9 +60,16 @@ def test_windows_of_any_size(name: str, size: tuple[int, int], batch: int, seed:
     assert distance(name, size, batch, seed) < 1e-12
 
 
-def test_what_has_no_form_of_tokens() -> None:
-    without = [name for name in list_backbones() if not has_tokens_form(resolve(name))]
-    assert without == ["official_swin_tiny"]
+@settings(max_examples=3, deadline=None)
+@given(rows=st.integers(1, 3), columns=st.integers(1, 3), seed=st.integers(0, 2**31))
+def test_dcn_as_grid_samples(rows: int, columns: int, seed: int) -> None:
+    assert distance("dcn", (32 * rows, 32 * columns), 2, seed, TOKENS_GRID) < 1e-12
+
+
+def test_which_backbones_have_which_forms() -> None:
+    forms = {name: forms_of(resolve(name)) for name in list_backbones()}
+    assert [name for name in forms if TOKENS not in forms[name]] == ["official_swin_tiny"]
+    assert all((TOKENS_GRID in forms[name]) == ("dcn" in name) for name in forms)
 
 
 def test_the_reference_form_is_the_module_itself() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.contracts import manifest_path, read_artifact
+from stmdeploy.artifact import manifest_path, read_artifact
 from stmdeploy.pipeline import export_model
 from stmdeploy.spec import ExportSpec, ModelSpec
 from tests.fakes import RecordedProgress

@@ -1,0 +1,235 @@
+"""From a torch module to an ONNX file, by torch's current exporter."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from ast import literal_eval
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stmdeploy.artifact import ModelInfo, TensorInfo
+from stmdeploy.contracts import Work
+from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, ExportSpec
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+#: The lowest opset with DeformConv, the default, and the highest tried.
+OPSETS = (19, 20, 23)
+#: Convolution takes bfloat16 from here on.
+BF16_OPSET = 22
+#: A protobuf file ends at 2 GiB; beyond this many bytes of weights they lie beside it.
+EXTERNAL_DATA_BYTES = 2**31 - 2**25
+#: Of a node: the stage and part of the model it belongs to, as in "stage 2 mixer".
+PART_NOTE = "stmdeploy.part"
+_SCOPES_NOTE = "pkg.torch.onnx.name_scopes"
+#: Notes of torch's exporter that hold paths of the exporting machine.
+_PRIVATE_NOTES = ("pkg.torch.onnx.stack_trace",)
+#: Modules of the mlp, under the names of both layouts, reference and lowered.
+_MLP = frozenset({"mlp", "pwconv1", "pwconv2"})
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """An ONNX file as it was written and checked.
+
+    ``files``: its name, and that of its weights where they lie beside it.
+    """
+
+    path: Path
+    files: tuple[str, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    opset: int
+    operators: dict[str, int]
+    versions: dict[str, str]
+
+
+def write_onnx(work: Work, path: Path) -> OnnxFile:
+    """Exports a module with a free batch, in float32, and checks it with full shape inference.
+
+    Raises:
+        StmdeployError: opset out of range, or torch cannot export the module.
+    """
+    opset = _opset(work.spec)
+    program = _trace(work.module, work.spec, opset)
+    _annotate(program.model, work.info, work.spec)
+    external = _weight_bytes(work.module) > EXTERNAL_DATA_BYTES
+    program.save(path, external_data=external)
+    written = described(path, (path.name + ".data",) if external else ())
+    if not isinstance(written.inputs[0].shape[0], str):
+        raise StmdeployError(
+            f"{work.spec.model.name} only exports for {written.inputs[0].shape[0]} images at a "
+            "time",
+            "its forward must not depend on the batch",
+        )
+    return written
+
+
+def described(path: Path, data: tuple[str, ...] = ()) -> OnnxFile:
+    """Checks an ONNX file as it lies there, with strict shape inference, and describes it.
+
+    Raises:
+        StmdeployError: (exit code 4) the graph is not valid.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise StmdeployError(
+            f"the exported graph is not valid ONNX: {error}",
+            "try another --opset, and report the model",
+            ExitCode.OUTPUTS_DIFFER,
+        ) from error
+    model = onnx.load(path, load_external_data=False)
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return OnnxFile(
+        path=path,
+        files=(path.name, *data),
+        inputs=tuple(_tensor_info(value) for value in model.graph.input),
+        outputs=tuple(_tensor_info(value) for value in model.graph.output),
+        opset=opset,
+        operators=dict(Counter(node.op_type for node in model.graph.node).most_common()),
+        versions={name: version(name) for name in ("torch", "onnx", "onnxscript")},
+    )
+
+
+def _opset(spec: ExportSpec) -> int:
+    lowest, default, highest = OPSETS
+    if spec.precision == "bf16":
+        lowest = default = BF16_OPSET
+    opset = default if spec.opset is None else spec.opset
+    if not lowest <= opset <= highest:
+        raise StmdeployError(f"opset {opset} cannot be written", f"choose {lowest} to {highest}")
+    return opset
+
+
+def _trace(module: nn.Module, spec: ExportSpec, opset: int) -> Any:
+    import torch
+
+    # Two images, so that the tracer cannot mistake the batch for a constant one.
+    example = torch.zeros(2, 3, *spec.model.image_size)
+    try:
+        with _quiet(), torch.no_grad():
+            return torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                opset_version=opset,
+                verbose=False,
+                custom_translation_table=_translations(),
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise StmdeployError(
+            f"{spec.model.name} cannot be exported to ONNX: {error}",
+            "the model must be traceable by torch.export with a free batch",
+        ) from error
+
+
+def _translations() -> dict[Any, Any]:
+    """How the custom operators of lowered modules are written in ONNX."""
+    import torch
+
+    operator = getattr(torch.ops.stmdeploy, "deform_conv", None)
+    return {operator.default: _deform_conv} if operator else {}
+
+
+def _deform_conv(value: Any, offset: Any, mask: Any, groups: int) -> Any:
+    """DeformConv with a depth-wise 3x3 kernel of ones: the weighted sum of nine samples."""
+    import numpy as np
+    import onnx
+    from onnxscript import opset19 as op
+
+    channels = value.shape[1]
+    ones = onnx.numpy_helper.from_array(np.ones((channels, 1, 3, 3), np.float32))
+    return op.DeformConv(
+        value,
+        op.Constant(value=ones),
+        offset,
+        None,
+        mask,
+        group=channels,
+        offset_group=groups,
+        kernel_shape=[3, 3],
+        pads=[1, 1, 1, 1],
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's notes on optional packages off the user's screen."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _annotate(model: Any, info: ModelInfo, spec: ExportSpec) -> None:
+    """Writes what the model is into `metadata_props`, and into every node where it belongs;
+    drops notes that name local paths."""
+    for node in model.graph.all_nodes():
+        scopes = literal_eval(node.metadata_props.get(_SCOPES_NOTE, "[]"))
+        node.metadata_props[PART_NOTE] = part_of(scopes)
+        for note in _PRIVATE_NOTES:
+            node.metadata_props.pop(note, None)
+    height, width = info.image_size
+    model.metadata_props.update(
+        {
+            "stmdeploy.version": version("stmdeploy"),
+            "stmdeploy.model": info.name,
+            "stmdeploy.scale": info.scale,
+            "stmdeploy.image_size": f"{height}x{width}",
+            "stmdeploy.precision": spec.precision,
+            "stmdeploy.weights": info.weights.kind,
+            "stmdeploy.weights_sha256": info.weights.sha256,
+            "stmdeploy.checkpoint_sha256": info.weights.checkpoint_sha256 or "",
+        }
+    )
+
+
+def part_of(scopes: list[str]) -> str:
+    """Where a node belongs, from the dotted names of the modules around it, outermost first.
+
+    ``["", "stages.1", "stages.1.blocks.0", "stages.1.blocks.0.mlp", "gelu"]`` is "stage 2
+    mlp": stages count from 1, as the paper's.
+    """
+    path = max(scopes[1:-1], key=len, default="").split(".")
+    if path[0] in ("downsample_layers", "entries"):
+        return "stem" if path[1] == "0" else f"stage {int(path[1]) + 1} downsample"
+    if path[0] == "stage_norms":
+        return f"stage {int(path[1]) + 1} norm"
+    if path[0] == "stages":
+        inner = [name for name in path[2:] if name != "blocks"]
+        kind = "mlp" if _MLP & set(inner) else "mixer" if inner[:1] != ["norm"] else "norm"
+        return f"stage {int(path[1]) + 1} {kind if inner else 'norm'}"
+    return "head" if path[0] in ("conv_head", "head") else "other"
+
+
+def _weight_bytes(module: nn.Module) -> int:
+    return sum(value.numel() * value.element_size() for value in module.state_dict().values())
+
+
+def _tensor_info(value: onnx.ValueInfoProto) -> TensorInfo:
+    import onnx
+
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    shape = tuple(dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
+    return TensorInfo(name=value.name, dtype=str(dtype), shape=shape)

@@ -1,0 +1,178 @@
+"""OpenVINO: from the ONNX graph to its own representation, run on Intel and AMD CPUs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stmdeploy.artifact import Calibration, Draft
+from stmdeploy.contracts import ModuleFactory, Work
+from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.spec import INPUT_NAME, RunSpec
+
+from .onnx_graph import write_onnx
+from .ort_session import first_non_finite
+
+if TYPE_CHECKING:
+    from stmdeploy.contracts import Array
+
+#: What the CPU is asked to compute in, and the capability it needs for that; f32 without it.
+#: Left alone, OpenVINO picks bf16 by itself where the CPU has it.
+_INFERENCE_PRECISION = {"fp16": ("f16", "FP16"), "bf16": ("bf16", "BF16")}
+
+
+class OpenVinoExporter:
+    """Exporter of target ``openvino``; its artifacts run on runtime ``openvino``."""
+
+    target = "openvino"
+    suffix = ".xml"
+    runtimes = ("openvino",)
+    tolerances = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": None}  # noqa: RUF012
+    #: OpenVINO has no DeformConv of ONNX.
+    lowerings = ("tokens-grid", "tokens", "reference")
+
+    def unavailable(self) -> str:
+        """Why this target cannot be used here; empty if it can."""
+        if find_spec("openvino"):
+            return ""
+        return "openvino not installed: pip install 'stmdeploy[cpu,openvino]'"
+
+    def export(self, work: Work) -> Draft:
+        """Writes the model as XML and weights, batch dynamic.
+
+        fp16 and bf16: weights in float16 or float32; the CPU is asked to compute in the
+        precision (`OpenVinoRunner`). int8: quantised by NNCF.
+
+        Raises:
+            StmdeployError: OpenVINO has no rule for an operator, or NNCF is missing.
+        """
+        import openvino as ov
+
+        precision = work.spec.precision
+        source = write_onnx(work, work.folder / (work.spec.stem + ".onnx"))
+        try:
+            model = ov.convert_model(source.path)
+        except Exception as error:  # OpenVINO's frontend errors share no type
+            raise _refused(error, work) from error
+        calibration = None
+        if precision == "int8":
+            model, calibration = _quantized(model, work)
+        path = work.folder / (work.spec.stem + self.suffix)
+        ov.save_model(model, path, compress_to_fp16=precision == "fp16")
+        return Draft(
+            files=(path.name, path.with_suffix(".bin").name),
+            inputs=source.inputs,
+            outputs=source.outputs,
+            opset=source.opset,
+            operators=dict(Counter(node.get_type_name() for node in model.get_ops()).most_common()),
+            versions={**source.versions, "openvino": version("openvino")},
+            calibration=calibration,
+            graph=source.path.name,
+        )
+
+    def import_engine(self) -> None:
+        """Imports OpenVINO."""
+        import openvino  # noqa: F401
+
+    def load(self, path: Path, run: RunSpec, build: ModuleFactory) -> OpenVinoRunner:
+        """The compiled model; `build` is not used."""
+        return OpenVinoRunner(path, run)
+
+    def check(self, path: Path, draft: Draft, run: RunSpec, build: ModuleFactory) -> OpenVinoRunner:
+        """The artifact itself."""
+        return self.load(path, run, build)
+
+    def explain(self, path: Path, draft: Draft, images: Array) -> str:
+        """The node of the ONNX graph, in float32; empty if the graph itself is finite."""
+        return first_non_finite(path.with_name(draft.graph), images)
+
+
+def _refused(error: Exception, work: Work) -> StmdeployError:
+    """One line of OpenVINO's report, which names the operators it has no rule for."""
+    lines = [line.strip("- ") for line in str(error).splitlines() if line.startswith("--")]
+    reason = "; ".join(lines) or " ".join(str(error).split())[:200]
+    return StmdeployError(
+        f"OpenVINO cannot read {work.spec.model.name}: {reason}",
+        "leave --lowering out, or take another target",
+    )
+
+
+def _quantized(model: Any, work: Work) -> tuple[Any, Calibration]:
+    """int8 by NNCF, symmetric weights, scales from the calibration images."""
+    if not find_spec("nncf"):
+        raise StmdeployError("nncf is not installed", "pip install 'stmdeploy[openvino]'")
+    import logging
+
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    assert work.images is not None
+    quantized = nncf.quantize(
+        model,
+        nncf.Dataset(work.images, lambda image: {INPUT_NAME: image[None]}),
+        subset_size=len(work.images),
+        model_type=nncf.ModelType.TRANSFORMER,
+    )
+    method = f"nncf {version('nncf')}, transformer"
+    return quantized, Calibration(source=work.images_source, images=len(work.images), method=method)
+
+
+class OpenVinoRunner:
+    """One infer request over a compiled model; input and output stay in its tensors."""
+
+    def __init__(self, path: Path, run: RunSpec) -> None:
+        import openvino as ov
+
+        if run.device != "cpu":
+            raise StmdeployError(
+                "openvino runs on the CPU here", "leave --gpu out", ExitCode.WORKER_FAILED
+            )
+        self._ov, self._run = ov, run
+        core = ov.Core()
+        model = core.read_model(path)
+        model.reshape(
+            [run.batch, *[dim.get_length() for dim in list(model.input(0).partial_shape)[1:]]]
+        )
+        hint, needed = _INFERENCE_PRECISION.get(run.precision, ("f32", "FP32"))
+        able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self._model = core.compile_model(
+            model,
+            "CPU",
+            {
+                "PERFORMANCE_HINT": run.settings.hint.upper(),
+                "INFERENCE_NUM_THREADS": run.threads,
+                "INFERENCE_PRECISION_HINT": hint if needed in able else "f32",
+            },
+        )
+        self._request = self._model.create_infer_request()
+
+    def prepare(self, images: Array) -> None:
+        """Sets the input tensor, which OpenVINO reads in place."""
+        self._input = self._ov.Tensor(images, shared_memory=True)
+        self._request.set_input_tensor(self._input)
+
+    def run(self) -> None:
+        """One inference."""
+        self._request.infer()
+
+    def output(self) -> Array:
+        """The logits of the latest run."""
+        logits: Array = self._request.get_output_tensor().data
+        return logits.copy()
+
+    def facts(self) -> dict[str, str]:
+        """Version, device, and the settings that the compiled model reports."""
+        settings = {
+            key: str(self._model.get_property(key))
+            for key in ("PERFORMANCE_HINT", "INFERENCE_NUM_THREADS", "NUM_STREAMS",
+                        "INFERENCE_PRECISION_HINT")
+        }  # fmt: skip
+        return {
+            "runtime": "openvino",
+            "version": version("openvino"),
+            "provider": "CPU",
+            **{f"provider.{key}": value for key, value in sorted(settings.items())},
+        }

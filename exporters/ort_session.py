@@ -1,0 +1,204 @@
+"""ONNX Runtime: one runner, through I/O binding, for every execution provider."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, RunSpec
+
+from .onnx_graph import PART_NOTE
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+    from stmdeploy.contracts import Array
+
+
+class OnnxRuntimeRunner:
+    """A session whose input and output stay on the device (the same code for every one)."""
+
+    def __init__(self, path: Path, run: RunSpec) -> None:
+        import onnxruntime as ort
+
+        self._ort = ort
+        self._run = run
+        self._session = _session(path, run)
+        self._binding = self._session.io_binding()
+        self._input: onnxruntime.OrtValue | None = None
+        self._output: onnxruntime.OrtValue | None = None
+
+    def prepare(self, images: Array) -> None:
+        """Copies the input to the device and binds it, and a preallocated output."""
+        self._input = self._ort.OrtValue.ortvalue_from_numpy(images, self._run.device, 0)
+        shape = [images.shape[0], *self._session.get_outputs()[0].shape[1:]]
+        self._output = self._ort.OrtValue.ortvalue_from_shape_and_type(
+            shape, images.dtype.type, self._run.device, 0
+        )
+        self._binding.bind_ortvalue_input(INPUT_NAME, self._input)
+        self._binding.bind_ortvalue_output(OUTPUT_NAME, self._output)
+        self._binding.synchronize_inputs()
+
+    def run(self) -> None:
+        """One inference; returns when the device is done."""
+        self._session.run_with_iobinding(self._binding)
+        self._binding.synchronize_outputs()
+
+    def output(self) -> Array:
+        """The logits of the latest run, copied to the host."""
+        if self._output is None:
+            raise RuntimeError("prepare() comes before output()")
+        logits: Array = self._output.numpy()
+        return logits.copy()
+
+    def facts(self) -> dict[str, str]:
+        """Version, provider and its options as the session reports them."""
+        provider = self._session.get_providers()[0]
+        options = self._session.get_provider_options().get(provider, {})
+        return {
+            "runtime": "onnxruntime",
+            "version": self._ort.__version__,
+            "provider": provider,
+            "intra_op_threads": str(self._run.threads),
+            "inter_op_threads": "1",
+            "graph_optimization": "all",
+            **_placement(self._session, provider),
+            **{f"provider.{key}": value for key, value in sorted(options.items())},
+        }
+
+
+def _placement(session: onnxruntime.InferenceSession, provider: str) -> dict[str, str]:
+    """Nodes that another provider than the one asked for runs, which costs copies."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    elsewhere = Counter(
+        f"{node.op_type} on {part.ep_name}"
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != provider
+        for node in part.get_nodes()
+    )
+    listed = ", ".join(f"{place} x{n}" for place, n in elsewhere.most_common())
+    return {"nodes_elsewhere": listed or "none"}
+
+
+#: The provider that is meant by the name used here, and what a package that has it is.
+_PROVIDERS = {
+    "cpu": ("CPUExecutionProvider", "pip install 'stmdeploy[cpu]'"),
+    "cuda": ("CUDAExecutionProvider", "pip install 'stmdeploy[gpu]'"),
+    "tensorrt": ("TensorrtExecutionProvider", "pip install 'stmdeploy[gpu]' and TensorRT 10"),
+    "nvtensorrtrtx": ("NvTensorRTRTXExecutionProvider", "install onnxruntime-trt-rtx"),
+    "openvino": ("OpenVINOExecutionProvider", "install onnxruntime-openvino"),
+}
+_BYTES_PER_MIB = 2**20
+
+
+def _session(path: Path, run: RunSpec) -> onnxruntime.InferenceSession:
+    import onnxruntime as ort
+
+    name = run.settings.provider or run.device
+    provider, install = _PROVIDERS[name]
+    if run.device == "cuda" and hasattr(ort, "preload_dlls"):
+        # Finds the CUDA libraries that come as Python packages, torch's among them.
+        ort.preload_dlls()
+    if provider not in ort.get_available_providers():
+        raise StmdeployError(f"this onnxruntime has no {provider}", install, ExitCode.WORKER_FAILED)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = run.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = ort.InferenceSession(
+        path, options, providers=[(provider, provider_options(name, run, _image_shape(path)))]
+    )
+    if session.get_providers()[0] != provider:
+        raise StmdeployError(
+            f"onnxruntime fell back from {provider} to {session.get_providers()[0]}",
+            "check the driver and the CUDA libraries",
+            ExitCode.WORKER_FAILED,
+        )
+    return session
+
+
+def _image_shape(path: Path) -> str:
+    """``3x224x224``, for providers that want to know the shapes before they build."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    dims = model.graph.input[0].type.tensor_type.shape.dim[1:]
+    return "x".join(str(dim.dim_value) for dim in dims)
+
+
+def provider_options(name: str, run: RunSpec, image_shape: str) -> dict[str, str]:
+    """A provider's own words for the settings of a run.
+
+    float32 means float32: TensorFloat-32 would be another precision under the same name.
+    """
+    graph = str(int(run.settings.cuda_graph))
+    least, best, most = run.settings.engine.batch
+    batches = {"min": min(least, run.batch), "opt": best, "max": max(most, run.batch)}
+    shapes = {key: f"{INPUT_NAME}:{batch}x{image_shape}" for key, batch in batches.items()}
+    workspace = (run.settings.engine.workspace_mib or 0) * _BYTES_PER_MIB
+    if name == "cuda":
+        return {"use_tf32": "0", "enable_cuda_graph": graph}
+    if name == "openvino":
+        precision = {"fp16": "FP16", "bf16": "BF16"}.get(run.precision, "FP32")
+        return {
+            "device_type": "CPU",
+            "num_of_threads": str(run.threads),
+            "precision": precision if run.settings.hint == "latency" else "ACCURACY",
+        }
+    if name == "tensorrt":
+        options = {f"trt_profile_{key}_shapes": shape for key, shape in shapes.items()}
+        options["trt_cuda_graph_enable"] = graph
+        if workspace:
+            options["trt_max_workspace_size"] = str(workspace)
+        if run.settings.engine.builder_level is not None:
+            options["trt_builder_optimization_level"] = str(run.settings.engine.builder_level)
+        if run.settings.engine.timing_cache is not None:
+            options["trt_timing_cache_enable"] = "1"
+            options["trt_timing_cache_path"] = str(run.settings.engine.timing_cache)
+        return options
+    if name == "nvtensorrtrtx":
+        options = {f"nv_profile_{key}_shapes": shape for key, shape in shapes.items()}
+        options["enable_cuda_graph"] = graph
+        if workspace:
+            options["nv_max_workspace_size"] = str(workspace)
+        return options
+    return {}
+
+
+def first_non_finite(path: Path, images: Array) -> str:
+    """The first node of an ONNX file whose output is not finite, for some images.
+
+    Every node's output is made an output of the graph; optimisations are off, so that the
+    nodes are those of the file. Nodes that other nodes already gave such a value are passed
+    over by the order of the graph.
+    """
+    import numpy as np
+    import onnx
+    import onnxruntime as ort
+
+    model = onnx.load(path)
+    known = {output.name for output in model.graph.output}
+    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    model.graph.output.extend(
+        value for value in inferred
+        if value.type.tensor_type.elem_type in floats and value.name not in known
+    )  # fmt: skip
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    values = dict(zip(names, session.run(names, {INPUT_NAME: images[:1]}), strict=True))
+    for node in model.graph.node:
+        for name in node.output:
+            if name in values and not np.isfinite(values[name].astype(np.float32)).all():
+                part = {note.key: note.value for note in node.metadata_props}.get(PART_NOTE, "")
+                return f"the first is {node.op_type} {node.name}{part and ' of '}{part}"
+    return ""

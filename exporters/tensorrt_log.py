@@ -1,0 +1,85 @@
+"""What TensorRT only says in its log: the first error, the fused layers, the memory."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+#: How the listing of fused layers begins; one log message, one line a layer.
+_LAYER_LIST = "Layers:"
+_NAME = re.compile(r"^\s*Name: ([^,]+), LayerType: ([^,]+),")
+_SECTION = re.compile(r"\b(Inputs|Constants|Outputs|TacticName): ")
+_DTYPE = re.compile(r"Datatype: (\w+)")
+_SOURCE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+
+
+@dataclass(frozen=True)
+class FusedLayer:
+    """One layer of a built engine: what it is, of which ONNX nodes, in which data types."""
+
+    name: str
+    kind: str
+    input_dtypes: tuple[str, ...]
+    weight_dtypes: tuple[str, ...]
+    output_dtypes: tuple[str, ...]
+    onnx_nodes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def fused_layers(lines: list[str]) -> tuple[FusedLayer, ...]:
+    """The layers after fusion, from the builder's verbose log; empty if it says none.
+
+    The format is nowhere documented: lines that do not look like a layer are passed over.
+    """
+    listing = next((line for line in lines if line.startswith(_LAYER_LIST)), "")
+    return tuple(
+        _layer(line, found) for line in listing.splitlines() if (found := _NAME.match(line))
+    )
+
+
+def _layer(line: str, name: re.Match[str]) -> FusedLayer:
+    _, *sections = _SECTION.split(line)
+    dtypes = {
+        section: tuple(_DTYPE.findall(content))
+        for section, content in zip(sections[::2], sections[1::2], strict=True)
+    }
+    return FusedLayer(
+        name=name.group(1),
+        kind=name.group(2),
+        input_dtypes=dtypes.get("Inputs", ()),
+        weight_dtypes=dtypes.get("Constants", ()),
+        output_dtypes=dtypes.get("Outputs", ()),
+        onnx_nodes=tuple(_SOURCE.findall(line)),
+    )
+
+
+def recording_logger(trt: Any) -> Any:
+    """A logger of the module that keeps every line, with its severity."""
+
+    class Recorder(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.lines: list[str] = []
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            self.lines.append(message)
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(message)
+
+        def first_error(self) -> str:
+            return " ".join(self.errors[0].split())[:300] if self.errors else ""
+
+    return Recorder()
+
+
+def memory_bytes(lines: list[str], label: str) -> int | None:
+    """The figure of a line such as ``Total Weights Memory: 17301504 bytes``."""
+    for line in lines:
+        if found := re.search(re.escape(label) + r":\s*(\d+)", line):
+            return int(found.group(1))
+    return None

@@ -1,0 +1,121 @@
+"""Runs a TensorRT engine on a GPU: torch holds the device memory and the stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stmdeploy.artifact import EngineInfo
+from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, RunSpec
+
+from .tensorrt_log import recording_logger
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stmdeploy.contracts import Array
+
+_WARM_RUNS_BEFORE_CAPTURE = 3
+
+
+def why_no_gpu() -> str:
+    """Why no engine can run here; empty if one can."""
+    import torch
+
+    return "" if torch.cuda.is_available() else "no GPU"
+
+
+class TensorRtRunner:
+    """An execution context over device memory, `execute_async_v3` on a stream of its own."""
+
+    def __init__(self, trt: Any, path: Path, run: RunSpec, info: EngineInfo) -> None:
+        import torch
+
+        self._trt, self._torch, self._run, self._info = trt, torch, run, info
+        name = torch.cuda.get_device_name()
+        if info.gpu and info.gpu != name:
+            raise StmdeployError(
+                f"{path} was built on {info.gpu}, this is {name}",
+                "engines of TensorRT only run on the GPU they were built on: export it again",
+            )
+        self._log = recording_logger(trt)
+        self._runtime = trt.Runtime(self._log)
+        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if self._engine is None:
+            raise StmdeployError(
+                f"{path} cannot be loaded: {self._log.first_error() or 'no reason is given'}",
+                "export it again, here",
+                ExitCode.WORKER_FAILED,
+            )
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise StmdeployError(
+                f"{path}: no execution context: {self._log.first_error()}",
+                "the device may be out of memory",
+                ExitCode.WORKER_FAILED,
+            )
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._graph: Any = None
+        self._input: Tensor | None = None
+        self._output: Tensor | None = None
+
+    def prepare(self, images: Array) -> None:
+        """Copies the input to the device, makes room for the output, records the graph."""
+        torch, context = self._torch, self._context
+        self._graph = None
+        self._input = torch.from_numpy(images).to("cuda")
+        if not context.set_input_shape(INPUT_NAME, tuple(images.shape)):
+            raise StmdeployError(
+                f"the engine does not take a batch of {images.shape[0]}",
+                "export it with another --batch MIN,OPT,MAX",
+            )
+        shape = tuple(context.get_tensor_shape(OUTPUT_NAME))
+        self._output = torch.empty(shape, dtype=torch.float32, device="cuda")
+        context.set_tensor_address(INPUT_NAME, self._input.data_ptr())
+        context.set_tensor_address(OUTPUT_NAME, self._output.data_ptr())
+        torch.cuda.synchronize()
+        if self._run.settings.cuda_graph:
+            self._record()
+
+    def _record(self) -> None:
+        for _ in range(_WARM_RUNS_BEFORE_CAPTURE):
+            self.run()
+        graph = self._torch.cuda.CUDAGraph()
+        with self._torch.cuda.graph(graph, stream=self._stream):
+            self._execute()
+        self._graph = graph
+
+    def _execute(self) -> None:
+        if not self._context.execute_async_v3(self._stream.cuda_stream):
+            raise StmdeployError(
+                f"the engine failed: {self._log.first_error()}",
+                "see the worker's log",
+                ExitCode.WORKER_FAILED,
+            )
+
+    def run(self) -> None:
+        """One inference; returns when the stream is done."""
+        if self._graph is not None:
+            with self._torch.cuda.stream(self._stream):
+                self._graph.replay()
+        else:
+            self._execute()
+        self._stream.synchronize()
+
+    def output(self) -> Array:
+        """The logits of the latest run, on the host."""
+        if self._output is None:
+            raise RuntimeError("prepare() comes before output()")
+        logits: Array = self._output.cpu().numpy()
+        return logits
+
+    def facts(self) -> dict[str, str]:
+        """Module, version, GPU, and whether a graph is replayed."""
+        return {
+            "runtime": self._info.module,
+            "version": self._trt.__version__,
+            "provider": self._torch.cuda.get_device_name(),
+            "cuda_graph": str(self._graph is not None).lower(),
+            "device_memory_bytes": str(self._engine.device_memory_size_v2),
+        }

@@ -1,0 +1,139 @@
+"""What an ONNX graph costs, and where: MACs and bytes by operator and by part of the model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stmdeploy.artifact import GraphCost, Share
+
+if TYPE_CHECKING:
+    import onnx
+
+    Shapes = dict[str, tuple[tuple[int, ...], int]]
+
+#: Metadata of a node, written by the exporter: the stage and part of the model it belongs to.
+PART_NOTE = "stmdeploy.part"
+#: Of a bilinear sample: four products with the weights of the corners.
+_MACS_PER_SAMPLE = 4
+#: They give their input another name or shape and touch no byte of it.
+_FREE = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Constant"})
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """One node at batch 1."""
+
+    operator: str
+    part: str
+    macs: int
+    weight_bytes: int
+    activation_bytes: int
+
+
+def graph_cost(path: Path) -> GraphCost:
+    """Reads an ONNX file, infers its shapes at batch 1, and adds up its nodes.
+
+    MACs are those of matrix products, convolutions and bilinear samples (4 each), as the
+    graph does them: a lowering may do more or fewer than the model's own count.
+    """
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_value = 1
+    del model.graph.value_info[:]
+    shapes = _shapes(onnx.shape_inference.infer_shapes(model).graph)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    costs, unknown, parts = [], 0, dict[str, str]()
+    for node in model.graph.node:
+        part = _part(node, parts)
+        parts.update(dict.fromkeys(node.output, part))
+        if any(name and name not in shapes for name in (*node.input, *node.output)):
+            unknown += 1
+            costs.append(NodeCost(node.op_type, part, 0, 0, 0))
+        else:
+            costs.append(_node_cost(node, part, shapes, weights))
+    return GraphCost(
+        by_operator=_added(costs, "operator"),
+        by_part=_added(costs, "part"),
+        unknown_shapes=unknown,
+    )
+
+
+def _part(node: onnx.NodeProto, parts: dict[str, str]) -> str:
+    """As the exporter noted; nodes that a tool put in belong to what they read."""
+    noted = {note.key: note.value for note in node.metadata_props}.get(PART_NOTE)
+    return noted or next((parts[name] for name in node.input if name in parts), "other")
+
+
+def _shapes(graph: onnx.GraphProto) -> Shapes:
+    """Shape and bytes per element of every tensor whose shape is known in full."""
+    import onnx
+
+    def bytes_of(elem_type: int) -> int:
+        return int(onnx.helper.tensor_dtype_to_np_dtype(elem_type).itemsize)
+
+    found: Shapes = {
+        tensor.name: (tuple(tensor.dims), bytes_of(tensor.data_type))
+        for tensor in graph.initializer
+    }
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        tensor = value.type.tensor_type
+        dims = tuple(dim.dim_value for dim in tensor.shape.dim)
+        if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+            found[value.name] = (dims, bytes_of(tensor.elem_type))
+    return found
+
+
+def _node_cost(node: onnx.NodeProto, part: str, shapes: Shapes, weights: set[str]) -> NodeCost:
+    def size(names: list[str]) -> int:
+        return sum(prod(shapes[name][0]) * shapes[name][1] for name in names)
+
+    inputs = [name for name in node.input if name]
+    activations = [name for name in inputs if name not in weights]
+    activations += [name for name in node.output if name]
+    return NodeCost(
+        operator=node.op_type,
+        part=part,
+        macs=_macs(node, [shapes[name][0] for name in inputs], shapes[node.output[0]][0]),
+        weight_bytes=size([name for name in inputs if name in weights]),
+        activation_bytes=0 if node.op_type in _FREE else size(activations),
+    )
+
+
+def _macs(node: onnx.NodeProto, inputs: list[tuple[int, ...]], output: tuple[int, ...]) -> int:
+    if node.op_type == "Conv":
+        return prod(output) * prod(inputs[1][1:])
+    if node.op_type == "MatMul":
+        return prod(output) * inputs[0][-1]
+    if node.op_type == "Gemm":
+        transposed = any(a.name == "transA" and a.i for a in node.attribute)
+        return prod(output) * inputs[0][0 if transposed else 1]
+    if node.op_type == "DeformConv":
+        batch, channels = inputs[0][:2]
+        samples = batch * channels * prod(inputs[1][2:]) * prod(output[2:])
+        return samples * _MACS_PER_SAMPLE + prod(output) * prod(inputs[1][1:])
+    if node.op_type == "GridSample":
+        return prod(output) * _MACS_PER_SAMPLE
+    return 0
+
+
+def _added(costs: list[NodeCost], by: str) -> dict[str, Share]:
+    groups: dict[str, list[NodeCost]] = defaultdict(list)
+    for cost in costs:
+        groups[getattr(cost, by)].append(cost)
+    return {
+        name: Share(
+            nodes=len(group),
+            macs=sum(cost.macs for cost in group),
+            weight_bytes=sum(cost.weight_bytes for cost in group),
+            activation_bytes=sum(cost.activation_bytes for cost in group),
+        )
+        for name, group in groups.items()
+    }

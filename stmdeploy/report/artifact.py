@@ -1,0 +1,149 @@
+"""What `stmdeploy inspect` shows of an artifact."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from stmdeploy.artifact import Artifact, Calibration, EngineInfo, Fidelity, Share
+from stmdeploy.report.tables import ABSENT, TextTable, significant
+
+_BYTES_PER_MIB = 2**20
+
+
+def artifact_tables(artifact: Artifact) -> tuple[TextTable, ...]:
+    """The manifest in words, then MACs and bytes by part and by operator."""
+    manifest = artifact.manifest
+    tables = [TextTable(("artifact", str(artifact.path)), _facts(artifact), left=2)]
+    if manifest.cost is None:
+        names = ", ".join(f"{name} x{n}" for name, n in manifest.operators.items())
+        note = f"Operators: {names or 'not known'}. Without an ONNX graph there is no cost by part."
+        return (TextTable(tables[0].headers, tables[0].cells, left=2, notes=(note,)),)
+    notes = [
+        "At batch 1. MACs of matrix products, convolutions and bilinear samples (4 each), as this "
+        "graph does them. Bytes: every tensor once for each node that reads or writes it."
+    ]
+    if manifest.cost.unknown_shapes:
+        notes.append(f"Not in the figures: {manifest.cost.unknown_shapes} nodes of unknown shape.")
+    tables.append(_cost_table("part", manifest.cost.by_part))
+    tables.append(_cost_table("operator", manifest.cost.by_operator, tuple(notes)))
+    return tuple(tables)
+
+
+def _facts(artifact: Artifact) -> tuple[tuple[str, str], ...]:
+    m = artifact.manifest
+    checked = m.verification
+    bound = (
+        "reported, not judged"
+        if checked.tolerance_relative_l2 is None
+        else (f"allowed {checked.tolerance_relative_l2:.0e}")
+    )
+    return (
+        ("model", f"{m.model.name}, {m.model.image_size[0]}x{m.model.image_size[1]}, "
+                  f"{m.model.num_classes} classes, {m.model.parameters / 1e6:.2f} M parameters"),
+        ("weights", f"{m.model.weights.kind}, {m.model.weights.source}"),
+        ("target", f"{m.target}, {m.precision}, lowering {m.lowering}"
+                   + (f", opset {m.opset}" if m.opset else "")),
+        ("state", m.state + (f": {m.not_run}" if m.not_run else "")),
+        ("error", f"{checked.relative_l2_error:.2e} relative L2 ({bound}), by {checked.runtime}, "
+                  f"batches {', '.join(map(str, checked.batches))}"),
+        *_fidelity(m.fidelity),
+        *_calibration(m.calibration),
+        *_engine(m.engine),
+        *((f"file {file.name}", f"{file.size_bytes / _BYTES_PER_MIB:.1f} MiB, hash verified")
+          for file in m.files),
+        ("versions", ", ".join(f"{name} {version}" for name, version in m.versions.items())),
+        ("created", f"{m.created_utc}, in {m.export_s:.1f} s"),
+    )  # fmt: skip
+
+
+def _fidelity(fidelity: Fidelity | None) -> list[tuple[str, str]]:
+    if fidelity is None:
+        return []
+    return [
+        (
+            "fidelity",
+            f"{fidelity.relative_l2_error:.2e} relative L2, top-1 agreement "
+            f"{fidelity.top1_agreement_percent:.1f} %, over {fidelity.images} images "
+            f"({fidelity.source})",
+        )
+    ]
+
+
+def _calibration(calibration: Calibration | None) -> list[tuple[str, str]]:
+    if calibration is None:
+        return []
+    return [
+        (
+            "calibration",
+            f"{calibration.images} images ({calibration.source}), {calibration.method}",
+        )
+    ]
+
+
+def _engine(engine: EngineInfo | None) -> list[tuple[str, str]]:
+    if engine is None:
+        return []
+    made_for = engine.gpu or f"compute capability {', '.join(engine.compute_capabilities)}"
+    dtypes = ", ".join(f"{name} x{n}" for name, n in engine.output_dtypes.items())
+    return [
+        ("engine", f"{engine.module} {engine.version}, for {made_for}, "
+                   f"batches {', '.join(map(str, engine.batch))}, built in {engine.build_s:.1f} s"),
+        ("layers", f"{engine.layers_before} before fusion, {engine.layers_after} after; "
+                   f"outputs: {dtypes or 'not said'}"),
+        ("memory", f"weights {_mib(engine.weights_bytes)}, "
+                   f"activations {_mib(engine.activation_bytes)}"),
+    ]  # fmt: skip
+
+
+def _mib(value: int | None) -> str:
+    return ABSENT if value is None else f"{value / _BYTES_PER_MIB:.1f} MiB"
+
+
+def _cost_table(by: str, shares: dict[str, Share], notes: tuple[str, ...] = ()) -> TextTable:
+    all_macs = max(1, sum(share.macs for share in shares.values()))
+    all_bytes = max(1, sum(_bytes(share) for share in shares.values()))
+    cells = tuple(
+        (
+            name,
+            str(share.nodes),
+            significant(share.macs / 1e6),
+            f"{100 * share.macs / all_macs:.1f}",
+            significant(share.weight_bytes / _BYTES_PER_MIB),
+            significant(share.activation_bytes / _BYTES_PER_MIB),
+            f"{100 * _bytes(share) / all_bytes:.1f}",
+        )
+        for name, share in sorted(shares.items(), key=lambda entry: -_bytes(entry[1]))
+    )
+    headers = (by, "nodes", "MMACs", "MACs %", "weights MiB", "activations MiB", "bytes %")
+    return TextTable(headers, cells, notes=notes)
+
+
+def _bytes(share: Share) -> int:
+    return share.weight_bytes + share.activation_bytes
+
+
+def engine_layers(artifact: Artifact) -> list[dict[str, Any]]:
+    """The fused layers that were written beside an engine."""
+    names = [file.name for file in artifact.manifest.files if file.name.endswith(".layers.json")]
+    listed: list[dict[str, Any]] = json.loads(artifact.path.with_name(names[0]).read_text("utf-8"))
+    return listed
+
+
+def layer_table(artifact: Artifact) -> TextTable:
+    """One line a fused layer."""
+
+    def dtypes(names: list[str]) -> str:
+        return ", ".join(f"{name} x{n}" for name, n in Counter(names).items()) or ABSENT
+
+    cells = tuple(
+        (
+            layer["name"], layer["kind"], dtypes(layer["input_dtypes"]),
+            dtypes(layer["weight_dtypes"]), dtypes(layer["output_dtypes"]),
+            str(len(layer["onnx_nodes"])),
+        )
+        for layer in engine_layers(artifact)
+    )  # fmt: skip
+    headers = ("fused layer", "kind", "inputs", "weights", "outputs", "ONNX nodes")
+    return TextTable(headers, cells, left=5)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stmdeploy.artifact import Draft
-from stmdeploy.contracts import ModuleFactory, Work
+from stmdeploy.contracts import ModuleFactory, Runner, Work
 from stmdeploy.spec import RunSpec
 
 from .onnx_graph import write_onnx
 from .ort_session import OnnxRuntimeRunner, first_non_finite
-from .precision import calibration_of, converted
+from .precision import calibration_of, converted, emulated
 
 if TYPE_CHECKING:
     from stmdeploy.contracts import Array
@@ -60,12 +60,38 @@ class OnnxExporter:
         """An ONNX Runtime session of the artifact; `build` is not used."""
         return OnnxRuntimeRunner(path, run)
 
-    def check(
-        self, path: Path, draft: Draft, run: RunSpec, build: ModuleFactory
-    ) -> OnnxRuntimeRunner:
-        """The artifact itself."""
-        return self.load(path, run, build)
+    def check(self, path: Path, draft: Draft, run: RunSpec, build: ModuleFactory) -> Runner:
+        """The artifact itself; of fp16, beside it what a GPU would round it to."""
+        runner = self.load(path, run, build)
+        if run.precision != "fp16":
+            return runner
+        return _RoundedBeside(runner, OnnxRuntimeRunner(emulated(path), run))
 
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """The first node whose output is not finite, and where it belongs."""
-        return "" if len(draft.files) > 1 else first_non_finite(path, images)
+        rounded = path.with_name(f"{path.stem}.emulated.onnx")
+        return first_non_finite(rounded if rounded.exists() else path, images)
+
+
+class _RoundedBeside:
+    """Runs an artifact; its outputs, unless rounding after every node gives none."""
+
+    def __init__(self, artifact: OnnxRuntimeRunner, rounded: OnnxRuntimeRunner) -> None:
+        self._artifact, self._rounded = artifact, rounded
+
+    def prepare(self, images: Array) -> None:
+        self._artifact.prepare(images)
+        self._rounded.prepare(images)
+
+    def run(self) -> None:
+        self._artifact.run()
+        self._rounded.run()
+
+    def output(self) -> Array:
+        import numpy as np
+
+        rounded = self._rounded.output()
+        return self._artifact.output() if np.isfinite(rounded).all() else rounded
+
+    def facts(self) -> dict[str, str]:
+        return self._artifact.facts()

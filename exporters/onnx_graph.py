@@ -30,6 +30,8 @@ BF16_OPSET = 22
 EXTERNAL_DATA_BYTES = 2**31 - 2**25
 #: Of a node: the stage and part of the model it belongs to, as in "stage 2 mixer".
 PART_NOTE = "stmdeploy.part"
+#: Of a node that only rounds another's output: that other node.
+ROUNDS_NOTE = "stmdeploy.rounds"
 _SCOPES_NOTE = "pkg.torch.onnx.name_scopes"
 #: Notes of torch's exporter that hold paths of the exporting machine.
 _PRIVATE_NOTES = ("pkg.torch.onnx.stack_trace",)
@@ -60,7 +62,7 @@ def write_onnx(work: Work, path: Path) -> OnnxFile:
         StmdeployError: opset out of range, or torch cannot export the module.
     """
     opset = _opset(work.spec)
-    program = _trace(work.module, work.spec, opset)
+    program = _traced(work, opset)
     _annotate(program.model, work.info, work.spec)
     external = _weight_bytes(work.module) > EXTERNAL_DATA_BYTES
     program.save(path, external_data=external)
@@ -111,6 +113,19 @@ def _opset(spec: ExportSpec) -> int:
     if not lowest <= opset <= highest:
         raise StmdeployError(f"opset {opset} cannot be written", f"choose {lowest} to {highest}")
     return opset
+
+
+#: The latest trace, by what it is of: the same graph serves every precision and target.
+_latest: tuple[object, Any] = (None, None)
+
+
+def _traced(work: Work, opset: int) -> Any:
+    global _latest
+    key = (work.spec.model, work.info.weights.sha256, work.form, opset)
+    if _latest[0] != key:
+        _latest = (None, None)  # Lets go of the old weights before the new ones are traced.
+        _latest = (key, _trace(work.module, work.spec, opset))
+    return _latest[1]
 
 
 def _trace(module: nn.Module, spec: ExportSpec, opset: int) -> Any:
@@ -186,7 +201,8 @@ def _annotate(model: Any, info: ModelInfo, spec: ExportSpec) -> None:
     drops notes that name local paths."""
     for node in model.graph.all_nodes():
         scopes = literal_eval(node.metadata_props.get(_SCOPES_NOTE, "[]"))
-        node.metadata_props[PART_NOTE] = part_of(scopes)
+        if scopes:  # Nodes that the exporter made up belong to what they read.
+            node.metadata_props[PART_NOTE] = part_of(scopes)
         for note in _PRIVATE_NOTES:
             node.metadata_props.pop(note, None)
     height, width = info.image_size
@@ -219,7 +235,9 @@ def part_of(scopes: list[str]) -> str:
         inner = [name for name in path[2:] if name != "blocks"]
         kind = "mlp" if _MLP & set(inner) else "mixer" if inner[:1] != ["norm"] else "norm"
         return f"stage {int(path[1]) + 1} {kind if inner else 'norm'}"
-    return "head" if path[0] in ("conv_head", "head") else "other"
+    if path[0] in ("conv_head", "head"):
+        return "head"
+    return path[0] or "top level"
 
 
 def _weight_bytes(module: nn.Module) -> int:

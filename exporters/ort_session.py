@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, RunSpec
 
-from .onnx_graph import PART_NOTE
+from .onnx_graph import PART_NOTE, ROUNDS_NOTE
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -191,14 +192,17 @@ def first_non_finite(path: Path, images: Array) -> str:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        opened = Path(scratch) / "open.onnx"
+        onnx.save(model, opened, save_as_external_data=True, location="open.data")
+        session = ort.InferenceSession(opened, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     values = dict(zip(names, session.run(names, {INPUT_NAME: images[:1]}), strict=True))
     for node in model.graph.node:
         for name in node.output:
             if name in values and not np.isfinite(values[name].astype(np.float32)).all():
-                part = {note.key: note.value for note in node.metadata_props}.get(PART_NOTE, "")
-                return f"the first is {node.op_type} {node.name}{part and ' of '}{part}"
+                notes = {note.key: note.value for note in node.metadata_props}
+                part = notes.get(PART_NOTE, "")
+                who = notes.get(ROUNDS_NOTE, f"{node.op_type} {node.name}")
+                return f"the first is {who}{part and ' of '}{part}"
     return ""

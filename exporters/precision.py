@@ -21,13 +21,15 @@ from stmdeploy.artifact import Calibration
 from stmdeploy.contracts import Work
 from stmdeploy.spec import INPUT_NAME
 
-from .onnx_graph import OnnxFile, described
+from .onnx_graph import ROUNDS_NOTE, OnnxFile, described
 
 if TYPE_CHECKING:
     import onnx
 
     from stmdeploy.contracts import Array
 
+#: ONNX's float16 and bfloat16.
+_SHORT_TYPES = (10, 16)
 #: Products that int8 is for.
 _PRODUCTS = ("Conv", "MatMul", "Gemm")
 #: Squares of activations leave the range of float16 at 256, so a norm written out in single
@@ -130,49 +132,55 @@ def _to_bf16(file: OnnxFile) -> None:
     _save(model, file)
 
 
-def emulated_bf16(path: Path) -> Path:
-    """A float32 file beside a bfloat16 one that rounds as it does, for a runtime without it.
+def emulated(path: Path) -> Path:
+    """A float32 file beside a float16 or bfloat16 one, that rounds as it does.
 
-    Every tensor that the original keeps in bfloat16 is rounded to it where it is made, so
-    that sums inside an operator are in float32, as on tensor cores.
+    Every tensor that the original keeps in 16 bits is rounded to them where it is made, so
+    that sums inside an operator are in float32, as on tensor cores. A CPU has no operators of
+    16 bits, and ONNX Runtime's does not round between the ones of float32 that it takes
+    instead: what overflows on a GPU would pass unseen.
     """
     import onnx
     from onnx import TensorProto, helper
 
     model = onnx.load(path)
     graph = model.graph
+    kinds = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    short = {name: kind for name, kind in kinds.items() if kind in _SHORT_TYPES}
     nodes = []
-    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
-    rounded = {v.name for v in inferred if v.type.tensor_type.elem_type == TensorProto.BFLOAT16}
     for tensor in graph.initializer:
         _widen_tensor(tensor)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.TENSOR:
                 _widen_tensor(attribute.t)
-            elif node.op_type == "Cast" and attribute.i == TensorProto.BFLOAT16:
+            elif node.op_type == "Cast" and attribute.i in _SHORT_TYPES:
                 attribute.i = TensorProto.FLOAT
-        made = [name for name in node.output if name in rounded]
-        node.output[:] = [f"{name}_exact" if name in rounded else name for name in node.output]
-        nodes.append(node)
+        made = [name for name in node.output if name in short]
+        node.output[:] = [f"{name}_exact" if name in short else name for name in node.output]
+        nodes.append(copy.deepcopy(node))
         for name in made:
             half = f"{name}_half"
-            nodes += [
-                helper.make_node("Cast", [f"{name}_exact"], [half], to=TensorProto.BFLOAT16),
-                helper.make_node("Cast", [half], [name], to=TensorProto.FLOAT),
-            ]
-    kept = [copy.deepcopy(node) for node in nodes]
+            rounding = helper.make_node("Cast", [f"{name}_exact"], [half], to=short[name])
+            widening = helper.make_node("Cast", [half], [name], to=TensorProto.FLOAT)
+            for cast in (rounding, widening):
+                cast.metadata_props.extend(node.metadata_props)
+                cast.metadata_props.add(key=ROUNDS_NOTE, value=f"{node.op_type} {node.name}")
+            nodes += [rounding, widening]
     del graph.node[:], graph.value_info[:]
-    graph.node.extend(kept)
-    emulated = path.with_suffix(".emulated.onnx")
-    onnx.save(model, emulated)
-    return emulated
+    graph.node.extend(nodes)
+    beside = path.with_name(f"{path.stem}.emulated.onnx")
+    onnx.save(model, beside, save_as_external_data=True, location=f"{beside.name}.data")
+    return beside
 
 
 def _widen_tensor(tensor: onnx.TensorProto) -> None:
-    from onnx import TensorProto, numpy_helper
+    from onnx import numpy_helper
 
-    if tensor.data_type == TensorProto.BFLOAT16:
+    if tensor.data_type in _SHORT_TYPES:
         values = numpy_helper.to_array(tensor).astype("float32")
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 

@@ -25,7 +25,7 @@ from stmdeploy.spec import INPUT_NAME, EngineSpec, RunSpec
 
 from .onnx_graph import PART_NOTE, OnnxFile, write_onnx
 from .ort_session import OnnxRuntimeRunner, first_non_finite
-from .precision import calibration_of, converted, emulated_bf16
+from .precision import calibration_of, converted
 from .tensorrt_log import fused_layers, memory_bytes, recording_logger
 from .tensorrt_runner import TensorRtRunner, why_no_gpu
 
@@ -147,18 +147,19 @@ class TensorRtExporter:
 
     def check(self, path: Path, draft: Draft, run: RunSpec, build: ModuleFactory) -> Runner:
         """The engine where a GPU is; otherwise the very ONNX file the builder got, on ONNX
-        Runtime's CPU, which rounds to bfloat16 but computes in float32."""
+        Runtime's CPU, rounded as the engine would."""
         if draft.not_run:
             graph = path.with_name(draft.graph)
-            return OnnxRuntimeRunner(
-                emulated_bf16(graph) if run.precision == "bf16" else graph, run
-            )
+            short = run.precision in ("fp16", "bf16")
+            return OnnxRuntimeRunner(emulated(graph) if short else graph, run)
         assert draft.engine is not None
         return TensorRtRunner(import_module(self.module_name), path, run, draft.engine)
 
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """The first node of the ONNX file whose output is not finite."""
-        return first_non_finite(path.with_name(draft.graph), images)
+        graph = path.with_name(draft.graph)
+        rounded = graph.with_name(f"{graph.stem}.emulated.onnx")
+        return first_non_finite(rounded if rounded.exists() else graph, images)
 
 
 class TensorRtRtxExporter(TensorRtExporter):

@@ -60,7 +60,8 @@ class Work:
     """One export: what goes in, where it goes, and who is told.
 
     Attributes:
-        module: in the form that `spec` asks for, float32, in eval mode; never changed.
+        module: in the form `form`, float32, in eval mode; never changed.
+        form: one of `stmdeploy.spec.LOWERINGS`.
         info: what the module is.
         spec: what is asked for.
         folder: a scratch folder that the files are written into.
@@ -70,6 +71,7 @@ class Work:
     """
 
     module: nn.Module
+    form: str
     info: ModelInfo
     spec: ExportSpec
     folder: Path

@@ -53,12 +53,17 @@ def export_built(
         progress.step(f"exporting {spec.model.name} to {spec.target}, {spec.precision}")
         form = _form(built, exporter, spec)
         start = time.perf_counter()
-        draft = exporter.export(
-            Work(
-                lower(built.module, form), built.info, spec, scratch, calibrating, source,
-                progress.warn,
-            )
-        )  # fmt: skip
+        work = Work(
+            module=lower(built.module, form),
+            form=form,
+            info=built.info,
+            spec=spec,
+            folder=scratch,
+            images=calibrating,
+            images_source=source,
+            tell=progress.warn,
+        )
+        draft = exporter.export(work)
         export_s = time.perf_counter() - start
         progress.step(f"verifying {spec.model.name} for {spec.target}, {spec.precision}")
         verification, judged = _checked(built, exporter, spec, scratch, draft, judging, source)

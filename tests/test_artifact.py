@@ -39,7 +39,37 @@ def test_a_flipped_byte(artifact: Path) -> None:
     content = bytearray(artifact.read_bytes())
     content[len(content) // 2] ^= 1
     artifact.write_bytes(content)
-    with pytest.raises(StmdeployError, match="does not match the hash"):
+    with pytest.raises(StmdeployError, match="was changed: it does not match the hash"):
+        read_artifact(artifact)
+
+
+def test_a_truncated_file(artifact: Path) -> None:
+    content = artifact.read_bytes()
+    artifact.write_bytes(content[:-100])
+    whole = len(content)
+    with pytest.raises(StmdeployError, match=f"is cut short: {whole - 100} of {whole} bytes"):
+        read_artifact(artifact)
+
+
+def test_a_file_that_grew(artifact: Path) -> None:
+    artifact.write_bytes(artifact.read_bytes() + b"x")
+    with pytest.raises(StmdeployError, match="its manifest describes a file of"):
+        read_artifact(artifact)
+
+
+def test_a_swapped_manifest(artifact: Path) -> None:
+    other = artifact.with_name("other.pt")
+    shutil.copy(artifact, other)
+    shutil.copy(manifest_path(artifact), manifest_path(other))
+    with pytest.raises(StmdeployError, match=rf"is the manifest of {artifact.name}, not of this"):
+        read_artifact(other)
+
+
+def test_an_edited_manifest(artifact: Path) -> None:
+    text = manifest_path(artifact).read_text()
+    assert '"fp32"' in text
+    manifest_path(artifact).write_text(text.replace('"fp32"', '"fp16"'))
+    with pytest.raises(StmdeployError, match="was edited: its seal does not match"):
         read_artifact(artifact)
 
 
@@ -64,6 +94,6 @@ def test_a_damaged_manifest(artifact: Path, text: str) -> None:
 
 def test_a_newer_manifest(artifact: Path) -> None:
     content = json.loads(manifest_path(artifact).read_text())
-    manifest_path(artifact).write_text(json.dumps({**content, "schema_version": 2}))
-    with pytest.raises(StmdeployError, match="has schema 2, this stmdeploy reads 1"):
+    manifest_path(artifact).write_text(json.dumps({**content, "schema_version": 3}))
+    with pytest.raises(StmdeployError, match="has schema 3, this stmdeploy reads 2"):
         read_artifact(artifact)

@@ -1,0 +1,89 @@
+"""The OpenVINO target, exported and run for real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stmdeploy import StmdeployError
+from stmdeploy.artifact import read_artifact
+from stmdeploy.backbones.source import build_module
+from stmdeploy.exporters.openvino import OpenVinoExporter
+from stmdeploy.pipeline import export_model
+from stmdeploy.spec import CalibrationSpec, ExportSpec, ModelSpec, RunSettings, RunSpec
+from tests.fakes import RecordedProgress
+
+openvino = pytest.importorskip("openvino")
+SMALL = ModelSpec("unified_convnext_micro", image_size=(64, 64), num_classes=10)
+
+
+def export(
+    folder: Path,
+    precision: str = "fp32",
+    model: ModelSpec = SMALL,
+    lowering: str | None = None,
+) -> Path:
+    spec = ExportSpec(
+        model, "openvino", folder, precision, lowering, calibration=CalibrationSpec(images=4)
+    )
+    return export_model(spec, RecordedProgress()).path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("openvino")
+    return {precision: export(folder, precision) for precision in ("fp32", "fp16", "bf16")}
+
+
+def test_the_runner_gives_the_models_logits(made: dict[str, Path]) -> None:
+    images = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    with torch.inference_mode():
+        expected = build_module(SMALL)(torch.from_numpy(images)).numpy()
+    settings = RunSettings(hint="throughput")
+    run = RunSpec("openvino", 2, 1, settings=settings)
+    runner = OpenVinoExporter().load(made["fp32"], run, lambda: build_module(SMALL))
+    runner.prepare(images)
+    runner.run()
+    first = runner.output()
+    assert np.allclose(first, expected, atol=1e-4)
+    runner.prepare(np.zeros_like(images))
+    runner.run()
+    assert not np.allclose(runner.output(), first)
+    facts = runner.facts()
+    assert facts["provider.INFERENCE_NUM_THREADS"] == "1"
+    assert "THROUGHPUT" in facts["provider.PERFORMANCE_HINT"].upper()
+    assert "32" in facts["provider.INFERENCE_PRECISION_HINT"]
+
+
+def test_precisions_and_their_fidelity(made: dict[str, Path]) -> None:
+    manifests = {precision: read_artifact(path).manifest for precision, path in made.items()}
+    assert manifests["fp32"].verification.relative_l2_error <= 1e-5
+    assert manifests["fp32"].operators["MatMul"] > 20
+    for precision, bound in (("fp16", 2e-3), ("bf16", 4e-2)):
+        fidelity = manifests[precision].fidelity
+        assert fidelity is not None
+        assert 1e-4 < fidelity.relative_l2_error < bound
+    sizes = {precision: read_artifact(path).size_bytes for precision, path in made.items()}
+    assert sizes["fp16"] < 0.6 * sizes["fp32"]
+    assert manifests["fp32"].cost is not None
+
+
+def test_an_operator_without_a_rule_is_named(tmp_path: Path) -> None:
+    model = ModelSpec("unified_dcn_v3_micro", image_size=(32, 32))
+    with pytest.raises(StmdeployError, match=r"OpenVINO cannot read .*DeformConv"):
+        export(tmp_path, model=model, lowering="tokens")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_int8_by_nncf(tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    manifest = read_artifact(export(tmp_path, "int8")).manifest
+    assert manifest.operators["FakeQuantize"] > 30
+    assert manifest.calibration is not None
+    assert manifest.calibration.method.startswith("nncf")
+    assert manifest.fidelity is not None
+    assert 1e-3 < manifest.fidelity.relative_l2_error < 0.5

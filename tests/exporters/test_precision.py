@@ -1,0 +1,208 @@
+"""Lower precisions of ONNX files: what is in the graph, and what it keeps of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from stmdeploy import StmdeployError, create_backbone
+from stmdeploy.artifact import Artifact, read_artifact
+from stmdeploy.backbones.catalog import resolve
+from stmdeploy.backbones.synthetic import fill_synthetic
+from stmdeploy.errors import ExitCode
+from stmdeploy.exporters import onnx_graph
+from stmdeploy.exporters.precision import emulated
+from stmdeploy.pipeline import export_model
+from stmdeploy.spec import CalibrationSpec, ExportSpec, ModelSpec
+from tests.fakes import RecordedProgress
+
+SMALL = ModelSpec("unified_convnext_micro", image_size=(64, 64), num_classes=10)
+FEW = CalibrationSpec(images=4)
+TENSOR = onnx.TensorProto
+
+
+def export(model: ModelSpec, folder: Path, precision: str, **options: Any) -> Artifact:
+    spec = ExportSpec(model, "onnx", folder, precision, **{"calibration": FEW, **options})
+    return export_model(spec, RecordedProgress())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    folder = tmp_path_factory.mktemp("precisions")
+    return {
+        precision: export(SMALL, folder, precision)
+        for precision in ("fp32", "fp16", "int8", "int8-dynamic")
+    }
+
+
+def weight_types(artifact: Artifact) -> dict[int, int]:
+    """Bytes of weights by ONNX data type."""
+    graph = onnx.load(artifact.path).graph
+    types: dict[int, int] = {}
+    for tensor in graph.initializer:
+        size = onnx.numpy_helper.to_array(tensor).nbytes
+        types[tensor.data_type] = types.get(tensor.data_type, 0) + size
+    return types
+
+
+def test_the_weights_are_in_the_precision(made: dict[str, Artifact]) -> None:
+    total = sum(weight_types(made["fp32"]).values())
+    assert weight_types(made["fp32"])[TENSOR.FLOAT] > 0.99 * total
+    assert weight_types(made["fp16"])[TENSOR.FLOAT16] > 0.48 * total
+    assert weight_types(made["int8"])[TENSOR.INT8] > 0.24 * total
+    assert weight_types(made["int8-dynamic"])[TENSOR.INT8] > 0.2 * total
+    sizes = {precision: artifact.size_bytes for precision, artifact in made.items()}
+    assert sizes["int8"] < sizes["int8-dynamic"] < sizes["fp16"] < sizes["fp32"]
+
+
+def test_inputs_and_outputs_stay_float32(made: dict[str, Artifact]) -> None:
+    for artifact in made.values():
+        manifest = read_artifact(artifact.path).manifest
+        assert {tensor.dtype for tensor in (*manifest.inputs, *manifest.outputs)} == {"float32"}
+        assert manifest.inputs[0].shape[0] == "batch"
+
+
+def test_fidelity_is_stated(made: dict[str, Artifact]) -> None:
+    assert made["fp32"].manifest.fidelity is None
+    for precision, bound in (("fp16", 2e-3), ("int8", 0.2), ("int8-dynamic", 0.2)):
+        fidelity = made[precision].manifest.fidelity
+        assert fidelity is not None
+        assert (fidelity.source, fidelity.images) == ("random", 4)
+        assert 1e-4 < fidelity.relative_l2_error < bound
+        assert fidelity.top1_agreement_percent in (0, 25, 50, 75, 100)
+    assert made["int8"].manifest.verification.tolerance_relative_l2 is None
+    calibration = made["int8"].manifest.calibration
+    assert calibration is not None
+    assert (calibration.source, calibration.images) == ("random", 4)
+    assert made["int8-dynamic"].manifest.calibration is None
+
+
+def test_the_norms_of_fp16_stay_in_float32(made: dict[str, Artifact]) -> None:
+    model = onnx.shape_inference.infer_shapes(onnx.load(made["fp16"].path))
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    squares = [node for node in model.graph.node if node.op_type == "Pow"]
+    assert len(squares) > 30
+    assert {types[node.output[0]] for node in squares} == {TENSOR.FLOAT}
+    products = [node for node in model.graph.node if node.op_type in ("Gemm", "Conv")]
+    assert {types.get(node.output[0]) for node in products[:-1]} == {TENSOR.FLOAT16}
+
+
+def test_products_of_activations_are_not_quantized(tmp_path: Path) -> None:
+    model = ModelSpec("unified_pvt_micro", image_size=(32, 32), num_classes=10)
+    graph = onnx.load(export(model, tmp_path, "int8").path).graph
+    scaled = {name for node in graph.node if node.op_type == "DequantizeLinear"
+              for name in node.output}  # fmt: skip
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm", "Conv")]
+    quantized = [node for node in products if set(node.input[:2]) <= scaled]
+    left = [node for node in products if not scaled & set(node.input[:2])]
+    assert len(quantized) > 50
+    assert len(left) == 2 * sum(resolve(model.name).depths)
+    assert len(quantized) + len(left) == len(products)
+
+
+def test_random_calibration_is_said_loudly(tmp_path: Path) -> None:
+    progress = RecordedProgress()
+    export_model(ExportSpec(SMALL, "onnx", tmp_path, "int8", calibration=FEW), progress)
+    assert progress.warnings[0].startswith("WARNING: int8 scales are set with random images")
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    folder = tmp_path / "photographs"
+    (folder / "deeper").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for index in range(7):
+        pixels = random.integers(0, 255, (80 + index, 100, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / ("deeper" if index % 2 else ".") / f"{index}.png")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    return folder
+
+
+def test_calibration_by_photographs(photographs: Path, tmp_path: Path) -> None:
+    progress = RecordedProgress()
+    spec = ExportSpec(SMALL, "onnx", tmp_path, "int8", calibration=CalibrationSpec(photographs, 4))
+    manifest = export_model(spec, progress).manifest
+    assert manifest.calibration is not None and manifest.fidelity is not None
+    assert (manifest.calibration.source, manifest.calibration.images) == ("photographs", 4)
+    assert (manifest.fidelity.source, manifest.fidelity.images) == ("photographs", 3)
+    (skipped,) = progress.warnings
+    assert "skipped" in skipped and "broken.jpg" in skipped
+
+
+def test_an_unknown_precision_of_a_target(tmp_path: Path) -> None:
+    with pytest.raises(StmdeployError, match="target 'onnx' has no precision 'bf16'"):
+        export(SMALL, tmp_path, "bf16")
+
+
+@pytest.fixture
+def overflowing(tmp_path: Path) -> Iterator[Path]:
+    """Weights whose activations leave float16's range in the second stage's mlp."""
+    model = create_backbone("convnext", "micro", image_size=64, num_classes=10)
+    fill_synthetic(model, 0)
+    state = model.state_dict()
+    factor = 6e4 / state["stages.1.1.pwconv1.weight"].abs().max()
+    state["stages.1.1.pwconv1.weight"] *= factor
+    state["stages.1.1.pwconv2.weight"] /= factor
+    torch.save({"model": state}, tmp_path / "large.pth")
+    yield tmp_path / "large.pth"
+
+
+def test_outputs_that_are_not_finite_name_the_first_node(overflowing: Path, tmp_path: Path) -> None:
+    model = ModelSpec(SMALL.name, SMALL.image_size, 10, str(overflowing))
+    with pytest.raises(
+        StmdeployError,
+        match=r"outputs are not finite at batch 1: the first is \w+ \w+ of stage 2 mlp",
+    ) as error:
+        export(model, tmp_path / "out", "fp16")
+    assert error.value.code == ExitCode.OUTPUTS_DIFFER
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [(TENSOR.BFLOAT16, torch.bfloat16), (TENSOR.FLOAT16, torch.float16)]
+)
+def test_the_emulation_rounds_every_tensor(kind: int, dtype: torch.dtype, tmp_path: Path) -> None:
+    """A graph of two sums, in 16 bits: rounded after each, and infinite where they are."""
+    weight = onnx.numpy_helper.from_array(np.array([[1 + 2**-7]], np.float32), "w")
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Cast", ["x"], ["half"], to=kind),
+            onnx.helper.make_node("Cast", ["w"], ["w_half"], to=kind),
+            onnx.helper.make_node("Add", ["half", "w_half"], ["once"]),
+            onnx.helper.make_node("Add", ["once", "half"], ["twice"]),
+            onnx.helper.make_node("Cast", ["twice"], ["y"], to=TENSOR.FLOAT),
+        ],
+        "g",
+        [onnx.helper.make_tensor_value_info("x", TENSOR.FLOAT, [1, 1])],
+        [onnx.helper.make_tensor_value_info("y", TENSOR.FLOAT, [1, 1])],
+        [weight],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 22)])
+    onnx.save(model, tmp_path / "half.onnx")
+    session = onnxruntime.InferenceSession(
+        emulated(tmp_path / "half.onnx"), providers=["CPUExecutionProvider"]
+    )
+    for value in (1.2345, 256.0, 2049.0, 60_000.0):
+        x = torch.tensor([[value]]).to(dtype)
+        expected = (x + torch.tensor(1 + 2**-7).to(dtype)) + x
+        got = session.run(None, {"x": np.array([[value]], np.float32)})[0]
+        assert got[0, 0] == float(expected), value
+
+
+def test_large_weights_in_a_lower_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_graph, "EXTERNAL_DATA_BYTES", 1_000_000)
+    for precision in ("fp16", "int8", "int8-dynamic"):
+        artifact = read_artifact(export(SMALL, tmp_path, precision).path)
+        main, data = artifact.manifest.files
+        assert data.name == main.name + ".data"
+        assert main.size_bytes < data.size_bytes

@@ -25,7 +25,7 @@ from stmdeploy.spec import INPUT_NAME, EngineSpec, RunSpec
 
 from .onnx_graph import PART_NOTE, OnnxFile, write_onnx
 from .ort_session import OnnxRuntimeRunner, first_non_finite
-from .precision import calibration_of, converted
+from .precision import calibration_of, converted, emulated
 from .tensorrt_log import fused_layers, memory_bytes, recording_logger
 from .tensorrt_runner import TensorRtRunner, why_no_gpu
 

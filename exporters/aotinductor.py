@@ -24,7 +24,7 @@ class AotInductorExporter:
     suffix = ".pt2"
     runtimes = ("aotinductor",)
     tolerances = {"fp32": 1e-5}  # noqa: RUF012
-    lowerings = ("tokens-grid", "reference")
+    lowerings = ("tokens-plain", "reference")
 
     def unavailable(self) -> str:
         """Why this target cannot be used here; empty if it can."""

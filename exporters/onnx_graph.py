@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from stmdeploy.artifact import ModelInfo, TensorInfo
 from stmdeploy.contracts import Work
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, ExportSpec
+from stmdeploy.spec import INPUT_NAME, LOWEST_OPSET, OUTPUT_NAME, ExportSpec
 
 if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-#: The lowest opset with DeformConv, the default, and the highest tried.
-OPSETS = (19, 20, 23)
+#: The default, if the form takes it, and the highest tried.
+OPSETS = (20, 23)
 #: Convolution takes bfloat16 from here on.
 BF16_OPSET = 22
 #: A protobuf file ends at 2 GiB; beyond this many bytes of weights they lie beside it.
@@ -61,7 +61,7 @@ def write_onnx(work: Work, path: Path) -> OnnxFile:
     Raises:
         StmdeployError: opset out of range, or torch cannot export the module.
     """
-    opset = _opset(work.spec)
+    opset = _opset(work)
     program = _traced(work, opset)
     _annotate(program.model, work.info, work.spec)
     external = _weight_bytes(work.module) > EXTERNAL_DATA_BYTES
@@ -105,11 +105,10 @@ def described(path: Path, data: tuple[str, ...] = ()) -> OnnxFile:
     )
 
 
-def _opset(spec: ExportSpec) -> int:
-    lowest, default, highest = OPSETS
-    if spec.precision == "bf16":
-        lowest = default = BF16_OPSET
-    opset = default if spec.opset is None else spec.opset
+def _opset(work: Work) -> int:
+    default, highest = OPSETS
+    lowest = max(LOWEST_OPSET[work.form], BF16_OPSET if work.spec.precision == "bf16" else 0)
+    opset = max(default, lowest) if work.spec.opset is None else work.spec.opset
     if not lowest <= opset <= highest:
         raise StmdeployError(f"opset {opset} cannot be written", f"choose {lowest} to {highest}")
     return opset
@@ -157,8 +156,23 @@ def _translations() -> dict[Any, Any]:
     """How the custom operators of lowered modules are written in ONNX."""
     import torch
 
-    operator = getattr(torch.ops.stmdeploy, "deform_conv", None)
-    return {operator.default: _deform_conv} if operator else {}
+    written = {"attention": _attention, "deform_conv": _deform_conv, "rms_norm": _rms_norm}
+    operators = {name: getattr(torch.ops.stmdeploy, name, None) for name in written}
+    return {op.default: written[name] for name, op in operators.items() if op is not None}
+
+
+def _attention(q: Any, k: Any, v: Any, bias: Any, heads: int) -> Any:
+    from onnxscript import opset23 as op
+
+    # The other outputs are of a cache that nothing here keeps.
+    mixed, *_ = op.Attention(q, k, v, bias, q_num_heads=heads, kv_num_heads=heads, scale=1.0)
+    return mixed
+
+
+def _rms_norm(x: Any, weight: Any, eps: float) -> Any:
+    from onnxscript import opset23 as op
+
+    return op.RMSNormalization(x, weight, epsilon=eps)
 
 
 def _deform_conv(value: Any, offset: Any, mask: Any, groups: int) -> Any:

@@ -32,6 +32,8 @@ from .tensorrt_runner import TensorRtRunner, why_no_gpu
 if TYPE_CHECKING:
     from stmdeploy.contracts import Array
 
+#: What the form ``tokens`` is made of, beyond what every parser has.
+_TOKENS_OPERATORS = ("Attention", "DeformConv", "RMSNormalization")
 _BYTES_PER_MIB = 2**20
 #: A compute capability that TensorRT-RTX builds for when there is no GPU to ask.
 _DEFAULT_CAPABILITY = "8.9"
@@ -49,13 +51,13 @@ class TensorRtExporter:
 
     @property
     def lowerings(self) -> tuple[str, ...]:
-        """DCNv3 as DeformConv where the parser takes it, else as GridSample."""
-        grid_first = ("tokens-grid", "tokens", "reference")
+        """The operators of ``tokens`` where the parser takes them all, else plain ones."""
+        plain_first = ("tokens-plain", "tokens", "reference")
         try:
-            takes_deform_conv = _supports(import_module(self.module_name), "DeformConv")
+            takes_all = _supports(import_module(self.module_name), *_TOKENS_OPERATORS)
         except (ImportError, StmdeployError):
-            return grid_first
-        return ("tokens", "tokens-grid", "reference") if takes_deform_conv else grid_first
+            return plain_first
+        return ("tokens", "tokens-plain", "reference") if takes_all else plain_first
 
     def unavailable(self) -> str:
         """Why this target cannot be used here; empty if it can."""
@@ -171,11 +173,12 @@ class TensorRtRtxExporter(TensorRtExporter):
     install = "pip install 'stmdeploy[cpu,tensorrt-rtx]'"
 
 
-def _supports(trt: Any, operator: str) -> bool:
-    """Whether the parser has a layer for an ONNX operator."""
+def _supports(trt: Any, *operators: str) -> bool:
+    """Whether the parser has layers for ONNX operators."""
     log = recording_logger(trt)
     network = _builder(trt, log).create_network(_strongly_typed(trt))
-    return bool(trt.OnnxParser(network, log).supports_operator(operator))
+    parser = trt.OnnxParser(network, log)
+    return all(parser.supports_operator(operator) for operator in operators)
 
 
 def _builder(trt: Any, log: Any) -> Any:

@@ -24,7 +24,7 @@ from stmdeploy.files import publish, sha256_of, staging
 from stmdeploy.graph import graph_cost
 from stmdeploy.images import load_images
 from stmdeploy.lowering import REFERENCE, forms_of, lower
-from stmdeploy.spec import CalibrationSpec, ExportSpec, RunSpec, available_threads
+from stmdeploy.spec import LOWEST_OPSET, CalibrationSpec, ExportSpec, RunSpec, available_threads
 from stmdeploy.verify import fidelity, verify
 
 if TYPE_CHECKING:
@@ -136,7 +136,10 @@ def _random_images(spec: CalibrationSpec, size: tuple[int, int]) -> tuple[Array,
 def _form(built: BuiltModel, exporter: Exporter, spec: ExportSpec) -> str:
     """The form to export: as asked, or as suits the target. Models of users stay as they are."""
     has = forms_of(built.config) if built.config is not None else (REFERENCE,)
-    forms = [form for form in exporter.lowerings if form in has]
+    highest = spec.opset or max(LOWEST_OPSET.values())
+    forms = [
+        form for form in exporter.lowerings if form in has and LOWEST_OPSET[form] <= highest
+    ] or [REFERENCE]
     if spec.lowering not in (None, *forms):
         raise StmdeployError(
             f"{spec.model.name} has no form {spec.lowering!r} for {exporter.target}",

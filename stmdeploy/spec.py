@@ -13,7 +13,9 @@ from stmdeploy.errors import StmdeployError, nearest
 #: int8-dynamic: weights, activations scaled as they come; fp32 where a product is small.
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-dynamic")
 #: Forms that a backbone can be exported in; see `stmdeploy.lowering`.
-LOWERINGS = ("reference", "tokens", "tokens-grid")
+LOWERINGS = ("reference", "tokens", "tokens-plain")
+#: The lowest ONNX opset that has the operators of a form.
+LOWEST_OPSET = {"reference": 19, "tokens": 23, "tokens-plain": 19}
 HINTS = ("latency", "throughput")
 #: Execution providers of ONNX Runtime that can be asked for, by the names used here.
 PROVIDERS = ("cpu", "cuda", "tensorrt", "nvtensorrtrtx", "openvino")

@@ -47,8 +47,9 @@ Lowering = Annotated[
     str | None,
     typer.Option(
         "--lowering",
-        help="reference (plain), tokens (the same function, faster on CPUs), or tokens-grid "
-        "(dcn without DeformConv). [default: what suits the target]",
+        help="reference, tokens (the same function, lowered to ONNX's own Attention, DeformConv "
+        "and RMSNormalization), or tokens-plain (without those). "
+        "[default: what suits the target]",
     ),
 ]
 Precision = Annotated[

@@ -2,8 +2,8 @@
 
 ``reference`` is the form of `stmdeploy.backbones`: plain, and what is counted and verified
 against. ``tokens`` is the same function in two dimensions: constants folded, windows as
-gathers of rows, DCNv3 as DeformConv. ``tokens-grid`` is ``tokens`` with DCNv3 as GridSample,
-for runtimes without DeformConv.
+gathers of rows, and whole operators where ONNX has them (Attention, DeformConv,
+RMSNormalization). ``tokens-plain`` is ``tokens`` without those, for runtimes that lack them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 REFERENCE = "reference"
 TOKENS = "tokens"
-TOKENS_GRID = "tokens-grid"
+TOKENS_PLAIN = "tokens-plain"
 
 
 def forms_of(config: BackboneConfig) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ def forms_of(config: BackboneConfig) -> tuple[str, ...]:
     """
     if config.layout == "swin":
         return (REFERENCE,)
-    return (REFERENCE, TOKENS, TOKENS_GRID) if config.stm == "dcn" else (REFERENCE, TOKENS)
+    return (REFERENCE, TOKENS, TOKENS_PLAIN)
 
 
 def lower(module: nn.Module, form: str) -> nn.Module:
@@ -50,4 +50,4 @@ def lower(module: nn.Module, form: str) -> nn.Module:
 
     assert isinstance(module, Backbone)
     with torch.no_grad():
-        return LoweredBackbone(module, deform_conv=form == TOKENS).eval()
+        return LoweredBackbone(module, plain=form == TOKENS_PLAIN).eval()

@@ -8,44 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stmdeploy.backbones.mixers.dcn import (
-    KERNEL,
     POINTS,
     ChannelNorm,
     DcnBlock,
     DeformableConv,
     sampling_base,
 )
+from stmdeploy.lowering.operators import ROW_MAJOR, deform_conv
 from stmdeploy.lowering.tokens import TokenMlp, as_conv, linear, row_norm, writer
-
-#: Kernel position (row, column) of every point: point 3a + b lies at column a, row b.
-_ROW_MAJOR = torch.arange(POINTS).reshape(KERNEL, KERNEL).t().reshape(-1)
-
-
-@torch.library.custom_op("stmdeploy::deform_conv", mutates_args=())
-def deform_conv(value: Tensor, offset: Tensor, mask: Tensor, groups: int) -> Tensor:
-    """Sums the nine samples around every pixel, as ONNX DeformConv with a kernel of ones.
-
-    Args:
-        value: N C H W.
-        offset: N (groups 9 2) H W, in pixels; kernel row by row, y before x.
-        mask: N (groups 9) H W.
-        groups: groups of channels with offsets of their own.
-    """
-    n, c, h, w = value.shape
-    base = sampling_base((h, w)).to(value)[:, _ROW_MAJOR]
-    moved = offset.reshape(n, groups, POINTS, 2, h * w).permute(0, 1, 4, 2, 3).flip(-1)
-    side = torch.tensor([w, h], dtype=value.dtype)
-    grid = (2 * (base + moved) + 1) / side - 1
-    samples = F.grid_sample(
-        value.reshape(n * groups, c // groups, h, w), grid.flatten(0, 1), align_corners=False
-    )
-    weights = mask.reshape(n * groups, 1, POINTS, h * w).transpose(2, 3)
-    return (samples * weights).sum(-1).reshape(n, c, h, w)
-
-
-@deform_conv.register_fake
-def _shape_of(value: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(value)
 
 
 class DeformConvSampling(nn.Module):
@@ -60,10 +30,10 @@ class DeformConvSampling(nn.Module):
         self.size, self.heads = size, attn.heads
         # From (x, y) of points in column-major order to (y, x) in row-major order.
         order = torch.arange(self.heads * POINTS * 2).reshape(self.heads, POINTS, 2)
-        order = order[:, _ROW_MAJOR].flip(-1).reshape(-1)
+        order = order[:, ROW_MAJOR].flip(-1).reshape(-1)
         self.offset_weight = nn.Parameter(attn.sampling_offsets.weight[order])
         self.offset_bias = nn.Parameter(attn.sampling_offsets.bias[order][:, None])
-        order = torch.arange(self.heads * POINTS).reshape(self.heads, POINTS)[:, _ROW_MAJOR]
+        order = torch.arange(self.heads * POINTS).reshape(self.heads, POINTS)[:, ROW_MAJOR]
         order = order.reshape(-1)
         self.mask = linear(attn.attention_weights.weight[order], attn.attention_weights.bias[order])
 
@@ -118,7 +88,7 @@ class GridSampling(nn.Module):
 class LoweredDcnBlock(nn.Module):
     """`DcnBlock` on tokens in raster order; (N T) C in and out."""
 
-    def __init__(self, block: DcnBlock, size: tuple[int, int], *, deform_conv: bool) -> None:
+    def __init__(self, block: DcnBlock, size: tuple[int, int], *, plain: bool) -> None:
         super().__init__()
         attn = block.attn
         self.size = size
@@ -126,10 +96,10 @@ class LoweredDcnBlock(nn.Module):
         self.dwconv, norm, self.act = attn.dw_conv
         assert isinstance(norm, ChannelNorm)
         self.dw_norm = norm.norm
-        self.sample = (DeformConvSampling if deform_conv else GridSampling)(attn, size)
+        self.sample = (GridSampling if plain else DeformConvSampling)(attn, size)
         self.value = as_conv(attn.value_proj)
         self.proj = writer(attn.output_proj, block.gamma1)
-        self.mlp = TokenMlp.of(block.norm2, block.mlp, block.gamma2)
+        self.mlp = TokenMlp.of(block.norm2, block.mlp, block.gamma2, plain=plain)
 
     def _mix(self, x: Tensor) -> Tensor:
         (h, w), c = self.size, x.shape[1]

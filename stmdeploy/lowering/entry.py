@@ -24,10 +24,10 @@ class Entry(nn.Module):
     The bias of the norm and the centring of its output are one product with a constant.
     """
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.LayerNorm) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: nn.LayerNorm, *, plain: bool) -> None:
         super().__init__()
         self.conv = centred_conv(conv)
-        self.norm = CentredNorm(norm)
+        self.norm = CentredNorm(norm, plain=plain)
         channels = norm.weight.shape[0]
         centring = torch.eye(channels, dtype=norm.weight.dtype) - 1 / channels
         self.centre = linear(centring, norm.bias - norm.bias.mean())
@@ -41,15 +41,15 @@ class Entry(nn.Module):
 class StemEntry(nn.Module):
     """The unified stem: convolution, LayerNorm and GELU before the `Entry`."""
 
-    def __init__(self, stem: ConvStem) -> None:
+    def __init__(self, stem: ConvStem, *, plain: bool) -> None:
         super().__init__()
         conv, norm, self.act, last_conv, last_norm = stem.stem
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.LayerNorm)
         assert isinstance(last_conv, nn.Conv2d) and isinstance(last_norm, nn.LayerNorm)
         self.conv = centred_conv(conv)
-        self.norm = CentredNorm(norm)
+        self.norm = CentredNorm(norm, plain=plain)
         self.bias = norm.bias
-        self.entry = Entry(last_conv, last_norm)
+        self.entry = Entry(last_conv, last_norm, plain=plain)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = self.norm(self.conv(x).permute(0, 2, 3, 1)) + self.bias
@@ -57,14 +57,14 @@ class StemEntry(nn.Module):
         return tokens
 
 
-def lowered_entry(layer: nn.Module) -> nn.Module:
+def lowered_entry(layer: nn.Module, *, plain: bool) -> nn.Module:
     """The lowered form of a stem or a downsampling."""
     if isinstance(layer, ConvStem):
-        return StemEntry(layer)
+        return StemEntry(layer, plain=plain)
     if isinstance(layer, ConvDownsample):
         conv, norm = layer.reduction
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.LayerNorm)
-        return Entry(conv, norm)
+        return Entry(conv, norm, plain=plain)
     if isinstance(layer, PatchEmbed):
-        return Entry(layer.proj, layer.norm)
+        return Entry(layer.proj, layer.norm, plain=plain)
     raise TypeError(f"no lowering of {type(layer).__name__}")

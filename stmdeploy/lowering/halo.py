@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stmdeploy.backbones.mixers.halo import BLOCK, HALO, WINDOW, HaloBlock
-from stmdeploy.lowering.tokens import CentredNorm, TokenMlp, after, writer
+from stmdeploy.lowering.tokens import CentredNorm, KeysValues, TokenMlp, after, attend, writer
 
 #: Added to the logits of positions outside the map, twice in the corners. Its exponential is
 #: zero in float64 too, and twice of it is finite in float16: infinity times the zeros of
@@ -72,49 +72,53 @@ class LoweredHaloBlock(nn.Module):
     table: Tensor
     spread: Tensor
 
-    def __init__(self, block: HaloBlock, size: tuple[int, int]) -> None:
+    def __init__(self, block: HaloBlock, size: tuple[int, int], *, plain: bool) -> None:
         super().__init__()
-        attn = block.attn
+        attn, self.plain = block.attn, plain
         self.tokens = size[0] * size[1]
         self.blocks = self.tokens // BLOCK**2
         self.heads, self.head_channels = attn.heads, attn.head_channels
-        self.norm = CentredNorm(block.norm1)
+        self.norm = CentredNorm(block.norm1, plain=plain)
         self.q = after(block.norm1, attn.q.weight, None)
         kv = attn.kv.weight.reshape(self.heads, 2, self.head_channels, -1)
-        self.k = after(block.norm1, kv[:, 0].flatten(0, 1) * attn.scale, None)
-        self.v = after(block.norm1, kv[:, 1].flatten(0, 1), None)
-        self.proj = writer(attn.proj, block.gamma_1)
-        self.mlp = TokenMlp.of(block.norm2, block.mlp, block.gamma_2)
+        key, value = kv[:, 0].flatten(0, 1) * attn.scale, kv[:, 1].flatten(0, 1)
+        self.kv = KeysValues(block.norm1, key, value, None)
+        self.proj = writer(attn.proj, block.gamma_1, self.kv.shift)
+        self.mlp = TokenMlp.of(block.norm2, block.mlp, block.gamma_2, plain=plain)
         rows, outside = window_rows(size)
         dtype = attn.q.weight.dtype
         self.register_buffer("rows", rows)
-        self.register_buffer("outside", outside.to(dtype)[:, None])
+        self.register_buffer("outside", outside.to(dtype)[:, None, None])
         table = position_table(attn.pos_embed.height_rel, attn.pos_embed.width_rel)
         self.register_buffer("table", table)
         self.register_buffer("spread", spread().to(dtype))
 
     def _windows(self, x: Tensor) -> Tensor:
-        """(N T) C -> N heads blocks 169 d."""
-        d, heads = self.head_channels, self.heads
-        by_head = x.reshape(-1, self.tokens, heads, d).transpose(1, 2)
-        gathered = by_head.index_select(2, self.rows)
-        return gathered.reshape(-1, heads, self.blocks, WINDOW * WINDOW, d)
+        """(N T) C -> (N blocks) 169 C: whole rows, all heads side by side."""
+        gathered = x.reshape(-1, self.tokens, x.shape[1]).index_select(1, self.rows)
+        return gathered.reshape(-1, WINDOW * WINDOW, x.shape[1])
 
     def _position(self, q: Tensor) -> Tensor:
-        """(N T) C, unscaled -> N heads blocks 49 169."""
+        """(N T) C, unscaled -> (N blocks) heads 49 169."""
         place = BLOCK * BLOCK
         by_place = q.reshape(-1, place, self.heads * self.head_channels).transpose(0, 1)
         terms = by_place.reshape(place, -1, self.head_channels) @ self.table
         terms = terms.reshape(place, -1, self.blocks, self.heads, 2 * WINDOW)
-        return (terms.permute(1, 3, 2, 0, 4) + self.outside) @ self.spread
+        logits = (terms.permute(1, 2, 3, 0, 4) + self.outside) @ self.spread
+        return logits.flatten(0, 1)
 
     def _mix(self, x: Tensor) -> Tensor:
         q = self.q(x)
-        queries = q.reshape(-1, self.blocks, BLOCK * BLOCK, self.heads, self.head_channels)
-        queries = queries.permute(0, 3, 1, 2, 4)
-        logits = queries @ self._windows(self.k(x)).transpose(-1, -2) + self._position(q)
-        y = logits.softmax(dim=-1) @ self._windows(self.v(x))
-        mixed: Tensor = self.proj(y.permute(0, 2, 3, 1, 4).reshape(x.shape))
+        keys, values = self.kv(x)
+        y = attend(
+            q.reshape(-1, BLOCK * BLOCK, x.shape[1]),
+            self._windows(keys),
+            self._windows(values),
+            self._position(q),
+            self.heads,
+            plain=self.plain,
+        )
+        mixed: Tensor = self.proj(y.reshape(x.shape))
         return mixed
 
     def forward(self, x: Tensor) -> Tensor:

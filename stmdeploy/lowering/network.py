@@ -23,22 +23,20 @@ from stmdeploy.lowering.swin import LoweredSwinBlock
 from stmdeploy.lowering.tokens import CentredNorm, inverse
 
 
-def _lowered(
-    block: nn.Module, size: tuple[int, int], deform_conv: bool
-) -> tuple[nn.Module, Tensor]:
+def _lowered(block: nn.Module, size: tuple[int, int], *, plain: bool) -> tuple[nn.Module, Tensor]:
     """A block on tokens, and the order it wants them in."""
     raster = torch.arange(size[0] * size[1])
     if isinstance(block, HaloBlock):
-        return LoweredHaloBlock(block, size), block_order(size)
+        return LoweredHaloBlock(block, size, plain=plain), block_order(size)
     if isinstance(block, SwinBlock):
-        lowered = LoweredSwinBlock(block)
+        lowered = LoweredSwinBlock(block, plain=plain)
         return lowered, lowered.order
     if isinstance(block, PvtV2Block):
-        return LoweredPvtBlock(block, size), raster
+        return LoweredPvtBlock(block, size, plain=plain), raster
     if isinstance(block, ConvNeXtBlock):
-        return LoweredConvNeXtBlock(block, size), raster
+        return LoweredConvNeXtBlock(block, size, plain=plain), raster
     if isinstance(block, DcnBlock):
-        return LoweredDcnBlock(block, size, deform_conv=deform_conv), raster
+        return LoweredDcnBlock(block, size, plain=plain), raster
     raise TypeError(f"no lowering of {type(block).__name__}")
 
 
@@ -46,16 +44,16 @@ class LoweredStage(nn.Module):
     """N C H W to N C H W, with tokens in between, reordered only where a block wants it."""
 
     def __init__(
-        self, blocks: nn.Module, norm: nn.Module, size: tuple[int, int], deform_conv: bool
+        self, blocks: nn.Module, norm: nn.Module, size: tuple[int, int], *, plain: bool
     ) -> None:
         super().__init__()
         self.size = size
         assert isinstance(norm, nn.LayerNorm)
-        self.norm, self.norm_bias = CentredNorm(norm), norm.bias
+        self.norm, self.norm_bias = CentredNorm(norm, plain=plain), norm.bias
         self.blocks = nn.ModuleList()
         at = raster = torch.arange(size[0] * size[1])
         for index, block in enumerate(blocks.children()):
-            lowered, order = _lowered(block, size, deform_conv)
+            lowered, order = _lowered(block, size, plain=plain)
             self._reorder(index, at, order)
             self.blocks.append(lowered)
             at = order
@@ -82,16 +80,18 @@ class LoweredStage(nn.Module):
 class LoweredBackbone(nn.Module):
     """The same function as a `Backbone`: N 3 H W to logits."""
 
-    def __init__(self, reference: Backbone, *, deform_conv: bool = True) -> None:
+    def __init__(self, reference: Backbone, *, plain: bool) -> None:
         super().__init__()
         reference = copy.deepcopy(reference)
-        self.entries = nn.ModuleList(map(lowered_entry, reference.downsample_layers))
+        self.entries = nn.ModuleList(
+            lowered_entry(layer, plain=plain) for layer in reference.downsample_layers
+        )
         self.stages = nn.ModuleList(
             LoweredStage(
                 blocks,
                 norm,
                 (reference.image_size[0] // stride, reference.image_size[1] // stride),
-                deform_conv,
+                plain=plain,
             )
             for blocks, norm, stride in zip(
                 reference.stages, reference.stage_norms, STRIDES, strict=True

@@ -10,17 +10,26 @@ from torch import Tensor, nn
 
 from stmdeploy.backbones.layers import DepthwiseConv
 from stmdeploy.backbones.mixers.spatial_reduction import PvtV2Block
-from stmdeploy.lowering.tokens import CentredNorm, TokenMlp, after, as_conv, linear, writer
+from stmdeploy.lowering.tokens import (
+    CentredNorm,
+    KeysValues,
+    TokenMlp,
+    after,
+    as_conv,
+    attend,
+    linear,
+    writer,
+)
 
 
 class ImageMlp(nn.Module):
     """The pvt_v2 mlp, its hidden map kept N C H W for the depth-wise convolution."""
 
-    def __init__(self, block: PvtV2Block, size: tuple[int, int]) -> None:
+    def __init__(self, block: PvtV2Block, size: tuple[int, int], *, plain: bool) -> None:
         super().__init__()
         assert isinstance(block.mlp.dwconv, DepthwiseConv)
         self.size = size
-        self.norm = CentredNorm(block.norm2)
+        self.norm = CentredNorm(block.norm2, plain=plain)
         self.first = as_conv(after(block.norm2, block.mlp.fc1.weight, block.mlp.fc1.bias))
         self.dwconv = block.mlp.dwconv.dwconv
         self.act = nn.GELU()
@@ -48,28 +57,28 @@ class LoweredPvtBlock(nn.Module):
 
     embedding: Tensor | None
 
-    def __init__(self, block: PvtV2Block, size: tuple[int, int]) -> None:
+    def __init__(self, block: PvtV2Block, size: tuple[int, int], *, plain: bool) -> None:
         super().__init__()
-        attn = block.attn
+        attn, self.plain = block.attn, plain
         self.size, self.heads, self.reduction = size, attn.heads, attn.reduction
         self.register_buffer("embedding", _embedding(block))
-        self.norm = CentredNorm(block.norm1)
+        self.norm = CentredNorm(block.norm1, plain=plain)
         self.q = after(block.norm1, attn.q.weight * attn.scale, attn.q.bias * attn.scale)
-        (wk, wv), (bk, bv) = attn.kv.weight.chunk(2), attn.kv.bias.chunk(2)
-        self.proj = writer(attn.proj, block.gamma_1)
+        key, value = attn.kv.weight.chunk(2)
+        read = attn.norm if self.reduction > 1 else block.norm1
+        self.kv = KeysValues(read, key, value, attn.kv.bias.chunk(2)[1])
+        self.proj = writer(attn.proj, block.gamma_1, self.kv.shift)
         if self.reduction > 1:
             # out in r r -> out (r r in): the order in which tokens of a patch are cut.
             weight = attn.sr.weight.permute(0, 2, 3, 1).flatten(1)
             assert attn.sr.bias is not None
             bias = attn.sr.bias + weight @ block.norm1.bias.repeat(self.reduction**2)
             self.reduce = linear(weight - weight.mean(0), bias - bias.mean())
-            self.reduced_norm = CentredNorm(attn.norm)
-        read = attn.norm if self.reduction > 1 else block.norm1
-        self.k, self.v = after(read, wk, bk), after(read, wv, bv)
+            self.reduced_norm = CentredNorm(attn.norm, plain=plain)
         self.mlp = (
-            TokenMlp.of(block.norm2, block.mlp, block.gamma_2)
+            TokenMlp.of(block.norm2, block.mlp, block.gamma_2, plain=plain)
             if not block.depthwise_mlp
-            else ImageMlp(block, size)
+            else ImageMlp(block, size, plain=plain)
         )
 
     def _source(self, x: Tensor) -> Tensor:
@@ -81,16 +90,15 @@ class LoweredPvtBlock(nn.Module):
         y: Tensor = self.reduced_norm(self.reduce(patches.reshape(-1, r * r * x.shape[1])))
         return y
 
-    def _by_head(self, x: Tensor, tokens: int) -> Tensor:
-        return x.reshape(-1, tokens, self.heads, x.shape[1] // self.heads).transpose(1, 2)
-
     def _mix(self, x: Tensor) -> Tensor:
         tokens = self.size[0] * self.size[1]
         source = self._source(x)
-        q = self._by_head(self.q(x), tokens)
-        k, v = (self._by_head(m(source), tokens // self.reduction**2) for m in (self.k, self.v))
-        y = (q @ k.transpose(-1, -2)).softmax(dim=-1) @ v
-        mixed: Tensor = self.proj(y.transpose(1, 2).reshape(x.shape))
+        q = self.q(x).reshape(-1, tokens, x.shape[1])
+        k, v = (
+            rows.reshape(-1, tokens // self.reduction**2, x.shape[1]) for rows in self.kv(source)
+        )
+        y = attend(q, k, v, None, self.heads, plain=self.plain)
+        mixed: Tensor = self.proj(y.reshape(x.shape))
         return mixed
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stmdeploy.backbones.mixers.swin import SwinBlock, partition
-from stmdeploy.lowering.tokens import CentredNorm, TokenMlp, after, writer
+from stmdeploy.lowering.tokens import CentredNorm, KeysValues, TokenMlp, after, attend, writer
 
 
 def window_order(size: tuple[int, int], window: int, shift: int) -> Tensor:
@@ -26,30 +26,29 @@ class LoweredSwinBlock(nn.Module):
 
     bias: Tensor
 
-    def __init__(self, block: SwinBlock) -> None:
+    def __init__(self, block: SwinBlock, *, plain: bool) -> None:
         super().__init__()
-        attn = block.attn
+        attn, self.plain = block.attn, plain
         self.order = window_order(block.size, block.window, block.shift)
         self.heads, self.places = attn.heads, block.window**2
         self.windows = len(self.order) // self.places
-        self.norm = CentredNorm(block.norm1)
+        self.norm = CentredNorm(block.norm1, plain=plain)
         w, b = attn.qkv.weight.chunk(3), attn.qkv.bias.chunk(3)
         self.q = after(block.norm1, w[0] * attn.scale, b[0] * attn.scale)
-        self.k, self.v = after(block.norm1, w[1], b[1]), after(block.norm1, w[2], b[2])
-        self.proj = writer(attn.proj, block.gamma_1)
-        self.mlp = TokenMlp.of(block.norm2, block.mlp, block.gamma_2)
+        self.kv = KeysValues(block.norm1, w[1], w[2], b[2])
+        self.proj = writer(attn.proj, block.gamma_1, self.kv.shift)
+        self.mlp = TokenMlp.of(block.norm2, block.mlp, block.gamma_2, plain=plain)
         bias = attn.relative_position_bias_table[attn.relative_index].permute(2, 0, 1)
-        self.register_buffer("bias", bias if block.mask is None else bias + block.mask)
-
-    def _by_head(self, x: Tensor) -> Tensor:
-        """(N T) C -> N windows heads places d."""
-        x = x.reshape(-1, self.windows, self.places, self.heads, x.shape[1] // self.heads)
-        return x.transpose(2, 3)
+        self.register_buffer("bias", bias[None] if block.mask is None else bias + block.mask)
 
     def _mix(self, x: Tensor) -> Tensor:
-        q, k, v = (self._by_head(layer(x)) for layer in (self.q, self.k, self.v))
-        weights = (q @ k.transpose(-1, -2) + self.bias).softmax(dim=-1)
-        mixed: Tensor = self.proj((weights @ v).transpose(2, 3).reshape(x.shape))
+        q, k, v = (rows.reshape(-1, self.places, x.shape[1]) for rows in (self.q(x), *self.kv(x)))
+        bias = self.bias
+        if len(bias) > 1:  # One for every window of an image, so again for every image.
+            bias = bias.repeat(x.shape[0] // len(self.order), 1, 1, 1)
+        mixed: Tensor = self.proj(
+            attend(q, k, v, bias, self.heads, plain=self.plain).reshape(x.shape)
+        )
         return mixed
 
     def forward(self, x: Tensor) -> Tensor:

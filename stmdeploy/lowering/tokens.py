@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stmdeploy.backbones.layers import Mlp
+from stmdeploy.lowering.operators import attention, rms_norm
 
 
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -31,15 +32,18 @@ def as_conv(layer: nn.Linear) -> nn.Conv2d:
     return conv
 
 
-def writer(layer: nn.Linear, gamma: Tensor) -> nn.Linear:
+def writer(layer: nn.Linear, gamma: Tensor, shift: Tensor | None = None) -> nn.Linear:
     """The last layer of a branch, with the layer scale folded in, its outputs centred.
+
+    `shift` is what is missing in its inputs: a constant of every channel.
 
     Centred: the mean over the channels is taken off. Every reader of the residual stream is
     a LayerNorm, which takes it off anyway, so the network stays the same function; and on a
     stream without mean, LayerNorm is a division by the root mean square (`CentredNorm`).
     """
     factors = gamma.reshape(-1)
-    weight, bias = layer.weight * factors[:, None], layer.bias * factors
+    bias = layer.bias if shift is None else layer.bias + layer.weight @ shift
+    weight, bias = layer.weight * factors[:, None], bias * factors
     return linear(weight - weight.mean(0), bias - bias.mean())
 
 
@@ -47,6 +51,31 @@ def after(norm: nn.LayerNorm, weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """A Linear layer that reads a `CentredNorm`, with the bias of its LayerNorm folded in."""
     shift = weight @ norm.bias
     return linear(weight, shift if bias is None else bias + shift)
+
+
+class KeysValues(nn.Module):
+    """Keys and values of an attention without their biases, which products are faster without.
+
+    A constant added to every key adds the same to all logits of a query, and softmax does not
+    see it. A constant added to every value comes out of the mean unchanged: it is `shift`,
+    for the `writer` behind.
+    """
+
+    def __init__(
+        self,
+        norm: nn.LayerNorm,
+        key: Tensor,
+        value: Tensor,
+        value_bias: Tensor | None,
+    ) -> None:
+        super().__init__()
+        self.key, self.value = linear(key, None), linear(value, None)
+        shift = value @ norm.bias
+        self.shift = shift if value_bias is None else shift + value_bias
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of a `CentredNorm` -> keys and values, row by row."""
+        return self.key(x), self.value(x)
 
 
 def row_norm(norm: nn.LayerNorm) -> nn.LayerNorm:
@@ -59,14 +88,17 @@ def row_norm(norm: nn.LayerNorm) -> nn.LayerNorm:
 class CentredNorm(nn.Module):
     """LayerNorm of rows whose mean is zero, less its bias, which `after` folds away.
 
-    Written as runtimes recognise it: a division by a root, then a scale.
+    Plain, it is written as runtimes recognise it: a division by a root, then a scale.
     """
 
-    def __init__(self, norm: nn.LayerNorm) -> None:
+    def __init__(self, norm: nn.LayerNorm, *, plain: bool) -> None:
         super().__init__()
-        self.weight, self.eps = norm.weight, norm.eps
+        self.weight, self.eps, self.plain = norm.weight, norm.eps, plain
 
     def forward(self, x: Tensor) -> Tensor:
+        if not self.plain:
+            y: Tensor = rms_norm(x, self.weight, self.eps)
+            return y
         return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
 
 
@@ -74,18 +106,24 @@ class TokenMlp(nn.Module):
     """LayerNorm, Linear, GELU, Linear with the layer scale in it; (N T) C in and out."""
 
     def __init__(
-        self, norm: nn.LayerNorm, first: nn.Linear, last: nn.Linear, gamma: Tensor
+        self,
+        norm: nn.LayerNorm,
+        first: nn.Linear,
+        last: nn.Linear,
+        gamma: Tensor,
+        *,
+        plain: bool,
     ) -> None:
         super().__init__()
-        self.norm = CentredNorm(norm)
+        self.norm = CentredNorm(norm, plain=plain)
         self.first = after(norm, first.weight, first.bias)
         self.act = nn.GELU()
         self.last = writer(last, gamma)
 
     @classmethod
-    def of(cls, norm: nn.LayerNorm, mlp: Mlp, gamma: Tensor) -> TokenMlp:
+    def of(cls, norm: nn.LayerNorm, mlp: Mlp, gamma: Tensor, *, plain: bool) -> TokenMlp:
         """From the reference mlp."""
-        return cls(norm, mlp.fc1, mlp.fc2, gamma)
+        return cls(norm, mlp.fc1, mlp.fc2, gamma, plain=plain)
 
     def forward(self, x: Tensor) -> Tensor:
         # A third dimension keeps ONNX Runtime from pulling the bias into the product: it
@@ -93,6 +131,19 @@ class TokenMlp(nn.Module):
         hidden = self.act(self.first(self.norm(x).unsqueeze(0)))
         y: Tensor = self.last(hidden.squeeze(0))
         return y
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads: int, *, plain: bool
+) -> Tensor:
+    """`operators.attention`; plain, out of transpositions and products. N L C, N S C -> N L C."""
+    if not plain:
+        y: Tensor = attention(q, k, v, bias, heads)
+        return y
+    q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
+    logits = q @ k.transpose(-1, -2)
+    mixed = (logits if bias is None else logits + bias).softmax(dim=-1) @ v
+    return mixed.transpose(1, 2).flatten(2)
 
 
 def inverse(order: Tensor) -> Tensor:

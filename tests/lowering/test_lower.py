@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from stmdeploy import create_backbone, list_backbones
 from stmdeploy.backbones.catalog import resolve
 from stmdeploy.backbones.synthetic import fill_synthetic
-from stmdeploy.lowering import REFERENCE, TOKENS, TOKENS_GRID, forms_of, lower
-from stmdeploy.lowering.dcn import deform_conv
+from stmdeploy.lowering import REFERENCE, TOKENS, TOKENS_PLAIN, forms_of, lower
+from stmdeploy.lowering.operators import deform_conv
 
 FAMILIES = ("halo", "pvt", "pvt_v2", "swin", "convnext", "dcn")
 WINDOWED = ("halo", "swin")
@@ -31,8 +31,9 @@ def distance(name: str, size: tuple[int, int], batch: int, seed: int, form: str 
 
 
 @pytest.mark.parametrize("name", [*WINDOWED, "official_pvt_v2_b0"])
-def test_at_224(name: str) -> None:
-    assert distance(name, (224, 224), 1, seed=1) < 1e-12
+@pytest.mark.parametrize("form", [TOKENS, TOKENS_PLAIN])
+def test_at_224(name: str, form: str) -> None:
+    assert distance(name, (224, 224), 1, seed=1, form=form) < 1e-12
 
 
 @settings(max_examples=8, deadline=None)
@@ -42,11 +43,12 @@ def test_at_224(name: str) -> None:
     columns=st.integers(1, 4),
     batch=st.integers(1, 3),
     seed=st.integers(0, 2**31),
+    form=st.sampled_from([TOKENS, TOKENS_PLAIN]),
 )
 def test_any_size_batch_and_weights(
-    name: str, rows: int, columns: int, batch: int, seed: int
+    name: str, rows: int, columns: int, batch: int, seed: int, form: str
 ) -> None:
-    assert distance(name, (32 * rows, 32 * columns), batch, seed) < 1e-12
+    assert distance(name, (32 * rows, 32 * columns), batch, seed, form) < 1e-12
 
 
 @settings(max_examples=3, deadline=None)
@@ -60,16 +62,10 @@ def test_windows_of_any_size(name: str, size: tuple[int, int], batch: int, seed:
     assert distance(name, size, batch, seed) < 1e-12
 
 
-@settings(max_examples=3, deadline=None)
-@given(rows=st.integers(1, 3), columns=st.integers(1, 3), seed=st.integers(0, 2**31))
-def test_dcn_as_grid_samples(rows: int, columns: int, seed: int) -> None:
-    assert distance("dcn", (32 * rows, 32 * columns), 2, seed, TOKENS_GRID) < 1e-12
-
-
 def test_which_backbones_have_which_forms() -> None:
     forms = {name: forms_of(resolve(name)) for name in list_backbones()}
     assert [name for name in forms if TOKENS not in forms[name]] == ["official_swin_tiny"]
-    assert all((TOKENS_GRID in forms[name]) == ("dcn" in name) for name in forms)
+    assert all((TOKENS_PLAIN in forms[name]) == (TOKENS in forms[name]) for name in forms)
 
 
 def test_the_reference_form_is_the_module_itself() -> None:

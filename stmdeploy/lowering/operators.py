@@ -1,0 +1,77 @@
+"""Operators that ONNX has and torch has not, each with its meaning in plain torch.
+
+The exporter writes them as one node; a runtime that has the node has a kernel for the whole.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stmdeploy.backbones.mixers.dcn import KERNEL, POINTS, sampling_base
+
+#: Kernel position (row, column) of every point: point 3a + b lies at column a, row b.
+ROW_MAJOR = torch.arange(POINTS).reshape(KERNEL, KERNEL).t().reshape(-1)
+
+
+@torch.library.custom_op("stmdeploy::attention", mutates_args=())
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads: int) -> Tensor:
+    """softmax(q k^T + bias) v for every head, as ONNX Attention of opset 23, unscaled.
+
+    Args:
+        q: N L C.
+        k, v: N S C.
+        bias: added to the logits; broadcasts to N heads L S. None for none.
+        heads: how many runs of channels attend on their own.
+
+    Returns:
+        N L C, the heads side by side as they came.
+    """
+    q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
+    logits = q @ k.transpose(-1, -2)
+    weights = (logits if bias is None else logits + bias).softmax(dim=-1)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+@attention.register_fake
+def _attention_shape(q: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(q)
+
+
+@torch.library.custom_op("stmdeploy::rms_norm", mutates_args=())
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, as ONNX RMSNormalization."""
+    return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
+
+
+@rms_norm.register_fake
+def _norm_shape(x: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("stmdeploy::deform_conv", mutates_args=())
+def deform_conv(value: Tensor, offset: Tensor, mask: Tensor, groups: int) -> Tensor:
+    """Sums the nine samples around every pixel, as ONNX DeformConv with a kernel of ones.
+
+    Args:
+        value: N C H W.
+        offset: N (groups 9 2) H W, in pixels; kernel row by row, y before x.
+        mask: N (groups 9) H W.
+        groups: groups of channels with offsets of their own.
+    """
+    n, c, h, w = value.shape
+    base = sampling_base((h, w)).to(value)[:, ROW_MAJOR]
+    moved = offset.reshape(n, groups, POINTS, 2, h * w).permute(0, 1, 4, 2, 3).flip(-1)
+    side = torch.tensor([w, h], dtype=value.dtype)
+    grid = (2 * (base + moved) + 1) / side - 1
+    samples = F.grid_sample(
+        value.reshape(n * groups, c // groups, h, w), grid.flatten(0, 1), align_corners=False
+    )
+    weights = mask.reshape(n * groups, 1, POINTS, h * w).transpose(2, 3)
+    return (samples * weights).sum(-1).reshape(n, c, h, w)
+
+
+@deform_conv.register_fake
+def _deform_conv_shape(value: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(value)

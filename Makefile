@@ -16,7 +16,7 @@ help:
 
 $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,openvino,tensorrt-rtx,dev]'
 	@touch $@
 
 profile: $(SETUP)

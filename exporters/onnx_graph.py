@@ -106,10 +106,12 @@ def described(path: Path, data: tuple[str, ...] = ()) -> OnnxFile:
 
 
 def _opset(work: Work) -> int:
+    """The opset to write: as asked, or the default that the form and the precision take."""
     default, highest = OPSETS
-    lowest = max(LOWEST_OPSET[work.form], BF16_OPSET if work.spec.precision == "bf16" else 0)
-    opset = max(default, lowest) if work.spec.opset is None else work.spec.opset
-    if not lowest <= opset <= highest:
+    least = max(LOWEST_OPSET[work.form], BF16_OPSET if work.spec.precision == "bf16" else 0)
+    opset = max(default, least) if work.spec.opset is None else work.spec.opset
+    if not least <= opset <= highest:
+        lowest = least if work.spec.lowering else min(LOWEST_OPSET.values())
         raise StmdeployError(f"opset {opset} cannot be written", f"choose {lowest} to {highest}")
     return opset
 

@@ -136,7 +136,7 @@ def _random_images(spec: CalibrationSpec, size: tuple[int, int]) -> tuple[Array,
 def _form(built: BuiltModel, exporter: Exporter, spec: ExportSpec) -> str:
     """The form to export: as asked, or as suits the target. Models of users stay as they are."""
     has = forms_of(built.config) if built.config is not None else (REFERENCE,)
-    highest = spec.opset or max(LOWEST_OPSET.values())
+    highest = max(LOWEST_OPSET.values()) if spec.opset is None else spec.opset
     forms = [
         form for form in exporter.lowerings if form in has and LOWEST_OPSET[form] <= highest
     ] or [REFERENCE]

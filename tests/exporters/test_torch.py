@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ import torch
 from stmdeploy import StmdeployError
 from stmdeploy.artifact import read_artifact
 from stmdeploy.backbones.source import build_module
-from stmdeploy.exporters.torch import TorchExporter
+from stmdeploy.exporters.torch import DTYPES, TorchExporter
 from stmdeploy.pipeline import export_model
-from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec
+from stmdeploy.spec import CalibrationSpec, ExportSpec, ModelSpec, RunSpec
 from tests.fakes import RecordedProgress
 
 MODEL = ModelSpec("unified_pvt_micro", image_size=(64, 96), num_classes=5)
@@ -35,6 +36,47 @@ def test_round_trip(tmp_path: Path, progress: RecordedProgress) -> None:
         expected = module(torch.from_numpy(images)).numpy()
     assert np.allclose(runner.output(), expected, atol=1e-5)
     assert runner.facts()["provider"] == "eager, cpu"
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("fp16", 2e-3), ("bf16", 4e-2)])
+def test_sixteen_bits(precision: str, bound: float, tmp_path: Path) -> None:
+    spec = ExportSpec(MODEL, "torch", tmp_path, precision, calibration=CalibrationSpec(images=2))
+    artifact = export_model(spec, RecordedProgress())
+    state = torch.load(artifact.path, weights_only=True)["model"]
+    floats = {value.dtype for value in state.values() if value.is_floating_point()}
+    assert floats == {getattr(torch, DTYPES[precision])}
+    assert artifact.manifest.fidelity is not None
+    assert 1e-4 < artifact.manifest.fidelity.relative_l2_error < bound
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("g++") is None, reason="there is no C++ compiler")
+def test_compiled(
+    tmp_path: Path, progress: RecordedProgress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "compiled_rival.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv = torch.nn.Conv2d(3, 8, 3)\n"
+        "        self.norm = torch.nn.LayerNorm(8)\n"
+        "    def forward(self, x):\n"
+        "        return self.norm(torch.nn.functional.gelu(self.conv(x)).mean((2, 3)))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    model = ModelSpec("compiled_rival:Net", image_size=(32, 32), num_classes=8)
+    artifact = export_model(ExportSpec(model, "torch", tmp_path), progress)
+    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    outputs = []
+    for runtime in ("torch", "torch-compile"):
+        run = RunSpec(runtime, 2, torch.get_num_threads())
+        runner = TorchExporter().load(artifact.path, run, lambda: build_module(model))
+        runner.prepare(images)
+        runner.run()
+        outputs.append(runner.output())
+        assert runner.facts()["runtime"] == runtime
+    assert np.allclose(outputs[0], outputs[1], atol=1e-4)
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, progress: RecordedProgress) -> None:

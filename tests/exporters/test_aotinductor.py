@@ -1,0 +1,71 @@
+"""AOTInductor: compiled here, run here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shutil import which
+
+import numpy as np
+import pytest
+import torch
+
+from stmdeploy import StmdeployError
+from stmdeploy.artifact import read_artifact
+from stmdeploy.backbones.source import build_module
+from stmdeploy.exporters.aotinductor import AotInductorExporter
+from stmdeploy.pipeline import export_model
+from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec
+from tests.fakes import RecordedProgress
+
+#: Small, because every operator of a backbone is compiled by the C++ compiler: a minute.
+SMALL = ModelSpec("small_rival:Net", image_size=(32, 32), num_classes=8)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("g++") is None, reason="there is no C++ compiler")
+def test_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "small_rival.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv = torch.nn.Conv2d(3, 8, 3)\n"
+        "        self.norm = torch.nn.LayerNorm(8)\n"
+        "    def forward(self, x):\n"
+        "        return self.norm(torch.nn.functional.gelu(self.conv(x)).mean((2, 3)))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    artifact = export_model(ExportSpec(SMALL, "aotinductor", tmp_path), RecordedProgress())
+    manifest = read_artifact(artifact.path).manifest
+    assert manifest.verification.relative_l2_error <= 1e-5
+    assert manifest.lowering == "reference"
+    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
+    runner = AotInductorExporter().load(
+        artifact.path,
+        RunSpec("aotinductor", 2, torch.get_num_threads()),
+        lambda: build_module(SMALL),
+    )
+    runner.prepare(images)
+    runner.run()
+    with torch.inference_mode():
+        expected = build_module(SMALL)(torch.from_numpy(images)).numpy()
+    assert np.allclose(runner.output(), expected, atol=1e-4)
+
+
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert "C++ compiler" in AotInductorExporter().unavailable()
+
+
+def test_a_module_that_cannot_be_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "branching_rival.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x.flatten(1) if x.sum() > 0 else -x.flatten(1)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    model = ModelSpec("branching_rival:Net", image_size=(2, 2))
+    with pytest.raises(StmdeployError, match="cannot be compiled"):
+        export_model(ExportSpec(model, "aotinductor", tmp_path / "new"), RecordedProgress())
+    assert not (tmp_path / "new").exists()

@@ -36,6 +36,7 @@ fast: $(SETUP)
 
 bench: $(SETUP)
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.export
 	$(BIN)/python -m benchmarks.lowering micro tiny
 
 clean:

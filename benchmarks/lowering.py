@@ -1,7 +1,8 @@
-"""Reference form against lowered form in ONNX Runtime on the CPU, interleaved in one process.
+"""Reference form against lowered form on the CPU, interleaved in one process.
 
-Run: python -m benchmarks.lowering [SCALE ...]. Each pair of inferences follows directly on the
-other; spinning is off in both sessions, so that neither takes the processor from the other.
+Run: python -m benchmarks.lowering [SCALE ...]. ONNX Runtime runs the form that the ONNX target
+takes, OpenVINO the one that its target takes. Each pair of inferences follows directly on the
+other; no session spins while it waits, so that neither takes the processor from the other.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
-from stmdeploy.contracts import Progress
+from benchmarks.silent import Silent
 from stmdeploy.pipeline import export_model
 from stmdeploy.spec import LOWERINGS, ExportSpec, ModelSpec, available_threads
 
@@ -23,69 +24,95 @@ STMS = ("halo", "dcn_v3", "swin", "pvt", "pvt_v2", "convnext")
 BATCHES = (1, 8)
 SECONDS, FEWEST_PAIRS = 6.0, 10
 
-
-class Silent:
-    """A `Progress` that says nothing."""
-
-    def expect(self, steps: int) -> None:
-        """Nothing."""
-
-    def step(self, text: str) -> None:
-        """Nothing."""
-
-    def warn(self, text: str) -> None:
-        """Nothing."""
+Infer = Callable[[], object]
 
 
-def session(path: Path) -> ort.InferenceSession:
-    """A session with the default optimisations and without spinning."""
+def onnxruntime_inference(path: Path, images: np.ndarray) -> Infer:
+    """ONNX Runtime with its default optimisations."""
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = available_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"image": images})
 
 
-def time_ms(of: ort.InferenceSession, images: np.ndarray) -> float:
+def openvino_inference(path: Path, images: np.ndarray) -> Infer:
+    """OpenVINO in float32, arranged for latency."""
+    import openvino as ov
+
+    core = ov.Core()
+    model = core.read_model(path)
+    model.reshape(images.shape)
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": available_threads(),
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    request.set_input_tensor(ov.Tensor(images))
+    infer: Infer = request.infer
+    return infer
+
+
+#: The runtimes, each with its lowered form.
+RUNTIMES = {
+    "onnxruntime": ("tokens", onnxruntime_inference),
+    "openvino": ("tokens-plain", openvino_inference),
+}
+
+
+def time_ms(infer: Infer) -> float:
     """One inference."""
     start = time.perf_counter()
-    of.run(None, {"image": images})
+    infer()
     return 1000 * (time.perf_counter() - start)
 
 
-def compare(reference: Path, lowered: Path, batch: int) -> tuple[float, float, float]:
+def compare(reference: Infer, lowered: Infer) -> tuple[float, float, float]:
     """Median ratio of pairs, and both medians in ms."""
-    sessions = session(reference), session(lowered)
-    images = np.random.default_rng(0).standard_normal((batch, 3, 224, 224)).astype(np.float32)
-    for warm in sessions * 3:
-        time_ms(warm, images)
+    for warm in (reference, lowered) * 3:
+        warm()
     pairs: list[tuple[float, float]] = []
     end = time.monotonic() + SECONDS
     while time.monotonic() < end or len(pairs) < FEWEST_PAIRS:
-        pairs.append((time_ms(sessions[0], images), time_ms(sessions[1], images)))
+        pairs.append((time_ms(reference), time_ms(lowered)))
     ratio = statistics.median(a / b for a, b in pairs)
     return ratio, *(statistics.median(column) for column in zip(*pairs, strict=True))
 
 
+def exported(model: ModelSpec, folder: Path) -> dict[str, Path]:
+    """The ONNX file of every form."""
+    return {
+        form: export_model(ExportSpec(model, "onnx", folder / form, lowering=form), Silent()).path
+        for form in LOWERINGS
+    }
+
+
 def main() -> None:
-    """Prints one line per mixer, scale and batch."""
-    progress: Progress = Silent()
-    print(f"{'model':28}{'batch':>6}{'ratio':>8}{'reference ms':>14}{'tokens ms':>11}")
+    """Prints one line per runtime, mixer, scale and batch."""
+    print(
+        f"{'runtime':12}{'model':26}{'batch':>6}{'ratio':>8}{'reference ms':>14}{'lowered ms':>12}"
+    )
     for scale in sys.argv[1:] or ["micro"]:
         for stm in STMS:
             model = ModelSpec(f"unified_{stm}_{scale}")
             with tempfile.TemporaryDirectory() as folder:
-                paths = [
-                    export_model(
-                        ExportSpec(model, "onnx", Path(folder) / form, lowering=form), progress
-                    ).path
-                    for form in LOWERINGS
-                ]
-                for batch in BATCHES:
-                    ratio, *medians = compare(paths[0], paths[1], batch)
-                    line = (
-                        f"{model.name:28}{batch:6}{ratio:8.2f}{medians[0]:14.1f}{medians[1]:11.1f}"
-                    )
-                    print(line, flush=True)
+                paths = exported(model, Path(folder))
+                for runtime, (form, inference) in RUNTIMES.items():
+                    for batch in BATCHES:
+                        images = np.random.default_rng(0).standard_normal(
+                            (batch, 3, 224, 224), dtype=np.float32
+                        )
+                        ratio, before, after = compare(
+                            inference(paths["reference"], images), inference(paths[form], images)
+                        )
+                        print(
+                            f"{runtime:12}{model.name:26}{batch:6}{ratio:8.2f}"
+                            f"{before:14.1f}{after:12.1f}",
+                            flush=True,
+                        )
 
 
 if __name__ == "__main__":

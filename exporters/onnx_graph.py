@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from stmdeploy.artifact import ModelInfo, TensorInfo
 from stmdeploy.contracts import Work
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.spec import INPUT_NAME, LOWEST_OPSET, OUTPUT_NAME, ExportSpec
+from stmdeploy.spec import HIGHEST_INT8_OPSET, INPUT_NAME, LOWEST_OPSET, OUTPUT_NAME, ExportSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -108,10 +108,13 @@ def described(path: Path, data: tuple[str, ...] = ()) -> OnnxFile:
 def _opset(work: Work) -> int:
     """The opset to write: as asked, or the default that the form and the precision take."""
     default, highest = OPSETS
+    if work.spec.precision.startswith("int8"):
+        highest = HIGHEST_INT8_OPSET
     least = max(LOWEST_OPSET[work.form], BF16_OPSET if work.spec.precision == "bf16" else 0)
     opset = max(default, least) if work.spec.opset is None else work.spec.opset
     if not least <= opset <= highest:
-        lowest = least if work.spec.lowering else min(LOWEST_OPSET.values())
+        fixed = work.spec.lowering or work.spec.precision == "bf16"
+        lowest = least if fixed else min(LOWEST_OPSET.values())
         raise StmdeployError(f"opset {opset} cannot be written", f"choose {lowest} to {highest}")
     return opset
 
@@ -243,14 +246,15 @@ def part_of(scopes: list[str]) -> str:
     mlp": stages count from 1, as the paper's.
     """
     path = max(scopes[1:-1], key=len, default="").split(".")
-    if path[0] in ("downsample_layers", "entries"):
-        return "stem" if path[1] == "0" else f"stage {int(path[1]) + 1} downsample"
-    if path[0] == "stage_norms":
-        return f"stage {int(path[1]) + 1} norm"
-    if path[0] == "stages":
+    place = path[1] if len(path) > 1 and path[1].isdecimal() else ""
+    if path[0] in ("downsample_layers", "entries") and place:
+        return "stem" if place == "0" else f"stage {int(place) + 1} downsample"
+    if path[0] == "stage_norms" and place:
+        return f"stage {int(place) + 1} norm"
+    if path[0] == "stages" and place:
         inner = [name for name in path[2:] if name != "blocks"]
         kind = "mlp" if _MLP & set(inner) else "mixer" if inner[:1] != ["norm"] else "norm"
-        return f"stage {int(path[1]) + 1} {kind if inner else 'norm'}"
+        return f"stage {int(place) + 1} {kind if inner else 'norm'}"
     if path[0] in ("conv_head", "head"):
         return "head"
     return path[0] or "top level"

@@ -36,9 +36,10 @@ class OpenVinoExporter:
 
     def unavailable(self) -> str:
         """Why this target cannot be used here; empty if it can."""
-        if find_spec("openvino"):
+        missing = [name for name in ("openvino", "onnxruntime") if not find_spec(name)]
+        if not missing:
             return ""
-        return "openvino not installed: pip install 'stmdeploy[cpu,openvino]'"
+        return f"{' and '.join(missing)} not installed: pip install 'stmdeploy[cpu,openvino]'"
 
     def export(self, work: Work) -> Draft:
         """Writes the model as XML and weights, batch dynamic.
@@ -71,6 +72,7 @@ class OpenVinoExporter:
             versions={**source.versions, "openvino": version("openvino")},
             calibration=calibration,
             graph=source.path.name,
+            graph_is_exact=precision == "fp32",
         )
 
     def import_engine(self) -> None:
@@ -110,12 +112,18 @@ def _quantized(model: Any, work: Work) -> tuple[Any, Calibration]:
 
     nncf.set_log_level(logging.ERROR)
     assert work.images is not None
-    quantized = nncf.quantize(
-        model,
-        nncf.Dataset(work.images, lambda image: {INPUT_NAME: image[None]}),
-        subset_size=len(work.images),
-        model_type=nncf.ModelType.TRANSFORMER,
-    )
+    try:
+        quantized = nncf.quantize(
+            model,
+            nncf.Dataset(work.images, lambda image: {INPUT_NAME: image[None]}),
+            subset_size=len(work.images),
+            model_type=nncf.ModelType.TRANSFORMER,
+        )
+    except Exception as error:  # NNCF and OpenVINO share no type of error
+        raise StmdeployError(
+            f"NNCF cannot quantise {work.spec.model.name}: {' '.join(str(error).split())[:200]}",
+            "take another precision",
+        ) from error
     method = f"nncf {version('nncf')}, transformer"
     return quantized, Calibration(source=work.images_source, images=len(work.images), method=method)
 
@@ -173,6 +181,6 @@ class OpenVinoRunner:
         return {
             "runtime": "openvino",
             "version": version("openvino"),
-            "provider": "CPU",
+            "provider": f"CPU, {self._model.get_property('INFERENCE_PRECISION_HINT').get_type_name()}",
             **{f"provider.{key}": value for key, value in sorted(settings.items())},
         }

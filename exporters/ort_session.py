@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -110,9 +111,7 @@ def _session(path: Path, run: RunSpec) -> onnxruntime.InferenceSession:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    session = ort.InferenceSession(
-        path, options, providers=[(provider, provider_options(name, run, _image_shape(path)))]
-    )
+    session = ort.InferenceSession(path, options, providers=_providers(name, run, path))
     if session.get_providers()[0] != provider:
         raise StmdeployError(
             f"onnxruntime fell back from {provider} to {session.get_providers()[0]}",
@@ -120,6 +119,14 @@ def _session(path: Path, run: RunSpec) -> onnxruntime.InferenceSession:
             ExitCode.WORKER_FAILED,
         )
     return session
+
+
+def _providers(name: str, run: RunSpec, path: Path) -> list[tuple[str, dict[str, str]]]:
+    """The provider that is asked for; behind one that builds engines, CUDA for what it refuses."""
+    builds = name in ("tensorrt", "nvtensorrtrtx")
+    options = provider_options(name, run, _image_shape(path) if builds else "")
+    behind = [("cuda", provider_options("cuda", run, ""))] if builds else []
+    return [(_PROVIDERS[key][0], values) for key, values in ((name, options), *behind)]
 
 
 def _image_shape(path: Path) -> str:
@@ -132,13 +139,13 @@ def _image_shape(path: Path) -> str:
 
 
 def provider_options(name: str, run: RunSpec, image_shape: str) -> dict[str, str]:
-    """A provider's own words for the settings of a run.
+    """A provider's own words for the settings of a run; an engine is built for its batch.
 
-    float32 means float32: TensorFloat-32 would be another precision under the same name.
+    float32 means float32: TensorFloat-32 would be another precision under the same name. What
+    has no option of its own for it is told by the worker's environment.
     """
     graph = str(int(run.settings.cuda_graph))
-    least, best, most = run.settings.engine.batch
-    batches = {"min": min(least, run.batch), "opt": best, "max": max(most, run.batch)}
+    batches = {"min": run.batch, "opt": run.batch, "max": run.batch}
     shapes = {key: f"{INPUT_NAME}:{batch}x{image_shape}" for key, batch in batches.items()}
     workspace = (run.settings.engine.workspace_mib or 0) * _BYTES_PER_MIB
     if name == "cuda":
@@ -148,7 +155,8 @@ def provider_options(name: str, run: RunSpec, image_shape: str) -> dict[str, str
         return {
             "device_type": "CPU",
             "num_of_threads": str(run.threads),
-            "precision": precision if run.settings.hint == "latency" else "ACCURACY",
+            "precision": precision,
+            "load_config": json.dumps({"CPU": {"PERFORMANCE_HINT": run.settings.hint.upper()}}),
         }
     if name == "tensorrt":
         options = {f"trt_profile_{key}_shapes": shape for key, shape in shapes.items()}
@@ -159,7 +167,9 @@ def provider_options(name: str, run: RunSpec, image_shape: str) -> dict[str, str
             options["trt_builder_optimization_level"] = str(run.settings.engine.builder_level)
         if run.settings.engine.timing_cache is not None:
             options["trt_timing_cache_enable"] = "1"
-            options["trt_timing_cache_path"] = str(run.settings.engine.timing_cache)
+            options["trt_timing_cache_path"] = str(
+                run.settings.engine.timing_cache.absolute().parent
+            )  # a folder: ONNX Runtime names the file after the GPU
         return options
     if name == "nvtensorrtrtx":
         options = {f"nv_profile_{key}_shapes": shape for key, shape in shapes.items()}
@@ -197,7 +207,7 @@ def first_non_finite(path: Path, images: Array) -> str:
         onnx.save(model, opened, save_as_external_data=True, location="open.data")
         session = ort.InferenceSession(opened, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    values = dict(zip(names, session.run(names, {INPUT_NAME: images[:1]}), strict=True))
+    values = dict(zip(names, session.run(names, {INPUT_NAME: images}), strict=True))
     for node in model.graph.node:
         for name in node.output:
             if name in values and not np.isfinite(values[name].astype(np.float32)).all():

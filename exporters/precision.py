@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from stmdeploy.artifact import Calibration
 from stmdeploy.contracts import Work
+from stmdeploy.errors import StmdeployError
 from stmdeploy.spec import INPUT_NAME
 
 from .onnx_graph import ROUNDS_NOTE, OnnxFile, described
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from stmdeploy.contracts import Array
 
+#: Constants of halo's position terms, by the names that `stmdeploy.lowering` gives them.
+_POSITION_WEIGHTS = (".table", ".spread")
 #: ONNX's float16 and bfloat16.
 _SHORT_TYPES = (10, 16)
 #: Products that int8 is for.
@@ -47,16 +50,23 @@ def converted(file: OnnxFile, work: Work) -> OnnxFile:
     precision = work.spec.precision
     if precision == "fp32":
         return file
-    with _quiet():
-        if precision == "fp16":
-            _to_fp16(file)
-        elif precision == "bf16":
-            _to_bf16(file)
-        elif precision == "int8":
-            assert work.images is not None
-            _to_int8(file, work.images)
-        else:
-            _to_dynamic_int8(file)
+    try:
+        with _quiet():
+            if precision == "fp16":
+                _to_fp16(file)
+            elif precision == "bf16":
+                _to_bf16(file)
+            elif precision == "int8":
+                assert work.images is not None
+                _to_int8(file, work.images)
+            else:
+                _to_dynamic_int8(file)
+    except (ValueError, RuntimeError, TypeError, KeyError, NotImplementedError) as error:
+        raise StmdeployError(
+            f"{work.spec.model.name} cannot be converted to {precision}: "
+            f"{' '.join(str(error).split())[:200]}",
+            "take another precision, or report the model",
+        ) from error
     after = described(file.path, file.files[1:])
     return replace(after, versions={**after.versions, "onnxruntime": version("onnxruntime")})
 
@@ -69,7 +79,7 @@ def calibration_of(work: Work) -> Calibration | None:
         source=work.images_source,
         images=len(work.images),
         method=f"onnxruntime {version('onnxruntime')} quantize_static, symmetric, min-max, "
-        "weights per channel, products of activations left in float32",
+        "weights per channel, products of activations and position terms left in float32",
     )
 
 
@@ -99,7 +109,9 @@ def _to_fp16(file: OnnxFile) -> None:
 
 
 def _is_in_norm(node: onnx.NodeProto) -> bool:
-    return any(n.key == _CLASSES_NOTE and _NORM_MODULE in n.value for n in node.metadata_props)
+    return node.op_type != "RMSNormalization" and any(
+        note.key == _CLASSES_NOTE and _NORM_MODULE in note.value for note in node.metadata_props
+    )
 
 
 def _to_bf16(file: OnnxFile) -> None:
@@ -109,10 +121,13 @@ def _to_bf16(file: OnnxFile) -> None:
 
     model = onnx.load(file.path)
     graph = model.graph
+    # Scales of a Resize are float32 by definition.
+    kept = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
     for tensor in graph.initializer:
-        _cast_tensor(tensor)
+        if tensor.name not in kept:
+            _cast_tensor(tensor)
     for node in graph.node:
-        for attribute in node.attribute:
+        for attribute in () if kept & set(node.output) else node.attribute:
             if attribute.type == onnx.AttributeProto.TENSOR:
                 _cast_tensor(attribute.t)
             elif node.op_type == "Cast" and attribute.name == "to":
@@ -133,7 +148,8 @@ def _to_bf16(file: OnnxFile) -> None:
 
 
 def emulated(path: Path) -> Path:
-    """A float32 file beside a float16 or bfloat16 one, that rounds as it does.
+    """A float32 file beside a float16 or bfloat16 one, that rounds as it does. It stays there,
+    for the next who asks; of a float32 file it is the same function.
 
     Every tensor that the original keeps in 16 bits is rounded to them where it is made, so
     that sums inside an operator are in float32, as on tensor cores. A CPU has no operators of
@@ -143,6 +159,9 @@ def emulated(path: Path) -> Path:
     import onnx
     from onnx import TensorProto, helper
 
+    beside = path.with_name(f"{path.stem}.emulated.onnx")
+    if beside.exists():
+        return beside
     model = onnx.load(path)
     graph = model.graph
     kinds = {
@@ -172,7 +191,6 @@ def emulated(path: Path) -> Path:
             nodes += [rounding, widening]
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
-    beside = path.with_name(f"{path.stem}.emulated.onnx")
     onnx.save(model, beside, save_as_external_data=True, location=f"{beside.name}.data")
     return beside
 
@@ -222,7 +240,7 @@ def _to_int8(file: OnnxFile, images: Array) -> None:
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=_products_of_activations(source),
+            nodes_to_exclude=_products_left(source),
             use_external_data_format=len(file.files) > 1,
             extra_options={
                 "ActivationSymmetric": True,
@@ -232,8 +250,9 @@ def _to_int8(file: OnnxFile, images: Array) -> None:
         )
 
 
-def _products_of_activations(path: Path) -> list[str]:
-    """Products without a weight: the two of attention, whose softmax has no good int8 scale."""
+def _products_left(path: Path) -> list[str]:
+    """Products that stay in float32: those without a weight, the two of attention, whose
+    softmax has no good int8 scale; and the position terms of halo, whose mask would set it."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
@@ -241,7 +260,11 @@ def _products_of_activations(path: Path) -> list[str]:
     return [
         node.name
         for node in graph.node
-        if node.op_type == "MatMul" and not weights & set(node.input)
+        if node.op_type == "MatMul"
+        and (
+            not weights & set(node.input)
+            or any(name.endswith(_POSITION_WEIGHTS) for name in node.input)
+        )
     ]
 
 
@@ -256,7 +279,7 @@ def _to_dynamic_int8(file: OnnxFile) -> None:
             op_types_to_quantize=["MatMul", "Gemm"],
             per_channel=True,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=_products_of_activations(source),
+            nodes_to_exclude=_products_left(source),
             use_external_data_format=len(file.files) > 1,
         )
 

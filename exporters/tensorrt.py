@@ -27,7 +27,7 @@ from .onnx_graph import PART_NOTE, OnnxFile, write_onnx
 from .ort_session import OnnxRuntimeRunner, first_non_finite
 from .precision import calibration_of, converted, emulated
 from .tensorrt_log import fused_layers, memory_bytes, recording_logger
-from .tensorrt_runner import TensorRtRunner, why_no_gpu
+from .tensorrt_runner import TensorRtRunner, gpu_capability, why_no_gpu
 
 if TYPE_CHECKING:
     from stmdeploy.contracts import Array
@@ -47,7 +47,7 @@ class TensorRtExporter:
     runtimes: tuple[str, ...] = ("tensorrt",)
     tolerances = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": None}  # noqa: RUF012
     module_name = "tensorrt"
-    install = "pip install 'stmdeploy[tensorrt]'"
+    install = "pip install 'stmdeploy[gpu,tensorrt]'"
 
     @property
     def lowerings(self) -> tuple[str, ...]:
@@ -61,7 +61,8 @@ class TensorRtExporter:
 
     def unavailable(self) -> str:
         """Why this target cannot be used here; empty if it can."""
-        return "" if find_spec(self.module_name) else f"not installed: {self.install}"
+        missing = [name for name in (self.module_name, "onnxruntime") if not find_spec(name)]
+        return f"{' and '.join(missing)} not installed: {self.install}" if missing else ""
 
     def export(self, work: Work) -> Draft:
         """Writes the engine, the layers it was fused into, and the ONNX file it is made of.
@@ -81,7 +82,7 @@ class TensorRtExporter:
         path = work.folder / (work.spec.stem + self.suffix)
         path.write_bytes(engine)
         layers = fused_layers(build.log.lines)
-        listing = path.with_suffix(".layers.json")
+        listing = work.folder / f"{work.spec.stem}.{self.target}.layers.json"
         listing.write_text(json.dumps([layer.as_dict() for layer in layers], indent=1), "utf-8")
         return Draft(
             files=(path.name, listing.name, *file.files),
@@ -99,7 +100,7 @@ class TensorRtExporter:
                 builder_level=work.spec.engine.builder_level,
                 workspace_mib=work.spec.engine.workspace_mib,
                 layers_before=network.num_layers,
-                layers_after=len(layers),
+                layers_after=len(layers) or None,
                 output_dtypes=dict(
                     Counter(dtype for layer in layers for dtype in layer.output_dtypes)
                 ),
@@ -110,7 +111,7 @@ class TensorRtExporter:
             ),
             calibration=calibration_of(work),
             graph=file.path.name,
-            not_run=why_no_gpu(),
+            not_run=build.why_not_run(),
         )
 
     def import_engine(self) -> None:
@@ -145,6 +146,15 @@ class TensorRtExporter:
                 f"{path} is built, not run: {reason}", "run it where a GPU is",
                 ExitCode.WORKER_FAILED,
             )  # fmt: skip
+        if info.compute_capabilities and gpu_capability() not in info.compute_capabilities:
+            raise StmdeployError(
+                f"{path} was built for compute capability {', '.join(info.compute_capabilities)}, "
+                f"this GPU is {gpu_capability()}",
+                "export it again with --compute-capability",
+                ExitCode.WORKER_FAILED,
+            )
+        if run.device != "cuda":
+            raise StmdeployError("engines run on a GPU", "name it, as in --gpu a100")
         return TensorRtRunner(trt, path, run, info)
 
     def check(self, path: Path, draft: Draft, run: RunSpec, build: ModuleFactory) -> Runner:
@@ -160,14 +170,14 @@ class TensorRtExporter:
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """The first node of the ONNX file whose output is not finite."""
         graph = path.with_name(draft.graph)
-        rounded = graph.with_name(f"{graph.stem}.emulated.onnx")
-        return first_non_finite(rounded if rounded.exists() else graph, images)
+        return first_non_finite(emulated(graph), images)
 
 
 class TensorRtRtxExporter(TensorRtExporter):
     """Exporter of target ``tensorrt-rtx``: builds without a GPU, for compute capabilities."""
 
     target = "tensorrt-rtx"
+    suffix = ".rtx.engine"
     runtimes = ("tensorrt-rtx",)
     module_name = "tensorrt_rtx"
     install = "pip install 'stmdeploy[cpu,tensorrt-rtx]'"
@@ -281,12 +291,9 @@ class _Build:
 
             self.gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
             return
-        asked = self.spec.compute_capabilities
-        if not asked and not why_no_gpu():
-            import torch
-
-            asked = ("{}.{}".format(*torch.cuda.get_device_capability()),)
-        self.capabilities = asked or (_DEFAULT_CAPABILITY,)
+        here = gpu_capability()
+        default = here if here in _capabilities(self.trt) else _DEFAULT_CAPABILITY
+        self.capabilities = self.spec.compute_capabilities or (default,)
         config.num_compute_capabilities = len(self.capabilities)
         for index, capability in enumerate(self.capabilities):
             if not config.set_compute_capability(_capability(self.trt, capability), index):
@@ -295,11 +302,20 @@ class _Build:
                     self.log.first_error(),
                 )
 
+    def why_not_run(self) -> str:
+        """Why the engine cannot run on this machine; empty if it can."""
+        here = gpu_capability()
+        if here and self.capabilities and here not in self.capabilities:
+            return (
+                f"built for compute capability {', '.join(self.capabilities)}, this GPU is {here}"
+            )
+        return why_no_gpu()
+
     def _load_timing_cache(self, config: Any, path: Path) -> None:
         if hasattr(config, "set_compute_capability"):
             raise StmdeployError(
                 f"{self.trt.__name__} measures nothing while it builds, so it has no timing cache",
-                "leave --timing-cache out",
+                "leave --timing-cache-file out",
             )
         stored = path.read_bytes() if path.is_file() else b""
         if not config.set_timing_cache(config.create_timing_cache(stored), False):
@@ -316,15 +332,23 @@ class _Build:
 
 def _capability(trt: Any, text: str) -> Any:
     """``8.9`` -> ``ComputeCapability.SM89``."""
-    name = "SM" + text.lower().removeprefix("sm").replace(".", "")
-    known = [name for name in dir(trt.ComputeCapability) if re.fullmatch(r"SM\d+", name)]
-    if name not in known:
-        listed = ", ".join(f"{int(known[2:]) // 10}.{int(known[2:]) % 10}" for known in known)
+    known = _capabilities(trt)
+    if text not in known:
         raise StmdeployError(
             f"{trt.__name__} does not build for compute capability {text!r}",
-            f"choose from: {listed}",
+            f"choose from: {', '.join(known)}",
         )
-    return getattr(trt.ComputeCapability, name)
+    return known[text]
+
+
+def _capabilities(trt: Any) -> dict[str, Any]:
+    """What a module builds for: ``{"8.9": ComputeCapability.SM89, ...}``, lowest first."""
+    members = {
+        int(found.group(1)): getattr(trt.ComputeCapability, found.group(0))
+        for found in map(re.compile(r"SM(\d+)").fullmatch, dir(trt.ComputeCapability))
+        if found
+    }
+    return {f"{number // 10}.{number % 10}": members[number] for number in sorted(members)}
 
 
 def _refusal(trt: Any, parser: Any, file: OnnxFile, work: Work) -> StmdeployError:
@@ -343,7 +367,9 @@ def _refusal(trt: Any, parser: Any, file: OnnxFile, work: Work) -> StmdeployErro
     return StmdeployError(
         f"{trt.__name__} {trt.__version__} has no layer for {operator} {name!r} in {where}: "
         f"{reason}",
-        "leave --lowering out, so that the form is chosen by what the parser supports",
+        "leave --lowering out, so that the form is chosen by what the parser supports"
+        if work.spec.lowering
+        else "take another target",
     )
 
 

@@ -26,6 +26,15 @@ def why_no_gpu() -> str:
     return "" if torch.cuda.is_available() else "no GPU"
 
 
+def gpu_capability() -> str:
+    """Of the GPU that is here, as ``8.9``; empty without one."""
+    import torch
+
+    if why_no_gpu():
+        return ""
+    return "{}.{}".format(*torch.cuda.get_device_capability())
+
+
 class TensorRtRunner:
     """An execution context over device memory, `execute_async_v3` on a stream of its own."""
 

@@ -83,7 +83,8 @@ class Verification(Document):
 
 
 class Fidelity(Document):
-    """How much of the model a low precision keeps, over images no scale was set with.
+    """How much of the model a low precision keeps, over images no scale was set with (but for
+    a folder that holds a single one).
 
     ``top1_agreement_percent``: images whose highest logit is that of the float64 reference.
     ``source``: ``random`` (noise, far from any photograph) or the name of the folder.
@@ -118,7 +119,7 @@ class EngineInfo(Document):
     builder_level: int | None
     workspace_mib: int | None
     layers_before: int
-    layers_after: int
+    layers_after: int | None
     output_dtypes: dict[str, int]
     weights_bytes: int | None
     activation_bytes: int | None
@@ -137,7 +138,8 @@ class Share(Document):
 
 class GraphCost(Document):
     """Where the MACs and bytes of the exported graph are, at batch 1, every tensor once per
-    use. ``unknown_shapes``: nodes whose shapes could not be inferred, missing in the figures."""
+    use. ``unknown_shapes``: nodes with a tensor whose shape could not be inferred; its bytes are
+    missing in the figures."""
 
     by_operator: dict[str, Share]
     by_part: dict[str, Share]
@@ -148,6 +150,7 @@ class Draft(Document):
     """What an exporter knows of the files it has just written.
 
     ``graph`` names the ONNX file that the artifact is or was made from; empty without one.
+    ``graph_is_exact``: its weights are in the artifact's precision, so its bytes are too.
     ``not_run`` says why the artifact cannot run on this machine; empty if it can.
     """
 
@@ -160,6 +163,7 @@ class Draft(Document):
     calibration: Calibration | None = None
     engine: EngineInfo | None = None
     graph: str = ""
+    graph_is_exact: bool = True
     not_run: str = ""
 
 
@@ -230,6 +234,8 @@ def read_artifact(path: Path) -> Artifact:
         StmdeployError: a manifest that is missing, unreadable, of another schema, edited, or
             of another artifact; a file that is missing, cut short, longer or changed.
     """
+    if path.is_dir() or not path.name:
+        raise StmdeployError(f"{path} is a folder", "name an artifact, as in FOLDER/NAME.onnx")
     manifest = _read_manifest(manifest_path(path))
     if manifest.files[0].name != path.name:
         raise StmdeployError(

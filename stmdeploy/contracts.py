@@ -32,6 +32,9 @@ class Progress(Protocol):
     def step(self, text: str) -> None:
         """A new piece of work begins; the one before it is done."""
 
+    def detail(self, text: str) -> None:
+        """What the present piece of work is doing now; seen only while it does."""
+
     def warn(self, text: str) -> None:
         """A line that the user should see, and that stays."""
 
@@ -67,7 +70,7 @@ class Work:
         folder: a scratch folder that the files are written into.
         images: N 3 H W, normalised, to set int8 scales with; None where none are needed.
         images_source: ``random`` or the name of a folder.
-        tell: takes a line about what is going on.
+        tell: takes what is going on inside, as `Progress.detail`.
     """
 
     module: nn.Module

@@ -24,7 +24,14 @@ from stmdeploy.files import publish, sha256_of, staging
 from stmdeploy.graph import graph_cost
 from stmdeploy.images import load_images
 from stmdeploy.lowering import REFERENCE, forms_of, lower
-from stmdeploy.spec import LOWEST_OPSET, CalibrationSpec, ExportSpec, RunSpec, available_threads
+from stmdeploy.spec import (
+    HIGHEST_INT8_OPSET,
+    LOWEST_OPSET,
+    CalibrationSpec,
+    ExportSpec,
+    RunSpec,
+    available_threads,
+)
 from stmdeploy.verify import fidelity, verify
 
 if TYPE_CHECKING:
@@ -47,7 +54,7 @@ def export_built(
     Raises:
         StmdeployError: bad input (2), or outputs that differ from PyTorch (4).
     """
-    _check_precision(exporter, spec)
+    check_precision(exporter, spec.precision)
     calibrating, judging, source = _images(spec, progress)
     with staging(spec.folder) as scratch:
         progress.step(f"exporting {spec.model.name} to {spec.target}, {spec.precision}")
@@ -61,7 +68,7 @@ def export_built(
             folder=scratch,
             images=calibrating,
             images_source=source,
-            tell=progress.warn,
+            tell=progress.detail,
         )
         draft = exporter.export(work)
         export_s = time.perf_counter() - start
@@ -76,11 +83,13 @@ def export_built(
             files=tuple(_file_info(scratch / name) for name in draft.files),
             verification=verification,
             fidelity=judged,
-            cost=graph_cost(scratch / draft.graph) if draft.graph else None,
+            cost=graph_cost(scratch / draft.graph)
+            if draft.graph and draft.graph_is_exact
+            else None,
             created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
             export_s=export_s,
             **{
-                **draft.model_dump(exclude={"files", "graph"}),
+                **draft.model_dump(exclude={"files", "graph", "graph_is_exact"}),
                 "versions": {"stmdeploy": version("stmdeploy"), **draft.versions},
             },
         ).sealed()
@@ -91,10 +100,11 @@ def export_built(
     return Artifact(spec.folder / draft.files[0], manifest)
 
 
-def _check_precision(exporter: Exporter, spec: ExportSpec) -> None:
-    if spec.precision not in exporter.tolerances:
+def check_precision(exporter: Exporter, precision: str) -> None:
+    """Raises StmdeployError for a precision that the target cannot write."""
+    if precision not in exporter.tolerances:
         raise StmdeployError(
-            f"target {exporter.target!r} has no precision {spec.precision!r}",
+            f"target {exporter.target!r} has no precision {precision!r}",
             f"choose one of: {', '.join(exporter.tolerances)}",
         )
 
@@ -137,6 +147,8 @@ def _form(built: BuiltModel, exporter: Exporter, spec: ExportSpec) -> str:
     """The form to export: as asked, or as suits the target. Models of users stay as they are."""
     has = forms_of(built.config) if built.config is not None else (REFERENCE,)
     highest = max(LOWEST_OPSET.values()) if spec.opset is None else spec.opset
+    if spec.precision.startswith("int8"):
+        highest = min(highest, HIGHEST_INT8_OPSET)
     forms = [
         form for form in exporter.lowerings if form in has and LOWEST_OPSET[form] <= highest
     ] or [REFERENCE]
@@ -167,7 +179,9 @@ def _checked(
     def explain(images: Array) -> str:
         return exporter.explain(main, draft, images)
 
-    least, most = (1, _JUDGING_BATCH) if draft.engine is None else draft.engine.batch[::2]
+    # Only a running engine is bound to the batches it was built for.
+    bound = draft.engine is not None and not draft.not_run
+    least, most = draft.engine.batch[::2] if draft.engine and bound else (1, _JUDGING_BATCH)
     batches = tuple(sorted({min(max(batch, least), most) for batch in _BATCHES}))
     verification = verify(
         load, built.module, spec.model.image_size, exporter.tolerances[spec.precision], explain,

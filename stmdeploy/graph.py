@@ -54,11 +54,13 @@ def graph_cost(path: Path) -> GraphCost:
     for node in model.graph.node:
         part = _part(node, parts)
         parts.update(dict.fromkeys(node.output, part))
-        if any(name and name not in shapes for name in (*node.input, *node.output)):
-            unknown += 1
-            costs.append(NodeCost(node.op_type, part, 0, 0, 0))
-        else:
-            costs.append(_node_cost(node, part, shapes, weights))
+        if node.op_type == "DequantizeLinear" and set(node.input) <= weights:
+            # A weight in int8: its bytes are what is stored, wherever it is read.
+            weights.update(node.output)
+            shapes.update(dict.fromkeys(node.output, shapes[node.input[0]]))
+            continue
+        costs.append(_node_cost(node, part, shapes, weights))
+        unknown += any(name and name not in shapes for name in (*node.input, *node.output))
     return GraphCost(
         by_operator=_added(costs, "operator"),
         by_part=_added(costs, "part"),
@@ -93,7 +95,7 @@ def _shapes(graph: onnx.GraphProto) -> Shapes:
 
 def _node_cost(node: onnx.NodeProto, part: str, shapes: Shapes, weights: set[str]) -> NodeCost:
     def size(names: list[str]) -> int:
-        return sum(prod(shapes[name][0]) * shapes[name][1] for name in names)
+        return sum(prod(shapes[name][0]) * shapes[name][1] for name in names if name in shapes)
 
     inputs = [name for name in node.input if name]
     activations = [name for name in inputs if name not in weights]
@@ -101,20 +103,32 @@ def _node_cost(node: onnx.NodeProto, part: str, shapes: Shapes, weights: set[str
     return NodeCost(
         operator=node.op_type,
         part=part,
-        macs=_macs(node, [shapes[name][0] for name in inputs], shapes[node.output[0]][0]),
+        macs=_known_macs(node, inputs, shapes),
         weight_bytes=size([name for name in inputs if name in weights]),
         activation_bytes=0 if node.op_type in _FREE else size(activations),
     )
 
 
+def _known_macs(node: onnx.NodeProto, inputs: list[str], shapes: Shapes) -> int:
+    """MACs of a node; 0 where a shape that they follow from is not known."""
+    needed = inputs[:3] if node.op_type == "Attention" else inputs[:2]
+    if any(name not in shapes for name in (*needed, node.output[0])):
+        return 0
+    return _macs(node, [shapes[name][0] for name in needed], shapes[node.output[0]][0])
+
+
 def _macs(node: onnx.NodeProto, inputs: list[tuple[int, ...]], output: tuple[int, ...]) -> int:
-    if node.op_type == "Conv":
+    if node.op_type in ("Conv", "ConvInteger"):
         return prod(output) * prod(inputs[1][1:])
-    if node.op_type == "MatMul":
+    if node.op_type in ("MatMul", "MatMulInteger"):
         return prod(output) * inputs[0][-1]
     if node.op_type == "Gemm":
         transposed = any(a.name == "transA" and a.i for a in node.attribute)
         return prod(output) * inputs[0][0 if transposed else 1]
+    if node.op_type == "Attention":
+        # N L C and N S C: L S products over all channels, for the logits and for the mean.
+        q, k, v = inputs
+        return q[0] * q[1] * k[1] * (q[2] + v[2])
     if node.op_type == "DeformConv":
         batch, channels = inputs[0][:2]
         samples = batch * channels * prod(inputs[1][2:]) * prod(output[2:])

@@ -38,6 +38,7 @@ def load_images(
         StmdeployError: no such folder, or not one readable image in it.
     """
     import numpy as np
+    from PIL.Image import DecompressionBombError
 
     hint = "give a folder of photographs"
     if not folder.is_dir():
@@ -50,7 +51,7 @@ def load_images(
     for path in chosen:
         try:
             images.append(load_image(path, size))
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError, SyntaxError, DecompressionBombError) as error:
             tell(f"skipped {path}: {' '.join(str(error).split())}")
     if not images:
         raise StmdeployError(f"{folder} holds no image that can be read", hint)
@@ -77,11 +78,12 @@ def _crop(image: Image, size: tuple[int, int]) -> Image:
     from PIL.Image import Resampling
 
     height, width = size
-    scale = max(height / image.height, width / image.width) / CROP_SHARE
-    # Rounded as the published transform rounds: 224 / 0.875 is 256 exactly.
-    resized = image.resize(
-        (max(width, int(image.width * scale)), max(height, int(image.height * scale))),
-        Resampling.BICUBIC,
-    )
+    target = (round(width / CROP_SHARE), round(height / CROP_SHARE))
+    # The side that has less to spare becomes the target exactly, the other follows.
+    if image.width * target[1] <= image.height * target[0]:
+        shape = (target[0], max(target[1], int(image.height * target[0] / image.width)))
+    else:
+        shape = (max(target[0], int(image.width * target[1] / image.height)), target[1])
+    resized = image.resize(shape, Resampling.BICUBIC)
     left, top = round((resized.width - width) / 2), round((resized.height - height) / 2)
     return resized.crop((left, top, left + width, top + height))

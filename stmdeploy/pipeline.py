@@ -14,7 +14,7 @@ from stmdeploy.backbones.source import BuiltModel, build_model
 from stmdeploy.complexity import Complexity, count
 from stmdeploy.contracts import Exporter, Progress
 from stmdeploy.errors import StmdeployError
-from stmdeploy.exporting import EXPORT_STEPS, export_built
+from stmdeploy.exporting import EXPORT_STEPS, FULL_PRECISION, check_precision, export_built
 from stmdeploy.files import DestinationError, writable
 from stmdeploy.hardware import environment
 from stmdeploy.measure.process import run_worker
@@ -53,6 +53,11 @@ def count_model(spec: ModelSpec, progress: Progress) -> CountedModel:
     return CountedModel(built, count(built.module, spec.image_size))
 
 
+def check_export(spec: ExportSpec) -> None:
+    """Raises StmdeployError for a target or precision that cannot be, before any work."""
+    check_precision(exporter_for_target(spec.target), spec.precision)
+
+
 def export_model(spec: ExportSpec, progress: Progress) -> Artifact:
     """Builds, exports and verifies one artifact; it appears whole or not at all.
 
@@ -77,6 +82,9 @@ def profile(
         StmdeployError: bad input, before anything is measured.
     """
     exporters = {run.runtime: exporter_for_runtime(run.runtime) for run in spec.runs}
+    for exporter in exporters.values():
+        for precision in spec.precisions:
+            check_precision(exporter, precision)
     with writable(spec.folder):
         store = ResultsFolder(spec.folder)
         with _kept(store):
@@ -190,7 +198,7 @@ def _row(
         measurement, failure = _measure(artifact, model, run, spec)
     made = artifact if isinstance(artifact, Artifact) else None
     info, complexity = counted.built.info, counted.complexity
-    published = _published(counted.built)
+    published = _published(counted.built) if run.precision == FULL_PRECISION else None
     return Row(
         model=info.name,
         stm=info.stm,
@@ -263,6 +271,8 @@ def _worker_settings(run: RunSpec) -> dict[str, str]:
     settings = {"OMP_NUM_THREADS": str(run.threads), "MKL_NUM_THREADS": str(run.threads)}
     if run.device == "cuda":
         settings["CUDA_VISIBLE_DEVICES"] = run.gpu_uuid
+        # For what has no switch of its own: float32 means float32, not TensorFloat-32.
+        settings["NVIDIA_TF32_OVERRIDE"] = "0"
     return settings
 
 

@@ -10,15 +10,18 @@ from pathlib import Path
 from stmdeploy.errors import StmdeployError, nearest
 
 #: fp16 and bf16: weights and activations. int8: both, scales from calibration images.
-#: int8-dynamic: weights, activations scaled as they come; fp32 where a product is small.
+#: int8-dynamic: matrix products only, activations scaled as they come.
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-dynamic")
 #: Forms that a backbone can be exported in; see `stmdeploy.lowering`.
 LOWERINGS = ("reference", "tokens", "tokens-plain")
 #: The lowest ONNX opset that has the operators of a form.
 LOWEST_OPSET = {"reference": 19, "tokens": 23, "tokens-plain": 19}
+#: ONNX Runtime's optimiser mixes up the types of quantised graphs of later opsets.
+HIGHEST_INT8_OPSET = 20
 HINTS = ("latency", "throughput")
 #: Execution providers of ONNX Runtime that can be asked for, by the names used here.
-PROVIDERS = ("cpu", "cuda", "tensorrt", "nvtensorrtrtx", "openvino")
+GPU_PROVIDERS = ("cuda", "tensorrt", "nvtensorrtrtx")
+PROVIDERS = ("cpu", "openvino", *GPU_PROVIDERS)
 #: Beyond these nothing fits into memory.
 MAX_SIDE_PX = 16_384
 MAX_CLASSES = 1_000_000
@@ -212,6 +215,14 @@ class RunSpec:
     def __post_init__(self) -> None:
         at_least(1, self.batch, "batch")
         at_least(1, self.threads, "threads")
+        provider = self.settings.provider
+        if provider and (provider in GPU_PROVIDERS) != (self.device == "cuda"):
+            where, hint = (
+                ("a GPU", "name it, as in --gpu a100")
+                if provider in GPU_PROVIDERS
+                else ("the CPU", "leave --gpu out")
+            )
+            raise StmdeployError(f"--provider {provider} runs on {where}", hint)
 
 
 @dataclass(frozen=True)

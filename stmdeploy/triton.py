@@ -31,30 +31,36 @@ def write_repository(artifact: Artifact, root: Path, max_batch: int) -> Path:
         The folder of the model.
 
     Raises:
-        StmdeployError: no backend for the target, or weights in a file of their own that
-            Triton would not find under another name.
+        StmdeployError: no backend for the target.
     """
     manifest = artifact.manifest
-    if manifest.target not in _BACKENDS:
-        raise StmdeployError(
-            f"Triton has no backend for target {manifest.target!r}",
-            f"choose one of: {', '.join(_BACKENDS)}",
-        )
+    check_target(manifest.target)
     backend, names = _BACKENDS[manifest.target]
-    name = artifact.path.stem
+    name = f"{artifact.path.stem}-{manifest.target}"
     with staging(root) as scratch:
         model = scratch / name
         (model / _VERSION).mkdir(parents=True)
         for file in manifest.files:
             # The data of a large ONNX file keeps its name: the model refers to it by that.
-            known = names.get(Path(file.name).suffix, file.name)
-            shutil.copyfile(artifact.path.with_name(file.name), model / _VERSION / known)
+            suffix = Path(file.name).suffix
+            known = file.name if suffix == ".data" else names.get(suffix)
+            if known:
+                shutil.copyfile(artifact.path.with_name(file.name), model / _VERSION / known)
         config = _config(name, backend, max_batch, manifest.inputs, manifest.outputs)
         (model / "config.pbtxt").write_text(config, "utf-8")
         if (root / name).exists():
             (root / name).rename(scratch / f"{name}.old")
         model.rename(root / name)
     return root / name
+
+
+def check_target(target: str) -> None:
+    """Raises StmdeployError for a target that Triton has no backend for."""
+    if target not in _BACKENDS:
+        raise StmdeployError(
+            f"Triton has no backend for target {target!r}",
+            f"choose one of: {', '.join(_BACKENDS)}",
+        )
 
 
 def _config(

@@ -138,10 +138,18 @@ def _artifact_logits(runner: Runner, images: Images, explain: Explain) -> tuple[
     except Exception as error:  # every engine has exceptions of its own
         raise _does_not_run(len(images), error) from error
     if not np.isfinite(logits).all():
-        cause = explain(images)
+        cause = _explained(explain, images)
         raise _differs(f"outputs are not finite at batch {len(images)}{cause and ': '}{cause}")
     facts = runner.facts()
     return logits, f"{facts['runtime']} {facts['version']} ({facts['provider']})"
+
+
+def _explained(explain: Explain, images: Images) -> str:
+    """Where it comes from; an engine that cannot tell must not hide that it is so."""
+    try:
+        return explain(images)
+    except Exception:  # noqa: BLE001  (every engine has exceptions of its own)
+        return ""
 
 
 def _does_not_run(batch: int, error: Exception) -> StmdeployError:

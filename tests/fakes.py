@@ -53,12 +53,16 @@ class RecordedProgress:
         self.expected = 0
         self.steps: list[str] = []
         self.warnings: list[str] = []
+        self.details: list[str] = []
 
     def expect(self, steps: int) -> None:
         self.expected += steps
 
     def step(self, text: str) -> None:
         self.steps.append(text)
+
+    def detail(self, text: str) -> None:
+        self.details.append(text)
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)

@@ -14,7 +14,7 @@ from stmdeploy.backbones.source import build_module
 from stmdeploy.complexity import count
 from stmdeploy.graph import PART_NOTE, graph_cost
 from stmdeploy.pipeline import export_model
-from stmdeploy.spec import ExportSpec, ModelSpec
+from stmdeploy.spec import CalibrationSpec, ExportSpec, ModelSpec
 from tests.fakes import RecordedProgress
 
 
@@ -100,3 +100,19 @@ def test_the_reference_form_has_the_models_own_macs(tmp_path: Path) -> None:
     }  # fmt: skip
     weights = sum(share.weight_bytes for share in cost.by_operator.values())
     assert 0.99 < weights / (4 * counted.parameters) < 1.05
+
+
+def test_every_form_has_the_same_products(tmp_path: Path) -> None:
+    """Attention as one node, and int8 as MatMulInteger, are counted like plain products."""
+    model = ModelSpec("unified_pvt_micro", image_size=(64, 64), num_classes=10)
+    macs = {}
+    for form, precision in (
+        ("tokens-plain", "int8-dynamic"), ("tokens-plain", "fp32"), ("tokens", "fp32"),
+    ):  # fmt: skip
+        few = CalibrationSpec(images=1)
+        spec = ExportSpec(model, "onnx", tmp_path, precision, form, calibration=few)
+        cost = export_model(spec, RecordedProgress()).manifest.cost
+        assert cost is not None
+        assert cost.unknown_shapes == 0
+        macs[form, precision] = sum(share.macs for share in cost.by_operator.values())
+    assert len(set(macs.values())) == 1, macs

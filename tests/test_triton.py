@@ -17,7 +17,7 @@ from tests.fakes import RecordedProgress
 
 SMALL = ModelSpec("unified_convnext_micro", image_size=(32, 64), num_classes=10)
 CONFIG = """\
-name: "unified_convnext_micro-32x64-fp32"
+name: "unified_convnext_micro-32x64-fp32-onnx"
 backend: "onnxruntime"
 max_batch_size: 16
 input [ { name: "image" data_type: TYPE_FP32 dims: [ 3, 32, 64 ] } ]
@@ -34,7 +34,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 def test_a_repository(artifact: Artifact, tmp_path: Path) -> None:
     folder = write_repository(artifact, tmp_path, 16)
-    assert folder == tmp_path / "unified_convnext_micro-32x64-fp32"
+    assert folder == tmp_path / "unified_convnext_micro-32x64-fp32-onnx"
     assert (folder / "config.pbtxt").read_text() == CONFIG
     assert sorted(path.name for path in folder.rglob("*")) == ["1", "config.pbtxt", "model.onnx"]
     session = onnxruntime.InferenceSession(

@@ -121,6 +121,9 @@ class _Steps:
         if self._bar.disable:
             say(text)
 
+    def detail(self, text: str) -> None:
+        self._bar.update(self._task, description=text)
+
     def warn(self, text: str) -> None:
         if self._bar.disable:
             say(text)

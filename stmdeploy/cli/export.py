@@ -87,9 +87,13 @@ def export(
 
 def _export(specs: list[ExportSpec], layout: Layout, json: bool) -> None:
     from stmdeploy.cli import console
-    from stmdeploy.pipeline import export_model
-    from stmdeploy.triton import write_repository
+    from stmdeploy.pipeline import check_export, export_model
+    from stmdeploy.triton import check_target, write_repository
 
+    for spec in specs:
+        check_export(spec)
+        if layout is Layout.TRITON:
+            check_target(spec.target)
     made: list[Artifact] = []
     repositories: list[Path] = []
     with console.progress() as progress:

@@ -49,15 +49,24 @@ def targets() -> Listed:
             "target": name,
             "runtimes": list(exporter.runtimes),
             "suffix": exporter.suffix,
+            "precisions": list(exporter.tolerances),
             "unavailable": exporter.unavailable(),
         }
         for name, exporter in exporters().items()
     ]
     cells = tuple(
-        (e["target"], ", ".join(e["runtimes"]), e["suffix"], e["unavailable"] or "yes")
+        (
+            e["target"],
+            ", ".join(e["runtimes"]),
+            ", ".join(e["precisions"]),
+            e["suffix"],
+            e["unavailable"] or "yes",
+        )
         for e in entries
     )
-    return entries, TextTable(("target", "runtimes", "file", "usable here"), cells, left=4)
+    return entries, TextTable(
+        ("target", "runtimes", "precisions", "file", "usable here"), cells, left=5
+    )
 
 
 def gpus() -> Listed:

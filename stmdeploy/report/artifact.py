@@ -18,14 +18,18 @@ def artifact_tables(artifact: Artifact) -> tuple[TextTable, ...]:
     tables = [TextTable(("artifact", str(artifact.path)), _facts(artifact), left=2)]
     if manifest.cost is None:
         names = ", ".join(f"{name} x{n}" for name, n in manifest.operators.items())
-        note = f"Operators: {names or 'not known'}. Without an ONNX graph there is no cost by part."
+        note = (
+            f"Operators: {names or 'not known'}. Without an ONNX graph of its own: no cost by part."
+        )
         return (TextTable(tables[0].headers, tables[0].cells, left=2, notes=(note,)),)
     notes = [
         "At batch 1. MACs of matrix products, convolutions and bilinear samples (4 each), as this "
         "graph does them. Bytes: every tensor once for each node that reads or writes it."
     ]
     if manifest.cost.unknown_shapes:
-        notes.append(f"Not in the figures: {manifest.cost.unknown_shapes} nodes of unknown shape.")
+        notes.append(
+            f"{manifest.cost.unknown_shapes} nodes have a tensor of unknown shape, not in the bytes."
+        )
     tables.append(_cost_table("part", manifest.cost.by_part))
     tables.append(_cost_table("operator", manifest.cost.by_operator, tuple(notes)))
     return tuple(tables)
@@ -90,7 +94,7 @@ def _engine(engine: EngineInfo | None) -> list[tuple[str, str]]:
     return [
         ("engine", f"{engine.module} {engine.version}, for {made_for}, "
                    f"batches {', '.join(map(str, engine.batch))}, built in {engine.build_s:.1f} s"),
-        ("layers", f"{engine.layers_before} before fusion, {engine.layers_after} after; "
+        ("layers", f"{engine.layers_before} before fusion, {engine.layers_after or ABSENT} after; "
                    f"outputs: {dtypes or 'not said'}"),
         ("memory", f"weights {_mib(engine.weights_bytes)}, "
                    f"activations {_mib(engine.activation_bytes)}"),

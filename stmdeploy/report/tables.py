@@ -96,7 +96,7 @@ def _profile_notes(rows: Sequence[Row], optional: dict[str, list[str]]) -> tuple
     uncounted = sorted({operator for row in rows for operator in row.uncounted_operators})
     return (
         "top-1 (ImageNet-1k) and box AP (COCO, Mask R-CNN 1x) are published by the authors, "
-        "not measured here.",
+        "not measured here; they were published of float32.",
         f"Latency is the median of one inference, with the 95 % interval of the median; "
         f"weights: {', '.join(weights)}; {', '.join(fixed)}.",
         *(f"Measured on {machine}." for machine in measured),

@@ -63,7 +63,7 @@ class Row(Document):
 
     ``published_*`` are the authors' figures, and there only for what they published them of
     (224 px, 1000 classes); everything else was measured or counted here.
-    ``relative_l2_error`` is of the artifact, verified on the CPU of the exporting machine.
+    ``relative_l2_error`` is of the artifact, as verified on the exporting machine.
     ``measurement`` is None and ``failure`` says why where the row could not be measured; the
     fields of the artifact are None where it could not be exported.
     """

@@ -54,7 +54,7 @@ def test_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_inspect_without_a_graph(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(folder / "unified_convnext_micro-32x32-fp32.pt")]) == 0
-    assert "Without an ONNX graph" in capsys.readouterr().out
+    assert "Without an ONNX graph of its own" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,8 @@ def test_inspect_without_a_graph(folder: Path, capsys: pytest.CaptureFixture[str
     [
         ("unified_convnext_micro-32x32-fp32.onnx", ["--layers"], "is no engine"),
         ("nosuch.onnx", [], "No such file"),
-        ("", [], "name the artifact itself"),
+        ("", [], "name an artifact"),
+        ("..", [], "is a folder"),
     ],
 )
 def test_what_cannot_be_inspected(

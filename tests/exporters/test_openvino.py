@@ -17,7 +17,7 @@ from stmdeploy.spec import CalibrationSpec, ExportSpec, ModelSpec, RunSettings, 
 from tests.fakes import RecordedProgress
 
 openvino = pytest.importorskip("openvino")
-SMALL = ModelSpec("unified_convnext_micro", image_size=(64, 64), num_classes=10)
+SMALL = ModelSpec("unified_convnext_micro", image_size=(32, 32), num_classes=10)
 
 
 def export(
@@ -27,7 +27,7 @@ def export(
     lowering: str | None = None,
 ) -> Path:
     spec = ExportSpec(
-        model, "openvino", folder, precision, lowering, calibration=CalibrationSpec(images=4)
+        model, "openvino", folder, precision, lowering, calibration=CalibrationSpec(images=2)
     )
     return export_model(spec, RecordedProgress()).path
 
@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_the_runner_gives_the_models_logits(made: dict[str, Path]) -> None:
-    images = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
     with torch.inference_mode():
         expected = build_module(SMALL)(torch.from_numpy(images)).numpy()
     settings = RunSettings(hint="throughput")

@@ -1,0 +1,63 @@
+"""Settings of ONNX Runtime's providers, in each provider's own words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stmdeploy import StmdeployError
+from stmdeploy.exporters.ort_session import provider_options
+from stmdeploy.spec import EngineSpec, RunSettings, RunSpec
+
+
+def run(provider: str, **settings: object) -> RunSpec:
+    engine = EngineSpec((1, 4, 16), 64, 3, Path("cache"))
+    device = "cuda" if provider in ("cuda", "tensorrt", "nvtensorrtrtx") else "cpu"
+    options = RunSettings(provider, engine=engine, **settings)  # type: ignore[arg-type]
+    return RunSpec("onnxruntime", 32, 2, device, settings=options)
+
+
+def test_tensorrt() -> None:
+    assert provider_options("tensorrt", run("tensorrt", cuda_graph=True), "3x224x224") == {
+        "trt_profile_min_shapes": "image:32x3x224x224",
+        "trt_profile_opt_shapes": "image:32x3x224x224",
+        "trt_profile_max_shapes": "image:32x3x224x224",
+        "trt_cuda_graph_enable": "1",
+        "trt_max_workspace_size": str(64 * 2**20),
+        "trt_builder_optimization_level": "3",
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(Path.cwd()),
+    }
+
+
+def test_tensorrt_rtx() -> None:
+    assert provider_options("nvtensorrtrtx", run("nvtensorrtrtx"), "3x64x64") == {
+        "nv_profile_min_shapes": "image:32x3x64x64",
+        "nv_profile_opt_shapes": "image:32x3x64x64",
+        "nv_profile_max_shapes": "image:32x3x64x64",
+        "enable_cuda_graph": "0",
+        "nv_max_workspace_size": str(64 * 2**20),
+    }
+
+
+def test_the_others() -> None:
+    assert provider_options("cuda", run("cuda"), "")["use_tf32"] == "0"
+    assert provider_options("cpu", run("cpu"), "") == {}
+    assert provider_options("openvino", run("openvino"), "")["num_of_threads"] == "2"
+    hinted = provider_options("openvino", run("openvino", hint="throughput"), "")
+    assert json.loads(hinted["load_config"]) == {"CPU": {"PERFORMANCE_HINT": "THROUGHPUT"}}
+
+
+@pytest.mark.parametrize(("provider", "device"), [("cuda", "cpu"), ("openvino", "cuda")])
+def test_a_provider_on_the_wrong_device(provider: str, device: str) -> None:
+    with pytest.raises(StmdeployError, match=f"--provider {provider} runs on"):
+        RunSpec("onnxruntime", 1, 1, device, settings=RunSettings(provider))
+
+
+def test_unknown_words() -> None:
+    with pytest.raises(StmdeployError, match="unknown --provider 'cudda'; did you mean 'cuda'"):
+        RunSettings("cudda")
+    with pytest.raises(StmdeployError, match="unknown --hint 'fast'"):
+        RunSettings(hint="fast")

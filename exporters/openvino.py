@@ -178,9 +178,10 @@ class OpenVinoRunner:
             for key in ("PERFORMANCE_HINT", "INFERENCE_NUM_THREADS", "NUM_STREAMS",
                         "INFERENCE_PRECISION_HINT")
         }  # fmt: skip
+        computed_in = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         return {
             "runtime": "openvino",
             "version": version("openvino"),
-            "provider": f"CPU, {self._model.get_property('INFERENCE_PRECISION_HINT').get_type_name()}",
+            "provider": f"CPU, {computed_in}",
             **{f"provider.{key}": value for key, value in sorted(settings.items())},
         }

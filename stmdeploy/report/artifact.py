@@ -28,7 +28,7 @@ def artifact_tables(artifact: Artifact) -> tuple[TextTable, ...]:
     ]
     if manifest.cost.unknown_shapes:
         notes.append(
-            f"{manifest.cost.unknown_shapes} nodes have a tensor of unknown shape, not in the bytes."
+            f"{manifest.cost.unknown_shapes} nodes have a tensor of unknown shape: not counted."
         )
     tables.append(_cost_table("part", manifest.cost.by_part))
     tables.append(_cost_table("operator", manifest.cost.by_operator, tuple(notes)))

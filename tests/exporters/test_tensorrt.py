@@ -258,5 +258,5 @@ def test_an_engine_runs(built: Artifact) -> None:
 def test_classic_and_rtx_share_everything_but_names() -> None:
     assert issubclass(TensorRtRtxExporter, TensorRtExporter)
     own = {name for name in vars(TensorRtRtxExporter) if not name.startswith("__")}
-    assert own == {"target", "runtimes", "module_name", "install"}
+    assert own == {"target", "suffix", "runtimes", "module_name", "install"}
     assert tensorrt_runner.why_no_gpu() in ("", "no GPU")

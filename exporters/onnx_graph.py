@@ -180,20 +180,24 @@ def _rms_norm(x: Any, weight: Any, eps: float) -> Any:
     return op.RMSNormalization(x, weight, epsilon=eps)
 
 
-def _deform_conv(value: Any, offset: Any, mask: Any, groups: int) -> Any:
+def _deform_conv(value: Any, offset: Any, logits: Any, groups: int) -> Any:
     """DeformConv with a depth-wise 3x3 kernel of ones: the weighted sum of nine samples."""
     import numpy as np
     import onnx
     from onnxscript import opset19 as op
 
-    channels = value.shape[1]
-    ones = onnx.numpy_helper.from_array(np.ones((channels, 1, 3, 3), np.float32))
+    def constant(values: Any) -> Any:
+        return op.Constant(value=onnx.numpy_helper.from_array(np.asarray(values)))
+
+    _, channels, height, width = value.shape
+    nine = op.Softmax(op.Reshape(logits, constant([-1, height * width, groups, 9])), axis=-1)
+    mask = op.Transpose(nine, perm=[0, 2, 3, 1])
     return op.DeformConv(
         value,
-        op.Constant(value=ones),
-        offset,
+        constant(np.ones((channels, 1, 3, 3), np.float32)),
+        op.Reshape(offset, constant([-1, groups * 18, height, width])),
         None,
-        mask,
+        op.Reshape(mask, constant([-1, groups * 9, height, width])),
         group=channels,
         offset_group=groups,
         kernel_shape=[3, 3],

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 PART_NOTE = "stmdeploy.part"
 #: Of a bilinear sample: four products with the weights of the corners.
 _MACS_PER_SAMPLE = 4
+#: No tensor that says a shape is longer.
+_LONGEST_SHAPE_BYTES = 1024
 #: They give their input another name or shape and touch no byte of it.
 _FREE = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Constant"})
 
@@ -48,6 +50,9 @@ def graph_cost(path: Path) -> GraphCost:
             if dim.dim_param:
                 dim.dim_value = 1
     del model.graph.value_info[:]
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) > _LONGEST_SHAPE_BYTES:
+            tensor.ClearField("raw_data")  # Shapes follow from short tensors; this is for speed.
     shapes = _shapes(onnx.shape_inference.infer_shapes(model).graph)
     weights = {tensor.name for tensor in model.graph.initializer}
     costs, unknown, parts = [], 0, dict[str, str]()

@@ -25,9 +25,9 @@ class DeformConvSampling(nn.Module):
     with the weight on the left, so that nothing large is transposed for them.
     """
 
-    def __init__(self, attn: DeformableConv, size: tuple[int, int]) -> None:
+    def __init__(self, attn: DeformableConv) -> None:
         super().__init__()
-        self.size, self.heads = size, attn.heads
+        self.heads = attn.heads
         # From (x, y) of points in column-major order to (y, x) in row-major order.
         order = torch.arange(self.heads * POINTS * 2).reshape(self.heads, POINTS, 2)
         order = order[:, ROW_MAJOR].flip(-1).reshape(-1)
@@ -39,16 +39,9 @@ class DeformConvSampling(nn.Module):
 
     def forward(self, tokens: Tensor, value: Tensor) -> Tensor:
         """tokens: N T C, what offsets and mask are made of; value: N C H W -> N C H W."""
-        (h, w), heads = self.size, self.heads
         offset = self.offset_weight @ tokens.transpose(1, 2) + self.offset_bias
-        mask = self.mask(tokens.reshape(-1, tokens.shape[2]))
-        mask = mask.reshape(-1, h * w, heads, POINTS).softmax(-1).permute(0, 2, 3, 1)
-        y: Tensor = deform_conv(
-            value,
-            offset.reshape(-1, heads * POINTS * 2, h, w),
-            mask.reshape(-1, heads * POINTS, h, w),
-            heads,
-        )
+        logits = self.mask(tokens.reshape(-1, tokens.shape[2]))
+        y: Tensor = deform_conv(value, offset, logits, self.heads)
         return y
 
 
@@ -96,7 +89,7 @@ class LoweredDcnBlock(nn.Module):
         self.dwconv, norm, self.act = attn.dw_conv
         assert isinstance(norm, ChannelNorm)
         self.dw_norm = norm.norm
-        self.sample = (GridSampling if plain else DeformConvSampling)(attn, size)
+        self.sample = GridSampling(attn, size) if plain else DeformConvSampling(attn)
         self.value = as_conv(attn.value_proj)
         self.proj = writer(attn.output_proj, block.gamma1)
         self.mlp = TokenMlp.of(block.norm2, block.mlp, block.gamma2, plain=plain)

@@ -51,13 +51,14 @@ def _norm_shape(x: Tensor, *_: object) -> Tensor:
 
 
 @torch.library.custom_op("stmdeploy::deform_conv", mutates_args=())
-def deform_conv(value: Tensor, offset: Tensor, mask: Tensor, groups: int) -> Tensor:
-    """Sums the nine samples around every pixel, as ONNX DeformConv with a kernel of ones.
+def deform_conv(value: Tensor, offset: Tensor, logits: Tensor, groups: int) -> Tensor:
+    """The nine samples around every pixel, weighted by a softmax: ONNX DeformConv with a kernel
+    of ones. The shapes are those that its inputs are made in, so that a tracer sees one step.
 
     Args:
         value: N C H W.
-        offset: N (groups 9 2) H W, in pixels; kernel row by row, y before x.
-        mask: N (groups 9) H W.
+        offset: N (groups 9 2) (H W), in pixels; kernel row by row, y before x.
+        logits: (N H W) (groups 9); the softmax is over the nine of a group.
         groups: groups of channels with offsets of their own.
     """
     n, c, h, w = value.shape
@@ -68,8 +69,8 @@ def deform_conv(value: Tensor, offset: Tensor, mask: Tensor, groups: int) -> Ten
     samples = F.grid_sample(
         value.reshape(n * groups, c // groups, h, w), grid.flatten(0, 1), align_corners=False
     )
-    weights = mask.reshape(n * groups, 1, POINTS, h * w).transpose(2, 3)
-    return (samples * weights).sum(-1).reshape(n, c, h, w)
+    weights = logits.reshape(n, h * w, groups, POINTS).softmax(-1).transpose(1, 2)
+    return (samples * weights.reshape(n * groups, 1, h * w, POINTS)).sum(-1).reshape(n, c, h, w)
 
 
 @deform_conv.register_fake

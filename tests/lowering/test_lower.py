@@ -76,11 +76,11 @@ def test_the_reference_form_is_the_module_itself() -> None:
 def test_deform_conv_reads_its_offsets_as_onnx_does() -> None:
     """One sample moved by (dy, dx) = (1, 2), the others masked out."""
     value = torch.arange(30.0).reshape(1, 1, 5, 6)
-    offset = torch.zeros(1, 18, 5, 6)
-    mask = torch.zeros(1, 9, 5, 6)
+    offset = torch.zeros(1, 18, 30)
+    logits = torch.full((30, 9), -1e9)
     row, column = 0, 2  # top right of the kernel: one row up, one column right
     point = 3 * row + column
-    mask[:, point] = 1.0
+    logits[:, point] = 0.0
     offset[:, 2 * point], offset[:, 2 * point + 1] = 1.0, 2.0
-    moved = deform_conv(value, offset, mask, 1)
+    moved = deform_conv(value, offset, logits, 1)
     assert moved[0, 0, 2, 1] == value[0, 0, 2 - 1 + 1, 1 + 1 + 2]

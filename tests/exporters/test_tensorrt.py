@@ -13,7 +13,7 @@ from torch import nn
 from stmdeploy import StmdeployError
 from stmdeploy.artifact import Artifact, Manifest, manifest_path, read_artifact
 from stmdeploy.errors import ExitCode
-from stmdeploy.exporters import tensorrt, tensorrt_runner
+from stmdeploy.exporters import tensorrt, tensorrt_build, tensorrt_runner
 from stmdeploy.exporters.tensorrt import TensorRtExporter, TensorRtRtxExporter
 from stmdeploy.exporters.tensorrt_log import fused_layers, memory_bytes
 from stmdeploy.files import sha256_of
@@ -113,10 +113,10 @@ def test_deform_conv_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_the_form_is_chosen_by_what_the_parser_supports(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not tensorrt._supports(trt, "DeformConv")
-    assert tensorrt._supports(trt, "GridSample")
+    assert not tensorrt.supports(trt, "DeformConv")
+    assert tensorrt.supports(trt, "GridSample")
     assert TensorRtRtxExporter().lowerings[0] == "tokens-plain"
-    monkeypatch.setattr(tensorrt, "_supports", lambda *_: True)
+    monkeypatch.setattr(tensorrt, "supports", lambda *_: True)
     assert TensorRtRtxExporter().lowerings[0] == "tokens"
 
 
@@ -155,7 +155,7 @@ def test_classic_tensorrt_without_a_gpu() -> None:
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
     with pytest.raises(StmdeployError, match="needs an NVIDIA GPU and driver"):
-        tensorrt._builder(Classic, None)
+        tensorrt_build.make_builder(Classic, None)
 
 
 def test_the_log_is_read_tolerantly() -> None:

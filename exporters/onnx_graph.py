@@ -119,17 +119,20 @@ def _opset(work: Work) -> int:
     return opset
 
 
-#: The latest trace, by what it is of: the same graph serves every precision and target.
-_latest: tuple[object, Any] = (None, None)
+#: The latest traces, oldest first, by what they are of: the same graph serves every precision
+#: and target. They hold the weights, so that only so many bytes are kept.
+_traces: dict[object, tuple[Any, int]] = {}
+_KEPT_BYTES = 2**28
 
 
 def _traced(work: Work, opset: int) -> Any:
-    global _latest
     key = (work.spec.model, work.info.weights.sha256, work.form, opset)
-    if _latest[0] != key:
-        _latest = (None, None)  # Lets go of the old weights before the new ones are traced.
-        _latest = (key, _trace(work.module, work.spec, opset))
-    return _latest[1]
+    if key not in _traces:
+        size = _weight_bytes(work.module)
+        while _traces and size + sum(kept for _, kept in _traces.values()) > _KEPT_BYTES:
+            del _traces[next(iter(_traces))]
+        _traces[key] = (_trace(work.module, work.spec, opset), size)
+    return _traces[key][0]
 
 
 def _trace(module: nn.Module, spec: ExportSpec, opset: int) -> Any:

@@ -15,12 +15,12 @@ from stmdeploy.spec import ExportSpec, ModelSpec
 from stmdeploy.triton import write_repository
 from tests.fakes import RecordedProgress
 
-SMALL = ModelSpec("unified_convnext_micro", image_size=(32, 64), num_classes=10)
+SMALL = ModelSpec("unified_convnext_micro", image_size=(32, 32), num_classes=10)
 CONFIG = """\
-name: "unified_convnext_micro-32x64-fp32-onnx"
+name: "unified_convnext_micro-32x32-fp32-onnx"
 backend: "onnxruntime"
 max_batch_size: 16
-input [ { name: "image" data_type: TYPE_FP32 dims: [ 3, 32, 64 ] } ]
+input [ { name: "image" data_type: TYPE_FP32 dims: [ 3, 32, 32 ] } ]
 output [ { name: "logits" data_type: TYPE_FP32 dims: [ 10 ] } ]
 dynamic_batching { }
 """
@@ -34,13 +34,13 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 def test_a_repository(artifact: Artifact, tmp_path: Path) -> None:
     folder = write_repository(artifact, tmp_path, 16)
-    assert folder == tmp_path / "unified_convnext_micro-32x64-fp32-onnx"
+    assert folder == tmp_path / "unified_convnext_micro-32x32-fp32-onnx"
     assert (folder / "config.pbtxt").read_text() == CONFIG
     assert sorted(path.name for path in folder.rglob("*")) == ["1", "config.pbtxt", "model.onnx"]
     session = onnxruntime.InferenceSession(
         folder / "1" / "model.onnx", providers=["CPUExecutionProvider"]
     )
-    assert session.run(None, {"image": np.zeros((2, 3, 32, 64), np.float32)})[0].shape == (2, 10)
+    assert session.run(None, {"image": np.zeros((2, 3, 32, 32), np.float32)})[0].shape == (2, 10)
 
 
 def test_an_older_one_is_replaced(artifact: Artifact, tmp_path: Path) -> None:

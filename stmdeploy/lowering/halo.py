@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stmdeploy.backbones.mixers.halo import BLOCK, HALO, WINDOW, HaloBlock
-from stmdeploy.lowering.tokens import CentredNorm, KeysValues, TokenMlp, after, attend, writer
+from stmdeploy.lowering.tokens import BranchNorm, TokenMlp, attend, reader, writer
 
 #: Added to the logits of positions outside the map, twice in the corners. Its exponential is
 #: zero in float64 too, and twice of it is finite in float16: infinity times the zeros of
@@ -78,12 +78,13 @@ class LoweredHaloBlock(nn.Module):
         self.tokens = size[0] * size[1]
         self.blocks = self.tokens // BLOCK**2
         self.heads, self.head_channels = attn.heads, attn.head_channels
-        self.norm = CentredNorm(block.norm1, plain=plain)
-        self.q = after(block.norm1, attn.q.weight, None)
+        self.norm = BranchNorm(block.norm1, plain=plain)
+        self.q = reader(block.norm1, attn.q.weight, None, plain=plain)
         kv = attn.kv.weight.reshape(self.heads, 2, self.head_channels, -1)
         key, value = kv[:, 0].flatten(0, 1) * attn.scale, kv[:, 1].flatten(0, 1)
-        self.kv = KeysValues(block.norm1, key, value, None)
-        self.proj = writer(attn.proj, block.gamma_1, self.kv.shift)
+        self.key = reader(block.norm1, key, None, plain=plain)
+        self.value = reader(block.norm1, value, None, plain=plain)
+        self.proj = writer(attn.proj, block.gamma_1)
         self.mlp = TokenMlp.of(block.norm2, block.mlp, block.gamma_2, plain=plain)
         rows, outside = window_rows(size)
         dtype = attn.q.weight.dtype
@@ -109,11 +110,10 @@ class LoweredHaloBlock(nn.Module):
 
     def _mix(self, x: Tensor) -> Tensor:
         q = self.q(x)
-        keys, values = self.kv(x)
         y = attend(
             q.reshape(-1, BLOCK * BLOCK, x.shape[1]),
-            self._windows(keys),
-            self._windows(values),
+            self._windows(self.key(x)),
+            self._windows(self.value(x)),
             self._position(q),
             self.heads,
             plain=self.plain,

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from stmdeploy.backbones.layers import DepthwiseConv
 from stmdeploy.backbones.mixers.spatial_reduction import PvtV2Block
 from stmdeploy.lowering.tokens import (
+    BranchNorm,
     CentredNorm,
-    KeysValues,
     TokenMlp,
     after,
     as_conv,
     attend,
-    linear,
+    reader,
     writer,
 )
 
@@ -62,19 +62,23 @@ class LoweredPvtBlock(nn.Module):
         attn, self.plain = block.attn, plain
         self.size, self.heads, self.reduction = size, attn.heads, attn.reduction
         self.register_buffer("embedding", _embedding(block))
-        self.norm = CentredNorm(block.norm1, plain=plain)
-        self.q = after(block.norm1, attn.q.weight * attn.scale, attn.q.bias * attn.scale)
-        key, value = attn.kv.weight.chunk(2)
-        read = attn.norm if self.reduction > 1 else block.norm1
-        self.kv = KeysValues(read, key, value, attn.kv.bias.chunk(2)[1])
-        self.proj = writer(attn.proj, block.gamma_1, self.kv.shift)
+        self.norm = BranchNorm(block.norm1, plain=plain)
+        self.q = reader(
+            block.norm1, attn.q.weight * attn.scale, attn.q.bias * attn.scale, plain=plain
+        )
+        read = block.norm1
         if self.reduction > 1:
+            read = attn.norm
             # out in r r -> out (r r in): the order in which tokens of a patch are cut.
             weight = attn.sr.weight.permute(0, 2, 3, 1).flatten(1)
             assert attn.sr.bias is not None
-            bias = attn.sr.bias + weight @ block.norm1.bias.repeat(self.reduction**2)
-            self.reduce = linear(weight - weight.mean(0), bias - bias.mean())
-            self.reduced_norm = CentredNorm(attn.norm, plain=plain)
+            weight, bias = weight - weight.mean(0), attn.sr.bias - attn.sr.bias.mean()
+            self.reduce = reader(block.norm1, weight, bias, plain=plain, rows=self.reduction**2)
+            self.reduced_norm = BranchNorm(read, plain=plain)
+        (key, value), (key_bias, value_bias) = attn.kv.weight.chunk(2), attn.kv.bias.chunk(2)
+        self.key = reader(read, key, key_bias, plain=plain)
+        self.value = reader(read, value, value_bias, plain=plain)
+        self.proj = writer(attn.proj, block.gamma_1)
         self.mlp = (
             TokenMlp.of(block.norm2, block.mlp, block.gamma_2, plain=plain)
             if not block.depthwise_mlp
@@ -95,7 +99,8 @@ class LoweredPvtBlock(nn.Module):
         source = self._source(x)
         q = self.q(x).reshape(-1, tokens, x.shape[1])
         k, v = (
-            rows.reshape(-1, tokens // self.reduction**2, x.shape[1]) for rows in self.kv(source)
+            layer(source).reshape(-1, tokens // self.reduction**2, x.shape[1])
+            for layer in (self.key, self.value)
         )
         y = attend(q, k, v, None, self.heads, plain=self.plain)
         mixed: Tensor = self.proj(y.reshape(x.shape))

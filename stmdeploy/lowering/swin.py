@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stmdeploy.backbones.mixers.swin import SwinBlock, partition
-from stmdeploy.lowering.tokens import CentredNorm, KeysValues, TokenMlp, after, attend, writer
+from stmdeploy.lowering.tokens import BranchNorm, TokenMlp, attend, reader, writer
 
 
 def window_order(size: tuple[int, int], window: int, shift: int) -> Tensor:
@@ -32,17 +32,21 @@ class LoweredSwinBlock(nn.Module):
         self.order = window_order(block.size, block.window, block.shift)
         self.heads, self.places = attn.heads, block.window**2
         self.windows = len(self.order) // self.places
-        self.norm = CentredNorm(block.norm1, plain=plain)
+        self.norm = BranchNorm(block.norm1, plain=plain)
         w, b = attn.qkv.weight.chunk(3), attn.qkv.bias.chunk(3)
-        self.q = after(block.norm1, w[0] * attn.scale, b[0] * attn.scale)
-        self.kv = KeysValues(block.norm1, w[1], w[2], b[2])
-        self.proj = writer(attn.proj, block.gamma_1, self.kv.shift)
+        self.q = reader(block.norm1, w[0] * attn.scale, b[0] * attn.scale, plain=plain)
+        self.key = reader(block.norm1, w[1], b[1], plain=plain)
+        self.value = reader(block.norm1, w[2], b[2], plain=plain)
+        self.proj = writer(attn.proj, block.gamma_1)
         self.mlp = TokenMlp.of(block.norm2, block.mlp, block.gamma_2, plain=plain)
         bias = attn.relative_position_bias_table[attn.relative_index].permute(2, 0, 1)
         self.register_buffer("bias", bias[None] if block.mask is None else bias + block.mask)
 
     def _mix(self, x: Tensor) -> Tensor:
-        q, k, v = (rows.reshape(-1, self.places, x.shape[1]) for rows in (self.q(x), *self.kv(x)))
+        q, k, v = (
+            layer(x).reshape(-1, self.places, x.shape[1])
+            for layer in (self.q, self.key, self.value)
+        )
         bias = self.bias
         if len(bias) > 1:  # One for every window of an image, so again for every image.
             bias = bias.repeat(x.shape[0] // len(self.order), 1, 1, 1)

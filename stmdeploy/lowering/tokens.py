@@ -32,18 +32,15 @@ def as_conv(layer: nn.Linear) -> nn.Conv2d:
     return conv
 
 
-def writer(layer: nn.Linear, gamma: Tensor, shift: Tensor | None = None) -> nn.Linear:
+def writer(layer: nn.Linear, gamma: Tensor) -> nn.Linear:
     """The last layer of a branch, with the layer scale folded in, its outputs centred.
-
-    `shift` is what is missing in its inputs: a constant of every channel.
 
     Centred: the mean over the channels is taken off. Every reader of the residual stream is
     a LayerNorm, which takes it off anyway, so the network stays the same function; and on a
     stream without mean, LayerNorm is a division by the root mean square (`CentredNorm`).
     """
     factors = gamma.reshape(-1)
-    bias = layer.bias if shift is None else layer.bias + layer.weight @ shift
-    weight, bias = layer.weight * factors[:, None], bias * factors
+    weight, bias = layer.weight * factors[:, None], layer.bias * factors
     return linear(weight - weight.mean(0), bias - bias.mean())
 
 
@@ -53,29 +50,25 @@ def after(norm: nn.LayerNorm, weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return linear(weight, shift if bias is None else bias + shift)
 
 
-class KeysValues(nn.Module):
-    """Keys and values of an attention without their biases, which products are faster without.
+def reader(
+    norm: nn.LayerNorm, weight: Tensor, bias: Tensor | None, *, plain: bool, rows: int = 1
+) -> nn.Linear:
+    """A Linear layer that reads a `BranchNorm`, with the affine part of its LayerNorm folded in.
 
-    A constant added to every key adds the same to all logits of a query, and softmax does not
-    see it. A constant added to every value comes out of the mean unchanged: it is `shift`,
-    for the `writer` behind.
+    Not plain, it has no bias, which products are faster without: rows without mean do not see
+    a constant added to a row of the weights, and the one in every channel sees nothing else.
+
+    Args:
+        weight: out x (rows C).
+        rows: how many normalised rows stand side by side in its input.
     """
-
-    def __init__(
-        self,
-        norm: nn.LayerNorm,
-        key: Tensor,
-        value: Tensor,
-        value_bias: Tensor | None,
-    ) -> None:
-        super().__init__()
-        self.key, self.value = linear(key, None), linear(value, None)
-        shift = value @ norm.bias
-        self.shift = shift if value_bias is None else shift + value_bias
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of a `CentredNorm` -> keys and values, row by row."""
-        return self.key(x), self.value(x)
+    shift = weight @ norm.bias.repeat(rows)
+    bias = shift if bias is None else bias + shift
+    weight = weight * norm.weight.repeat(rows)
+    if plain:
+        return linear(weight, bias)
+    constant = (bias - weight.sum(1)) / weight.shape[1]
+    return linear(weight + constant[:, None], None)
 
 
 def row_norm(norm: nn.LayerNorm) -> nn.LayerNorm:
@@ -102,6 +95,22 @@ class CentredNorm(nn.Module):
         return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
 
 
+class BranchNorm(nn.Module):
+    """What every `reader` reads: LayerNorm of rows whose mean is zero, less its affine part.
+
+    Not plain, one is added to every channel; `reader` makes its bias of it.
+    """
+
+    def __init__(self, norm: nn.LayerNorm, *, plain: bool) -> None:
+        super().__init__()
+        unit = nn.LayerNorm(norm.normalized_shape, eps=norm.eps, dtype=norm.weight.dtype)
+        self.norm, self.plain = CentredNorm(unit, plain=plain), plain
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(x)
+        return y if self.plain else y + 1
+
+
 class TokenMlp(nn.Module):
     """LayerNorm, Linear, GELU, Linear with the layer scale in it; (N T) C in and out."""
 
@@ -115,8 +124,8 @@ class TokenMlp(nn.Module):
         plain: bool,
     ) -> None:
         super().__init__()
-        self.norm = CentredNorm(norm, plain=plain)
-        self.first = after(norm, first.weight, first.bias)
+        self.norm = BranchNorm(norm, plain=plain)
+        self.first = reader(norm, first.weight, first.bias, plain=plain)
         self.act = nn.GELU()
         self.last = writer(last, gamma)
 
@@ -126,10 +135,7 @@ class TokenMlp(nn.Module):
         return cls(norm, mlp.fc1, mlp.fc2, gamma, plain=plain)
 
     def forward(self, x: Tensor) -> Tensor:
-        # A third dimension keeps ONNX Runtime from pulling the bias into the product: it
-        # adds it for free inside the GELU.
-        hidden = self.act(self.first(self.norm(x).unsqueeze(0)))
-        y: Tensor = self.last(hidden.squeeze(0))
+        y: Tensor = self.last(self.act(self.first(self.norm(x))))
         return y
 
 

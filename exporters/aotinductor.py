@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from stmdeploy.artifact import Draft, TensorInfo
 from stmdeploy.contracts import ModuleFactory, Work
 from stmdeploy.errors import StmdeployError
 from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, RunSpec
+
+from .operator_times import OTHERS, Inferences
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,6 +82,16 @@ class AotInductorExporter:
         """The artifact itself."""
         return self.load(path, run, build)
 
+    def operator_times(
+        self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
+    ) -> Inferences:
+        """Compiled code does not say which module it came from.
+
+        Raises:
+            StmdeployError: always.
+        """
+        raise StmdeployError("aotinductor does not tell where its time goes", OTHERS)
+
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """Empty: nothing in the package can be looked at."""
         return ""
@@ -99,8 +112,18 @@ class AotInductorRunner:
         self._output: Tensor | None = None
 
     def prepare(self, images: Array) -> None:
-        """Keeps the input as a tensor."""
-        self._input = self._torch.from_numpy(images)
+        """Copies the input into a tensor."""
+        self._input = self._torch.from_numpy(images).clone()
+
+    def feed(self, images: Array) -> None:
+        """Copies an input over the one before."""
+        if self._input is None:
+            raise RuntimeError("prepare() comes before feed()")
+        self._input.copy_(self._torch.from_numpy(images))
+
+    def another(self) -> AotInductorRunner:
+        """The same loaded package, with an input of its own."""
+        return copy.copy(self)
 
     def run(self) -> None:
         """One inference."""

@@ -11,6 +11,7 @@ from stmdeploy.contracts import ModuleFactory, Runner, Work
 from stmdeploy.spec import RunSpec
 
 from .onnx_graph import write_onnx
+from .operator_times import Inferences, of_onnxruntime
 from .ort_session import OnnxRuntimeRunner, first_non_finite
 from .precision import calibration_of, converted, emulated
 
@@ -67,6 +68,12 @@ class OnnxExporter:
             return runner
         return _RoundedBeside(runner, OnnxRuntimeRunner(emulated(path), run))
 
+    def operator_times(
+        self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
+    ) -> Inferences:
+        """By ONNX Runtime's profiler; `build` is not used."""
+        return of_onnxruntime(path, run, images, repeats)
+
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """The first node whose output is not finite, and where it belongs."""
         rounded = path.with_name(f"{path.stem}.emulated.onnx")
@@ -86,6 +93,13 @@ class _RoundedBeside:
     def run(self) -> None:
         self._artifact.run()
         self._rounded.run()
+
+    def feed(self, images: Array) -> None:
+        self._artifact.feed(images)
+        self._rounded.feed(images)
+
+    def another(self) -> _RoundedBeside:
+        return _RoundedBeside(self._artifact.another(), self._rounded.another())
 
     def output(self) -> Array:
         import numpy as np

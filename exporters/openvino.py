@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.spec import INPUT_NAME, RunSpec
 
 from .onnx_graph import write_onnx
+from .operator_times import Inferences, name_by_part, of_openvino
 from .ort_session import first_non_finite
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class OpenVinoExporter:
         if precision == "int8":
             model, calibration = _quantized(model, work)
         path = work.folder / (work.spec.stem + self.suffix)
+        name_by_part(model, source.path)
         ov.save_model(model, path, compress_to_fp16=precision == "fp16")
         return Draft(
             files=(path.name, path.with_suffix(".bin").name),
@@ -86,6 +89,14 @@ class OpenVinoExporter:
     def check(self, path: Path, draft: Draft, run: RunSpec, build: ModuleFactory) -> OpenVinoRunner:
         """The artifact itself."""
         return self.load(path, run, build)
+
+    def operator_times(
+        self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
+    ) -> Inferences:
+        """By OpenVINO's counters; `build` is not used."""
+        runner = OpenVinoRunner(path, run, {"PERF_COUNT": True})
+        runner.prepare(images)
+        return of_openvino(runner.request, repeats)
 
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """The node of the ONNX graph, in float32; empty if the graph itself is finite."""
@@ -131,7 +142,7 @@ def _quantized(model: Any, work: Work) -> tuple[Any, Calibration]:
 class OpenVinoRunner:
     """One infer request over a compiled model; input and output stay in its tensors."""
 
-    def __init__(self, path: Path, run: RunSpec) -> None:
+    def __init__(self, path: Path, run: RunSpec, settings: dict[str, Any] | None = None) -> None:
         import openvino as ov
 
         if run.device != "cpu":
@@ -153,22 +164,33 @@ class OpenVinoRunner:
                 "PERFORMANCE_HINT": run.settings.hint.upper(),
                 "INFERENCE_NUM_THREADS": run.threads,
                 "INFERENCE_PRECISION_HINT": hint if needed in able else "f32",
+                **(settings or {}),
             },
         )
-        self._request = self._model.create_infer_request()
+        self.request = self._model.create_infer_request()
 
     def prepare(self, images: Array) -> None:
-        """Sets the input tensor, which OpenVINO reads in place."""
-        self._input = self._ov.Tensor(images, shared_memory=True)
-        self._request.set_input_tensor(self._input)
+        """Copies the input into a tensor, which OpenVINO reads in place."""
+        self._input = self._ov.Tensor(images)
+        self.request.set_input_tensor(self._input)
+
+    def feed(self, images: Array) -> None:
+        """Copies an input over the one before."""
+        self._input.data[:] = images
+
+    def another(self) -> OpenVinoRunner:
+        """The same compiled model, with an infer request of its own."""
+        twin = copy.copy(self)
+        twin.request = self._model.create_infer_request()
+        return twin
 
     def run(self) -> None:
         """One inference."""
-        self._request.infer()
+        self.request.infer()
 
     def output(self) -> Array:
         """The logits of the latest run."""
-        logits: Array = self._request.get_output_tensor().data
+        logits: Array = self.request.get_output_tensor().data
         return logits.copy()
 
     def facts(self) -> dict[str, str]:

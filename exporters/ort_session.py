@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from collections import Counter
@@ -42,6 +43,20 @@ class OnnxRuntimeRunner:
         self._binding.bind_ortvalue_input(INPUT_NAME, self._input)
         self._binding.bind_ortvalue_output(OUTPUT_NAME, self._output)
         self._binding.synchronize_inputs()
+
+    def feed(self, images: Array) -> None:
+        """Copies an input over the bound one."""
+        if self._input is None:
+            raise RuntimeError("prepare() comes before feed()")
+        self._input.update_inplace(images)
+        self._binding.synchronize_inputs()
+
+    def another(self) -> OnnxRuntimeRunner:
+        """The same session, with a binding of its own."""
+        twin = copy.copy(self)
+        twin._binding = self._session.io_binding()
+        twin._input = twin._output = None
+        return twin
 
     def run(self) -> None:
         """One inference; returns when the device is done."""
@@ -106,12 +121,9 @@ def _session(path: Path, run: RunSpec) -> onnxruntime.InferenceSession:
         ort.preload_dlls()
     if provider not in ort.get_available_providers():
         raise StmdeployError(f"this onnxruntime has no {provider}", install, ExitCode.WORKER_FAILED)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = run.threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options = session_options(run)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    session = ort.InferenceSession(path, options, providers=_providers(name, run, path))
+    session = ort.InferenceSession(path, options, providers=provider_of(run, path))
     if session.get_providers()[0] != provider:
         raise StmdeployError(
             f"onnxruntime fell back from {provider} to {session.get_providers()[0]}",
@@ -121,8 +133,20 @@ def _session(path: Path, run: RunSpec) -> onnxruntime.InferenceSession:
     return session
 
 
-def _providers(name: str, run: RunSpec, path: Path) -> list[tuple[str, dict[str, str]]]:
+def session_options(run: RunSpec) -> onnxruntime.SessionOptions:
+    """The options that every session of a run has."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = run.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return options
+
+
+def provider_of(run: RunSpec, path: Path) -> list[tuple[str, dict[str, str]]]:
     """The provider that is asked for; behind one that builds engines, CUDA for what it refuses."""
+    name = run.settings.provider or run.device
     builds = name in ("tensorrt", "nvtensorrtrtx")
     options = provider_options(name, run, _image_shape(path) if builds else "")
     behind = [("cuda", provider_options("cuda", run, ""))] if builds else []

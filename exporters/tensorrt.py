@@ -22,6 +22,7 @@ from stmdeploy.files import sha256_of
 from stmdeploy.spec import RunSpec
 
 from .onnx_graph import write_onnx
+from .operator_times import Inferences, of_tensorrt
 from .ort_session import OnnxRuntimeRunner, first_non_finite
 from .precision import calibration_of, converted, emulated
 from .tensorrt_build import Build, supports
@@ -162,6 +163,14 @@ class TensorRtExporter:
             return OnnxRuntimeRunner(emulated(graph) if short else graph, run)
         assert draft.engine is not None
         return TensorRtRunner(import_module(self.module_name), path, run, draft.engine)
+
+    def operator_times(
+        self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
+    ) -> Inferences:
+        """By TensorRT's profiler, where a GPU is; `build` is not used."""
+        runner = self.load(path, run, build)
+        runner.prepare(images)
+        return of_tensorrt(import_module(self.module_name), runner, repeats)
 
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """The first node of the ONNX file whose output is not finite."""

@@ -12,6 +12,7 @@ from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.spec import INPUT_NAME, EngineSpec
 
 from .onnx_graph import PART_NOTE, OnnxFile
+from .operator_times import PART_MARK, parts_of
 from .tensorrt_log import recording_logger
 from .tensorrt_runner import gpu_capability, why_no_gpu
 
@@ -68,6 +69,11 @@ class Build:
         parser = self.trt.OnnxParser(network, self.log)
         if not parser.parse_from_file(str(file.path)):
             raise _refusal(self.trt, parser, file, self.work)
+        parts = parts_of(file.path)
+        for index in range(network.num_layers):
+            layer = network.get_layer(index)
+            if part := parts.get(layer.name):
+                layer.name = f"{part}{PART_MARK}{layer.name}"
         return network
 
     def serialized(self, network: Any) -> bytes:

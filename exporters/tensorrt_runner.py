@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +58,8 @@ class TensorRtRunner:
                 "export it again, here",
                 ExitCode.WORKER_FAILED,
             )
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
+        self.context = self._engine.create_execution_context()
+        if self.context is None:
             raise StmdeployError(
                 f"{path}: no execution context: {self._log.first_error()}",
                 "the device may be out of memory",
@@ -71,7 +72,7 @@ class TensorRtRunner:
 
     def prepare(self, images: Array) -> None:
         """Copies the input to the device, makes room for the output, records the graph."""
-        torch, context = self._torch, self._context
+        torch, context = self._torch, self.context
         self._graph = None
         self._input = torch.from_numpy(images).to("cuda")
         if not context.set_input_shape(INPUT_NAME, tuple(images.shape)):
@@ -87,6 +88,20 @@ class TensorRtRunner:
         if self._run.settings.cuda_graph:
             self._record()
 
+    def feed(self, images: Array) -> None:
+        """Copies an input over the one on the device."""
+        if self._input is None:
+            raise RuntimeError("prepare() comes before feed()")
+        self._input.copy_(self._torch.from_numpy(images))
+        self._torch.cuda.synchronize()
+
+    def another(self) -> TensorRtRunner:
+        """The same engine, with an execution context and a stream of its own."""
+        twin = copy.copy(self)
+        twin.context = self._engine.create_execution_context()
+        twin._stream = self._torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        return twin
+
     def _record(self) -> None:
         for _ in range(_WARM_RUNS_BEFORE_CAPTURE):
             self.run()
@@ -96,7 +111,7 @@ class TensorRtRunner:
         self._graph = graph
 
     def _execute(self) -> None:
-        if not self._context.execute_async_v3(self._stream.cuda_stream):
+        if not self.context.execute_async_v3(self._stream.cuda_stream):
             raise StmdeployError(
                 f"the engine failed: {self._log.first_error()}",
                 "see the worker's log",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ from stmdeploy.artifact import Draft, TensorInfo
 from stmdeploy.contracts import ModuleFactory, Work
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, RunSpec
+
+from .operator_times import OTHERS, Inferences, of_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +76,19 @@ class TorchExporter:
         """The artifact itself."""
         return self.load(path, run, build)
 
+    def operator_times(
+        self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
+    ) -> Inferences:
+        """By torch.profiler, eager.
+
+        Raises:
+            StmdeployError: compiled code does not say which module it came from.
+        """
+        if run.runtime != "torch":
+            raise StmdeployError(f"{run.runtime} does not tell where its time goes", OTHERS)
+        runner = TorchRunner(path, run, build)
+        return of_torch(runner.module, runner.prepared(images), run.device, repeats)
+
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """Empty: the names of modules would not say which operator it was."""
         return ""
@@ -98,21 +114,35 @@ class TorchRunner:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         module.load_state_dict(state["model"], assign=True)
         self._dtype = getattr(torch, DTYPES[run.precision])
-        self._module = module.eval().to(run.device, self._dtype)
+        self.module = module.eval().to(run.device, self._dtype)
         self._compiled = run.runtime == "torch-compile"
         if self._compiled:
-            self._module.compile(dynamic=False)
+            self.module.compile(dynamic=False)
         self._input: Tensor | None = None
         self._output: Tensor | None = None
 
+    def prepared(self, images: Array) -> Tensor:
+        """The input on the device."""
+        return self._torch.from_numpy(images).to(self._run.device, self._dtype)
+
     def prepare(self, images: Array) -> None:
         """Copies the input to the device."""
-        self._input = self._torch.from_numpy(images).to(self._run.device, self._dtype)
+        self._input = self.prepared(images)
+
+    def feed(self, images: Array) -> None:
+        """Copies an input over the one before."""
+        if self._input is None:
+            raise RuntimeError("prepare() comes before feed()")
+        self._input.copy_(self._torch.from_numpy(images))
+
+    def another(self) -> TorchRunner:
+        """The same module, with an input of its own."""
+        return copy.copy(self)
 
     def run(self) -> None:
         """One inference; returns when the device is done."""
         with self._torch.inference_mode():
-            self._output = self._module(self._input)
+            self._output = self.module(self._input)
         if self._run.device == "cuda":
             self._torch.cuda.synchronize()
 

@@ -54,6 +54,7 @@ class Complexity:
         by_kind: MACs of stem, downsample, mixer, mlp, norm, head and other parts.
         by_module: MACs of every module that has any, by its dotted name, children included.
         by_operator: MACs of every counted operator.
+        activations: elements that convolutions and matrix products write, fvcore's convention.
         uncounted: operators that do arithmetic and were not counted, with their number.
         data_movement: operators that only move data, with their number.
     """
@@ -64,6 +65,7 @@ class Complexity:
     by_kind: dict[str, int]
     by_module: dict[str, int]
     by_operator: dict[str, int]
+    activations: int
     uncounted: dict[str, int]
     data_movement: dict[str, int]
 
@@ -79,7 +81,7 @@ def count(module: nn.Module, image_size: tuple[int, int]) -> Complexity:
         StmdeployError: the module cannot be traced.
     """
     import torch
-    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
     with _quiet(), torch.no_grad():
         try:
@@ -100,11 +102,16 @@ def count(module: nn.Module, image_size: tuple[int, int]) -> Complexity:
                 f"the model cannot be traced for counting: {error}",
                 "it must map one image tensor to logits without data-dependent control flow",
             ) from error
-        return _complexity(module, analysis, by_operator)
+        activations = ActivationCountAnalysis(module, (image,))
+        activations.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        return _complexity(module, analysis, by_operator, int(activations.total()))
 
 
 def _complexity(
-    module: nn.Module, analysis: FlopCountAnalysis, by_operator: Counter[str]
+    module: nn.Module,
+    analysis: FlopCountAnalysis,
+    by_operator: Counter[str],
+    activations: int,
 ) -> Complexity:
     uncounted, moved = _split_uncounted(analysis)
     return Complexity(
@@ -114,6 +121,7 @@ def _complexity(
         by_kind=_by_kind(module, analysis),
         by_module={name: int(n) for name, n in analysis.by_module().items() if name and n},
         by_operator={op: int(n) for op, n in by_operator.most_common()},
+        activations=activations,
         uncounted=uncounted,
         data_movement=moved,
     )

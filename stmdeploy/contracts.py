@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from stmdeploy.artifact import Draft, ModelInfo
+from stmdeploy.artifact import Document, Draft, ModelInfo
 from stmdeploy.spec import ExportSpec, RunSpec
 
 if TYPE_CHECKING:
@@ -45,6 +45,9 @@ class Runner(Protocol):
     def prepare(self, images: Array) -> None:
         """Takes the input, N 3 H W float32, to where the runtime reads it."""
 
+    def feed(self, images: Array) -> None:
+        """Copies another input of the same shape over the prepared one."""
+
     def run(self) -> None:
         """One inference over the prepared input, complete on return."""
 
@@ -53,6 +56,10 @@ class Runner(Protocol):
 
     def facts(self) -> dict[str, str]:
         """``runtime``, ``version``, ``provider``, and the options really in force."""
+
+    def another(self) -> Runner:
+        """One more request over the same loaded model; it wants its own `prepare`, and may run
+        in a thread of its own."""
 
 
 ModuleFactory = Callable[[], "nn.Module"]
@@ -81,6 +88,16 @@ class Work:
     images: Array | None
     images_source: str
     tell: Callable[[str], None]
+
+
+class OperatorTime(Document):
+    """One operator of one inference. ``part`` is as in "stage 2 mixer"; other if unknown."""
+
+    name: str
+    operator: str
+    part: str
+    start_ms: float
+    duration_ms: float
 
 
 class Exporter(Protocol):
@@ -122,6 +139,15 @@ class Exporter(Protocol):
     def check(self, path: Path, draft: Draft, run: RunSpec, build: ModuleFactory) -> Runner:
         """A runner to verify a draft with: of the artifact, or of the graph it was made from
         where the artifact cannot run here (``draft.not_run``)."""
+
+    def operator_times(
+        self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
+    ) -> tuple[tuple[OperatorTime, ...], ...]:
+        """The operators of so many inferences, in the order they ran.
+
+        Raises:
+            StmdeployError: the runtime does not tell.
+        """
 
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """Where outputs that are not finite come from, in words; empty if it cannot tell."""

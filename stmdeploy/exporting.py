@@ -31,6 +31,7 @@ from stmdeploy.spec import (
     ExportSpec,
     RunSpec,
     available_threads,
+    check_precision,
 )
 from stmdeploy.verify import fidelity, verify
 
@@ -54,7 +55,7 @@ def export_built(
     Raises:
         StmdeployError: bad input (2), or outputs that differ from PyTorch (4).
     """
-    check_precision(exporter, spec.precision)
+    check_precision(exporter.target, spec.precision, exporter.tolerances)
     calibrating, judging, source = _images(spec, progress)
     with staging(spec.folder) as scratch:
         progress.step(f"exporting {spec.model.name} to {spec.target}, {spec.precision}")
@@ -98,15 +99,6 @@ def export_built(
         # The manifest comes last: until it is there, the files are not an artifact.
         publish(scratch, [*reversed(draft.files), beside.name], spec.folder)
     return Artifact(spec.folder / draft.files[0], manifest)
-
-
-def check_precision(exporter: Exporter, precision: str) -> None:
-    """Raises StmdeployError for a precision that the target cannot write."""
-    if precision not in exporter.tolerances:
-        raise StmdeployError(
-            f"target {exporter.target!r} has no precision {precision!r}",
-            f"choose one of: {', '.join(exporter.tolerances)}",
-        )
 
 
 def _images(spec: ExportSpec, progress: Progress) -> tuple[Array | None, Array | None, str]:

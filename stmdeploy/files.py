@@ -123,8 +123,3 @@ def write_atomically(path: Path, data: bytes) -> None:
     with staging(path.parent) as scratch:
         (scratch / path.name).write_bytes(data)
         publish(scratch, [path.name], path.parent)
-
-
-def newest_folder(root: Path, holding: str) -> Path | None:
-    """The folder inside `root` with the highest name that holds a file; None without one."""
-    return max((path.parent for path in root.glob(f"*/{holding}")), default=None)

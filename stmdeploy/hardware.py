@@ -19,8 +19,10 @@ from stmdeploy.results.row import Environment
 from stmdeploy.spec import available_threads
 
 #: Packages whose versions are recorded with every row, where they are installed.
-_RECORDED_PACKAGES = ("stmdeploy", "torch", "onnx", "onnxscript", "onnxruntime",
-                      "onnxruntime-gpu", "numpy")  # fmt: skip
+_RECORDED_PACKAGES = (
+    "stmdeploy", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino",
+    "tensorrt", "tensorrt-rtx-cu12", "numpy",
+)  # fmt: skip
 _KIB_PER_GIB = 1 << 20
 
 
@@ -152,6 +154,12 @@ def _memory_gib() -> float:
     if total:
         return int(total.split()[0]) / _KIB_PER_GIB
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def memory_available_mib() -> float | None:
+    """What programs can still take without swapping, where the system tells."""
+    free = _first_field("/proc/meminfo", "MemAvailable")
+    return int(free.split()[0]) / 1024 if free else None
 
 
 def _read(path: str) -> str | None:

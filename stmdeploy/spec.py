@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,9 @@ LOWEST_OPSET = {"reference": 19, "tokens": 23, "tokens-plain": 19}
 #: ONNX Runtime's optimiser mixes up the types of quantised graphs of later opsets.
 HIGHEST_INT8_OPSET = 20
 HINTS = ("latency", "throughput")
+LOOP = "loop"
+#: Our own loop, and MLPerf's scenarios as LoadGen runs them.
+SCENARIOS = (LOOP, "single-stream", "multi-stream", "server", "offline")
 #: Execution providers of ONNX Runtime that can be asked for, by the names used here.
 GPU_PROVIDERS = ("cuda", "tensorrt", "nvtensorrtrtx")
 PROVIDERS = ("cpu", "openvino", *GPU_PROVIDERS)
@@ -27,6 +31,7 @@ MAX_SIDE_PX = 16_384
 MAX_CLASSES = 1_000_000
 MAX_BATCH = 2**31 - 1
 MAX_CALIBRATION_IMAGES = 4096
+MAX_PROCESSES, MAX_IN_FLIGHT = 100, 1024
 #: Layout of every model: the batch is the only free dimension.
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
@@ -189,6 +194,37 @@ class RunSettings:
 
 
 @dataclass(frozen=True)
+class ScenarioSpec:
+    """How requests come.
+
+    Attributes:
+        name: ``loop``, one after the other by our own loop, or one of MLPerf's scenarios.
+        duration_s: of a LoadGen run, at least.
+        target_latency_ms: of Server, what its 99th percentile must keep.
+    """
+
+    name: str = LOOP
+    duration_s: float = 10.0
+    target_latency_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in SCENARIOS:
+            raise StmdeployError(f"unknown scenario {self.name!r}", nearest(self.name, SCENARIOS))
+        positive(self.duration_s, "scenario duration")
+        if self.target_latency_ms is not None:
+            positive(self.target_latency_ms, "target latency")
+        elif self.name == "server":
+            raise StmdeployError("scenario server has no limit", "give --target-latency-ms")
+
+    def check_batch(self, batch: int) -> None:
+        """Raises StmdeployError for a batch that the scenario does not have."""
+        if self.name in ("single-stream", "server") and batch != 1:
+            raise StmdeployError(
+                f"scenario {self.name} asks for one image at a time, not {batch}", "give --batch 1"
+            )
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """How an artifact is run.
 
@@ -201,6 +237,9 @@ class RunSpec:
         precision: of the artifact; runtimes that compute in a precision of their own choice
             are told.
         settings: what only some runtimes look at.
+        in_flight: requests that run at once.
+        python: the interpreter that runs the workers; empty for this one.
+        scenario: how requests come; see `ScenarioSpec`.
     """
 
     runtime: str
@@ -211,10 +250,16 @@ class RunSpec:
     gpu_name: str = ""
     precision: str = "fp32"
     settings: RunSettings = field(default_factory=RunSettings)
+    in_flight: int = 1
+    python: str = ""
+    scenario: ScenarioSpec = field(default_factory=ScenarioSpec)
 
     def __post_init__(self) -> None:
         at_least(1, self.batch, "batch")
         at_least(1, self.threads, "threads")
+        at_least(1, self.in_flight, "requests in flight")
+        at_most(MAX_IN_FLIGHT, self.in_flight, "requests in flight")
+        self.scenario.check_batch(self.batch)
         provider = self.settings.provider
         if provider and (provider in GPU_PROVIDERS) != (self.device == "cuda"):
             where, hint = (
@@ -230,51 +275,45 @@ class SamplingSpec:
     """When to stop warming up, and when to stop measuring.
 
     Attributes:
-        warmup_s, warmup_min: warm-up ends when both this time and this many runs are over.
-        budget_s: measuring ends once this long has passed ...
-        target_half_width_percent: ... or the 95 % interval of the median is this narrow, ...
-        interval_min_samples: ... judged over at least so many samples.
-        min_samples: measured even past the budget.
+        budget_s: sampling time of a row, over all its processes.
+        processes: of a row, at least; more follow while the interval is wider than the target
+            and the budget is not spent.
+        target_half_width_percent: of the row's 95 % interval.
+        interval_min_samples: a process judges its own interval over at least so many.
+        min_samples: of a process, taken even past the budget.
+        warmup_s, warmup_min: the least that is thrown away, ...
+        warmup_limit_s: ... and how long at most, steady or not.
     """
 
     budget_s: float = 10.0
-    warmup_s: float = 0.5
-    warmup_min: int = 3
-    min_samples: int = 10
+    processes: int = 3
+    target_half_width_percent: float = 2.0
     interval_min_samples: int = 64
-    target_half_width_percent: float = 1.0
+    min_samples: int = 10
+    warmup_s: float = 0.3
+    warmup_min: int = 3
+    warmup_limit_s: float = 3.0
 
     def __post_init__(self) -> None:
         positive(self.budget_s, "budget")
         positive(self.target_half_width_percent, "target interval")
+        at_least(1, self.processes, "number of processes")
+        at_most(MAX_PROCESSES, self.processes, "number of processes")
         at_least(1, self.min_samples, "min samples")
 
+    @property
+    def process_budget_s(self) -> float:
+        """Each process's share of the budget."""
+        return self.budget_s / self.processes
 
-@dataclass(frozen=True)
-class ProfileSpec:
-    """A table to measure: every model with every run, each row in a worker of its own.
 
-    Attributes:
-        models, runs: the rows are all combinations.
-        folder: where results and artifacts go.
-        sampling: when a row is measured enough.
-        lowering, calibration, engine: as of `ExportSpec`.
-        precisions: every model is measured in each.
-        row_timeout_s: a worker is ended so long after its sampling budget.
-    """
-
-    models: tuple[ModelSpec, ...]
-    runs: tuple[RunSpec, ...]
-    folder: Path
-    sampling: SamplingSpec = field(default_factory=SamplingSpec)
-    row_timeout_s: float = 600.0
-    lowering: str | None = None
-    precisions: tuple[str, ...] = ("fp32",)
-    calibration: CalibrationSpec = field(default_factory=CalibrationSpec)
-    engine: EngineSpec = field(default_factory=EngineSpec)
-
-    def __post_init__(self) -> None:
-        positive(self.row_timeout_s, "row timeout")
+def check_precision(target: str, precision: str, known: Iterable[str]) -> None:
+    """Raises StmdeployError for a precision that a target cannot write."""
+    if precision not in known:
+        raise StmdeployError(
+            f"target {target!r} has no precision {precision!r}",
+            f"choose one of: {', '.join(known)}",
+        )
 
 
 def at_least(lowest: int, value: int, what: str) -> None:

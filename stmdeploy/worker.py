@@ -1,65 +1,236 @@
-"""The worker process: reads a job from stdin, measures one row, answers on stdout."""
+"""The worker process: reads a job from stdin, exports or measures, answers on stdout."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TextIO
 
-from stmdeploy.artifact import Document
-from stmdeploy.errors import StmdeployError
-from stmdeploy.results.row import Measurement
-from stmdeploy.spec import ModelSpec, RunSpec, SamplingSpec
+from pydantic import TypeAdapter
+
+from stmdeploy.artifact import Document, ModelInfo
+from stmdeploy.contracts import OperatorTime
+from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.files import DestinationError
+from stmdeploy.measure.process import ASIDE
+from stmdeploy.results.row import Prepared, PreparedArtifact, ProcessRun, Published
+from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec, SamplingSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from stmdeploy.backbones.source import BuiltModel
+    from stmdeploy.contracts import Array, ModuleFactory, Progress, Runner
+    from stmdeploy.results.row import ScenarioResult
 
 #: Seed of the input images: standard normal, never all zeros.
 INPUT_SEED = 0
+#: What the published accuracies were measured with.
+_PUBLISHED_SIZE, _PUBLISHED_CLASSES = (224, 224), 1000
 _PR_SET_PDEATHSIG = 1
+_BYTES_PER_MIB = 2**20
+_LONGEST_REASON = 300
 
 
-class Job(Document):
-    """One row to measure. The artifact's hash was checked by the parent."""
+class PrepareJob(Document):
+    """A model to build, to count and to export."""
 
+    kind: Literal["prepare"] = "prepare"
+    model: ModelSpec
+    exports: tuple[ExportSpec, ...]
+
+
+class MeasureJob(Document):
+    """One process of a row. The artifact's hash was checked by the parent.
+
+    ``memory_limit_mib`` bounds what the worker may allocate; None for no bound. ``logs`` is
+    where LoadGen writes.
+    """
+
+    kind: Literal["measure"] = "measure"
     artifact: Path
     model: ModelSpec
     run: RunSpec
     sampling: SamplingSpec
+    memory_limit_mib: int | None = None
+    logs: Path | None = None
+
+
+class LayersJob(Document):
+    """Where the time of a row goes."""
+
+    kind: Literal["layers"] = "layers"
+    artifact: Path
+    model: ModelSpec
+    run: RunSpec
+    repeats: int
+
+
+Job = PrepareJob | MeasureJob | LayersJob
 
 
 class Answer(Document):
-    """The measurement, or one line saying why there is none."""
+    """What was done, or one line saying why it was not; ``code`` is then an exit code."""
 
-    measurement: Measurement | None = None
+    prepared: Prepared | None = None
+    process: ProcessRun | None = None
+    layers: tuple[tuple[OperatorTime, ...], ...] | None = None
     failure: str = ""
+    hint: str = ""
+    code: int = int(ExitCode.OK)
 
 
-def measure_job(job: Job) -> Measurement:
-    """Loads the artifact of a job in this process and measures it."""
+class _Asides:
+    """`contracts.Progress` over the pipe: ``word text`` lines for the parent."""
+
+    def __init__(self, pipe: TextIO) -> None:
+        self._pipe = pipe
+
+    def _say(self, word: str, text: str) -> None:
+        self._pipe.write(f"{ASIDE}{word} {' '.join(text.split())}\n")
+        self._pipe.flush()
+
+    def expect(self, steps: int) -> None:
+        del steps  # the parent knows
+
+    def step(self, text: str) -> None:
+        self._say("step", text)
+
+    def detail(self, text: str) -> None:
+        self._say("detail", text)
+
+    def warn(self, text: str) -> None:
+        self._say("warn", text)
+
+
+def prepare(job: PrepareJob, progress: Progress) -> Prepared:
+    """Builds, counts and exports a model; a failed export costs its rows, not the others'.
+
+    Raises:
+        StmdeployError: the model cannot be built or counted, or a folder not be written to.
+    """
+    from stmdeploy.backbones.source import build_model
+    from stmdeploy.complexity import count
+
+    built = build_model(job.model, progress)
+    progress.step(f"counting {job.model.name}")
+    complexity = count(built.module, job.model.image_size)
+    return Prepared(
+        model=built.info,
+        published=_published(built),
+        parameters=complexity.parameters,
+        macs=complexity.macs,
+        matmul_conv_macs=complexity.matmul_conv_macs,
+        activations=complexity.activations,
+        uncounted_operators=complexity.uncounted,
+        artifacts=tuple(_exported(built, spec, progress) for spec in job.exports),
+    )
+
+
+def _exported(built: BuiltModel, spec: ExportSpec, progress: Progress) -> PreparedArtifact:
+    from stmdeploy.exporting import export_built
+    from stmdeploy.registry import exporter_for_target
+
+    place = {"target": spec.target, "precision": spec.precision}
+    try:
+        artifact = export_built(built, exporter_for_target(spec.target), spec, progress)
+    except DestinationError:
+        raise
+    except StmdeployError as error:
+        return PreparedArtifact(**place, failure=error.message)
+    except MemoryError:
+        return PreparedArtifact(**place, failure="out of memory")
+    manifest = artifact.manifest
+    return PreparedArtifact(
+        **place,
+        path=artifact.path.resolve(),
+        sha256=manifest.files[0].sha256,
+        mib=artifact.size_bytes / _BYTES_PER_MIB,
+        lowering=manifest.lowering,
+        export_s=manifest.export_s,
+        build_s=manifest.engine.build_s if manifest.engine else None,
+        relative_l2_error=manifest.verification.relative_l2_error,
+    )
+
+
+def _published(built: BuiltModel) -> Published | None:
+    """The authors' accuracy, if this is the model they published it of."""
+    info: ModelInfo = built.info
+    size = (info.image_size, info.num_classes)
+    if built.config is None or size != (_PUBLISHED_SIZE, _PUBLISHED_CLASSES):
+        return None
+    if not (built.official or info.weights.kind == "synthetic"):
+        return None
+    figures = built.config.published
+    return None if figures is None else Published(
+        top1_percent=figures.top1_percent,
+        box_ap_percent=figures.box_ap_percent,
+        mask_ap_percent=figures.mask_ap_percent,
+    )  # fmt: skip
+
+
+def _images(model: ModelSpec, run: RunSpec) -> Array:
     import numpy as np
 
-    from stmdeploy.hardware import load_average
-    from stmdeploy.measure.clock import HostClock
-    from stmdeploy.measure.session import measure
-    from stmdeploy.registry import exporter_for_runtime
+    random = np.random.default_rng(INPUT_SEED)
+    return random.standard_normal((run.batch, 3, *model.image_size), dtype=np.float32)
 
-    def build() -> object:
+
+def _builder(model: ModelSpec) -> ModuleFactory:
+    def build() -> nn.Module:
         from stmdeploy.backbones.source import build_module
 
-        return build_module(job.model)
+        return build_module(model)
+
+    return build
+
+
+def operator_times(job: LayersJob) -> tuple[tuple[OperatorTime, ...], ...]:
+    """The operators of some inferences of an artifact, run in this process."""
+    from stmdeploy.registry import exporter_for_runtime
 
     exporter = exporter_for_runtime(job.run.runtime)
-    random = np.random.default_rng(INPUT_SEED)
-    shape = (job.run.batch, 3, *job.model.image_size)
-    images = random.standard_normal(shape, dtype=np.float32)
+    images = _images(job.model, job.run)
+    return exporter.operator_times(job.artifact, job.run, _builder(job.model), images, job.repeats)
+
+
+def measure_process(job: MeasureJob) -> ProcessRun:
+    """Loads the artifact of a job in this process and measures it."""
+    from stmdeploy.hardware import environment, load_average
+    from stmdeploy.measure.clock import HostClock
+    from stmdeploy.measure.conditions import read_conditions
+    from stmdeploy.measure.session import Machine, measure
+    from stmdeploy.registry import exporter_for_runtime
+
+    def play(lanes: list[Runner]) -> ScenarioResult:
+        from stmdeploy.measure.loadgen import play
+
+        assert job.logs is not None
+        return play(lanes, job.run, job.logs)
+
+    exporter = exporter_for_runtime(job.run.runtime)
+    images = _images(job.model, job.run)
     exporter.import_engine()
+    machine = Machine(
+        clock=HostClock(),
+        conditions=lambda: read_conditions(job.run.gpu_uuid),
+        load_average=load_average,
+        environment=environment(),
+    )
     return measure(
-        lambda: exporter.load(job.artifact, job.run, build),  # type: ignore[arg-type]
+        lambda: exporter.load(job.artifact, job.run, _builder(job.model)),
         images,
-        HostClock(),
+        job.run,
         job.sampling,
-        load_average,
+        machine,
+        play,
     )
 
 
@@ -69,21 +240,47 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _limit_memory(limit_mib: int | None) -> None:
+    """Makes this process the first that a full machine ends, and bounds what it allocates."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
+    if limit_mib is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit_mib * _BYTES_PER_MIB,) * 2)
+
+
+def _do(job: Job, pipe: TextIO) -> Answer:
+    if isinstance(job, PrepareJob):
+        return Answer(prepared=prepare(job, _Asides(pipe)))
+    if isinstance(job, LayersJob):
+        return Answer(layers=operator_times(job))
+    _limit_memory(job.memory_limit_mib)
+    return Answer(process=measure_process(job))
+
+
+def _attempt(work: Callable[[], Answer]) -> Answer:
+    """An answer in any case: whatever an engine raises costs one row."""
+    try:
+        return work()
+    except StmdeployError as error:
+        return Answer(failure=error.message, hint=error.hint, code=int(error.code))
+    except Exception as error:  # noqa: BLE001
+        traceback.print_exc()
+        reason = " ".join(str(error).split())[:_LONGEST_REASON]
+        return Answer(failure=f"{type(error).__name__}: {reason}", code=int(ExitCode.WORKER_FAILED))
+
+
 def main() -> None:
     """Answers one job. What libraries print goes to stderr, the answer alone to stdout."""
     _die_with_parent()
-    reply = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    job = Job.model_validate_json(sys.stdin.read())
-    try:
-        answer = Answer(measurement=measure_job(job))
-    except StmdeployError as error:
-        answer = Answer(failure=str(error))
-    except Exception as error:  # noqa: BLE001  (whatever an engine raises costs one row)
-        traceback.print_exc()
-        answer = Answer(failure=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-    with reply:
-        reply.write(answer.model_dump_json())
+    adapter: TypeAdapter[Job] = TypeAdapter(Job)
+    job = adapter.validate_json(sys.stdin.read())
+    with pipe:
+        pipe.write(_attempt(lambda: _do(job, pipe)).model_dump_json() + "\n")
+    # The answer is given; taking engines down in order would only keep the parent waiting.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

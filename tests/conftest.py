@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +11,32 @@ import numpy as np
 import pytest
 import torch
 
-from stmdeploy.results.row import Environment, Measurement, Row
+from stmdeploy.results.row import Conditions, Environment, Measurement, ProcessRun, Row
 from tests.fakes import RecordedProgress
 
 DATA = Path(__file__).parent / "data"
 
-if "PYTEST_XDIST_WORKER" in os.environ:
+#: A machine that exists nowhere.
+TEST_ENVIRONMENT = {
+    "processor": "Test CPU",
+    "cores": 2,
+    "threads_available": 2,
+    "memory_gib": 8.0,
+    "gpus": (),
+    "os": "Linux 6",
+    "python": "3.11.0",
+    "virtual_machine": None,
+    "governor": None,
+    "load_average_1min": 0.1,
+    "versions": {"torch": "2.13.0"},
+}
+
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     torch.set_num_threads(1)
+    # Measurements of one user wait for each other; those of two test workers need not.
+    own = Path(tempfile.gettempdir()) / f"stmdeploy-tests-{os.getuid()}-{worker}"
+    own.mkdir(exist_ok=True)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(own)
 
 
 def reference_image(batch: int = 2, size: int = 224) -> torch.Tensor:
@@ -50,30 +70,28 @@ def make_row() -> Callable[..., Row]:
             latency_ms_p90=11.0,
             latency_ms_p95=None,
             latency_ms_p99=None,
+            latency_with_copies_ms_p50=10.4,
             throughput_images_s=99.0,
             load_ms=50.0,
             first_inference_ms=20.0,
             memory_before_load_mib=80.0,
             memory_peak_mib=150.0,
+            device_memory_peak_mib=None,
+            energy_j_per_image=None,
+            energy_source="",
+            processes=3,
+            samples=300,
+            warmup_runs=30,
             stopped_by="interval",
-            warmup_ms=(12.0,),
-            samples_ms=(9.0, 10.0, 11.0),
+            steady=True,
+            advice=(),
             runtime_facts={"version": "1.0", "provider": "CPU"},
             load_average_1min=0.5,
+            before=Conditions(),
+            after=Conditions(),
+            scenario=None,
         )
-        environment = Environment(
-            processor="Test CPU",
-            cores=2,
-            threads_available=2,
-            memory_gib=8.0,
-            gpus=(),
-            os="Linux 6",
-            python="3.11.0",
-            virtual_machine=None,
-            governor=None,
-            load_average_1min=0.1,
-            versions={"torch": "2.13.0"},
-        )
+        environment = Environment.model_validate(TEST_ENVIRONMENT)
         row = Row(
             model="unified_dcn_v3_micro",
             stm="dcn",
@@ -89,16 +107,21 @@ def make_row() -> Callable[..., Row]:
             device="cpu",
             device_name="Test CPU",
             threads=2,
+            in_flight=1,
+            scenario="loop",
+            python="",
             published_top1_percent=75.3,
             published_box_ap_percent=39.5,
             published_mask_ap_percent=36.6,
             parameters=4302692,
             macs=667_000_000,
             matmul_conv_macs=636_000_000,
+            activations=9_000_000,
             uncounted_operators={"gelu": 32},
             artifact_sha256="1" * 64,
             artifact_mib=18.0,
             export_s=10.0,
+            build_s=None,
             relative_l2_error=3e-7,
             stmdeploy_version="0.1.0",
             started_utc="2026-01-01T00:00:00+00:00",
@@ -107,5 +130,35 @@ def make_row() -> Callable[..., Row]:
             failure=None,
         )
         return row.model_copy(update=fields)
+
+    return build
+
+
+@pytest.fixture
+def make_process() -> Callable[..., ProcessRun]:
+    """Builds a process of a row; keyword arguments overwrite its fields."""
+
+    def build(**fields: object) -> ProcessRun:
+        process = ProcessRun(
+            samples_ms=(9.0, 10.0, 11.0),
+            copies_ms=(12.0, 12.5),
+            warmup_ms=(15.0,),
+            warmup_ended_by="steady",
+            stopped_by="budget",
+            window_s=0.03,
+            load_ms=50.0,
+            first_inference_ms=20.0,
+            memory_before_load_mib=80.0,
+            memory_peak_mib=150.0,
+            device_memory_peak_mib=None,
+            energy_j=None,
+            energy_source="",
+            runtime_facts={"version": "1.0", "provider": "CPU"},
+            load_average_1min=0.5,
+            before=Conditions(),
+            after=Conditions(),
+            environment=Environment.model_validate(TEST_ENVIRONMENT),
+        )
+        return process.model_copy(update=fields)
 
     return build

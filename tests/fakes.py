@@ -30,10 +30,18 @@ class FakeRunner:
         self._clock = clock
         self._times: Iterator[float] = chain(times, repeat(times[-1]))
         self.runs = 0
+        self.fed = 0
         self.prepared: npt.NDArray[np.float32] | None = None
 
     def prepare(self, images: npt.NDArray[np.float32]) -> None:
         self.prepared = images
+
+    def feed(self, images: npt.NDArray[np.float32]) -> None:
+        self.prepared = images
+        self.fed += 1
+
+    def another(self) -> FakeRunner:
+        return self
 
     def run(self) -> None:
         self.runs += 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.files import newest_folder, sha256_of, staging, writable, write_atomically
+from stmdeploy.files import sha256_of, staging, writable, write_atomically
 
 
 def test_a_failure_removes_what_was_made(tmp_path: Path) -> None:
@@ -42,16 +42,6 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_of(tmp_path / "x").startswith("ba7816bf8f01cfea")
-
-
-def test_newest_folder_that_holds_a_file(tmp_path: Path) -> None:
-    assert newest_folder(tmp_path / "none", "x") is None
-    for name in ("20260101-000000", "20260301-000000", "20260401-000000"):
-        (tmp_path / name).mkdir()
-    assert newest_folder(tmp_path, "x") is None
-    for name in ("20260101-000000", "20260301-000000"):
-        (tmp_path / name / "x").touch()
-    assert newest_folder(tmp_path, "x") == tmp_path / "20260301-000000"
 
 
 def test_other_peoples_errors_keep_their_names(tmp_path: Path) -> None:

@@ -2,132 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from stmdeploy import StmdeployError, pipeline
+from stmdeploy import StmdeployError
 from stmdeploy.artifact import read_artifact
-from stmdeploy.exporters.torch import TorchExporter
-from stmdeploy.pipeline import profile
+from stmdeploy.pipeline import SweepResult, check_sweep, profile, prune, resume
 from stmdeploy.results.row import Row
-from stmdeploy.results.store import read_results
-from stmdeploy.spec import ModelSpec, ProfileSpec, RunSpec, SamplingSpec
+from stmdeploy.results.store import DONE, FAILED, MEASURING, Store
+from stmdeploy.spec import ModelSpec, RunSpec, SamplingSpec
+from stmdeploy.sweep import SweepSpec
 from tests.fakes import RecordedProgress
 
-FAST = SamplingSpec(budget_s=0.2, warmup_s=0.01, warmup_min=2, min_samples=8)
-SMALL = ModelSpec("unified_convnext_micro", image_size=(64, 64), num_classes=10)
-
-
-def run(folder: Path, *runs: RunSpec, models: tuple[ModelSpec, ...] = (SMALL,)) -> list[Row]:
-    rows: list[Row] = []
-    progress = RecordedProgress()
-    returned = profile(ProfileSpec(models, runs, folder, FAST), progress, rows.append)
-    assert list(returned) == rows
-    assert len(progress.steps) <= progress.expected
-    return rows
-
-
-def test_rows_carry_what_was_measured(tmp_path: Path) -> None:
-    batches = [RunSpec("torch", batch, 1) for batch in (1, 4)]
-    rows = run(tmp_path / "out", *batches)
-    assert [row.batch for row in rows] == [1, 4]
-    for row in rows:
-        assert row.failure is None
-        assert row.measurement is not None
-        assert row.measurement.latency_ms_p50 > 0
-        assert len(row.measurement.samples_ms) >= 8
-        assert row.measurement.memory_peak_mib > row.measurement.memory_before_load_mib
-        assert row.measurement.runtime_facts["intra_op_threads"] == "1"
-        assert row.environment.processor
-    assert read_results(tmp_path / "out").rows == tuple(rows)
-    frame = pd.read_csv(tmp_path / "out" / "results.csv")
-    assert frame["batch"].tolist() == [1, 4]
-    assert len(pd.read_parquet(tmp_path / "out" / "results.parquet")) == 2
-    (artifact,) = (tmp_path / "out" / "artifacts").glob("*.pt")
-    assert read_artifact(artifact).manifest.files[0].sha256 == rows[0].artifact_sha256
-
-
-@pytest.mark.slow
-def test_several_runtimes_and_models_stand_in_one_table(tmp_path: Path) -> None:
-    models = (SMALL, ModelSpec("unified_pvt_micro", image_size=(64, 64)))
-    rows = run(tmp_path, RunSpec("torch", 1, 1), RunSpec("onnxruntime", 1, 1), models=models)
-    assert [(row.stm, row.runtime) for row in rows] == [
-        ("convnext", "torch"),
-        ("convnext", "onnxruntime"),
-        ("pvt", "torch"),
-        ("pvt", "onnxruntime"),
-    ]
-    assert all(row.relative_l2_error is not None and row.relative_l2_error < 1e-5 for row in rows)
-    # The worker of onnxruntime never loads torch, which alone takes more than this.
-    by_runtime = {row.runtime: row.measurement for row in rows}
-    onnxruntime = by_runtime["onnxruntime"]
-    assert onnxruntime is not None
-    assert onnxruntime.memory_before_load_mib < 120
-
-
-def test_results_are_never_overwritten(tmp_path: Path) -> None:
-    run(tmp_path, RunSpec("torch", 1, 1))
-    with pytest.raises(StmdeployError, match="already holds results"):
-        run(tmp_path, RunSpec("torch", 1, 1))
-
-
-def test_a_worker_out_of_memory_costs_one_row(tmp_path: Path) -> None:
-    rows = run(tmp_path, RunSpec("torch", 50_000_000, 1), RunSpec("torch", 1, 1))
-    assert rows[0].measurement is None
-    assert "MemoryError" in (rows[0].failure or "")
-    assert rows[1].measurement is not None
-
-
-def test_an_export_that_fails_costs_its_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(TorchExporter, "tolerances", {"fp32": 1e-12})
-    rows = run(tmp_path, RunSpec("torch", 1, 1), RunSpec("onnxruntime", 1, 1))
-    assert rows[0].measurement is None
-    assert "not exported: outputs differ" in (rows[0].failure or "")
-    assert rows[0].artifact_sha256 is None
-    assert rows[1].measurement is not None
-
-
-def test_a_tampered_artifact_is_not_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = read_artifact
-
-    def tamper(path: Path) -> object:
-        path.write_bytes(path.read_bytes() + b"x")
-        return original(path)
-
-    monkeypatch.setattr(pipeline, "read_artifact", tamper)
-    with pytest.raises(StmdeployError, match="its manifest describes a file of"):
-        run(tmp_path / "out", RunSpec("torch", 1, 1))
-    assert not (tmp_path / "out" / "results.json").exists()
-
-
-def test_what_lay_in_the_folder_stays(tmp_path: Path) -> None:
-    (tmp_path / "artifacts").mkdir()
-    (tmp_path / "artifacts" / "mine.txt").write_text("x")
-    with pytest.raises(StmdeployError, match="cannot be imported"):
-        run(tmp_path, RunSpec("torch", 1, 1), models=(ModelSpec("nosuch:x"),))
-    assert [path.name for path in tmp_path.rglob("*")] == ["artifacts", "mine.txt"]
-
-
-def test_a_form_that_a_target_lacks_costs_its_rows(tmp_path: Path) -> None:
-    spec = ProfileSpec((SMALL,), (RunSpec("torch", 1, 1),), tmp_path, FAST, lowering="tokens")
-    (row,) = profile(spec, RecordedProgress(), lambda _: None)
-    assert row.failure is not None
-    assert "has no form 'tokens' for torch" in row.failure
-
-
-def test_published_figures_stand_only_beside_what_they_were_published_of(tmp_path: Path) -> None:
-    official = ModelSpec("unified_convnext_micro")
-    rows = run(tmp_path, RunSpec("torch", 1, 1), models=(official, SMALL))
-    assert [row.published_top1_percent for row in rows] == [75.1, None]
-
-
+FAST = SamplingSpec(budget_s=0.1, processes=1, warmup_s=0.01, warmup_min=2, min_samples=8)
+SMALL = ModelSpec("unified_convnext_micro", image_size=(32, 32), num_classes=10)
+#: What a model can do to the worker that measures it: a batch for every misdeed. Exporting and
+#: verifying use batches 1 and 3.
 RIVALS = """
+import ctypes, time
 import torch
 from torch import nn
 
@@ -138,17 +33,33 @@ class Net(nn.Module):
     def forward(self, x):
         return self.fc(x.flatten(1))
 
+class Misbehaved(Net):
+    def forward(self, x):
+        if x.shape[0] == 5:
+            ctypes.string_at(0)
+        if x.shape[0] == 6:
+            time.sleep(600)
+        if x.shape[0] >= 8:
+            self.eaten = [torch.ones(2**26) for _ in range(100)]
+        return super().forward(x)
+
 class Fixed(Net):
     def forward(self, x):
         y = super().forward(x)
         return y if x.shape[0] == 2 else -y
+
+class Dies(Net):
+    def forward(self, x):
+        if torch.compiler.is_exporting():
+            ctypes.string_at(0)
+        return super().forward(x)
 
 def broken():
     raise ValueError("no weights")
 """
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def rivals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pipeline_rivals.py").write_text(RIVALS)
     (tmp_path / "random.py").write_text("raise RuntimeError('shadowed')")
@@ -160,14 +71,189 @@ def rival(name: str) -> ModelSpec:
     return ModelSpec(f"pipeline_rivals:{name}", image_size=(2, 2))
 
 
-def test_a_model_that_cannot_be_exported_costs_its_rows(rivals: Path) -> None:
-    models = (rival("Fixed"), rival("Net"))
-    rows = run(rivals / "out", RunSpec("onnxruntime", 1, 1), models=models)
+def run(spec: SweepSpec, folder: Path = Path("out")) -> tuple[SweepResult, RecordedProgress]:
+    rows: list[Row] = []
+    progress = RecordedProgress()
+    result = profile(spec, folder, progress, rows.append)
+    assert sorted(row.model_dump_json() for row in rows) == sorted(
+        row.model_dump_json() for row in result.rows
+    )
+    assert len(progress.steps) <= progress.expected
+    return result, progress
+
+
+def sweep(*runs: RunSpec, models: tuple[ModelSpec, ...] = (), **changes: object) -> SweepSpec:
+    spec = SweepSpec(models or (rival("Net"),), runs, sampling=FAST)
+    return replace(spec, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_rows_carry_what_was_measured() -> None:
+    batches = [RunSpec("torch", batch, 1) for batch in (1, 4)]
+    result, _ = run(sweep(*batches, models=(SMALL,), sampling=replace(FAST, processes=2)))
+    rows = result.rows
+    assert [row.batch for row in rows] == [1, 4]
+    store = Store(Path("out"))
+    for position, row in enumerate(rows):
+        assert row.failure is None
+        assert row.measurement is not None
+        assert row.measurement.latency_ms_p50 > 0
+        assert row.measurement.latency_with_copies_ms_p50 is not None
+        assert row.measurement.processes >= 2
+        assert row.measurement.samples == sum(
+            len(process.samples_ms) for process in store.processes(result.sweep.id, position)
+        )
+        assert row.measurement.memory_peak_mib > row.measurement.memory_before_load_mib
+        assert row.measurement.runtime_facts["intra_op_threads"] == "1"
+        assert row.environment.processor
+        assert row.activations > 0
+    assert store.rows(result.sweep.id) == rows
+    (artifact,) = Path("out/artifacts").glob("*/*.pt")
+    assert read_artifact(artifact).manifest.files[0].sha256 == rows[0].artifact_sha256
+
+
+@pytest.mark.slow
+def test_several_runtimes_and_models_stand_in_one_table() -> None:
+    runs = (RunSpec("torch", 1, 1), RunSpec("onnxruntime", 1, 1))
+    result, _ = run(sweep(*runs, models=(SMALL, rival("Net"))))
+    assert [(row.stm, row.runtime) for row in result.rows] == [
+        ("convnext", "torch"),
+        ("convnext", "onnxruntime"),
+        ("custom", "torch"),
+        ("custom", "onnxruntime"),
+    ]
+    assert all(row.relative_l2_error is not None for row in result.rows)
+    # The worker of onnxruntime never loads torch, which alone takes more than this.
+    onnxruntime = result.rows[1].measurement
+    assert onnxruntime is not None
+    assert onnxruntime.memory_before_load_mib < 130
+
+
+@pytest.mark.slow
+def test_every_misdeed_costs_one_row() -> None:
+    runs = [RunSpec("torch", batch, 1) for batch in (1, 5, 6, 8, 2)]
+    result, _ = run(
+        sweep(
+            *runs, models=(rival("Misbehaved"),), row_timeout_s=8.0, memory_limit_mib=4000,
+            smaller_batch=True,
+        )
+    )  # fmt: skip
+    failures = {row.batch: row.failure for row in result.rows}
+    assert failures[1] is None
+    assert failures[2] is None
+    assert failures[5] == "worker died of SIGSEGV"
+    assert "took longer than" in (failures[6] or "")
+    assert "allocate" in (failures[8] or "")
+    assert failures[4] is None, "half of the batch that ran out of memory"
+    assert result.sweep.states == {DONE: 3, FAILED: 3}
+
+
+def test_requests_in_flight() -> None:
+    runs = [RunSpec("torch", 1, 1, in_flight=n) for n in (1, 3)]
+    one, three = run(sweep(*runs))[0].rows
+    assert one.measurement is not None
+    assert three.measurement is not None
+    assert one.measurement.latency_with_copies_ms_p50 is not None
+    assert three.measurement.latency_with_copies_ms_p50 is None
+    assert three.measurement.samples >= 3 * FAST.min_samples
+
+
+def test_an_unfinished_sweep_is_resumed() -> None:
+    result, _ = run(sweep(RunSpec("torch", 1, 1), RunSpec("torch", 2, 1)))
+    store, name = Store(Path("out")), result.sweep.id
+    store.set_state(name, 1, MEASURING)  # killed between a process and the end of its row
+    again: list[Row] = []
+    progress = RecordedProgress()
+    resumed = resume(Path("out"), None, progress, again.append)
+    assert [row.batch for row in again] == [2]
+    assert resumed.sweep.states == {DONE: 2}
+    assert not any(step.startswith("exporting") for step in progress.steps)
+    assert len(store.processes(name, 1)) == 1
+    with pytest.raises(StmdeployError, match="has no unfinished sweep"):
+        resume(Path("out"), None, progress, again.append)
+
+
+def test_a_tampered_artifact_is_made_again_before_it_is_measured() -> None:
+    result, _ = run(sweep(RunSpec("torch", 1, 1)))
+    store, name = Store(Path("out")), result.sweep.id
+    (artifact,) = Path("out/artifacts").glob("*/*.pt")
+    good = artifact.read_bytes()
+    artifact.write_bytes(good + b"x")
+    store.save_row(name, 0, result.rows[0].model_copy(update={"failure": "x"}), FAILED)
+    progress = RecordedProgress()
+    resumed = resume(Path("out"), None, progress, lambda _: None, retry_failed=True)
+    assert any(step.startswith("exporting") for step in progress.steps)
+    assert resumed.sweep.states == {DONE: 1}
+    assert artifact.read_bytes() == good
+
+
+def test_a_worker_out_of_memory_costs_one_row() -> None:
+    result, _ = run(sweep(RunSpec("torch", 500_000_000, 1), RunSpec("torch", 1, 1)))
+    assert "MemoryError" in (result.rows[0].failure or "")
+    assert result.rows[1].measurement is not None
+
+
+@pytest.mark.slow
+def test_an_export_that_fails_costs_its_rows() -> None:
+    models = (rival("Fixed"), rival("Dies"), rival("Net"))
+    runs = (RunSpec("onnxruntime", 1, 1), RunSpec("torch", 1, 1))
+    rows = run(sweep(*runs, models=models))[0].rows
+    assert rows[0].measurement is None
     assert "not exported" in (rows[0].failure or "")
-    assert rows[1].measurement is not None
+    assert rows[0].artifact_sha256 is None
+    assert rows[2].failure == "not exported: worker died of SIGSEGV"
+    assert all(row.measurement is not None for row in rows[3:])
+
+
+def test_what_lay_in_the_folder_stays(rivals: Path) -> None:
+    (rivals / "out").mkdir()
+    (rivals / "out" / "mine.txt").write_text("x")
+    with pytest.raises(StmdeployError, match="cannot be imported"):
+        run(sweep(RunSpec("torch", 1, 1), models=(ModelSpec("nosuch:x"),)))
+    assert [path.name for path in (rivals / "out").rglob("*")] == ["mine.txt"]
 
 
 def test_bad_input_is_found_before_anything_is_measured(rivals: Path) -> None:
     with pytest.raises(StmdeployError, match="no weights"):
-        run(rivals / "out", RunSpec("torch", 1, 1), models=(rival("Net"), rival("broken")))
-    assert not (rivals / "out").exists()
+        run(sweep(RunSpec("torch", 1, 1), models=(rival("Net"), rival("broken"))))
+    assert not [path for path in (rivals / "out").rglob("*") if path.suffix == ".db"]
+
+
+def test_a_form_that_a_target_lacks_costs_its_rows() -> None:
+    (row,) = run(sweep(RunSpec("torch", 1, 1), models=(SMALL,), lowering="tokens"))[0].rows
+    assert "has no form 'tokens' for torch" in (row.failure or "")
+
+
+@pytest.mark.slow
+def test_published_figures_stand_only_beside_what_they_were_published_of() -> None:
+    official = ModelSpec("unified_convnext_micro")
+    rows = run(sweep(RunSpec("torch", 1, 1), models=(official, SMALL)))[0].rows
+    assert [row.published_top1_percent for row in rows] == [75.1, None]
+
+
+def test_interpreters_are_checked_before_any_work(tmp_path: Path) -> None:
+    here = sweep(RunSpec("torch", 1, 1, python=sys.executable))
+    check_sweep(here)
+    with pytest.raises(StmdeployError, match="cannot be started"):
+        check_sweep(sweep(RunSpec("torch", 1, 1, python=str(tmp_path / "none"))))
+    bare = tmp_path / "bare"
+    bare.write_text(f"#!/bin/sh\nexec {sys.executable} -S -I -c 'import stmdeploy'\n")
+    bare.chmod(0o755)
+    with pytest.raises(StmdeployError, match="has no stmdeploy"):
+        check_sweep(sweep(RunSpec("torch", 1, 1, python=str(bare))))
+
+
+def test_rows_of_another_interpreter_say_so() -> None:
+    (row,) = run(sweep(RunSpec("torch", 1, 1, python=sys.executable)))[0].rows
+    assert row.python == sys.executable
+    assert row.measurement is not None
+
+
+def test_pruning_takes_the_artifacts_too() -> None:
+    result, _ = run(sweep(RunSpec("torch", 1, 1)))
+    store = Store(Path("out"))
+    prune(store, result.sweep.id, samples_only=True)
+    assert store.rows(result.sweep.id)
+    prune(store, result.sweep.id, samples_only=False)
+    assert store.sweeps() == ()
+    assert not list(Path("out/artifacts").iterdir())

@@ -10,12 +10,12 @@ from stmdeploy import StmdeployError
 from stmdeploy.spec import (
     ExportSpec,
     ModelSpec,
-    ProfileSpec,
     RunSpec,
     SamplingSpec,
     available_threads,
     parse_image_size,
 )
+from stmdeploy.sweep import SweepSpec
 
 
 @pytest.mark.parametrize(("text", "size"), [("224", (224, 224)), ("192x320", (192, 320))])
@@ -43,7 +43,7 @@ def test_figures_out_of_range() -> None:
         with pytest.raises(StmdeployError, match="budget is"):
             SamplingSpec(budget_s=budget)
     with pytest.raises(StmdeployError, match="row timeout"):
-        ProfileSpec((model,), (), Path(), row_timeout_s=0)
+        SweepSpec((model,), (), row_timeout_s=0)
 
 
 def test_file_names_are_safe() -> None:

@@ -38,6 +38,12 @@ class Spoilt:
     def run(self) -> None:
         return
 
+    def feed(self, images: Array) -> None:
+        self.images = torch.from_numpy(images)
+
+    def another(self) -> Spoilt:
+        return self
+
     def output(self) -> Array:
         with torch.no_grad():
             y: Array = self.module(self.images).numpy()

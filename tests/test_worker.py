@@ -14,7 +14,7 @@ import pytest
 from stmdeploy.measure.process import run_worker
 from stmdeploy.pipeline import export_model
 from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec, SamplingSpec
-from stmdeploy.worker import Answer, Job
+from stmdeploy.worker import Answer, MeasureJob
 from tests.fakes import RecordedProgress
 
 CHATTY = """
@@ -31,25 +31,38 @@ class Net(nn.Module):
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MeasureJob:
     (tmp_path / "chatty_rival.py").write_text(CHATTY)
     monkeypatch.chdir(tmp_path)
     model = ModelSpec("chatty_rival:Net", image_size=(2, 2))
     artifact = export_model(ExportSpec(model, "torch", tmp_path), RecordedProgress())
-    sampling = SamplingSpec(budget_s=0.1, warmup_s=0.01)
+    sampling = SamplingSpec(budget_s=0.1, processes=1, warmup_s=0.01)
     run = RunSpec("torch", 3, 1)
-    return Job(artifact=artifact.path, model=model, run=run, sampling=sampling)
+    return MeasureJob(artifact=artifact.path, model=model, run=run, sampling=sampling)
 
 
-def test_a_model_that_prints(job: Job) -> None:
+def test_a_model_that_prints(job: MeasureJob) -> None:
     reply = run_worker("stmdeploy.worker", job.model_dump_json(), {}, 60)
     assert reply.failure == ""
     answer = Answer.model_validate_json(reply.answer)
-    assert answer.measurement is not None
-    assert answer.measurement.runtime_facts["intra_op_threads"] == "1"
+    assert answer.process is not None
+    assert answer.process.runtime_facts["intra_op_threads"] == "1"
+    assert answer.process.environment.versions["torch"]
 
 
-def test_a_failure_is_an_answer(job: Job) -> None:
+def test_an_answer_of_another_version_is_no_answer() -> None:
+    reply = run_worker("stmdeploy.worker", '{"kind": "later"}', {}, 60)
+    assert reply.answer == ""
+    assert "code 1" in reply.failure
+
+
+def test_memory_is_bounded(job: MeasureJob) -> None:
+    bounded = job.model_copy(update={"run": RunSpec("torch", 10**8, 1), "memory_limit_mib": 2000})
+    reply = run_worker("stmdeploy.worker", bounded.model_dump_json(), {}, 60)
+    assert "MemoryError" in Answer.model_validate_json(reply.answer).failure
+
+
+def test_a_failure_is_an_answer(job: MeasureJob) -> None:
     broken = job.model_copy(update={"run": RunSpec("torch", 10**12, 1)})
     reply = run_worker("stmdeploy.worker", broken.model_dump_json(), {}, 60)
     assert reply.failure == ""
@@ -57,8 +70,10 @@ def test_a_failure_is_an_answer(job: Job) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
-def test_a_worker_does_not_outlive_its_parent(job: Job, tmp_path: Path) -> None:
-    endless = job.model_copy(update={"sampling": SamplingSpec(budget_s=500.0, warmup_s=500.0)})
+def test_a_worker_does_not_outlive_its_parent(job: MeasureJob, tmp_path: Path) -> None:
+    endless = job.model_copy(
+        update={"sampling": SamplingSpec(budget_s=500.0, warmup_s=500.0, warmup_limit_s=500.0)}
+    )
     (tmp_path / "job.json").write_text(endless.model_dump_json())
     program = (
         "import subprocess, sys\n"

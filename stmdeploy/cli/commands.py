@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from stmdeploy.cli import options
-from stmdeploy.errors import StmdeployError
 
 
 class Listing(StrEnum):
@@ -68,31 +67,25 @@ def count(
 
 
 def report(
-    results: Annotated[
-        Path | None, typer.Argument(help="Folder or results.json. [default: the newest]")
+    sweep: Annotated[
+        str | None, typer.Argument(help="Of `results list`. [default: the newest]")
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write the rows as CSV.")] = None,
-    parquet: Annotated[Path | None, typer.Option("--parquet", help="Write Parquet.")] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw accuracy over latency: .png .svg .pdf.")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the store. [default: stmdeploy-results]")
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Print stored results again, and write them as CSV, Parquet or a picture."""
+    """Print measured rows again, or draw them."""
     from stmdeploy.cli import console
-    from stmdeploy.cli.requests import latest_results
+    from stmdeploy.cli.requests import open_store, rows_of
     from stmdeploy.report.tables import profile_table
-    from stmdeploy.results.frame import write_frame
-    from stmdeploy.results.store import read_results
 
-    folder = latest_results(results)
-    rows = read_results(folder).rows
-    if not rows:
-        raise StmdeployError(f"{folder} holds no rows", "profile something first")
-    for form, path in (("csv", csv), ("parquet", parquet)):
-        if path is not None:
-            write_frame(rows, path, form)
+    store = open_store(out)
+    info, rows = rows_of(store, sweep)
     if plot is not None:
         from stmdeploy.report.plot import plot_accuracy_latency
 
@@ -100,4 +93,4 @@ def report(
     if markdown:
         console.print_text(profile_table(rows).markdown())
     else:
-        console.show_rows(rows, folder, json=json)
+        console.show_rows(rows, store.path.parent, info.id, json=json)

@@ -91,16 +91,17 @@ def print_table(table: TextTable) -> None:
     print_text(buffer.getvalue().rstrip("\n"))
 
 
-def show_rows(rows: tuple[Row, ...], folder: Path, *, json: bool) -> None:
+def show_rows(rows: tuple[Row, ...], folder: Path, sweep: str, *, json: bool) -> None:
     """Prints measured rows as the table, or as a JSON document."""
     from stmdeploy.report.tables import profile_table
     from stmdeploy.results.frame import flat
 
     if json:
-        print_json({"results": str(folder), "rows": [flat(row) for row in rows]})
+        document = {"results": str(folder), "sweep": sweep, "rows": [flat(row) for row in rows]}
+        print_json(document)
     else:
         print_table(profile_table(rows))
-        say(f"rows, raw samples and artifacts are in {folder}")
+        say(f"rows, raw samples and artifacts are in {folder}, sweep {sweep}")
 
 
 class _Steps:

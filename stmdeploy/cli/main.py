@@ -10,7 +10,7 @@ import traceback
 
 import typer
 
-from stmdeploy.cli import commands, export, profile
+from stmdeploy.cli import commands, export, profile, results
 from stmdeploy.cli.console import ReaderGoneError
 from stmdeploy.errors import ExitCode, StmdeployError
 
@@ -31,6 +31,7 @@ app.command("export")(export.export)
 app.command("inspect")(export.inspect)
 app.command("profile")(profile.profile)
 app.command("report")(commands.report)
+app.add_typer(results.app, name="results")
 
 
 @app.callback(invoke_without_command=True)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stmdeploy.cli import options
-from stmdeploy.cli.options import numbers, words
-from stmdeploy.errors import ExitCode
+from stmdeploy.errors import ExitCode, StmdeployError
 
 if TYPE_CHECKING:
+    from stmdeploy.pipeline import SweepResult
     from stmdeploy.results.row import Row
-    from stmdeploy.spec import ProfileSpec
-
-#: Runtimes whose lowered forms were made, and measured, for the CPU alone.
-_CPU_FORMS = frozenset({"onnxruntime", "torch", "torch-compile"})
+    from stmdeploy.sweep import SweepSpec
 
 
 def profile(
@@ -24,7 +21,9 @@ def profile(
     scale: options.Scale = None,
     model: options.Model = None,
     image_size: options.ImageSize = None,
-    num_classes: options.NumClasses = 1000,
+    num_classes: Annotated[
+        int | None, typer.Option("--num-classes", help="Outputs of the head. [default: 1000]")
+    ] = None,
     checkpoint: options.Checkpoint = None,
     batch: Annotated[list[str] | None, typer.Option("--batch", help="[default: 1,8]")] = None,
     runtime: Annotated[
@@ -37,36 +36,111 @@ def profile(
     ] = None,
     precision: options.Precision = None,
     calibration: options.CalibrationFolder = None,
-    calibration_images: options.CalibrationImages = 16,
+    calibration_images: Annotated[
+        int | None, typer.Option("--calibration-images", help="How many set the scales.")
+    ] = None,
     threads: Annotated[
         list[str] | None, typer.Option("--threads", help="Of one operator. [default: all]")
+    ] = None,
+    in_flight: Annotated[
+        list[str] | None,
+        typer.Option("--in-flight", help="Requests that run at once. [default: 1]"),
+    ] = None,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scenario",
+            help="loop, or MLPerf's by LoadGen: single-stream, multi-stream, server, offline. "
+            "[default: loop]",
+        ),
+    ] = None,
+    scenario_duration_s: Annotated[
+        float | None,
+        typer.Option("--scenario-duration-s", help="Of a LoadGen run. [default: 10]"),
+    ] = None,
+    target_latency_ms: Annotated[
+        float | None,
+        typer.Option("--target-latency-ms", help="Of server: what its p99 must keep."),
+    ] = None,
+    python: Annotated[
+        list[str] | None,
+        typer.Option("--python", help="Interpreters that measure. [default: this one]"),
     ] = None,
     lowering: options.Lowering = None,
     gpu: Annotated[
         str | None, typer.Option("--gpu", help="Measure on this GPU: see `stmdeploy list gpus`.")
     ] = None,
     provider: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--provider",
             help="Of onnxruntime: cpu, cuda, tensorrt, nvtensorrtrtx, openvino. "
             "[default: cpu, with --gpu cuda]",
         ),
-    ] = "",
+    ] = None,
     hint: Annotated[
-        str, typer.Option("--hint", help="What openvino arranges itself for: latency, throughput.")
-    ] = "latency",
+        str | None,
+        typer.Option("--hint", help="Of openvino: latency, throughput. [default: latency]"),
+    ] = None,
     use_cuda_graph: Annotated[
-        bool, typer.Option("--use-cuda-graph", help="Replay the inference as one CUDA graph.")
-    ] = False,
+        bool | None,
+        typer.Option("--use-cuda-graph", help="Replay the inference as one CUDA graph."),
+    ] = None,
     workspace_mib: options.WorkspaceMib = None,
-    builder_level: options.BuilderLevel = None,
-    timing_cache: options.TimingCache = None,
+    builder_optimization_level: options.BuilderLevel = None,
+    timing_cache_file: options.TimingCache = None,
     compute_capability: options.ComputeCapability = None,
-    budget_s: Annotated[float, typer.Option("--budget-s", help="Sampling time of a row.")] = 10.0,
+    budget_s: Annotated[
+        float | None, typer.Option("--budget-s", help="Sampling time of a row. [default: 10]")
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", help="Fresh processes of a row, at least. [default: 3]"),
+    ] = None,
+    interval_percent: Annotated[
+        float | None,
+        typer.Option(
+            "--interval-percent",
+            help="Stop when the 95 % interval is this much to either side. [default: 2]",
+        ),
+    ] = None,
+    warmup_limit_s: Annotated[
+        float | None, typer.Option("--warmup-limit-s", help="Of a process. [default: 3]")
+    ] = None,
     row_timeout_s: Annotated[
-        float, typer.Option("--row-timeout-s", help="A worker is ended so long after its budget.")
-    ] = 600.0,
+        float | None,
+        typer.Option(
+            "--row-timeout-s", help="A worker is ended so long after its budget. [default: 600]"
+        ),
+    ] = None,
+    memory_limit_mib: Annotated[
+        int | None,
+        typer.Option("--memory-limit-mib", help="Of a worker. [default: what is free]"),
+    ] = None,
+    smaller_batch: Annotated[
+        bool | None,
+        typer.Option("--smaller-batch", help="After running out of memory, try half the batch."),
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option("--sweep", help="TOML file whose keys are these flags; flags are stronger."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the rows and how long they may take.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the newest unfinished sweep.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="With --resume: also measure failed rows again.")
+    ] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Instead of rows: where the time of each goes.")
+    ] = False,
+    trace: Annotated[
+        Path | None,
+        typer.Option("--trace", help="With --layers: a folder for Chrome traces."),
+    ] = None,
     out: options.Out = None,
     json: options.Json = False,
 ) -> None:
@@ -74,48 +148,73 @@ def profile(
 
     Without arguments: the five micro backbones at batches 1 and 8 on the CPU.
     """
-    from stmdeploy.cli import console
-    from stmdeploy.cli.requests import RESULTS_ROOT, engine_spec, model_specs, run_specs
-    from stmdeploy.spec import CalibrationSpec, ProfileSpec, RunSettings, SamplingSpec
+    # First, while nothing but the flags is local here.
+    values = dict(locals())
+    from dataclasses import fields
 
-    batches = numbers(batch, "--batch") or [1, 8]
-    runtimes = words(runtime) or ["onnxruntime"]
-    engine = engine_spec(
-        [f"{min(batches)},{max(batches)},{max(batches)}"],
-        workspace_mib, builder_level, timing_cache, words(compute_capability),
-    )  # fmt: skip
-    spec = ProfileSpec(
-        models=model_specs(
-            stm=stm, scale=scale, model=model, image_size=image_size, num_classes=num_classes,
-            checkpoint=checkpoint, default_scale="tiny" if words(stm) else "micro",
-        ),
-        runs=run_specs(
-            runtimes, batches, numbers(threads, "--threads"), gpu,
-            RunSettings(provider, hint, use_cuda_graph, engine),
-        ),
-        folder=out or RESULTS_ROOT / datetime.now().strftime("%Y%m%d-%H%M%S"),
-        sampling=SamplingSpec(budget_s=budget_s),
-        row_timeout_s=row_timeout_s,
-        lowering=lowering or ("reference" if gpu and set(runtimes) <= _CPU_FORMS else None),
-        precisions=tuple(words(precision) or ["fp32"]),
-        calibration=CalibrationSpec(calibration, calibration_images),
-        engine=engine,
-    )  # fmt: skip
-    rows = _profile(spec)
-    console.show_rows(rows, spec.folder, json=json)
-    if any(row.measurement is None for row in rows):
+    from stmdeploy.cli.flags import SweepFlags, read_flags, sweep_spec
+    from stmdeploy.cli.requests import RESULTS_ROOT
+
+    flags = SweepFlags(**{f.name: values[f.name] for f in fields(SweepFlags)})
+    folder = out or RESULTS_ROOT
+    if resume:
+        if flags != SweepFlags() or sweep is not None:
+            raise StmdeployError("--resume takes no other row flags", "a sweep keeps its own")
+        _show(_resume(folder, retry_failed=retry_failed), folder, json=json)
+        return
+    spec = sweep_spec(flags.over(read_flags(sweep)) if sweep is not None else flags)
+    if dry_run:
+        from stmdeploy.cli.plan import show_plan
+
+        show_plan(spec, folder, json=json)
+    elif layers:
+        from stmdeploy.cli.layers import show_layers
+
+        show_layers(spec, trace, json=json)
+    else:
+        if trace is not None:
+            raise StmdeployError("--trace needs --layers", "add it")
+        _show(_profile(spec, folder), folder, json=json)
+
+
+def _show(result: SweepResult, folder: Path, *, json: bool) -> None:
+    from stmdeploy.cli import console
+
+    console.show_rows(result.rows, folder, result.sweep.id, json=json)
+    if any(row.failure for row in result.rows):
         raise typer.Exit(int(ExitCode.WORKER_FAILED))
 
 
-def _profile(spec: ProfileSpec) -> tuple[Row, ...]:
+def _profile(spec: SweepSpec, folder: Path) -> SweepResult:
     from stmdeploy.cli import console
     from stmdeploy.pipeline import profile as run_profile
 
     done: list[Row] = []
     try:
         with console.progress() as progress:
-            return run_profile(spec, progress, done.append)
+            return run_profile(spec, folder, progress, done.append)
     except KeyboardInterrupt:
-        kept = f"; {len(done)} finished rows are in {spec.folder}" if done else ""
-        console.say(f"stmdeploy: interrupted{kept}")
+        _say_interrupted(len(done), folder)
         raise
+
+
+def _resume(folder: Path, *, retry_failed: bool) -> SweepResult:
+    from stmdeploy.cli import console
+    from stmdeploy.pipeline import resume as run_resume
+
+    done: list[Row] = []
+    try:
+        with console.progress() as progress:
+            return run_resume(folder, None, progress, done.append, retry_failed=retry_failed)
+    except KeyboardInterrupt:
+        _say_interrupted(len(done), folder)
+        raise
+
+
+def _say_interrupted(finished: int, folder: Path) -> None:
+    from stmdeploy.cli import console
+
+    console.say(
+        f"stmdeploy: interrupted; {finished} rows are finished, what was measured is in {folder}; "
+        "go on with --resume"
+    )

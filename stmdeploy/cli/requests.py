@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from stmdeploy.backbones.catalog import list_backbones, resolve
 from stmdeploy.backbones.sizes import check_image_size
 from stmdeploy.cli.options import numbers, words
 from stmdeploy.errors import StmdeployError
-from stmdeploy.files import newest_folder
-from stmdeploy.results.store import FILE_NAME
+from stmdeploy.results.row import Row
+from stmdeploy.results.store import Store, SweepInfo
 from stmdeploy.spec import (
     EngineSpec,
     ModelSpec,
     RunSettings,
     RunSpec,
+    ScenarioSpec,
     available_threads,
     parse_image_size,
 )
@@ -119,6 +121,10 @@ def run_specs(
     threads: list[int],
     gpu: str | None,
     settings: RunSettings,
+    *,
+    in_flight: Sequence[int] = (),
+    scenarios: Sequence[ScenarioSpec] = (),
+    pythons: Sequence[str] = (),
 ) -> tuple[RunSpec, ...]:
     """Every combination, runtime by runtime, on the CPU or on the GPU that is named.
 
@@ -132,22 +138,42 @@ def run_specs(
         found = find_gpu(gpu)
         device = ("cuda", found.uuid, found.name)
     return tuple(
-        RunSpec(runtime, batch, count, *device, settings=settings)
+        RunSpec(
+            runtime,
+            batch,
+            count,
+            *device,
+            settings=settings,
+            in_flight=requests,
+            python=python,
+            scenario=scenario,
+        )
+        for python in pythons or [""]
         for runtime in runtimes
+        for scenario in scenarios or [ScenarioSpec()]
         for count in threads or [available_threads()]
+        for requests in in_flight or [1]
         for batch in batches
     )
 
 
-def latest_results(path: Path | None) -> Path:
-    """The results to read: as given, or the newest below `RESULTS_ROOT`.
+def open_store(path: Path | None) -> Store:
+    """The store of a folder, or of `RESULTS_ROOT`.
 
     Raises:
-        StmdeployError: there are none.
+        StmdeployError: there is none.
     """
-    newest = path or newest_folder(RESULTS_ROOT, FILE_NAME)
-    if newest is None:
-        raise StmdeployError(
-            f"no results in {RESULTS_ROOT}", "run `stmdeploy profile` first, or give a folder"
-        )
-    return newest
+    return Store(path or RESULTS_ROOT)
+
+
+def rows_of(store: Store, sweep: str | None) -> tuple[SweepInfo, tuple[Row, ...]]:
+    """A sweep, the newest for None, and its rows.
+
+    Raises:
+        StmdeployError: no such sweep, or nothing is measured of it.
+    """
+    info = store.find_sweep(sweep)
+    rows = store.rows(info.id)
+    if not rows:
+        raise StmdeployError(f"sweep {info.id} holds no rows yet", "go on: profile --resume")
+    return info, rows

@@ -1,4 +1,4 @@
-"""The one sampling loop: warm-up, then samples until a rule says stop."""
+"""The one sampling loop: warm-up until steady, then samples until a rule says stop."""
 
 from __future__ import annotations
 
@@ -6,12 +6,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stmdeploy.measure.clock import Clock
-from stmdeploy.measure.statistics import median_interval
+from stmdeploy.measure.statistics import process_interval, quantile
 from stmdeploy.spec import SamplingSpec
 
-#: The interval is looked at again after this much more data; looking costs a sort.
+#: The rules are looked at again after this much more data; looking costs a sort.
 _LOOK_GROWTH = 1.2
 _NS_PER_S = 1_000_000_000
+#: Warming up has ended when a run is no longer this much faster than before.
+_STEADY_GAIN = 0.02
+#: A process may stop once its own interval is this share of the width that the row aims at:
+#: the rest is left to what differs between processes.
+_OWN_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """What was thrown away, in nanoseconds, and whether it ended ``steady`` or at the ``limit``."""
+
+    durations_ns: tuple[int, ...]
+    ended_by: str
 
 
 @dataclass(frozen=True)
@@ -21,44 +34,65 @@ class Samples:
     ``stopped_by`` is ``interval`` (narrow enough) or ``budget`` (time over).
     """
 
-    warmup_ns: tuple[int, ...]
-    samples_ns: tuple[int, ...]
+    durations_ns: tuple[int, ...]
     stopped_by: str
 
 
-def _timed(run: Callable[[], None], clock: Clock) -> int:
+def timed(run: Callable[[], None], clock: Clock) -> int:
+    """Nanoseconds of one run."""
     start = clock.now_ns()
     run()
     return clock.now_ns() - start
 
 
-def _warm_up(run: Callable[[], None], clock: Clock, spec: SamplingSpec) -> tuple[int, ...]:
+def is_steady(durations: list[int]) -> bool:
+    """Whether the latest quarter of the runs is no faster than the quarter before it.
+
+    Compared are medians; faster means by more than 2 %.
+    """
+    quarter = max(len(durations) // 4, 1)
+    if len(durations) < 2 * quarter + 1:
+        return False
+    late, early = sorted(durations[-quarter:]), sorted(durations[-2 * quarter : -quarter])
+    return quantile(late, 0.5) >= (1.0 - _STEADY_GAIN) * quantile(early, 0.5)
+
+
+def warm_up(run: Callable[[], None], clock: Clock, spec: SamplingSpec) -> WarmUp:
+    """Runs until `is_steady`, at least ``warmup_min`` times and ``warmup_s`` long.
+
+    Ends at ``warmup_limit_s`` in any case.
+    """
     durations: list[int] = []
-    start = clock.now_ns()
-    while len(durations) < spec.warmup_min or clock.now_ns() - start < spec.warmup_s * _NS_PER_S:
-        durations.append(_timed(run, clock))
-    return tuple(durations)
+    start, next_look = clock.now_ns(), spec.warmup_min
+    while True:
+        durations.append(timed(run, clock))
+        spent_s = (clock.now_ns() - start) / _NS_PER_S
+        if len(durations) >= next_look and spent_s >= spec.warmup_s:
+            if is_steady(durations):
+                return WarmUp(tuple(durations), "steady")
+            next_look = int(len(durations) * _LOOK_GROWTH) + 1
+        if spent_s >= spec.warmup_limit_s and len(durations) >= spec.warmup_min:
+            return WarmUp(tuple(durations), "limit")
 
 
 def collect(run: Callable[[], None], clock: Clock, spec: SamplingSpec) -> Samples:
-    """Warms up, then times single runs until the interval is narrow or the budget is spent.
+    """Times single runs until the process's interval is narrow or its share is spent.
 
     Args:
         run: one inference, complete on return.
         clock: read before and after every run.
         spec: the stopping rules; at least ``min_samples`` are taken whatever the budget.
     """
-    warmup = _warm_up(run, clock, spec)
     durations: list[int] = []
     next_look = spec.interval_min_samples
     start = clock.now_ns()
     while True:
-        durations.append(_timed(run, clock))
+        durations.append(timed(run, clock))
         if len(durations) >= next_look:
-            interval = median_interval(durations)
-            if interval.half_width_percent <= spec.target_half_width_percent:
-                return Samples(warmup, tuple(durations), "interval")
+            interval = process_interval(durations)
+            if interval.half_width_percent <= _OWN_SHARE * spec.target_half_width_percent:
+                return Samples(tuple(durations), "interval")
             next_look = int(len(durations) * _LOOK_GROWTH) + 1
-        over = clock.now_ns() - start >= spec.budget_s * _NS_PER_S
+        over = clock.now_ns() - start >= spec.process_budget_s * _NS_PER_S
         if over and len(durations) >= spec.min_samples:
-            return Samples(warmup, tuple(durations), "budget")
+            return Samples(tuple(durations), "budget")

@@ -1,24 +1,42 @@
-"""Measures one loaded model: load time, first inference, samples, memory."""
+"""Measures one loaded model in this process: load, first inference, warm-up, samples, memory."""
 
 from __future__ import annotations
 
 import resource
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stmdeploy.contracts import Runner
 from stmdeploy.measure.clock import Clock
-from stmdeploy.measure.sampling import Samples, collect
-from stmdeploy.measure.statistics import median_interval, percentiles
-from stmdeploy.results.row import Measurement
-from stmdeploy.spec import SamplingSpec
+from stmdeploy.measure.concurrency import collect_in_flight
+from stmdeploy.measure.conditions import energy_j
+from stmdeploy.measure.sampling import collect, timed, warm_up
+from stmdeploy.results.row import Conditions, Environment, ProcessRun, ScenarioResult
+from stmdeploy.spec import LOOP, RunSpec, SamplingSpec
 
 if TYPE_CHECKING:
     from stmdeploy.contracts import Array
 
-_NS_PER_MS = 1e6
+_NS_PER_MS, _NS_PER_S = 1e6, 1e9
+#: Inferences with host copies: this share of a process's budget, at least so many.
+_COPIES_SHARE, _COPIES_MIN = 0.1, 5
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How the measuring process sees the machine around it."""
+
+    clock: Clock
+    conditions: Callable[[], Conditions]
+    load_average: Callable[[], float | None]
+    environment: Environment
+
+
+#: Runs one of LoadGen's scenarios over a loaded model.
+PlayScenario = Callable[[list[Runner]], ScenarioResult]
 
 
 def peak_memory_mib() -> float:
@@ -38,70 +56,110 @@ def peak_memory_mib() -> float:
 def measure(
     load: Callable[[], Runner],
     images: Array,
-    clock: Clock,
+    run: RunSpec,
     sampling: SamplingSpec,
-    load_average: Callable[[], float | None],
-) -> Measurement:
+    machine: Machine,
+    play: PlayScenario,
+) -> ProcessRun:
     """Loads a model and measures its inferences over one prepared input.
 
     Args:
         load: gives the runner; its time is the load time.
         images: N 3 H W float32.
-        clock: read before and after every inference.
+        run: how many requests are in flight, and which scenario.
         sampling: when to stop.
-        load_average: read once before sampling.
+        machine: the clock, and what is recorded beside the samples.
+        play: used for every scenario but our own loop.
     """
-    memory_before = peak_memory_mib()
+    memory_before, clock = peak_memory_mib(), machine.clock
     start = clock.now_ns()
     runner = load()
     loaded = clock.now_ns()
     runner.prepare(images)
-    prepared = clock.now_ns()
-    runner.run()
-    first_ns = clock.now_ns() - prepared
-    load_now = load_average()
-    samples = collect(runner.run, clock, sampling)
-    return _summary(
-        samples,
-        batch=images.shape[0],
+    first_ns = timed(runner.run, clock)
+    load_now = machine.load_average()
+    warm = warm_up(runner.run, clock, sampling)
+    lanes = _lanes(runner, images, run.in_flight)
+    before, began = machine.conditions(), clock.now_ns()
+    sampled = _sample(lanes, run, sampling, clock, play)
+    window_ns, after = clock.now_ns() - began, machine.conditions()
+    energy, source = energy_j(before, after)
+    return ProcessRun(
+        samples_ms=_in_ms(sampled.durations_ns),
+        copies_ms=_in_ms(_with_copies(runner, images, clock, sampling)),
+        warmup_ms=_in_ms(warm.durations_ns),
+        warmup_ended_by=warm.ended_by,
+        stopped_by=sampled.stopped_by,
+        window_s=window_ns / _NS_PER_S,
         load_ms=(loaded - start) / _NS_PER_MS,
         first_inference_ms=first_ns / _NS_PER_MS,
         memory_before_load_mib=memory_before,
+        memory_peak_mib=peak_memory_mib(),
+        device_memory_peak_mib=after.gpu_memory_used_mib,
+        energy_j=energy,
+        energy_source=source,
         runtime_facts=runner.facts(),
         load_average_1min=load_now,
+        before=before,
+        after=after,
+        environment=machine.environment,
+        scenario=sampled.scenario,
     )
 
 
-def _summary(
-    samples: Samples,
-    *,
-    batch: int,
-    load_ms: float,
-    first_inference_ms: float,
-    memory_before_load_mib: float,
-    runtime_facts: dict[str, str],
-    load_average_1min: float | None,
-) -> Measurement:
-    durations = [ns / _NS_PER_MS for ns in samples.samples_ns]
-    interval = median_interval(durations)
-    tails = percentiles(durations)
-    return Measurement(
-        latency_ms_p50=interval.median,
-        latency_ms_p50_low=interval.low,
-        latency_ms_p50_high=interval.high,
-        latency_ms_mean=sum(durations) / len(durations),
-        latency_ms_min=min(durations),
-        latency_ms_p90=tails.get(0.90),
-        latency_ms_p95=tails.get(0.95),
-        latency_ms_p99=tails.get(0.99),
-        throughput_images_s=1000.0 * batch * len(durations) / sum(durations),
-        load_ms=load_ms,
-        first_inference_ms=first_inference_ms,
-        memory_before_load_mib=memory_before_load_mib,
-        memory_peak_mib=peak_memory_mib(),
-        stopped_by=samples.stopped_by,
-        warmup_ms=tuple(ns / _NS_PER_MS for ns in samples.warmup_ns),
-        samples_ms=tuple(durations),
-        runtime_facts=runtime_facts,
-        load_average_1min=load_average_1min,
-    )
+@dataclass(frozen=True)
+class _Sampled:
+    durations_ns: tuple[int, ...]
+    stopped_by: str
+    scenario: ScenarioResult | None = None
+
+
+def _lanes(runner: Runner, images: Array, in_flight: int) -> list[Runner]:
+    """The runner, and for every further request one over the same loaded model, warm."""
+    further = [runner.another() for _ in range(in_flight - 1)]
+    for lane in further:
+        lane.prepare(images)
+        lane.run()
+    return [runner, *further]
+
+
+def _sample(
+    lanes: list[Runner],
+    run: RunSpec,
+    sampling: SamplingSpec,
+    clock: Clock,
+    play: PlayScenario,
+) -> _Sampled:
+    """The samples, by the rules of the run: our loop, several in flight, or LoadGen's."""
+    if run.scenario.name != LOOP:
+        result = play(lanes)
+        # LoadGen keeps its own samples; a few of ours say what one request takes without it.
+        own = tuple(timed(lanes[0].run, clock) for _ in range(sampling.min_samples))
+        return _Sampled(own, "loadgen", result)
+    if run.in_flight > 1:
+        durations = collect_in_flight([lane.run for lane in lanes], clock, sampling)
+        return _Sampled(durations, "budget")
+    samples = collect(lanes[0].run, clock, sampling)
+    return _Sampled(samples.durations_ns, samples.stopped_by)
+
+
+def _with_copies(
+    runner: Runner, images: Array, clock: Clock, sampling: SamplingSpec
+) -> tuple[int, ...]:
+    """Inferences with the input brought to the runtime and the output brought back."""
+
+    def whole() -> None:
+        runner.feed(images)
+        runner.run()
+        runner.output()
+
+    whole()
+    durations: list[int] = []
+    deadline = clock.now_ns() + _COPIES_SHARE * sampling.process_budget_s * _NS_PER_S
+    while len(durations) < _COPIES_MIN or clock.now_ns() < deadline:
+        durations.append(timed(whole, clock))
+    return tuple(durations)
+
+
+def _in_ms(durations_ns: tuple[int, ...]) -> tuple[float, ...]:
+    return tuple(ns / _NS_PER_MS for ns in durations_ns)

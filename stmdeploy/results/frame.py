@@ -3,41 +3,46 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stmdeploy.errors import StmdeployError
 from stmdeploy.files import write_atomically
-from stmdeploy.results.row import Measurement, Row
+from stmdeploy.results.row import Measurement, Row, ScenarioResult
+from stmdeploy.spec import LOOP
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-_FACTS = ("runtime_version", "provider", "samples")
-FORMATS = ("csv", "parquet")
+FORMATS = ("csv", "parquet", "json", "timm")
+_NESTED = frozenset({"runtime_facts", "before", "after", "scenario", "advice"})
+_SCENARIO_FIGURES = tuple(name for name in ScenarioResult.model_fields if name != "scenario")
+_FACTS = ("runtime_version", "provider", "advice")
 
 
 def flat(row: Row) -> dict[str, Any]:
-    """A row as one level of figures, without the raw samples and the nested tables.
+    """A row as one level of figures, without the nested tables.
 
     A row that failed has the same keys, its measured figures None.
     """
-    nested = {"measurement", "environment", "uncounted_operators"}
-    raw = {"warmup_ms", "samples_ms", "runtime_facts"}
-    measured: dict[str, Any] = dict.fromkeys(
-        [*(name for name in Measurement.model_fields if name not in raw), *_FACTS]
-    )
+    names = [name for name in Measurement.model_fields if name not in _NESTED]
+    scenario_names = [f"scenario_{name}" for name in _SCENARIO_FIGURES]
+    measured: dict[str, Any] = dict.fromkeys([*names, *_FACTS, *scenario_names])
     if row.measurement is not None:
-        measured = row.measurement.model_dump(exclude=raw)
+        measured |= row.measurement.model_dump(exclude=set(_NESTED))
         facts = row.measurement.runtime_facts
-        measured["runtime_version"] = facts.get("version")
-        measured["provider"] = facts.get("provider")
-        measured["samples"] = len(row.measurement.samples_ms)
+        measured |= {"runtime_version": facts.get("version"), "provider": facts.get("provider")}
+        measured["advice"] = "; ".join(row.measurement.advice)
+        if row.measurement.scenario is not None:
+            result = row.measurement.scenario.model_dump(exclude={"scenario"})
+            result["reasons"] = "; ".join(result["reasons"])
+            measured |= {f"scenario_{name}": value for name, value in result.items()}
     environment = row.environment.model_dump(include={"processor", "cores", "memory_gib", "os"})
     uncounted = " ".join(f"{op}:{n}" for op, n in row.uncounted_operators.items())
     return {
-        **row.model_dump(exclude=nested),
+        **row.model_dump(exclude={"measurement", "environment", "uncounted_operators"}),
         **measured,
         "uncounted_operators": uncounted,
         **{f"environment_{key}": value for key, value in environment.items()},
@@ -51,12 +56,48 @@ def to_frame(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame([flat(row) for row in rows])
 
 
+def to_timm_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """The columns of timm's inference benchmarks, of the rows that it could have measured.
+
+    Steps are means in milliseconds, as there; parameters, MACs and activations in millions,
+    billions and millions.
+    """
+    import pandas as pd
+
+    measured = [(row, row.measurement) for row in rows if row.scenario == LOOP]
+    return pd.DataFrame(
+        [
+            {
+                "model": row.model,
+                "infer_img_size": row.image_width_px,
+                "infer_samples_per_sec": round(m.throughput_images_s, 2),
+                "infer_step_time": round(m.latency_ms_mean, 3),
+                "infer_batch_size": row.batch,
+                "param_count": round(row.parameters / 1e6, 2),
+                "infer_gmacs": round(row.macs / 1e9, 2),
+                "infer_macts": round(row.activations / 1e6, 2),
+            }
+            for row, m in measured
+            if m is not None and row.failure is None
+        ]
+    )
+
+
 def write_frame(rows: Sequence[Row], path: Path, form: str) -> None:
-    """Writes rows in one of `FORMATS`, whole or not at all."""
-    frame = to_frame(rows)
-    if form == "parquet":
+    """Writes rows in one of `FORMATS`, whole or not at all.
+
+    Raises:
+        StmdeployError: an unknown format, or the file cannot be written.
+    """
+    if form not in FORMATS:
+        raise StmdeployError(f"cannot write {path}", "end the name in .csv, .parquet or .json")
+    if form == "json":
+        document = {"rows": [row.model_dump(mode="json") for row in rows]}
+        write_atomically(path, json.dumps(document, indent=1).encode())
+    elif form == "parquet":
         buffer = io.BytesIO()
-        frame.to_parquet(buffer, index=False)
+        to_frame(rows).to_parquet(buffer, index=False)
         write_atomically(path, buffer.getvalue())
     else:
+        frame = to_timm_frame(rows) if form == "timm" else to_frame(rows)
         write_atomically(path, frame.to_csv(index=False).encode("utf-8", "backslashreplace"))

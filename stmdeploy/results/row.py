@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
 
-from stmdeploy.artifact import Document
-
-#: 1: first version.
-RESULTS_SCHEMA_VERSION = 1
+from stmdeploy.artifact import Document, ModelInfo
 
 
 class Environment(Document):
@@ -26,16 +23,83 @@ class Environment(Document):
     versions: dict[str, str]
 
 
-class Measurement(Document):
-    """What a worker measured.
+class Conditions(Document):
+    """The state of the machine at one moment; None where it cannot be read."""
 
-    Latency is of one inference of the whole batch, input and output already on the device.
-    ``latency_ms_p50_low`` and ``_high`` bound the 95 % interval of the median. A percentile
-    is None where the samples are too few for it. Throughput is images over the time of all
-    samples, one inference at a time. Memory is the worker's resident set on the host, GPU or
-    not: ``memory_before_load_mib`` with the runtime imported and the input made,
-    ``memory_peak_mib`` the most it held. ``load_ms`` is from the artifact to a runner ready
-    for its input; for torch that includes building the module.
+    cpu_mhz: float | None = None
+    cpu_temperature_c: float | None = None
+    cpu_throttle_events: int | None = None
+    package_energy_j: float | None = None
+    gpu_sm_mhz: float | None = None
+    gpu_memory_mhz: float | None = None
+    gpu_temperature_c: float | None = None
+    gpu_power_w: float | None = None
+    gpu_energy_j: float | None = None
+    gpu_throttle_reasons: tuple[str, ...] | None = None
+    gpu_memory_used_mib: float | None = None
+    gpu_processes: int | None = None
+
+
+class ScenarioResult(Document):
+    """What LoadGen says of a run: its own figures, its verdict, and where its logs are."""
+
+    scenario: str
+    valid: bool
+    reasons: tuple[str, ...]
+    queries: int
+    latency_ms_p50: float | None
+    latency_ms_p90: float | None
+    latency_ms_p99: float | None
+    throughput_images_s: float
+    target_queries_s: float | None
+    target_latency_ms: float | None
+    logs: str
+    loadgen_version: str
+
+
+class ProcessRun(Document):
+    """What one worker process measured of a row. Samples are in the order they were taken.
+
+    ``copies_ms`` are inferences with the input brought to the runtime and the output brought
+    back, each time. ``window_s`` is how long the samples took altogether. ``energy_j`` is of
+    that window, by the meter ``energy_source``. Memory is as in `Measurement`.
+    """
+
+    samples_ms: tuple[float, ...]
+    copies_ms: tuple[float, ...]
+    warmup_ms: tuple[float, ...]
+    warmup_ended_by: str
+    stopped_by: str
+    window_s: float
+    load_ms: float
+    first_inference_ms: float
+    memory_before_load_mib: float
+    memory_peak_mib: float
+    device_memory_peak_mib: float | None
+    energy_j: float | None
+    energy_source: str
+    runtime_facts: dict[str, str]
+    load_average_1min: float | None
+    before: Conditions
+    after: Conditions
+    environment: Environment
+    scenario: ScenarioResult | None = None
+
+
+class Measurement(Document):
+    """A row's figures, out of all its processes.
+
+    Latency is of one inference of the whole batch, input and output already on the device;
+    ``latency_with_copies_ms_p50`` includes bringing both there and back. The median is the
+    geometric mean of the processes' medians; ``latency_ms_p50_low`` and ``_high`` bound its
+    95 % interval (`stmdeploy.measure.statistics`). A percentile is None where the samples are
+    too few for it. Throughput is images over the time of all samples, with as many requests
+    in flight as the row says. Memory is the worker's resident set on the host, GPU or not:
+    ``memory_before_load_mib`` with the runtime imported and the input made,
+    ``memory_peak_mib`` the most that any process held. ``load_ms`` is from the artifact to a
+    runner ready for its input; for torch that includes building the module. Energy is None
+    where no meter can be read. ``steady`` is the verdict on the measurement itself, and
+    ``advice`` says what to do about it.
     """
 
     latency_ms_p50: float
@@ -46,16 +110,62 @@ class Measurement(Document):
     latency_ms_p90: float | None
     latency_ms_p95: float | None
     latency_ms_p99: float | None
+    latency_with_copies_ms_p50: float | None
     throughput_images_s: float
     load_ms: float
     first_inference_ms: float
     memory_before_load_mib: float
     memory_peak_mib: float
+    device_memory_peak_mib: float | None
+    energy_j_per_image: float | None
+    energy_source: str
+    processes: int
+    samples: int
+    warmup_runs: int
     stopped_by: str
-    warmup_ms: tuple[float, ...]
-    samples_ms: tuple[float, ...]
+    steady: bool
+    advice: tuple[str, ...]
     runtime_facts: dict[str, str]
     load_average_1min: float | None
+    before: Conditions
+    after: Conditions
+    scenario: ScenarioResult | None
+
+
+class Published(Document):
+    """Accuracy as the authors published it."""
+
+    top1_percent: float
+    box_ap_percent: float
+    mask_ap_percent: float
+
+
+class PreparedArtifact(Document):
+    """One export of a model, or why there is none. ``build_s`` is of engines."""
+
+    target: str
+    precision: str
+    path: Path | None = None
+    sha256: str | None = None
+    mib: float | None = None
+    lowering: str | None = None
+    export_s: float | None = None
+    build_s: float | None = None
+    relative_l2_error: float | None = None
+    failure: str = ""
+
+
+class Prepared(Document):
+    """A model built, counted and exported."""
+
+    model: ModelInfo
+    published: Published | None
+    parameters: int
+    macs: int
+    matmul_conv_macs: int
+    activations: int
+    uncounted_operators: dict[str, int]
+    artifacts: tuple[PreparedArtifact, ...]
 
 
 class Row(Document):
@@ -82,27 +192,24 @@ class Row(Document):
     device: str
     device_name: str
     threads: int
+    in_flight: int
+    scenario: str
+    python: str
     published_top1_percent: float | None
     published_box_ap_percent: float | None
     published_mask_ap_percent: float | None
     parameters: int
     macs: int
     matmul_conv_macs: int
+    activations: int
     uncounted_operators: dict[str, int]
     artifact_sha256: str | None
     artifact_mib: float | None
     export_s: float | None
+    build_s: float | None
     relative_l2_error: float | None
     stmdeploy_version: str
     started_utc: str
     environment: Environment
     measurement: Measurement | None
     failure: str | None
-
-
-class Results(Document):
-    """The stored document."""
-
-    schema_version: int = RESULTS_SCHEMA_VERSION
-    kind: Literal["stmdeploy-results"] = "stmdeploy-results"
-    rows: tuple[Row, ...] = ()

@@ -1,80 +1,399 @@
-"""Where rows are kept: ``results.json`` in a folder, whole after every row."""
+"""Where rows are kept: a database that several processes write to, whole after every process.
+
+Every change is one transaction. A kill at any moment loses the process that was being measured
+and nothing else.
+"""
 
 from __future__ import annotations
 
-import json
+import zlib
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
+from sqlalchemy import Connection, Engine, create_engine, delete, event, func, select, update
+from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 
 from stmdeploy.errors import StmdeployError
-from stmdeploy.files import write_atomically
-from stmdeploy.results.row import RESULTS_SCHEMA_VERSION, Results, Row
+from stmdeploy.files import DestinationError
+from stmdeploy.results.row import Prepared, ProcessRun, Row
+from stmdeploy.results.schema import bring_up_to_date, models, processes, rows, sweeps
 
-FILE_NAME = "results.json"
+FILE_NAME = "results.db"
+PLANNED, MEASURING, DONE, FAILED = "planned", "measuring", "done", "failed"
+#: How long a writer waits for the others.
+_BUSY_TIMEOUT_S = 60
+_READ_ONLY = "stmdeploy_read_only"
+_SERIES = ("samples_ms", "copies_ms", "warmup_ms")
 
 
-class ResultsFolder:
-    """Collects the rows of one profile; every `append` leaves a complete file behind."""
+@dataclass(frozen=True)
+class PlannedRow:
+    """A row as planned: where it stands, its spec as JSON, and its state."""
 
-    def __init__(self, folder: Path) -> None:
-        """Claims the folder.
+    position: int
+    key: str
+    spec: str
+    state: str
+
+
+@dataclass(frozen=True)
+class SweepInfo:
+    """A sweep in a line: when, and how many of its rows are in which state."""
+
+    id: str
+    created_utc: str
+    states: dict[str, int]
+
+    @property
+    def unfinished(self) -> int:
+        """Rows that are still to be measured."""
+        return self.states.get(PLANNED, 0) + self.states.get(MEASURING, 0)
+
+
+def pack(process: ProcessRun) -> bytes:
+    """The three series of a process as compressed doubles, each behind its length."""
+    numbers = array("d")
+    for name in _SERIES:
+        series = getattr(process, name)
+        numbers.append(len(series))
+        numbers.extend(series)
+    return zlib.compress(numbers.tobytes())
+
+
+def unpack(document: str, packed: bytes) -> ProcessRun:
+    """A process out of its document and its series."""
+    numbers = array("d")
+    numbers.frombytes(zlib.decompress(packed))
+    series, at = {}, 0
+    for name in _SERIES:
+        length = int(numbers[at])
+        series[name] = tuple(numbers[at + 1 : at + 1 + length])
+        at += 1 + length
+    return ProcessRun.model_validate_json(document).model_copy(update=series)
+
+
+class Store:
+    """The results of this machine, or of several after a merge."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        """Opens a store, given its file or the folder that it lies in.
 
         Raises:
-            StmdeployError: it already holds results, perhaps of a profile still running.
+            StmdeployError: there is none, or it cannot be read.
         """
-        self.path = folder / FILE_NAME
-        self.results = Results()
-        try:
-            self.path.touch(exist_ok=False)
-        except FileExistsError as error:
+        self.path = path if path.suffix == ".db" else path / FILE_NAME
+        if not create and not self.path.is_file():
             raise StmdeployError(
-                f"{folder} already holds results", "choose another --out, or remove them"
-            ) from error
-        try:
-            self._write()
-        except BaseException:
-            self.path.unlink()
-            raise
+                f"no results in {self.path}", "run `stmdeploy profile` first, or give --out"
+            )
+        if create and not self.path.parent.is_dir():
+            raise DestinationError(f"there is no folder {self.path.parent}", "make it first")
+        self._engine = _engine(self.path)
+        with self._writing() as connection:
+            bring_up_to_date(connection, str(self.path))
 
-    def append(self, row: Row) -> None:
-        """Adds a row and writes the document.
+    def close(self) -> None:
+        """Gives the file up; what was written is complete."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with _plain_errors(self.path), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        engine = self._engine.execution_options(**{_READ_ONLY: True})
+        with _plain_errors(self.path), engine.connect() as connection:
+            yield connection
+
+    def add_sweep(self, sweep: str, spec: str, planned: Sequence[tuple[str, str]]) -> None:
+        """A new sweep and its rows, as (key, spec)."""
+        with self._writing() as connection:
+            connection.execute(sweeps.insert().values(id=sweep, created_utc=now_utc(), spec=spec))
+            connection.execute(
+                rows.insert(),
+                [
+                    {"sweep": sweep, "position": i, "key": key, "spec": spec, "state": PLANNED}
+                    for i, (key, spec) in enumerate(planned)
+                ],
+            )
+
+    def add_row(self, sweep: str, key: str, spec: str) -> int | None:
+        """One more row at the end of a sweep; its position, None if it has that row already."""
+        with self._writing() as connection:
+            mine = rows.c.sweep == sweep
+            if connection.execute(select(rows.c.key).where(mine, rows.c.key == key)).first():
+                return None
+            last = connection.execute(select(func.max(rows.c.position)).where(mine)).scalar_one()
+            connection.execute(
+                rows.insert().values(
+                    sweep=sweep, position=last + 1, key=key, spec=spec, state=PLANNED
+                )
+            )
+            return int(last) + 1
+
+    def remove(self) -> None:
+        """Takes the store itself off the disk."""
+        self.close()
+        for suffix in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+    def remove_sweep(self, sweep: str) -> None:
+        """Takes a sweep out, with everything measured in it."""
+        with self._writing() as connection:
+            for table in (processes, rows, models):
+                connection.execute(delete(table).where(table.c.sweep == sweep))
+            connection.execute(delete(sweeps).where(sweeps.c.id == sweep))
+
+    def sweep_spec(self, sweep: str) -> str:
+        """What was asked for, as JSON."""
+        with self._reading() as connection:
+            query = select(sweeps.c.spec).where(sweeps.c.id == sweep)
+            return str(connection.execute(query).scalar_one())
+
+    def sweeps(self) -> tuple[SweepInfo, ...]:
+        """Every sweep, the oldest first."""
+        with self._reading() as connection:
+            listed = connection.execute(
+                select(sweeps.c.id, sweeps.c.created_utc).order_by(
+                    sweeps.c.created_utc, sweeps.c.id
+                )
+            ).all()
+            counted = connection.execute(
+                select(rows.c.sweep, rows.c.state, func.count()).group_by(
+                    rows.c.sweep, rows.c.state
+                )
+            ).all()
+        states: dict[str, dict[str, int]] = {}
+        for sweep, state, number in counted:
+            states.setdefault(sweep, {})[state] = number
+        return tuple(SweepInfo(i, created, states.get(i, {})) for i, created in listed)
+
+    def find_sweep(self, sweep: str | None, *, unfinished: bool = False) -> SweepInfo:
+        """A sweep by its id or the beginning of it; the newest for None.
 
         Raises:
-            StmdeployError: the folder cannot be written to, or the disk is full.
+            StmdeployError: no such sweep, or the word fits several.
         """
-        self.results = Results(rows=(*self.results.rows, row))
-        self._write()
+        known = [info for info in self.sweeps() if info.unfinished or not unfinished]
+        if sweep is not None:
+            known = [info for info in known if info.id.startswith(sweep)]
+            exact = [info for info in known if info.id == sweep]
+            if len(exact or known) > 1:
+                raise StmdeployError(
+                    f"sweep {sweep!r} is not clear", f"one of: {', '.join(s.id for s in known)}"
+                )
+            known = exact or known
+        if not known:
+            what = "unfinished sweep" if unfinished else "sweep"
+            raise StmdeployError(
+                f"{self.path} has no {what}{f' {sweep!r}' if sweep else ''}",
+                "see `stmdeploy results list`",
+            )
+        return known[-1]
 
-    def _write(self) -> None:
-        write_atomically(self.path, self.results.model_dump_json(indent=1).encode())
+    def planned(self, sweep: str) -> tuple[PlannedRow, ...]:
+        """The rows of a sweep in their order."""
+        with self._reading() as connection:
+            query = select(rows.c.position, rows.c.key, rows.c.spec, rows.c.state)
+            found = connection.execute(query.where(rows.c.sweep == sweep).order_by("position"))
+            return tuple(PlannedRow(*line) for line in found)
 
+    def prepared(self, sweep: str) -> dict[int, Prepared]:
+        """The models of a sweep that are prepared, by their position in its spec."""
+        with self._reading() as connection:
+            query = select(models.c.position, models.c.prepared).where(models.c.sweep == sweep)
+            return {
+                position: Prepared.model_validate_json(document)
+                for position, document in connection.execute(query)
+            }
 
-def read_results(path: Path) -> Results:
-    """Reads a results document, given the file or the folder that holds it.
+    def save_prepared(self, sweep: str, position: int, prepared: Prepared) -> None:
+        """Keeps a prepared model; one that was there is replaced."""
+        with self._writing() as connection:
+            place = (models.c.sweep == sweep, models.c.position == position)
+            connection.execute(delete(models).where(*place))
+            connection.execute(
+                models.insert().values(
+                    sweep=sweep, position=position, prepared=prepared.model_dump_json()
+                )
+            )
 
-    Raises:
-        StmdeployError: no such file, not a results document, or of another schema.
-    """
-    file = path / FILE_NAME if path.is_dir() else path
-    hint = "give the folder or results.json that `stmdeploy profile` wrote"
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise StmdeployError(f"{file}: {(error.strerror or '').lower()}", hint) from error
-    except (ValueError, RecursionError) as error:
-        raise StmdeployError(f"{file} is not JSON: {error}", hint) from error
-    if not isinstance(content, dict) or content.get("kind") != "stmdeploy-results":
-        raise StmdeployError(f"{file} holds no stmdeploy results", hint)
-    if content.get("schema_version") != RESULTS_SCHEMA_VERSION:
-        raise StmdeployError(
-            f"{file} has schema {content.get('schema_version')}, "
-            f"this stmdeploy reads {RESULTS_SCHEMA_VERSION}",
-            "measure again, or use the stmdeploy that wrote it",
+    def processes(self, sweep: str, position: int) -> tuple[ProcessRun, ...]:
+        """What the processes of a row measured, samples included."""
+        with self._reading() as connection:
+            query = select(processes.c.process, processes.c.samples).where(
+                processes.c.sweep == sweep, processes.c.position == position
+            )
+            found = connection.execute(query.order_by(processes.c.number)).all()
+        return tuple(unpack(document, packed) for document, packed in found)
+
+    def add_process(
+        self, sweep: str, position: int, number: int, process: ProcessRun, row: Row, state: str
+    ) -> bool:
+        """Keeps one process and what its row comes to with it, both or neither.
+
+        Returns:
+            False, with nothing kept, if somebody else has measured that process already.
+        """
+        document = process.model_copy(update=dict.fromkeys(_SERIES, ())).model_dump_json()
+        try:
+            with self._writing() as connection:
+                connection.execute(
+                    processes.insert().values(
+                        sweep=sweep,
+                        position=position,
+                        number=number,
+                        process=document,
+                        samples=pack(process),
+                    )
+                )
+                self._set_row(connection, sweep, position, row, state)
+        except IntegrityError:
+            return False
+        return True
+
+    def save_row(self, sweep: str, position: int, row: Row, state: str) -> None:
+        """Keeps what a row comes to."""
+        with self._writing() as connection:
+            self._set_row(connection, sweep, position, row, state)
+
+    @staticmethod
+    def _set_row(connection: Connection, sweep: str, position: int, row: Row, state: str) -> None:
+        connection.execute(
+            update(rows)
+            .where(rows.c.sweep == sweep, rows.c.position == position)
+            .values(row=row.model_dump_json(), state=state, measured_utc=now_utc())
         )
+
+    def set_state(self, sweep: str, position: int, state: str) -> None:
+        """Moves a row to another state, its figures kept."""
+        with self._writing() as connection:
+            connection.execute(
+                update(rows)
+                .where(rows.c.sweep == sweep, rows.c.position == position)
+                .values(state=state)
+            )
+
+    def rows(self, sweep: str) -> tuple[Row, ...]:
+        """What the rows of a sweep come to so far; those not begun are left out.
+
+        Raises:
+            StmdeployError: a row is damaged.
+        """
+        with self._reading() as connection:
+            query = select(rows.c.row).where(rows.c.sweep == sweep, rows.c.row.is_not(None))
+            found = connection.execute(query.order_by(rows.c.position)).scalars().all()
+        try:
+            return tuple(Row.model_validate_json(document) for document in found)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise StmdeployError(
+                f"a row of {self.path} is damaged at {'.'.join(map(str, first['loc']))}: "
+                f"{first['msg']}",
+                "measure again",
+            ) from error
+
+    def drop_samples(self, sweep: str) -> None:
+        """Takes the raw samples of a sweep out; its figures stay."""
+        with self._writing() as connection:
+            connection.execute(delete(processes).where(processes.c.sweep == sweep))
+
+    def reclaim(self) -> None:
+        """Gives the space of what was taken out back to the disk."""
+        with _plain_errors(self.path):
+            connection = self._engine.raw_connection()
+            connection.cursor().execute("VACUUM")
+            connection.close()
+
+    def merge(self, other: Store) -> tuple[int, int]:
+        """Takes over what another store has and this one has not; doubles nothing.
+
+        Returns:
+            How many sweeps, and how many processes, are new here.
+        """
+        with other._reading() as source:
+            theirs = {
+                table.name: [dict(line._mapping) for line in source.execute(select(table))]
+                for table in (sweeps, models, rows, processes)
+            }
+        added = {}
+        with self._writing() as connection:
+            for table in (sweeps, models, rows, processes):
+                keys = list(table.primary_key.columns)
+                have = {tuple(line) for line in connection.execute(select(*keys))}
+                new = [
+                    line
+                    for line in theirs[table.name]
+                    if tuple(line[column.name] for column in keys) not in have
+                ]
+                if new:
+                    connection.execute(table.insert(), new)
+                added[table.name] = len(new)
+            _take_fuller_rows(connection, theirs[rows.name])
+        return added[sweeps.name], added[processes.name]
+
+
+def _take_fuller_rows(connection: Connection, theirs: list[dict[str, Any]]) -> None:
+    """Rows that were measured later over there replace ours."""
+    for line in theirs:
+        if line["measured_utc"] is not None:
+            connection.execute(
+                update(rows)
+                .where(
+                    rows.c.sweep == line["sweep"],
+                    rows.c.position == line["position"],
+                    func.coalesce(rows.c.measured_utc, "") < line["measured_utc"],
+                )
+                .values({name: line[name] for name in ("state", "row", "measured_utc")})
+            )
+
+
+def _engine(path: Path) -> Engine:
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": _BUSY_TIMEOUT_S})
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _: object) -> None:
+        # BEGIN is said below, so that a writer waits for its turn at the start, not midway.
+        connection.isolation_level = None
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        reads = connection.get_execution_options().get(_READ_ONLY)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+@contextmanager
+def _plain_errors(path: Path) -> Iterator[None]:
+    """Turns what a user can do something about into one line."""
     try:
-        return Results.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise StmdeployError(f"{file} is damaged at {where}: {first['msg']}", hint) from error
+        yield
+    except IntegrityError:
+        raise
+    except (OperationalError, DatabaseError) as error:
+        reason = str(error.orig).lower()
+        if "full" in reason or "readonly" in reason or "unable to open" in reason:
+            raise DestinationError(
+                f"cannot write to {path}: {reason}", "choose another --out or free some space"
+            ) from error
+        if "malformed" in reason or "not a database" in reason:
+            raise StmdeployError(
+                f"{path} is damaged: {reason}", "restore it, or choose another --out"
+            ) from error
+        raise StmdeployError(f"{path}: {reason}", "try again") from error
+
+
+def now_utc() -> str:
+    """The time, sortable."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

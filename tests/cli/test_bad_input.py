@@ -27,6 +27,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(create_backbone("pvt", "micro").state_dict(), folder / "pvt.pth")
     torch.save({"model": Bomb(folder / "ran")}, folder / "bomb.pth")
     (folder / "file").write_text("in the way")
+    (folder / "wrong.toml").write_text("batches = [1]")
+    (folder / "kind.toml").write_text('budget-s = "long"')
     return folder
 
 
@@ -86,8 +88,24 @@ def contents(folder: Path) -> dict[Path, str]:
         (["profile", "--out", "../file"], "cannot write to ../file"),
         (["count", "--stm", "hallo"], "did you mean 'halo'?"),
         (["report"], "run `stmdeploy profile` first"),
-        (["report", "../file"], "is not JSON"),
-        (["report", "../none"], "no such file"),
+        (["report", "--out", "../none"], "no results in ../none"),
+        (["results", "list"], "run `stmdeploy profile` first"),
+        (["results", "merge", "../none"], "no results in ../none"),
+        (["results", "prune"], "nothing says what to prune"),
+        (["profile", "--sweep", "../none"], "--sweep ../none: no such file"),
+        (["profile", "--sweep", "../file"], "is not TOML"),
+        (["profile", "--sweep", "../wrong.toml"], "unknown key 'batches'; did you mean 'batch'?"),
+        (["profile", "--sweep", "../kind.toml"], "budget-s = 'long' is not understood"),
+        (["profile", "--resume"], "no results in stmdeploy-results"),
+        (["profile", "--resume", "--batch", "1"], "--resume takes no other row flags"),
+        (["profile", "--processes", "0"], "number of processes is 0"),
+        (["profile", "--in-flight", "0"], "requests in flight is 0"),
+        (["profile", "--scenario", "ofline"], "did you mean 'offline'?"),
+        (["profile", "--scenario", "server", "--batch", "1"], "give --target-latency-ms"),
+        (["profile", "--scenario", "single-stream"], "asks for one image at a time, not 8"),
+        (["profile", "--python", "/no/python"], "--python /no/python cannot be started"),
+        (["profile", "--memory-limit-mib", "1"], "memory limit in MiB is 1"),
+        (["profile", "--trace", "x"], "--trace needs --layers"),
         (["list", "colours"], "colours"),
         (["exprot"], "exprot"),
         (["export", "--stmm", "dcn"], "--stm"),

@@ -93,15 +93,27 @@ def test_profile_then_report(capsys: pytest.CaptureFixture[str], in_an_empty_fol
         "1",
         "--budget-s",
         "0.1",
+        "--processes",
+        "1",
     ]
     document = json_of(capsys, *arguments)
     assert [row["image_width_px"] for row in document["rows"]] == [224, 64]
     assert document["rows"][0]["latency_ms_p50"] > 0
     assert json_of(capsys, "report")["rows"] == document["rows"]
-    for name in ("a.csv", "a.parquet", "a.svg"):
-        flag = {"csv": "--csv", "parquet": "--parquet", "svg": "--plot"}[name.split(".")[1]]
-        assert main(["report", flag, name]) == 0
+    assert json_of(capsys, "results", "show")["rows"] == document["rows"]
+    assert json_of(capsys, "results", "list")["sweeps"][0]["done"] == 2
+    for name in ("a.csv", "a.parquet", "a.json"):
+        assert main(["results", "export", name]) == 0
         assert (in_an_empty_folder / name).stat().st_size > 100
+    assert main(["results", "export", "timm.csv", "--timm"]) == 0
+    assert (in_an_empty_folder / "timm.csv").read_text().startswith("model,infer_img_size,")
+    assert main(["report", "--plot", "a.svg"]) == 0
+    assert (in_an_empty_folder / "a.svg").stat().st_size > 100
+    capsys.readouterr()
+    assert main(["results", "merge", "--out", "other", "stmdeploy-results"]) == 0
+    assert json_of(capsys, "results", "show", "--out", "other")["rows"] == document["rows"]
+    assert main(["results", "prune", "--keep", "0", "--out", "other"]) == 0
+    assert main(["results", "show", "--out", "other"]) == 2
     capsys.readouterr()
     assert main(["report", "--markdown"]) == 0
     assert capsys.readouterr().out.startswith("| backbone | image | batch |")
@@ -125,6 +137,27 @@ def test_a_failed_row_gives_exit_code_5(capsys: pytest.CaptureFixture[str]) -> N
     )
     assert code == 5
     assert "failed: unified_convnext_micro, batch 200000000: " in capsys.readouterr().out
+
+
+def test_a_dry_run_measures_nothing(
+    capsys: pytest.CaptureFixture[str], in_an_empty_folder: Path
+) -> None:
+    (in_an_empty_folder / "sweep.toml").write_text(
+        'stm = ["halo", "dcn"]\nscale = "micro"\nbatch = [1, 8]\nprocesses = 5\n'
+        'scenario = ["loop", "Offline"]\nbudget-s = 2\n'
+    )
+    arguments = ["profile", "--sweep", "sweep.toml", "--batch", "4", "--dry-run"]
+    plan = json_of(capsys, *arguments)
+    assert [(row["model"], row["scenario"], row["batch"]) for row in plan["rows"]] == [
+        ("unified_halo_micro", "loop", 4),
+        ("unified_halo_micro", "offline", 4),
+        ("unified_dcn_v3_micro", "loop", 4),
+        ("unified_dcn_v3_micro", "offline", 4),
+    ]
+    assert plan["estimated_measuring_s_at_most"]
+    assert [path.name for path in in_an_empty_folder.iterdir()] == ["sweep.toml"]
+    assert main(arguments) == 0
+    assert "4 rows. Exports: about" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -152,6 +185,8 @@ def test_a_rival_stands_in_the_table(
         "torch,onnxruntime",
         "--budget-s",
         "0.1",
+        "--processes",
+        "1",
     ]
     rows = json_of(capsys, *arguments)["rows"]
     assert [row["model"] for row in rows] == [

@@ -12,7 +12,21 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "pandas", "numpy", "fvcore", "pyarrow")
+from stmdeploy import StmdeployError
+from stmdeploy.results.row import Row
+from stmdeploy.results.store import Store
+
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "pandas",
+    "numpy",
+    "fvcore",
+    "pyarrow",
+    "sqlalchemy",
+)
 
 
 def imported_by(code: str) -> set[str]:
@@ -36,10 +50,9 @@ def test_list_imports_no_engine() -> None:
 
 
 def test_report_imports_no_engine(tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text('{"schema_version": 1, "kind": "stmdeploy-results"}')
-    loaded = imported_by(
-        f"from stmdeploy.cli.main import main; assert main(['report', {str(tmp_path)!r}]) == 2"
-    )
+    Store(tmp_path, create=True).add_sweep("s", "{}", [("a", "A")])
+    command = ["report", "--out", str(tmp_path)]
+    loaded = imported_by(f"from stmdeploy.cli.main import main; assert main({command}) == 2")
     assert not loaded & {"torch", "onnx", "onnxruntime", "onnxscript", "fvcore"}
 
 
@@ -113,7 +126,7 @@ def test_an_interrupted_profile_keeps_its_rows(sent: signal.Signals, tmp_path: P
         env=environment,
     )
     deadline = time.monotonic() + 90
-    while '"model"' not in text_of(out / "results.json"):
+    while not rows_in(out):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.1)
@@ -122,18 +135,21 @@ def test_an_interrupted_profile_keeps_its_rows(sent: signal.Signals, tmp_path: P
     assert process.returncode == 130
     assert stdout == ""
     assert "interrupted" in stderr
-    assert "finished rows are in" in stderr
+    assert "go on with --resume" in stderr
     assert "Traceback" not in stderr
-    rows = json.loads((out / "results.json").read_text())["rows"]
+    rows = rows_in(out)
     assert 1 <= len(rows) < 6
-    assert (out / "results.csv").read_text().count("\n") == len(rows) + 1
-    assert (out / "results.parquet").is_file()
     assert not list(out.glob(".stmdeploy-partial-*"))
     assert not processes_tagged(str(tmp_path))
 
 
-def text_of(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+def rows_in(out: Path) -> tuple[Row, ...]:
+    """The rows of the one sweep of a store, if there is one yet."""
+    try:
+        store = Store(out)
+        return store.rows(store.find_sweep(None).id)
+    except StmdeployError:
+        return ()
 
 
 def processes_tagged(tag: str) -> list[int]:

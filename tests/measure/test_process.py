@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +18,8 @@ WORKERS = {
     "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
     "hangs": "import time; time.sleep(60)",
     "exits": "raise SystemExit(3)",
+    "tells": "print('> step one', flush=True); print('> warn two'); print('done')",
+    "environment": "import json, os; print(json.dumps(dict(os.environ)))",
 }
 
 
@@ -29,7 +33,33 @@ def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("workers")
 def test_an_answer() -> None:
     reply = run_worker("worker_answers", "job", settings={"SETTING": "3"}, timeout_s=30)
-    assert (reply.answer.strip(), reply.failure) == ("job3", "")
+    assert (reply.answer, reply.failure) == ("job3", "")
+
+
+@pytest.mark.usefixtures("workers")
+def test_asides_are_told_and_are_no_answer() -> None:
+    told: list[str] = []
+    reply = run_worker("worker_tells", "", {}, 30, tell=told.append)
+    assert told == ["step one", "warn two"]
+    assert reply.answer == "done"
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_worker_starts_with_a_clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    monkeypatch.setenv("KMP_BLOCKTIME", "0")
+    reply = run_worker("worker_environment", "", {"MKL_NUM_THREADS": "2"}, 30)
+    seen = json.loads(reply.answer)
+    assert seen["MKL_NUM_THREADS"] == "2"
+    assert "PATH" in seen
+    assert not {"OMP_NUM_THREADS", "KMP_BLOCKTIME"} & seen.keys()
+
+
+@pytest.mark.usefixtures("workers")
+def test_another_interpreter() -> None:
+    reply = run_worker("worker_answers", "job", {"SETTING": ""}, 30, python=sys.executable)
+    assert reply.answer == "job"
+    assert "cannot be started" in run_worker("x", "", {}, 30, python="/no/python").failure
 
 
 @pytest.mark.usefixtures("workers")

@@ -1,39 +1,83 @@
-"""One measured row, with known times."""
+"""One process of a row, with known times."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from stmdeploy.measure.session import measure, peak_memory_mib
-from stmdeploy.spec import SamplingSpec
+from stmdeploy.measure.session import Machine, measure, peak_memory_mib
+from stmdeploy.results.row import Conditions, Environment, ProcessRun, ScenarioResult
+from stmdeploy.spec import RunSpec, SamplingSpec, ScenarioSpec
+from tests.conftest import TEST_ENVIRONMENT
 from tests.fakes import FakeClock, FakeRunner
 
+IMAGES = np.ones((8, 3, 4, 4), np.float32)
+SPEC = SamplingSpec(budget_s=0.5, processes=1, warmup_s=0.001, warmup_min=5)
 
-def test_measurement_of_known_times() -> None:
-    clock = FakeClock()
-    runner = FakeRunner(clock, [30.0, *[8.0] * 5, *[4.0, 6.0] * 50])
 
+def no_scenario(_: object) -> ScenarioResult:
+    raise AssertionError("not asked for")
+
+
+def process_of(runner: FakeRunner, clock: FakeClock, run: RunSpec, **changes: object) -> ProcessRun:
     def load() -> FakeRunner:
         clock.advance_ms(250.0)
         return runner
 
-    images = np.ones((8, 3, 4, 4), np.float32)
-    spec = SamplingSpec(budget_s=0.5, warmup_s=0.001, warmup_min=5)
-    result = measure(load, images, clock, spec, lambda: 1.5)
+    energy = iter([100.0, 130.0])
+    machine = Machine(
+        clock=clock,
+        conditions=lambda: Conditions(package_energy_j=next(energy)),
+        load_average=lambda: 1.5,
+        environment=Environment.model_validate(TEST_ENVIRONMENT),
+    )
+    return measure(load, IMAGES, run, SPEC, machine, changes.get("play", no_scenario))  # type: ignore[arg-type]
+
+
+def test_a_process_of_known_times() -> None:
+    clock = FakeClock()
+    runner = FakeRunner(clock, [30.0, *[8.0] * 5, *[4.0, 6.0] * 500])
+    result = process_of(runner, clock, RunSpec("fake", 8, 1))
     assert result.load_ms == 250.0
     assert result.first_inference_ms == 30.0
     assert result.warmup_ms == (8.0,) * 5
+    assert result.warmup_ended_by == "steady"
     assert set(result.samples_ms) == {4.0, 6.0}
-    assert result.latency_ms_min == 4.0
-    assert result.latency_ms_p50_low <= result.latency_ms_p50 <= result.latency_ms_p50_high
-    total_s = sum(result.samples_ms) / 1000
-    assert result.throughput_images_s == pytest.approx(8 * len(result.samples_ms) / total_s)
-    assert result.latency_ms_p90 == 6.0
-    assert result.latency_ms_p99 is None
     assert result.stopped_by == "budget"
+    assert result.window_s == pytest.approx(sum(result.samples_ms) / 1000)
+    assert len(result.copies_ms) >= 5
+    assert result.energy_j == 30.0
+    assert result.energy_source == "rapl"
     assert result.load_average_1min == 1.5
-    assert runner.prepared is images
+    assert runner.prepared is IMAGES
+    assert runner.fed == len(result.copies_ms) + 1
+
+
+def test_several_in_flight() -> None:
+    clock = FakeClock()
+    result = process_of(FakeRunner(clock, [5.0]), clock, RunSpec("fake", 8, 1, in_flight=3))
+    assert set(result.samples_ms) >= {5.0}
+    assert len(result.samples_ms) >= 3 * SPEC.min_samples
+    assert result.window_s >= 0.5
+
+
+def test_a_scenario_is_played_over_every_lane() -> None:
+    clock, seen = FakeClock(), []
+    said = ScenarioResult(
+        scenario="offline", valid=True, reasons=(), queries=1, latency_ms_p50=1.0,
+        latency_ms_p90=1.0, latency_ms_p99=1.0, throughput_images_s=9.0, target_queries_s=None,
+        target_latency_ms=None, logs="", loadgen_version="6",
+    )  # fmt: skip
+
+    def play(lanes: list[object]) -> ScenarioResult:
+        seen.extend(lanes)
+        return said
+
+    run = RunSpec("fake", 8, 1, in_flight=2, scenario=ScenarioSpec("offline"))
+    result = process_of(FakeRunner(clock, [5.0]), clock, run, play=play)
+    assert result.scenario == said
+    assert len(seen) == 2
+    assert len(result.samples_ms) == SPEC.min_samples
 
 
 def test_peak_memory_follows_an_allocation() -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stmdeploy.measure.statistics import (
-    median_interval,
+    order_interval,
     percentile_floor,
     percentiles,
+    process_interval,
     quantile,
+    row_interval,
+    student_t,
 )
 
 
@@ -34,41 +38,125 @@ def test_percentiles_appear_at_their_floor() -> None:
 
 def test_interval_ranks_are_the_tables() -> None:
     """Published tables of the sign test: n = 10 -> 2nd and 9th, n = 100 -> 40th and 61st."""
-    ten = median_interval(list(range(1, 11)))
+    ten = order_interval(list(range(1, 11)))
     assert (ten.low, ten.median, ten.high) == (2, 5.5, 9)
-    hundred = median_interval(list(range(1, 101)))
+    hundred = order_interval(list(range(1, 101)))
     assert (hundred.low, hundred.high) == (40, 61)
     assert hundred.half_width_percent == pytest.approx(100 * 10.5 / 50.5)
 
 
 def test_few_samples_give_the_whole_range() -> None:
-    few = median_interval([3.0, 1.0, 2.0])
+    few = order_interval([3.0, 1.0, 2.0])
     assert (few.low, few.median, few.high) == (1.0, 2.0, 3.0)
-    assert median_interval([5.0]).half_width_percent == 0.0
+    assert process_interval([5.0]).half_width_percent == 0.0
 
 
-@pytest.mark.parametrize("count", [20, 65, 400])
-def test_interval_covers_the_median_of_a_skewed_distribution(count: int) -> None:
-    generator = random.Random(count)
-    truth, hits, repeats = math.log(2.0), 0, 1500
+def test_student_is_the_tables() -> None:
+    assert (student_t(1), student_t(2), student_t(9), student_t(30)) == (
+        12.706,
+        4.303,
+        2.262,
+        2.042,
+    )
+    assert student_t(31) == 1.960
+
+
+def test_a_constant_process_has_no_width() -> None:
+    assert process_interval([4.0] * 100).half_width_percent == 0.0
+
+
+def test_a_row_of_known_processes() -> None:
+    """Three processes at 9, 10 and 11.1 ms: t(2) of the logarithms, worked by hand."""
+    logs = [math.log(x) for x in (9.0, 10.0, 11.1)]
+    mean = sum(logs) / 3
+    error = math.sqrt(sum((x - mean) ** 2 for x in logs) / 2 / 3)
+    interval = row_interval([[9.0] * 50, [10.0] * 50, [11.1] * 50])
+    assert interval.median == pytest.approx(math.exp(mean))
+    assert interval.low == pytest.approx(math.exp(mean - 4.303 * error))
+    assert interval.high == pytest.approx(math.exp(mean + 4.303 * error))
+
+
+def test_processes_that_agree_by_chance_keep_their_own_width() -> None:
+    noise = random.Random(1)
+    processes = [[noise.lognormvariate(0.0, 0.3) for _ in range(60)] for _ in range(2)]
+    scaled = [[x / process_interval(p).median for x in p] for p in processes]
+    own = [process_interval(p).half_width_percent for p in scaled]
+    assert row_interval(scaled).half_width_percent > 0.4 * min(own)
+
+
+Process = Callable[[random.Random], list[float]]
+
+
+def steady(noise: random.Random) -> list[float]:
+    return [noise.lognormvariate(0.0, 0.1) for _ in range(200)]
+
+
+def autocorrelated(noise: random.Random) -> list[float]:
+    """A chain whose neighbours correlate by 0.9: 200 samples tell as much as ten."""
+    state, samples = noise.gauss(0, 1), []
+    for _ in range(200):
+        state = 0.9 * state + math.sqrt(1 - 0.81) * noise.gauss(0, 1)
+        samples.append(math.exp(0.1 * state))
+    return samples
+
+
+def bimodal(noise: random.Random) -> list[float]:
+    """Two modes, one 3 % slower, switched at random every few samples; the median is of the
+    faster, which is there more often."""
+    mode, samples = 0, []
+    for _ in range(400):
+        mode = int(noise.random() < 0.3) if noise.random() < 0.2 else mode
+        samples.append((1.0 + 0.03 * mode) * noise.lognormvariate(0.0, 0.005))
+    return samples
+
+
+def coverage(process: Process, processes: int, between: float, repeats: int = 600) -> float:
+    """How often a row's interval holds the truth, with processes that differ by `between`."""
+    noise = random.Random(7)
+    pooled = sorted(x for _ in range(300) for x in process(noise))
+    truth, hits = quantile(pooled, 0.5), 0
     for _ in range(repeats):
-        interval = median_interval([generator.expovariate(1.0) for _ in range(count)])
+        rows = []
+        for _ in range(processes):
+            factor = noise.lognormvariate(0.0, between)
+            rows.append([factor * x for x in process(noise)])
+        interval = row_interval(rows)
         hits += interval.low <= truth <= interval.high
-    # At least 95 %, less three standard errors of this estimate.
-    assert hits / repeats >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / repeats)
+    return hits / repeats
 
 
-def test_many_samples_do_not_underflow() -> None:
-    interval = median_interval([float(i % 1000) for i in range(20_000)])
-    assert interval.low < 499.5 < interval.high
-    assert interval.half_width_percent < 3
+@pytest.mark.parametrize("process", [steady, autocorrelated, bimodal])
+@pytest.mark.parametrize("between", [0.0, 0.05])
+def test_a_row_covers_the_truth(process: Process, between: float) -> None:
+    # 95 %, less three standard errors of this estimate.
+    floor = 0.95 - 3 * math.sqrt(0.95 * 0.05 / 600)
+    assert coverage(process, 3, between) >= floor
 
 
-@given(st.lists(st.floats(0.1, 1e6), min_size=1, max_size=200))
-def test_interval_is_ordered_and_made_of_samples(samples: list[float]) -> None:
-    interval = median_interval(samples)
-    assert interval.low <= interval.median <= interval.high
-    assert {interval.low, interval.high} <= set(samples)
+def test_an_interval_of_single_samples_does_not() -> None:
+    """What sections and processes are for: the same chains, taken for independent."""
+    noise, hits = random.Random(3), 0
+    for _ in range(300):
+        interval = order_interval(autocorrelated(noise))
+        hits += interval.low <= 1.0 <= interval.high
+    assert hits / 300 < 0.6
+
+
+def test_drift_widens_the_interval() -> None:
+    noise = random.Random(0)
+    flat = [noise.lognormvariate(0.0, 0.01) for _ in range(400)]
+    drifting = [x * (1 + 0.1 * i / 400) for i, x in enumerate(flat)]
+    assert (
+        process_interval(drifting).half_width_percent
+        > 10 * process_interval(flat).half_width_percent
+    )
+
+
+@given(st.lists(st.lists(st.floats(0.1, 1e6), min_size=1, max_size=120), min_size=1, max_size=4))
+def test_intervals_are_ordered(processes: list[list[float]]) -> None:
+    interval = row_interval(processes)
+    assert interval.low <= interval.median * (1 + 1e-12)
+    assert interval.median <= interval.high * (1 + 1e-12)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=50), st.floats(0, 1))

@@ -1,109 +1,185 @@
-"""Rows on disk."""
+"""The database of rows: whole at every moment, for several writers at once."""
 
 from __future__ import annotations
 
-import json
+import multiprocessing
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.results.frame import flat, to_frame, write_frame
-from stmdeploy.results.row import Row
-from stmdeploy.results.store import ResultsFolder, read_results
+from stmdeploy.results.row import ProcessRun, Row
+from stmdeploy.results.schema import SCHEMA_VERSION
+from stmdeploy.results.store import DONE, FAILED, MEASURING, PLANNED, Store, pack, unpack
 
 MakeRow = Callable[..., Row]
+MakeProcess = Callable[..., ProcessRun]
 
 
-def test_the_document_is_whole_after_every_row(tmp_path: Path, make_row: MakeRow) -> None:
-    store = ResultsFolder(tmp_path)
-    for batch in (1, 8):
-        store.append(make_row(batch=batch))
-        assert read_results(tmp_path) == store.results
-    assert [row.batch for row in read_results(tmp_path / "results.json").rows] == [1, 8]
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path, create=True)
+    store.add_sweep("s1", "{}", [("a", "A"), ("b", "B"), ("c", "C")])
+    return store
 
 
-def test_a_failed_row_is_kept_with_its_reason(tmp_path: Path, make_row: MakeRow) -> None:
-    store = ResultsFolder(tmp_path)
-    store.append(make_row(measurement=None, failure="worker died of SIGSEGV"))
-    row = read_results(tmp_path).rows[0]
-    assert row.measurement is None
-    assert row.failure == "worker died of SIGSEGV"
+def test_samples_come_back_as_they_were(make_process: MakeProcess) -> None:
+    process = make_process(samples_ms=(0.1, 2.5, 1e9), copies_ms=(), warmup_ms=(3.0,))
+    bare = process.model_copy(update={"samples_ms": (), "copies_ms": (), "warmup_ms": ()})
+    assert unpack(bare.model_dump_json(), pack(process)) == process
 
 
-def test_a_folder_is_claimed_by_one_profile(tmp_path: Path) -> None:
-    ResultsFolder(tmp_path)
-    with pytest.raises(StmdeployError, match="already holds results"):
-        ResultsFolder(tmp_path)
+def test_samples_are_small(make_process: MakeProcess) -> None:
+    process = make_process(samples_ms=tuple(10.0 + (i * 7919 % 100) / 100 for i in range(10_000)))
+    assert len(pack(process)) < 0.2 * len(process.model_dump_json())
 
 
-def test_a_claim_that_cannot_be_written_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_process_and_its_row_appear_together(
+    store: Store, make_row: MakeRow, make_process: MakeProcess
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("stmdeploy.results.store.write_atomically", full)
-    with pytest.raises(OSError, match="No space left"):
-        ResultsFolder(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("", "is not JSON"),
-        ("[" * 100_000, "is not JSON"),
-        ("[]", "holds no stmdeploy results"),
-        ('{"kind": "stmdeploy-results", "schema_version": 9}', "has schema 9"),
-        ('{"kind": "stmdeploy-results", "schema_version": 1, "rows": [{}]}', "damaged at rows.0"),
-    ],
-)
-def test_other_files_are_refused(tmp_path: Path, text: str, says: str) -> None:
-    (tmp_path / "results.json").write_text(text)
-    with pytest.raises(StmdeployError, match=says):
-        read_results(tmp_path)
+    process = make_process()
+    assert store.add_process("s1", 1, 0, process, make_row(batch=7), MEASURING)
+    assert store.processes("s1", 1) == (process,)
+    assert [row.batch for row in store.rows("s1")] == [7]
+    assert [row.state for row in store.planned("s1")] == [PLANNED, MEASURING, PLANNED]
+    assert Store(store.path).rows("s1") == store.rows("s1")
 
 
-def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(StmdeployError, match="no such file"):
-        read_results(tmp_path / "nothing")
+def test_no_process_is_kept_twice(
+    store: Store, make_row: MakeRow, make_process: MakeProcess
+) -> None:
+    assert store.add_process("s1", 0, 0, make_process(), make_row(batch=1), MEASURING)
+    assert not store.add_process("s1", 0, 0, make_process(), make_row(batch=2), DONE)
+    assert len(store.processes("s1", 0)) == 1
+    assert [row.batch for row in store.rows("s1")] == [1]
 
 
-def test_frames_have_a_column_per_figure(make_row: MakeRow) -> None:
-    rows = [make_row(), make_row(measurement=None, failure="x")]
-    frame = to_frame(rows)
-    columns = {
-        "latency_ms_p50",
-        "throughput_images_s",
-        "published_top1_percent",
-        "macs",
-        "parameters",
-        "memory_peak_mib",
-        "environment_processor",
-        "failure",
-    }
-    assert columns <= set(frame.columns)
-    assert frame["latency_ms_p50"].isna().tolist() == [False, True]
-    assert "samples_ms" not in frame.columns
-    assert flat(rows[0]).keys() == flat(rows[1]).keys()
-    assert json.dumps(flat(rows[0]), allow_nan=False)
+def test_a_failed_row_is_kept_with_its_reason(store: Store, make_row: MakeRow) -> None:
+    store.save_row("s1", 2, make_row(measurement=None, failure="worker died of SIGSEGV"), FAILED)
+    (row,) = store.rows("s1")
+    assert row.failure == "worker died of SIGSEGV"
+    assert store.find_sweep(None).states == {PLANNED: 2, FAILED: 1}
 
 
-def test_figures_that_are_no_numbers_are_refused(tmp_path: Path, make_row: MakeRow) -> None:
-    ResultsFolder(tmp_path).append(make_row())
-    text = (tmp_path / "results.json").read_text()
-    (tmp_path / "results.json").write_text(text.replace('_p50": 10.0', '_p50": NaN'))
-    with pytest.raises(StmdeployError, match=r"damaged at rows\.0\.measurement\.latency_ms_p50"):
-        read_results(tmp_path)
+def test_a_row_is_added_once(store: Store) -> None:
+    assert store.add_row("s1", "d", "D") == 3
+    assert store.add_row("s1", "d", "D") is None
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_frames_are_read_back_by_pandas(tmp_path: Path, make_row: MakeRow, suffix: str) -> None:
-    path = tmp_path / f"rows{suffix}"
-    write_frame([make_row(batch=1), make_row(batch=8)], path, suffix.removeprefix("."))
-    frame = pd.read_csv(path) if suffix == ".csv" else pd.read_parquet(path)
-    assert frame["batch"].tolist() == [1, 8]
-    assert frame["latency_ms_p50"].tolist() == [10.0, 10.0]
+def test_sweeps_are_found_by_how_they_begin(store: Store) -> None:
+    store.add_sweep("s2x", "{}", [("a", "A")])
+    assert store.find_sweep(None).id == "s2x"
+    assert store.find_sweep("s1").id == "s1"
+    with pytest.raises(StmdeployError, match="'s' is not clear; one of: s1, s2x"):
+        store.find_sweep("s")
+    with pytest.raises(StmdeployError, match="has no sweep 't'"):
+        store.find_sweep("t")
+
+
+def test_removing_leaves_the_others(
+    store: Store, make_row: MakeRow, make_process: MakeProcess
+) -> None:
+    store.add_sweep("s2", "{}", [("a", "A")])
+    for sweep in ("s1", "s2"):
+        store.add_process(sweep, 0, 0, make_process(), make_row(), DONE)
+    store.remove_sweep("s1")
+    store.reclaim()
+    assert [info.id for info in store.sweeps()] == ["s2"]
+    assert len(store.processes("s2", 0)) == 1
+    store.drop_samples("s2")
+    assert store.processes("s2", 0) == ()
+    assert len(store.rows("s2")) == 1
+
+
+def test_a_merge_takes_what_is_new(
+    tmp_path: Path, make_row: MakeRow, make_process: MakeProcess
+) -> None:
+    mine, theirs = (Store(tmp_path / f"{name}.db", create=True) for name in ("mine", "theirs"))
+    for store in (mine, theirs):
+        store.add_sweep("both", "{}", [("a", "A"), ("b", "B")])
+        store.add_process("both", 0, 0, make_process(), make_row(batch=1), MEASURING)
+    theirs.add_process("both", 0, 1, make_process(), make_row(batch=2), DONE)
+    theirs.add_sweep("theirs", "{}", [("a", "A")])
+    mine.add_sweep("mine", "{}", [("a", "A")])
+    assert mine.merge(theirs) == (1, 1)
+    assert mine.merge(theirs) == (0, 0)
+    assert {info.id for info in mine.sweeps()} == {"both", "theirs", "mine"}
+    assert len(mine.processes("both", 0)) == 2
+    assert [row.batch for row in mine.rows("both")] == [2]
+    assert mine.find_sweep("both").states == {DONE: 1, PLANNED: 1}
+
+
+def _write(path: str, writer: int, count: int, row: Row, process: ProcessRun) -> None:
+    store = Store(Path(path))
+    for i in range(count):
+        assert store.add_process("many", writer * count + i, 0, process, row, DONE)
+
+
+@pytest.mark.slow
+def test_eight_writers(tmp_path: Path, make_row: MakeRow, make_process: MakeProcess) -> None:
+    writers, each = 8, 500
+    store = Store(tmp_path, create=True)
+    store.add_sweep("many", "{}", [(str(i), "") for i in range(writers * each)])
+    spawn = multiprocessing.get_context("spawn")
+    jobs = [
+        spawn.Process(target=_write, args=(str(store.path), i, each, make_row(), make_process()))
+        for i in range(writers)
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert [job.exitcode for job in jobs] == [0] * writers
+    assert store.find_sweep("many").states == {DONE: 4000}
+    assert len(store.rows("many")) == 4000
+    with sqlite3.connect(store.path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("SELECT count(*) FROM processes").fetchone() == (4000,)
+
+
+def test_a_store_of_version_1_is_migrated(
+    tmp_path: Path, make_row: MakeRow, make_process: MakeProcess
+) -> None:
+    store = Store(tmp_path, create=True)
+    store.add_sweep("old", "{}", [("a", "A")])
+    store.add_process("old", 0, 0, make_process(), make_row(), DONE)
+    store.close()
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("ALTER TABLE rows DROP COLUMN measured_utc")
+        connection.execute("UPDATE schema_version SET version = 1")
+    migrated = Store(tmp_path)
+    assert migrated.rows("old") == (make_row(),)
+    migrated.save_row("old", 0, make_row(batch=3), DONE)
+    assert migrated.rows("old")[0].batch == 3
+    with sqlite3.connect(store.path) as connection:
+        (version,) = connection.execute("SELECT version FROM schema_version").fetchone()
+    assert version == SCHEMA_VERSION
+
+
+def test_a_newer_store_is_refused(store: Store) -> None:
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("UPDATE schema_version SET version = 99")
+    with pytest.raises(StmdeployError, match="has schema 99, this stmdeploy writes"):
+        Store(store.path)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("not a database, but long enough to be looked at" * 20)
+    with pytest.raises(StmdeployError, match="is damaged: file is not a database"):
+        Store(tmp_path / "text.db")
+    with sqlite3.connect(tmp_path / "other.db") as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    with pytest.raises(StmdeployError, match="holds no stmdeploy results"):
+        Store(tmp_path / "other.db")
+    with pytest.raises(StmdeployError, match="no results in"):
+        Store(tmp_path)
+
+
+def test_a_damaged_row_is_named(store: Store, make_row: MakeRow) -> None:
+    store.save_row("s1", 0, make_row(), DONE)
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("""UPDATE rows SET row = '{"model": 3}' WHERE position = 0""")
+    with pytest.raises(StmdeployError, match="damaged at model"):
+        store.rows("s1")

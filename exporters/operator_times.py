@@ -1,0 +1,242 @@
+"""Where the time of an inference goes, as each runtime's own profiler tells it.
+
+A runtime's graph is not the exported one: nodes are fused, split and renamed. A node belongs
+where the exported node belongs that it carries the name of, or whose output it writes; nodes
+that the runtime made up belong to what they read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stmdeploy.contracts import OperatorTime
+from stmdeploy.spec import INPUT_NAME, RunSpec
+
+from .onnx_graph import PART_NOTE, part_of
+from .ort_session import provider_of, session_options
+
+if TYPE_CHECKING:
+    from stmdeploy.contracts import Array
+
+Inferences = tuple[tuple[OperatorTime, ...], ...]
+#: The hint for a runtime that does not tell.
+OTHERS = "take --runtime onnxruntime, openvino, torch or tensorrt"
+#: Inferences before those that are told of.
+_WARM_RUNS = 3
+#: Between the part and the name of an OpenVINO node.
+PART_MARK = " | "
+_PART = re.compile(r"(stage \d+ \w+|stem|head|top level)$")
+#: What ONNX Runtime appends where it keeps channels in blocks.
+_BLOCKED = "_nchwc"
+_RANGE = "stmdeploy:"
+_US_PER_MS = _MS_PER_S = 1000.0
+
+
+def of_onnxruntime(path: Path, run: RunSpec, images: Array, repeats: int) -> Inferences:
+    """By ONNX Runtime's profiler. Slower than without: every node is timed."""
+    import onnx
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = session_options(run)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        session = ort.InferenceSession(path, options, providers=provider_of(run, path))
+        for _ in range(_WARM_RUNS + repeats):
+            session.run(None, {INPUT_NAME: images})
+        events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+        optimized = onnx.load(options.optimized_model_filepath, load_external_data=False)
+    parts = _parts(onnx.load(path, load_external_data=False), optimized)
+    inferences = [
+        tuple(
+            OperatorTime(
+                name=event["args"].get("node_name") or event["name"].removesuffix("_kernel_time"),
+                operator=event["args"]["op_name"],
+                part=parts.get(event["name"].removesuffix("_kernel_time"), "other"),
+                start_ms=(event["ts"] - whole["ts"]) / _US_PER_MS,
+                duration_ms=event["dur"] / _US_PER_MS,
+            )
+            for event in events
+            if event["name"].endswith("_kernel_time")
+            and whole["ts"] <= event["ts"] < whole["ts"] + whole["dur"]
+        )
+        for whole in (event for event in events if event["name"] == "model_run")
+    ]
+    return tuple(inferences[-repeats:])
+
+
+def _parts(exported: Any, optimized: Any) -> dict[str, str]:
+    """The part of every node of the optimised graph, by its name."""
+    known: dict[str, str] = {}
+    for node in exported.graph.node:
+        part = {note.key: note.value for note in node.metadata_props}.get(PART_NOTE)
+        for name in (*node.output, node.name) if part else ():
+            known[name] = part or ""
+    written: dict[str, str] = {}
+    parts: dict[str, str] = {}
+    for node in optimized.graph.node:
+        names = [name.removesuffix(_BLOCKED) for name in (*node.output, node.name)]
+        part = next((known[name] for name in names if name in known), "")
+        part = part or next((written[name] for name in node.input if name in written), "other")
+        written.update(dict.fromkeys(node.output, part))
+        parts[node.name] = part
+    return parts
+
+
+def parts_of(path: Path) -> dict[str, str]:
+    """The part of every node of an exported ONNX file, by its name and by its outputs'."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    parts = _parts(model, model)
+    outputs = {name: parts[node.name] for node in model.graph.node for name in node.output}
+    return {**outputs, **parts}
+
+
+def name_by_part(model: Any, graph: Path) -> None:
+    """Puts the part into the name of every node of an OpenVINO model made from an ONNX graph."""
+    known = parts_of(graph)
+    for node in model.get_ordered_ops():
+        name = node.get_friendly_name()
+        stem = name.partition("/")[0]
+        part = known.get(name) or known.get(stem)
+        if part:
+            node.set_friendly_name(f"{part}{PART_MARK}{name}")
+
+
+def _noted(name: str) -> tuple[str, str]:
+    """The part that a name carries, if with words of the runtime's before it, and the rest."""
+    before, mark, rest = name.partition(PART_MARK)
+    found = _PART.search(before) if mark else None
+    return (found.group(), rest) if found else ("other", name)
+
+
+def of_openvino(request: Any, repeats: int) -> Inferences:
+    """By OpenVINO's counters, of a request whose model is compiled with them; it runs node after
+    node."""
+    inferences = []
+    for _ in range(_WARM_RUNS + repeats):
+        request.infer()
+        at_ms, times = 0.0, []
+        for info in request.get_profiling_info():
+            duration_ms = info.real_time.total_seconds() * _MS_PER_S
+            if not duration_ms:
+                continue
+            part, name = _noted(info.node_name)
+            times.append(
+                OperatorTime(
+                    name=name,
+                    operator=info.node_type,
+                    part=part,
+                    start_ms=at_ms,
+                    duration_ms=duration_ms,
+                )
+            )
+            at_ms += duration_ms
+        inferences.append(tuple(times))
+    return tuple(inferences[-repeats:])
+
+
+def of_tensorrt(trt: Any, runner: Any, repeats: int) -> Inferences:
+    """By TensorRT's profiler, layer after layer; a fused layer belongs to its first part."""
+
+    class Profiler(trt.IProfiler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.told: list[tuple[str, float]] = []
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.told.append((layer_name, ms))
+
+    profiler = Profiler()
+    runner.context.profiler = profiler
+    inferences = []
+    for _ in range(_WARM_RUNS + repeats):
+        profiler.told.clear()
+        runner.run()
+        at_ms, times = 0.0, []
+        for layer, ms in profiler.told:
+            times.append(
+                OperatorTime(
+                    name=layer,
+                    operator="layer",
+                    part=_noted(layer)[0],
+                    start_ms=at_ms,
+                    duration_ms=ms,
+                )
+            )
+            at_ms += ms
+        inferences.append(tuple(times))
+    return tuple(inferences[-repeats:])
+
+
+def of_torch(module: Any, inputs: Any, device: str, repeats: int) -> Inferences:
+    """By torch.profiler, eager: operators under the module that calls them.
+
+    On a GPU, durations are of the kernels.
+    """
+    import torch
+    from torch.profiler import ProfilerActivity, profile, record_function
+
+    hooks, opened = [], []
+
+    def enter(name: str) -> Any:
+        def hook(*_: Any) -> None:
+            scope = record_function(_RANGE + name)
+            scope.__enter__()  # type: ignore[no-untyped-call]
+            opened.append(scope)
+
+        return hook
+
+    def leave(*_: Any) -> None:
+        opened.pop().__exit__(None, None, None)
+
+    for name, part in module.named_modules():
+        hooks += [part.register_forward_pre_hook(enter(name)), part.register_forward_hook(leave)]
+    activities = [ProfilerActivity.CPU]
+    if device == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    inferences = []
+    try:
+        for turn in range(_WARM_RUNS + repeats):
+            with torch.inference_mode(), profile(activities=activities) as profiler:
+                module(inputs)
+                if device == "cuda":
+                    torch.cuda.synchronize()
+            if turn >= _WARM_RUNS:
+                inferences.append(_torch_times(profiler.events() or [], device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(inferences)
+
+
+def _torch_times(events: Any, device: str) -> tuple[OperatorTime, ...]:
+    """The operators that a module calls itself; what those call in turn is theirs."""
+    times = []
+    begin = min((event.time_range.start for event in events), default=0)
+    for event in events:
+        parent = event.cpu_parent
+        if event.name.startswith(_RANGE) or parent is None or not parent.name.startswith(_RANGE):
+            continue
+        scopes: list[str] = []
+        while parent is not None:
+            if parent.name.startswith(_RANGE):
+                scopes.insert(0, parent.name.removeprefix(_RANGE))
+            parent = parent.cpu_parent
+        duration_us = event.device_time_total if device == "cuda" else event.cpu_time_total
+        times.append(
+            OperatorTime(
+                name=scopes[-1] or "top level",
+                operator=event.name.removeprefix("aten::"),
+                part=part_of([*scopes, ""]),
+                start_ms=(event.time_range.start - begin) / _US_PER_MS,
+                duration_ms=duration_us / _US_PER_MS,
+            )
+        )
+    return tuple(times)

@@ -1,0 +1,82 @@
+"""`profile --dry-run`: what a sweep would do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stmdeploy.cli import console
+from stmdeploy.pipeline import check_sweep
+from stmdeploy.report.tables import TextTable
+from stmdeploy.results.store import FILE_NAME, Store
+from stmdeploy.spec import LOOP
+from stmdeploy.sweep import SweepSpec
+
+#: Of one process beside its sampling: start, load, inferences with copies.
+_OVERHEAD_S = 3.0
+#: Of one export that the store knows no time of.
+_EXPORT_S = 25.0
+
+
+def show_plan(spec: SweepSpec, folder: Path, *, json: bool) -> None:
+    """Prints the rows of a sweep, and how long it takes at most.
+
+    Raises:
+        StmdeployError: as `check_sweep`.
+    """
+    check_sweep(spec)
+    rows = [(row.model, row.run) for row in spec.rows()]
+    export_s, measure_s = _exports_s(spec, folder), _measuring_s(spec)
+    if json:
+        console.print_json(
+            {
+                "rows": [
+                    {
+                        "model": model.name, "image_size": model.image_size,
+                        "precision": run.precision, "runtime": run.runtime, "batch": run.batch,
+                        "threads": run.threads, "in_flight": run.in_flight, "device": run.device,
+                        "scenario": run.scenario.name,
+                    }
+                    for model, run in rows
+                ],
+                "estimated_export_s": export_s,
+                "estimated_measuring_s_at_most": measure_s,
+            }
+        )  # fmt: skip
+        return
+    headers = ("backbone", "runtime", "precision", "scenario", "batch", "in flight", "threads")
+    cells = tuple(
+        (m.label, r.runtime, r.precision, r.scenario.name, str(r.batch), str(r.in_flight),
+         str(r.threads))
+        for m, r in rows
+    )  # fmt: skip
+    notes = (
+        f"{len(rows)} rows. Exports: about {export_s / 60:.1f} min; "
+        f"measuring: at most {measure_s / 60:.1f} min. Estimated, not measured.",
+    )
+    console.print_table(TextTable(headers, cells, left=4, notes=notes))
+
+
+def _measuring_s(spec: SweepSpec) -> float:
+    """An upper bound, but for runs that last longer than their share of the budget."""
+    sampling = spec.sampling
+    process_s = sampling.process_budget_s + sampling.warmup_limit_s + _OVERHEAD_S
+    return sum(
+        sampling.processes * process_s
+        if row.run.scenario.name == LOOP
+        else row.run.scenario.duration_s + process_s
+        for row in spec.rows()
+    )
+
+
+def _exports_s(spec: SweepSpec, folder: Path) -> float:
+    """By what the exports of the same models took before, where the store knows."""
+    known: dict[str, float] = {}
+    if (folder / FILE_NAME).is_file():
+        store = Store(folder)
+        for sweep in store.sweeps():
+            for prepared in store.prepared(sweep.id).values():
+                for artifact in prepared.artifacts:
+                    if artifact.export_s is not None:
+                        known[prepared.model.name] = artifact.export_s
+    targets = len({run.runtime for run in spec.runs}) * len(spec.precisions)
+    return targets * sum(known.get(model.name, _EXPORT_S) for model in spec.models)

@@ -1,0 +1,144 @@
+"""From the processes of a row to its figures, and the verdict on how they were measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import chain
+from statistics import fmean, median
+
+from stmdeploy.measure.statistics import percentiles, process_interval, row_interval
+from stmdeploy.results.row import Measurement, ProcessRun
+from stmdeploy.spec import LOOP, RunSpec, SamplingSpec
+
+_MS_PER_S = 1000.0
+#: The processes of a row differ when their medians spread by more than this factor of what
+#: each of them varies by itself, and by more than this share.
+_SPREAD_FACTOR, _SPREAD_SHARE = 3.0, 0.05
+#: A machine is busy when more is runnable than this share of its threads leaves room for.
+_BUSY_SHARE = 0.75
+
+
+def summarize(processes: Sequence[ProcessRun], run: RunSpec, sampling: SamplingSpec) -> Measurement:
+    """The row's figures out of at least one process."""
+    samples = [process.samples_ms for process in processes]
+    pooled = tuple(chain.from_iterable(samples))
+    interval, tails = row_interval(samples), percentiles(pooled)
+    last = processes[-1]
+    advice = _advice(processes, interval.half_width_percent, sampling)
+    images = run.batch * len(pooled)
+    energy, source = _energy(processes, images)
+    copies = [median(process.copies_ms) for process in processes if process.copies_ms]
+    return Measurement(
+        latency_ms_p50=interval.median,
+        latency_ms_p50_low=interval.low,
+        latency_ms_p50_high=interval.high,
+        latency_ms_mean=fmean(pooled),
+        latency_ms_min=min(pooled),
+        latency_ms_p90=tails.get(0.90),
+        latency_ms_p95=tails.get(0.95),
+        latency_ms_p99=tails.get(0.99),
+        latency_with_copies_ms_p50=median(copies) if copies and run.in_flight == 1 else None,
+        throughput_images_s=_throughput(processes, run, images),
+        load_ms=median(process.load_ms for process in processes),
+        first_inference_ms=median(process.first_inference_ms for process in processes),
+        memory_before_load_mib=max(process.memory_before_load_mib for process in processes),
+        memory_peak_mib=max(process.memory_peak_mib for process in processes),
+        device_memory_peak_mib=max(
+            (p.device_memory_peak_mib for p in processes if p.device_memory_peak_mib is not None),
+            default=None,
+        ),
+        energy_j_per_image=energy,
+        energy_source=source,
+        processes=len(processes),
+        samples=len(pooled),
+        warmup_runs=sum(len(process.warmup_ms) for process in processes),
+        stopped_by=last.stopped_by,
+        steady=not advice,
+        advice=advice,
+        runtime_facts=last.runtime_facts,
+        load_average_1min=last.load_average_1min,
+        before=processes[0].before,
+        after=last.after,
+        scenario=last.scenario,
+    )
+
+
+def wants_more(processes: Sequence[ProcessRun], run: RunSpec, sampling: SamplingSpec) -> bool:
+    """Whether a row is to be measured in one more process.
+
+    Until it has as many as asked for; then while its interval is wider than the target and
+    sampling has not used the row's budget. LoadGen's scenarios decide on their own length:
+    one process.
+    """
+    if run.scenario.name != LOOP:
+        return not processes
+    if len(processes) < sampling.processes:
+        return True
+    spent_s = sum(sum(process.samples_ms) for process in processes) / _MS_PER_S / run.in_flight
+    if spent_s + sampling.process_budget_s / 2 > sampling.budget_s:
+        return False
+    width = row_interval([process.samples_ms for process in processes]).half_width_percent
+    return width > sampling.target_half_width_percent
+
+
+def _throughput(processes: Sequence[ProcessRun], run: RunSpec, images: int) -> float:
+    """Images per second; one request at a time, the clock's own reading is left out."""
+    scenario = processes[-1].scenario
+    if scenario is not None:
+        return scenario.throughput_images_s
+    if run.in_flight > 1:
+        return images / sum(process.window_s for process in processes)
+    return _MS_PER_S * images / sum(sum(process.samples_ms) for process in processes)
+
+
+def _energy(processes: Sequence[ProcessRun], images: int) -> tuple[float | None, str]:
+    spent = [process.energy_j for process in processes]
+    if any(joules is None for joules in spent) or processes[-1].scenario is not None:
+        return None, ""
+    total = sum(joules for joules in spent if joules is not None)
+    return total / images, processes[-1].energy_source
+
+
+def _advice(
+    processes: Sequence[ProcessRun], half_width_percent: float, sampling: SamplingSpec
+) -> tuple[str, ...]:
+    """What is unsteady about a row, each with what to try; empty for a steady one."""
+    found = []
+    if half_width_percent > sampling.target_half_width_percent:
+        found.append(
+            f"the interval is +-{half_width_percent:.1f} %, wanted was "
+            f"{sampling.target_half_width_percent:g} %: raise --budget-s or --processes"
+        )
+    if any(process.warmup_ended_by == "limit" for process in processes):
+        found.append("it still became faster when warming up ended: raise --warmup-limit-s")
+    if _processes_differ(processes):
+        found.append("processes differ from each other: pin them (taskset), close other programs")
+    environment = processes[-1].environment
+    busy = [process.load_average_1min for process in processes[:1]]
+    if busy[0] is not None and busy[0] > _BUSY_SHARE * environment.threads_available:
+        found.append(f"the machine was busy (load {busy[0]:.1f}): close other programs")
+    if any(p.after.gpu_throttle_reasons for p in processes) or _throttled(processes):
+        found.append("clocks were throttled: cool the machine, or lock its clocks")
+    if any((p.before.gpu_processes or 0) > 1 for p in processes):
+        found.append("other processes use the GPU: measure alone")
+    return tuple(found)
+
+
+def _processes_differ(processes: Sequence[ProcessRun]) -> bool:
+    if len(processes) < 2:
+        return False
+    own = [process_interval(process.samples_ms) for process in processes]
+    logs = [math.log(interval.median) for interval in own]
+    spread = max(logs) - min(logs)
+    half = max(interval.half_width_percent for interval in own) / 100
+    return spread > _SPREAD_SHARE and spread > _SPREAD_FACTOR * half
+
+
+def _throttled(processes: Sequence[ProcessRun]) -> bool:
+    return any(
+        p.before.cpu_throttle_events is not None
+        and p.after.cpu_throttle_events is not None
+        and p.after.cpu_throttle_events > p.before.cpu_throttle_events
+        for p in processes
+    )

@@ -1,0 +1,98 @@
+"""The tables of the store, and how an older store becomes one of this version."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    ForeignKeyConstraint,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    inspect,
+    select,
+    text,
+    update,
+)
+
+from stmdeploy.errors import StmdeployError
+
+#: 1: first version.  2: rows say when they were last measured.
+SCHEMA_VERSION = 2
+
+metadata = MetaData()
+version_table = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+#: A sweep: what was asked for.
+sweeps = Table(
+    "sweeps",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("created_utc", String(32), nullable=False),
+    Column("spec", Text, nullable=False),
+)
+#: A model of a sweep: built, counted, exported.
+models = Table(
+    "models",
+    metadata,
+    Column("sweep", String(40), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("prepared", Text, nullable=False),
+    ForeignKeyConstraint(["sweep"], ["sweeps.id"], ondelete="CASCADE"),
+)
+#: A row: its spec, its state (planned, measuring, done, failed), and what it comes to so far.
+rows = Table(
+    "rows",
+    metadata,
+    Column("sweep", String(40), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("key", String(32), nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("row", Text),
+    Column("measured_utc", String(32)),
+    ForeignKeyConstraint(["sweep"], ["sweeps.id"], ondelete="CASCADE"),
+)
+#: One process of a row, its samples packed.
+processes = Table(
+    "processes",
+    metadata,
+    Column("sweep", String(40), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("process", Text, nullable=False),
+    Column("samples", LargeBinary, nullable=False),
+    ForeignKeyConstraint(
+        ["sweep", "position"], ["rows.sweep", "rows.position"], ondelete="CASCADE"
+    ),
+)
+#: What turns a store of the version before into one of this version.
+MIGRATIONS = {2: ("ALTER TABLE rows ADD COLUMN measured_utc VARCHAR(32)",)}
+
+
+def bring_up_to_date(connection: Connection, name: str) -> None:
+    """Makes the tables of an empty store, or migrates an older one.
+
+    Raises:
+        StmdeployError: the store is of a newer version, or is something else's.
+    """
+    known = set(inspect(connection).get_table_names())
+    if not known:
+        metadata.create_all(connection)
+        connection.execute(version_table.insert().values(version=SCHEMA_VERSION))
+        return
+    if version_table.name not in known:
+        raise StmdeployError(f"{name} holds no stmdeploy results", "choose another --store")
+    version = connection.execute(select(version_table.c.version)).scalar_one()
+    if version > SCHEMA_VERSION:
+        raise StmdeployError(
+            f"{name} has schema {version}, this stmdeploy writes {SCHEMA_VERSION}",
+            "use the stmdeploy that wrote it, or a newer one",
+        )
+    for step in range(version + 1, SCHEMA_VERSION + 1):
+        for statement in MIGRATIONS[step]:
+            connection.execute(text(statement))
+    if version != SCHEMA_VERSION:
+        connection.execute(update(version_table).values(version=SCHEMA_VERSION))

@@ -1,0 +1,105 @@
+"""A sweep: which rows are measured, and in what order."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass, field, replace
+
+from pydantic import TypeAdapter
+
+from stmdeploy.spec import (
+    CalibrationSpec,
+    EngineSpec,
+    ModelSpec,
+    RunSpec,
+    SamplingSpec,
+    at_least,
+    positive,
+)
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """One row: a model and how it is run, its precision included."""
+
+    model: ModelSpec
+    run: RunSpec
+
+    @property
+    def key(self) -> str:
+        """The same for the same row, in whatever sweep."""
+        content = TypeAdapter(RowSpec).dump_json(self)
+        return hashlib.sha256(content).hexdigest()[:32]
+
+    def to_json(self) -> str:
+        """As `from_json` reads it."""
+        return TypeAdapter(RowSpec).dump_json(self).decode()
+
+    @staticmethod
+    def from_json(text: str) -> RowSpec:
+        """Reads what `to_json` wrote."""
+        return TypeAdapter(RowSpec).validate_json(text)
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """Rows to measure: every model in every precision with every run.
+
+    Attributes:
+        models, precisions, runs: the rows are all combinations.
+        sampling: when a row is measured enough.
+        lowering, calibration, engine: as of `ExportSpec`.
+        row_timeout_s: a worker is ended so long after its share of the budget.
+        export_timeout_s: the exports of a model are ended after so long.
+        memory_limit_mib: what a worker may allocate; None for what the machine has free.
+        smaller_batch: whether a row that runs out of memory is followed by half its batch.
+    """
+
+    models: tuple[ModelSpec, ...]
+    runs: tuple[RunSpec, ...]
+    precisions: tuple[str, ...] = ("fp32",)
+    sampling: SamplingSpec = field(default_factory=SamplingSpec)
+    lowering: str | None = None
+    calibration: CalibrationSpec = field(default_factory=CalibrationSpec)
+    engine: EngineSpec = field(default_factory=EngineSpec)
+    row_timeout_s: float = 600.0
+    export_timeout_s: float = 3600.0
+    memory_limit_mib: int | None = None
+    smaller_batch: bool = False
+
+    def __post_init__(self) -> None:
+        positive(self.row_timeout_s, "row timeout")
+        positive(self.export_timeout_s, "export timeout")
+        if self.memory_limit_mib is not None:
+            at_least(64, self.memory_limit_mib, "memory limit in MiB")
+
+    def rows(self) -> tuple[RowSpec, ...]:
+        """The rows in the order of the table, each once."""
+        combined = (
+            RowSpec(model, replace(run, precision=precision))
+            for model in self.models
+            for precision in self.precisions
+            for run in self.runs
+        )
+        return tuple(dict.fromkeys(combined))
+
+    def to_json(self) -> str:
+        """As `from_json` reads it."""
+        return TypeAdapter(SweepSpec).dump_json(self).decode()
+
+    @staticmethod
+    def from_json(text: str) -> SweepSpec:
+        """Reads what `to_json` wrote."""
+        return TypeAdapter(SweepSpec).validate_json(text)
+
+
+def shuffled(positions: list[int], sweep: str, turn: int) -> list[int]:
+    """The rows of one round, in an order of its own.
+
+    Every round measures one process of every row, so that a machine that slows down slows
+    all of them; the same sweep always has the same orders.
+    """
+    order = list(positions)
+    random.Random(f"{sweep} {turn}").shuffle(order)
+    return order

@@ -1,0 +1,343 @@
+"""A sweep being measured: models prepared, then one process of every row, round by round."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from stmdeploy.artifact import read_artifact
+from stmdeploy.contracts import Progress
+from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.hardware import environment, memory_available_mib
+from stmdeploy.measure.process import run_worker, worker_environment
+from stmdeploy.measure.summary import summarize, wants_more
+from stmdeploy.measure.turn import turn
+from stmdeploy.registry import exporter_for_runtime
+from stmdeploy.results.row import Prepared, PreparedArtifact, ProcessRun, Row
+from stmdeploy.results.store import DONE, FAILED, MEASURING, PlannedRow, Store, now_utc
+from stmdeploy.spec import LOOP, ExportSpec, ModelSpec, RunSpec
+from stmdeploy.sweep import RowSpec, SweepSpec, shuffled
+from stmdeploy.worker import Answer, Job, LayersJob, MeasureJob, PrepareJob
+
+if TYPE_CHECKING:
+    from stmdeploy.results.row import Environment
+
+#: Where a store keeps the artifacts and LoadGen's logs of its sweeps, beside it.
+ARTIFACTS, LOGS = "artifacts", "loadgen-logs"
+#: Of the memory that is free, what a worker may take.
+_MEMORY_SHARE = 0.9
+#: How engines and systems say that memory is out.
+_OUT_OF_MEMORY = (
+    "out of memory", "memoryerror", "bad_alloc", "failed to allocate", "cannot allocate",
+    "can't allocate", "defaultcpuallocator",
+)  # fmt: skip
+_WORKER = "stmdeploy.worker"
+_INTERPRETER_TIMEOUT_S = 60
+
+
+def check_interpreters(pythons: set[str]) -> None:
+    """Raises StmdeployError for an interpreter that is not there or has no stmdeploy."""
+    for python in pythons - {""}:
+        command = [python, "-P", "-c", "import stmdeploy.worker; print(stmdeploy.__version__)"]
+        try:
+            found = subprocess.run(
+                command, capture_output=True, text=True, check=False,
+                timeout=_INTERPRETER_TIMEOUT_S, env=worker_environment({}),
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError) as error:
+            raise StmdeployError(
+                f"--python {python} cannot be started: {error}", "give the path of a Python"
+            ) from error
+        mine = version("stmdeploy")
+        if found.returncode or found.stdout.strip() != mine:
+            raise StmdeployError(
+                f"--python {python} has no stmdeploy {mine}",
+                f"{python} -m pip install stmdeploy=={mine}",
+            )
+
+
+class SweepRun:
+    """One sweep of a store, being prepared and measured by this process."""
+
+    def __init__(
+        self, store: Store, sweep: str, progress: Progress, on_row: Callable[[Row], None]
+    ) -> None:
+        self._store, self._sweep = store, sweep
+        self._progress, self._on_row = progress, on_row
+        self._spec = SweepSpec.from_json(store.sweep_spec(sweep))
+        self._models: dict[ModelSpec, Prepared] = {}
+        self._environment: Environment = environment()
+        self._checked: set[Path] = set()
+
+    # Preparing
+
+    def prepare(self) -> None:
+        """Builds, counts and exports every model that is not yet, each in a worker.
+
+        Raises:
+            StmdeployError: a model cannot be built, or the artifacts not be written.
+        """
+        known = self._store.prepared(self._sweep)
+        for position, model in enumerate(self._spec.models):
+            ready = known.get(position)
+            if ready is None or not _intact(ready):
+                ready = self._prepare(model)
+                self._store.save_prepared(self._sweep, position, ready)
+            self._models[model] = ready
+
+    def _prepare(self, model: ModelSpec) -> Prepared:
+        exports = self._exports(model)
+        self._progress.expect(2 + 2 * len(exports))
+        answer = self._prepare_job(model, exports)
+        if answer.prepared is not None:
+            return answer.prepared
+        if answer.code:
+            raise StmdeployError(answer.failure, answer.hint, ExitCode(answer.code))
+        # The worker itself died: find out of which export, so that the others have theirs.
+        self._progress.expect(2 + 4 * len(exports))
+        bare = self._prepare_job(model, ())
+        if bare.prepared is None:
+            raise StmdeployError(
+                f"{model.name} cannot be built: {bare.failure}",
+                bare.hint,
+                ExitCode(bare.code or ExitCode.WORKER_FAILED),
+            )
+        single = [(spec, self._prepare_job(model, (spec,))) for spec in exports]
+        artifacts = tuple(
+            answer.prepared.artifacts[0]
+            if answer.prepared is not None
+            else PreparedArtifact(
+                target=spec.target, precision=spec.precision, failure=answer.failure
+            )
+            for spec, answer in single
+        )
+        return bare.prepared.model_copy(update={"artifacts": artifacts})
+
+    def _exports(self, model: ModelSpec) -> tuple[ExportSpec, ...]:
+        targets = dict.fromkeys(exporter_for_runtime(run.runtime).target for run in self._spec.runs)
+        return tuple(
+            ExportSpec(
+                model,
+                target,
+                self._store.path.parent / ARTIFACTS / self._sweep,
+                precision,
+                self._spec.lowering,
+                calibration=self._spec.calibration,
+                engine=self._spec.engine,
+            )
+            for precision in self._spec.precisions
+            for target in targets
+        )
+
+    def _prepare_job(self, model: ModelSpec, exports: tuple[ExportSpec, ...]) -> Answer:
+        job = PrepareJob(model=model, exports=exports)
+        return self._work(job, {}, self._spec.export_timeout_s)
+
+    def _work(
+        self, job: Job, settings: dict[str, str], timeout_s: float,
+        python: str = "",
+    ) -> Answer:  # fmt: skip
+        """One job in a worker, while nothing else is measured on this machine."""
+
+        def tell(line: str) -> None:
+            word, _, text = line.partition(" ")
+            told = {"step": self._progress.step, "detail": self._progress.detail}
+            told.get(word, self._progress.warn)(text)
+
+        def wait() -> None:
+            self._progress.warn("waiting: something else is being measured on this machine")
+
+        with turn(wait):
+            reply = run_worker(
+                _WORKER, job.model_dump_json(), settings, timeout_s, python=python, tell=tell
+            )
+        if reply.failure:
+            return Answer(failure=reply.failure)
+        try:
+            return Answer.model_validate_json(reply.answer)
+        except ValidationError:
+            return Answer(failure=f"the worker's answer cannot be read: {reply.answer[:100]!r}")
+
+    # Measuring
+
+    def measure(self) -> None:
+        """Measures one process of every row, round by round, until no row wants more."""
+        turn_number = 0
+        while open_rows := self._open_rows():
+            self._progress.expect(len(open_rows))
+            for position in shuffled(sorted(open_rows), self._sweep, turn_number):
+                self._measure(open_rows[position])
+            turn_number += 1
+
+    def layers(self, repeats: int) -> Iterator[tuple[RowSpec, Answer]]:
+        """Where the time of every row goes: so many inferences, operator by operator."""
+        planned = self._store.planned(self._sweep)
+        self._progress.expect(len(planned))
+        for row in planned:
+            spec = RowSpec.from_json(row.spec)
+            self._progress.step(f"looking into {spec.model.label} on {spec.run.runtime}")
+            artifact = self._artifact(spec)
+            if artifact.path is None:
+                yield spec, Answer(failure=f"not exported: {artifact.failure}")
+                continue
+            job = LayersJob(
+                artifact=artifact.path,
+                model=replace(spec.model, checkpoint=None),
+                run=spec.run,
+                repeats=repeats,
+            )
+            settings = worker_settings(spec.run)
+            yield spec, self._work(job, settings, self._spec.row_timeout_s, spec.run.python)
+
+    def _open_rows(self) -> dict[int, PlannedRow]:
+        return {
+            row.position: row
+            for row in self._store.planned(self._sweep)
+            if row.state not in (DONE, FAILED)
+        }
+
+    def _measure(self, planned: PlannedRow) -> None:
+        """One more process of a row, and what the row comes to with it."""
+        spec, position = RowSpec.from_json(planned.spec), planned.position
+        before = self._store.processes(self._sweep, position)
+        self._progress.step(
+            f"measuring {spec.model.label} on {spec.run.runtime}, batch {spec.run.batch}, "
+            f"process {len(before) + 1}"
+        )
+        if before and not wants_more(before, spec.run, self._spec.sampling):
+            row = self._row(spec, before, None)  # killed between the last process and this line
+            self._store.save_row(self._sweep, position, row, DONE)
+            self._on_row(row)
+            return
+        artifact = self._artifact(spec)
+        found = self._process(spec, artifact) if not artifact.failure else None
+        if found is None or found.process is None:
+            failure = found.failure if found else f"not exported: {artifact.failure}"
+            self._fail(spec, position, failure)
+            return
+        processes = (*before, found.process)
+        more = wants_more(processes, spec.run, self._spec.sampling)
+        row = self._row(spec, processes, None)
+        kept = self._store.add_process(
+            self._sweep, position, len(before), found.process, row, MEASURING if more else DONE
+        )
+        if kept and not more:
+            self._on_row(row)
+
+    def _fail(self, spec: RowSpec, position: int, failure: str) -> None:
+        row = self._row(spec, (), failure)
+        self._store.save_row(self._sweep, position, row, FAILED)
+        self._on_row(row)
+        memory = any(words in failure.lower() for words in _OUT_OF_MEMORY)
+        if memory and self._spec.smaller_batch and spec.run.batch > 1:
+            smaller = replace(spec, run=replace(spec.run, batch=spec.run.batch // 2))
+            self._store.add_row(self._sweep, smaller.key, smaller.to_json())
+
+    def _artifact(self, spec: RowSpec) -> PreparedArtifact:
+        target = exporter_for_runtime(spec.run.runtime).target
+        return next(
+            artifact
+            for artifact in self._models[spec.model].artifacts
+            if (artifact.target, artifact.precision) == (target, spec.run.precision)
+        )
+
+    def _process(self, spec: RowSpec, artifact: PreparedArtifact) -> Answer:
+        """One worker's answer; the artifact's hash is checked before its first use."""
+        assert artifact.path is not None
+        try:
+            if artifact.path not in self._checked:
+                read_artifact(artifact.path)
+                self._checked.add(artifact.path)
+        except StmdeployError as error:
+            return Answer(failure=error.message)
+        run, sampling = spec.run, self._spec.sampling
+        logs = self._store.path.parent / LOGS / self._sweep / spec.key
+        job = MeasureJob(
+            artifact=artifact.path,
+            # The artifact holds the weights; the worker has no use for the checkpoint.
+            model=replace(spec.model, checkpoint=None),
+            run=run,
+            sampling=sampling,
+            memory_limit_mib=self._memory_limit(run),
+            logs=logs.resolve() if run.scenario.name != LOOP else None,
+        )
+        timeout_s = self._spec.row_timeout_s + sampling.process_budget_s + run.scenario.duration_s
+        return self._work(job, worker_settings(run), timeout_s, run.python)
+
+    def _memory_limit(self, run: RunSpec) -> int | None:
+        """On the CPU, most of what is free; a GPU's driver reserves far more than it uses."""
+        if run.device != "cpu":
+            return self._spec.memory_limit_mib
+        available = memory_available_mib()
+        free = None if available is None else int(_MEMORY_SHARE * available)
+        return self._spec.memory_limit_mib or free
+
+    def _row(self, spec: RowSpec, processes: tuple[ProcessRun, ...], failure: str | None) -> Row:
+        prepared, artifact, run = self._models[spec.model], self._artifact(spec), spec.run
+        machine = processes[0].environment if processes else self._environment
+        published = prepared.published if run.precision == "fp32" else None
+        info = prepared.model
+        return Row(
+            model=info.name,
+            stm=info.stm,
+            scale=info.scale,
+            weights=info.weights.kind,
+            weights_sha256=info.weights.sha256,
+            image_height_px=info.image_size[0],
+            image_width_px=info.image_size[1],
+            batch=run.batch,
+            precision=run.precision,
+            lowering=artifact.lowering,
+            runtime=run.runtime,
+            device=run.device,
+            device_name=run.gpu_name or machine.processor,
+            threads=run.threads,
+            in_flight=run.in_flight,
+            scenario=run.scenario.name,
+            python=run.python,
+            published_top1_percent=published.top1_percent if published else None,
+            published_box_ap_percent=published.box_ap_percent if published else None,
+            published_mask_ap_percent=published.mask_ap_percent if published else None,
+            parameters=prepared.parameters,
+            macs=prepared.macs,
+            matmul_conv_macs=prepared.matmul_conv_macs,
+            activations=prepared.activations,
+            uncounted_operators=prepared.uncounted_operators,
+            artifact_sha256=artifact.sha256,
+            artifact_mib=artifact.mib,
+            export_s=artifact.export_s,
+            build_s=artifact.build_s,
+            relative_l2_error=artifact.relative_l2_error,
+            stmdeploy_version=version("stmdeploy"),
+            started_utc=now_utc(),
+            environment=machine,
+            measurement=(summarize(processes, run, self._spec.sampling) if processes else None),
+            failure=failure,
+        )
+
+
+def _intact(prepared: Prepared) -> bool:
+    """Whether the artifacts of an earlier run are still what they were."""
+    try:
+        for artifact in prepared.artifacts:
+            if artifact.path is not None:
+                read_artifact(artifact.path)
+    except StmdeployError:
+        return False
+    return True
+
+
+def worker_settings(run: RunSpec) -> dict[str, str]:
+    """Environment variables of a worker; the one GPU it sees is its device 0."""
+    settings = {"OMP_NUM_THREADS": str(run.threads), "MKL_NUM_THREADS": str(run.threads)}
+    if run.device == "cuda":
+        settings["CUDA_VISIBLE_DEVICES"] = run.gpu_uuid
+        # For what has no switch of its own: float32 means float32, not TensorFloat-32.
+        settings["NVIDIA_TF32_OVERRIDE"] = "0"
+    return settings

@@ -16,7 +16,7 @@ help:
 
 $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,openvino,tensorrt-rtx,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,loadgen,openvino,tensorrt-rtx,dev]'
 	@touch $@
 
 profile: $(SETUP)
@@ -38,6 +38,8 @@ bench: $(SETUP)
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.export
 	$(BIN)/python -m benchmarks.lowering micro tiny
+	$(BIN)/python -m benchmarks.measuring
+	$(BIN)/python -m benchmarks.kills
 
 clean:
 	rm -rf $(VENV) *.egg-info

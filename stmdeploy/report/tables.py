@@ -10,6 +10,8 @@ from stmdeploy.results.row import Row
 
 #: What stands where there is no figure.
 ABSENT = "-"
+#: What stands before a figure that was not measured steadily.
+UNSTEADY = "~"
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,30 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{value:.{max(0, digits - whole)}f}"
 
 
+def _significant(value: float | None) -> str:
+    return ABSENT if value is None else significant(value)
+
+
+def _scenario(row: Row) -> str:
+    """The scenario, with LoadGen's verdict where there is one."""
+    result = row.measurement.scenario if row.measurement else None
+    if result is None:
+        return row.scenario
+    return f"{row.scenario} {'valid' if result.valid else 'INVALID'}"
+
+
 def profile_table(rows: Sequence[Row]) -> TextTable:
     """Accuracy beside cost, one line per row; columns that never vary are in the notes."""
     optional = {
         "image": [f"{row.image_height_px}x{row.image_width_px}" for row in rows],
+        "python": [row.python or "this" for row in rows],
         "runtime": [row.runtime for row in rows],
         "precision": [row.precision for row in rows],
         "lowering": [row.lowering or ABSENT for row in rows],
         "device": [row.device_name for row in rows],
         "threads": [str(row.threads) for row in rows],
+        "in flight": [str(row.in_flight) for row in rows],
+        "scenario": [_scenario(row) for row in rows],
     }
     varying = {name: cells for name, cells in optional.items() if len(set(cells)) > 1}
     headers = (
@@ -68,14 +85,19 @@ def _profile_cells(row: Row) -> tuple[str, ...]:
         _number(row.published_box_ap_percent),
     )
     size = (significant(row.macs / 1e9), significant(row.parameters / 1e6))
-    if row.measurement is None:
+    if row.measurement is None or row.failure is not None:
         return (*start, "failed", *[ABSENT] * 3, *size, ABSENT)
     m = row.measurement
+    if m.scenario is not None:
+        s = m.scenario
+        tail = (_significant(s.latency_ms_p90), significant(m.throughput_images_s))
+        return (*start, _significant(s.latency_ms_p50), ABSENT, *tail, *size,
+                _number(m.memory_peak_mib, 0))  # fmt: skip
     return (
         *start,
-        significant(m.latency_ms_p50),
+        ("" if m.steady else UNSTEADY) + significant(m.latency_ms_p50),
         f"{significant(m.latency_ms_p50_low)} .. {significant(m.latency_ms_p50_high)}",
-        ABSENT if m.latency_ms_p90 is None else significant(m.latency_ms_p90),
+        _significant(m.latency_ms_p90),
         significant(m.throughput_images_s),
         *size,
         _number(m.memory_peak_mib, 0),
@@ -93,16 +115,32 @@ def _profile_notes(rows: Sequence[Row], optional: dict[str, list[str]]) -> tuple
     failed = [
         f"failed: {row.model}, batch {row.batch}: {row.failure}" for row in rows if row.failure
     ]
+    unsteady = [
+        f"{UNSTEADY} {row.model}, {row.runtime}, batch {row.batch}: "
+        f"{'; '.join(row.measurement.advice)}"
+        for row in rows
+        if row.measurement is not None and row.measurement.advice and row.failure is None
+    ]
     uncounted = sorted({operator for row in rows for operator in row.uncounted_operators})
     return (
         "top-1 (ImageNet-1k) and box AP (COCO, Mask R-CNN 1x) are published by the authors, "
         "not measured here; they were published of float32.",
-        f"Latency is the median of one inference, with the 95 % interval of the median; "
+        f"Latency is the median of one inference, with its 95 % interval over {_processes(rows)}; "
         f"weights: {', '.join(weights)}; {', '.join(fixed)}.",
         *(f"Measured on {machine}." for machine in measured),
         f"MACs leave out: {', '.join(uncounted) or 'nothing'}.",
+        *unsteady,
         *failed,
     )
+
+
+def _processes(rows: Sequence[Row]) -> str:
+    counts = sorted({row.measurement.processes for row in rows if row.measurement})
+    if not counts:
+        return "no process"
+    least, most = counts[0], counts[-1]
+    number = str(most) if least == most else f"{least} to {most}"
+    return f"{number} process{'' if most == 1 else 'es'}"
 
 
 def _machine(row: Row) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from stmdeploy.report.tables import profile_table, significant
-from stmdeploy.results.row import Row
+from stmdeploy.results.row import Row, ScenarioResult
 
 MakeRow = Callable[..., Row]
 
@@ -60,3 +60,28 @@ def test_markdown(make_row: MakeRow) -> None:
     assert lines[0].startswith("| backbone | batch | top-1 % |")
     assert lines[1].startswith("| :--- | ---: |")
     assert lines[2].startswith("| unified_dcn_v3_micro | 1 | - |")
+
+
+def test_an_unsteady_row_is_marked_and_says_what_to_try(make_row: MakeRow) -> None:
+    row = make_row()
+    assert row.measurement is not None
+    shaken = row.measurement.model_copy(update={"steady": False, "advice": ("raise --budget-s",)})
+    table = profile_table([make_row(measurement=shaken)])
+    assert table.cells[0][table.headers.index("latency ms")] == "~10.0"
+    assert "~ unified_dcn_v3_micro, onnxruntime, batch 1: raise --budget-s" in table.notes
+    assert "over 3 processes" in table.notes[1]
+
+
+def test_a_scenario_shows_loadgens_figures_and_verdict(make_row: MakeRow) -> None:
+    row = make_row(scenario="server")
+    assert row.measurement is not None
+    result = ScenarioResult(
+        scenario="server", valid=False, reasons=("too short",), queries=9, latency_ms_p50=21.0,
+        latency_ms_p90=30.0, latency_ms_p99=40.0, throughput_images_s=77.0, target_queries_s=80.0,
+        target_latency_ms=50.0, logs="logs", loadgen_version="6",
+    )  # fmt: skip
+    served = row.measurement.model_copy(update={"scenario": result, "throughput_images_s": 77.0})
+    table = profile_table([make_row(scenario="server", measurement=served), make_row()])
+    line = dict(zip(table.headers, table.cells[0], strict=True))
+    assert line["scenario"] == "server INVALID"
+    assert (line["latency ms"], line["p90 ms"], line["images/s"]) == ("21.0", "30.0", "77.0")

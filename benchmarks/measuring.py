@@ -1,0 +1,242 @@
+"""Measures the measuring: agreement with bare loops, overhead, and coverage of the intervals.
+
+Run: python -m benchmarks.measuring [agreement] [overhead] [coverage] [loadgen]; all without
+arguments, about half an hour. Whatever is compared alternates, process by process.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.silent import Silent
+from stmdeploy.measure.process import run_worker
+from stmdeploy.measure.statistics import quantile
+from stmdeploy.pipeline import SweepResult, export_model, profile
+from stmdeploy.results.row import Measurement, ProcessRun
+from stmdeploy.results.store import Store
+from stmdeploy.spec import (
+    ExportSpec,
+    ModelSpec,
+    RunSpec,
+    SamplingSpec,
+    ScenarioSpec,
+    available_threads,
+)
+from stmdeploy.sweep import SweepSpec
+from stmdeploy.sweeping import worker_settings
+from stmdeploy.worker import Answer, MeasureJob
+
+ROUNDS, SECONDS = 25, 2.0
+COVERAGE_ROWS = 120
+MODEL = ModelSpec("unified_convnext_micro")
+BARE_LOOP = """
+import json, statistics, sys, time
+import numpy as np
+import onnxruntime as ort
+path, seconds, threads = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+options = ort.SessionOptions()
+options.intra_op_num_threads = threads
+session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+images = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
+end = time.perf_counter() + 0.5
+while time.perf_counter() < end:
+    session.run(None, {"image": images})
+times, end = [], time.perf_counter() + seconds
+while time.perf_counter() < end:
+    start = time.perf_counter()
+    session.run(None, {"image": images})
+    times.append(1000 * (time.perf_counter() - start))
+print(statistics.median(times))
+"""
+
+
+def our_process(path: Path, run: RunSpec, logs: Path | None = None) -> ProcessRun:
+    """One worker, as a sweep starts it."""
+    sampling = SamplingSpec(budget_s=SECONDS, processes=1, target_half_width_percent=0.001)
+    job = MeasureJob(artifact=path, model=MODEL, run=run, sampling=sampling, logs=logs)
+    reply = run_worker("stmdeploy.worker", job.model_dump_json(), worker_settings(run), 120)
+    process = Answer.model_validate_json(reply.answer).process
+    assert process is not None, reply
+    return process
+
+
+def ours(path: Path, runtime: str) -> float:
+    """Our median of one process, ms."""
+    return statistics.median(our_process(path, RunSpec(runtime, 1, available_threads())).samples_ms)
+
+
+def bare_loop(path: Path) -> float:
+    """The median of a bare loop over ONNX Runtime, ms."""
+    command = [sys.executable, "-c", BARE_LOOP, str(path), str(SECONDS), str(available_threads())]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def benchmark_app(path: Path) -> float:
+    """The median that OpenVINO's own tool prints, ms."""
+    command = [
+        str(Path(sys.executable).with_name("benchmark_app")), "-m", str(path), "-d", "CPU",
+        "-api", "sync", "-hint", "latency", "-t", str(int(SECONDS)), "-infer_precision", "f32",
+        "-data_shape", "[1,3,224,224]",
+    ]  # fmt: skip
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"Median:\s+([\d.]+) ms", told)
+    assert found is not None, told
+    return float(found.group(1))
+
+
+def compare(name: str, one: Callable[[], float], other: Callable[[], float]) -> None:
+    """Prints the median ratio of pairs of processes, and how much pairs vary."""
+    pairs = []
+    for turn in range(ROUNDS):
+        # The order changes, so that neither always has the warmer machine.
+        if turn % 2:
+            b, a = other(), one()
+        else:
+            a, b = one(), other()
+        pairs.append((a, b))
+    ratios = sorted(a / b for a, b in pairs)
+    a, b = (statistics.median(column) for column in zip(*pairs, strict=True))
+    print(
+        f"{name:42}{statistics.median(ratios):8.3f}   pairs {ratios[0]:.2f} .. {ratios[-1]:.2f}"
+        f"   {a:.2f} against {b:.2f} ms",
+        flush=True,
+    )
+
+
+def agreement(folder: Path) -> None:
+    """Our latency against what other loops measure of the same file."""
+    onnx = export_model(ExportSpec(MODEL, "onnx", folder), Silent()).path
+    xml = export_model(ExportSpec(MODEL, "openvino", folder), Silent()).path
+    print(f"ratio of medians, {ROUNDS} pairs of processes of {SECONDS:g} s:")
+    compare("ours / ours", lambda: ours(onnx, "onnxruntime"), lambda: ours(onnx, "onnxruntime"))
+    compare("ours / bare ONNX Runtime loop", lambda: ours(onnx, "onnxruntime"),
+            lambda: bare_loop(onnx))  # fmt: skip
+    compare("ours / OpenVINO benchmark_app", lambda: ours(xml, "openvino"),
+            lambda: benchmark_app(xml))  # fmt: skip
+
+
+def overhead(folder: Path) -> None:
+    """What a sweep takes beside exports, loads and inferences."""
+    models = tuple(ModelSpec(f"unified_{stm}_micro") for stm in ("halo", "pvt", "convnext"))
+    threads = available_threads()
+    runs = tuple(RunSpec("onnxruntime", batch, threads) for batch in (1, 8))
+    spec = SweepSpec(models, runs)
+    start = time.monotonic()
+    steps: list[tuple[float, str]] = []
+
+    class Timed(Silent):
+        def step(self, text: str) -> None:
+            steps.append((time.monotonic() - start, text))
+
+    result = profile(spec, folder / "overhead", Timed(), lambda _: None)
+    wall_s = time.monotonic() - start
+    preparing_s = next(at for at, text in steps if text.startswith("measuring"))
+    store = Store(folder / "overhead")
+    busy_s = 0.0
+    for position in range(len(result.rows)):
+        for process in store.processes(result.sweep.id, position):
+            series = (process.warmup_ms, process.samples_ms, process.copies_ms)
+            busy_s += sum(map(sum, series)) / 1000
+            busy_s += (process.load_ms + process.first_inference_ms) / 1000
+    share = (wall_s - preparing_s - busy_s) / wall_s
+    print(
+        f"sweep of {len(result.rows)} rows: {wall_s:.0f} s, exports {preparing_s:.0f} s, loads and "
+        f"inferences {busy_s:.0f} s, overhead {100 * share:.1f} % of the wall time, "
+        f"{100 * (wall_s - preparing_s - busy_s) / (wall_s - preparing_s):.1f} % of the measuring"
+    )
+
+
+def coverage(folder: Path) -> None:
+    """How often the interval of a row holds the median of all rows of the same thing.
+
+    Many equal rows in one sweep, measured as any sweep is: round by round, in changing order.
+    """
+    # Equal rows would be one row; a number of threads' worth of row timeouts tells them apart.
+    runs = tuple(
+        replace(
+            RunSpec("onnxruntime", 1, available_threads()),
+            scenario=ScenarioSpec(duration_s=1000.0 + i),
+        )
+        for i in range(COVERAGE_ROWS)
+    )
+    small = replace(MODEL, image_size=(64, 64))
+    spec = SweepSpec((small,), runs, sampling=SamplingSpec(budget_s=2.1, warmup_limit_s=0.5))
+    start = time.monotonic()
+    result = profile(spec, folder / "coverage", Silent(), lambda _: None)
+    store = Store(folder / "coverage")
+    samples = [
+        process.samples_ms
+        for position in range(COVERAGE_ROWS)
+        for process in store.processes(result.sweep.id, position)
+    ]
+    print_coverage(result, sorted(x for process in samples for x in process))
+    print(f"  {len(samples)} processes in {time.monotonic() - start:.0f} s")
+
+
+def print_coverage(result: SweepResult, pooled: list[float]) -> None:
+    """Ours, and what an interval of the pooled samples of each row alone would have covered."""
+    truth = quantile(pooled, 0.5)
+    measured = [row.measurement for row in result.rows if row.measurement is not None]
+
+    def holds(m: Measurement) -> bool:
+        return m.latency_ms_p50_low <= truth <= m.latency_ms_p50_high
+
+    hits = sum(map(holds, measured))
+    width = statistics.median(
+        50 * (m.latency_ms_p50_high - m.latency_ms_p50_low) / m.latency_ms_p50 for m in measured
+    )
+    print(
+        f"coverage of the 95 % interval: {hits} of {len(measured)} rows, "
+        f"{100 * hits / len(measured):.1f} %; median half-width {width:.1f} %; "
+        f"pooled median {truth:.3f} ms"
+    )
+
+
+def loadgen(folder: Path) -> None:
+    """LoadGen's single stream against our loop, and a rate that Server keeps."""
+    onnx = export_model(ExportSpec(MODEL, "onnx", folder), Silent()).path
+    threads = available_threads()
+
+    def by_loadgen() -> float:
+        run = RunSpec(
+            "onnxruntime", 1, threads, scenario=ScenarioSpec("single-stream", duration_s=SECONDS)
+        )
+        result = our_process(onnx, run, folder / "logs").scenario
+        assert result is not None
+        assert result.latency_ms_p90 is not None
+        return result.latency_ms_p90
+
+    def by_our_loop() -> float:
+        process = our_process(onnx, RunSpec("onnxruntime", 1, threads))
+        return quantile(sorted(process.samples_ms), 0.9)
+
+    compare("p90: ours / LoadGen SingleStream", by_our_loop, by_loadgen)
+    limit_ms = 5 * by_our_loop()
+    scenario = ScenarioSpec("server", duration_s=10.0, target_latency_ms=limit_ms)
+    run = RunSpec("onnxruntime", 1, threads, scenario=scenario)
+    result = our_process(onnx, run, folder / "logs").scenario
+    assert result is not None
+    print(json.dumps(result.model_dump(exclude={"logs"}), indent=1))
+
+
+PARTS = {part.__name__: part for part in (agreement, overhead, coverage, loadgen)}
+
+
+def main() -> None:
+    """Runs the parts that are named, or all."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in sys.argv[1:] or PARTS:
+            PARTS[name](Path(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -28,8 +28,8 @@ def net():
 #: Mean time between kills.
 MEAN_S = 1.5
 BATCHES = ",".join(map(str, range(1, 41)))
-SWEEP = ["--model", "killed_net:net", "--image-size", "32", "--batch", BATCHES,
-         "--budget-s", "0.15", "--processes", "3", "--warmup-limit-s", "0.3"]  # fmt: skip
+SWEEP = ["--model", "killed_net:net", "--image-size", "32", "--budget-s", "0.15",
+         "--processes", "3", "--warmup-limit-s", "0.3"]  # fmt: skip
 
 
 def profile(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
@@ -105,14 +105,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "killed_net.py").write_text(MODEL)
-        process = profile(folder, *SWEEP)
+        sweep = [*SWEEP, "--batch", BATCHES]
+        process = profile(folder, *sweep)
         while struck["parent"] + struck["worker"] < kills:
             time.sleep(dice.expovariate(1 / MEAN_S))
             struck[strike(process, dice)] += 1
             time.sleep(0.05)
             before = check(folder, before)
             if process.poll() is not None:
-                process = profile(folder, *(["--resume"] if unfinished(folder) else SWEEP))
+                process = profile(folder, *(["--resume"] if unfinished(folder) else sweep))
             if sum(struck.values()) % 20 == 0:
                 print(dict(struck), file=sys.stderr, flush=True)
         process.wait()

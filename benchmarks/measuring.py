@@ -35,7 +35,7 @@ from stmdeploy.sweep import SweepSpec
 from stmdeploy.sweeping import worker_settings
 from stmdeploy.worker import Answer, MeasureJob
 
-ROUNDS, SECONDS = 25, 2.0
+ROUNDS, SECONDS = 60, 1.0
 COVERAGE_ROWS = 120
 MODEL = ModelSpec("unified_convnext_micro")
 BARE_LOOP = """
@@ -85,7 +85,7 @@ def benchmark_app(path: Path) -> float:
     command = [
         str(Path(sys.executable).with_name("benchmark_app")), "-m", str(path), "-d", "CPU",
         "-api", "sync", "-hint", "latency", "-t", str(int(SECONDS)), "-infer_precision", "f32",
-        "-data_shape", "[1,3,224,224]",
+        "-shape", "[1,3,224,224]",
     ]  # fmt: skip
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = re.search(r"Median:\s+([\d.]+) ms", told)

@@ -202,3 +202,17 @@ def test_a_rival_stands_in_the_table(
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("stmdeploy 0.")
+
+
+@pytest.mark.slow
+def test_layers_and_their_traces(
+    capsys: pytest.CaptureFixture[str], in_an_empty_folder: Path
+) -> None:
+    arguments = ["profile", "--stm", "convnext", "--scale", "micro", "--image-size", "32",
+                 "--batch", "1", "--layers", "--trace", "traces"]  # fmt: skip
+    (layers,) = json_of(capsys, *arguments)["layers"]
+    assert 0 < layers["mixer_share_percent"] < 100
+    assert layers["kinds_ms"].keys() >= {"stem", "mixer", "mlp", "norm", "head", "downsample"}
+    (trace,) = (in_an_empty_folder / "traces").iterdir()
+    assert json.loads(trace.read_text())["traceEvents"]
+    assert not (in_an_empty_folder / "stmdeploy-results").exists()

@@ -35,7 +35,7 @@ from stmdeploy.sweep import SweepSpec
 from stmdeploy.sweeping import worker_settings
 from stmdeploy.worker import Answer, MeasureJob
 
-ROUNDS, SECONDS = 60, 1.0
+ROUNDS, SECONDS = 30, 1.0
 COVERAGE_ROWS = 120
 MODEL = ModelSpec("unified_convnext_micro")
 BARE_LOOP = """
@@ -146,7 +146,9 @@ def overhead(folder: Path) -> None:
         for process in store.processes(result.sweep.id, position):
             series = (process.warmup_ms, process.samples_ms, process.copies_ms)
             busy_s += sum(map(sum, series)) / 1000
-            busy_s += (process.load_ms + process.first_inference_ms) / 1000
+            busy_s += (
+                process.runtime_import_ms + process.load_ms + process.first_inference_ms
+            ) / 1000
     share = (wall_s - preparing_s - busy_s) / wall_s
     print(
         f"sweep of {len(result.rows)} rows: {wall_s:.0f} s, exports {preparing_s:.0f} s, loads and "

@@ -217,7 +217,6 @@ def measure_process(job: MeasureJob) -> ProcessRun:
 
     exporter = exporter_for_runtime(job.run.runtime)
     images = _images(job.model, job.run)
-    exporter.import_engine()
     machine = Machine(
         clock=HostClock(),
         conditions=lambda: read_conditions(job.run.gpu_uuid),
@@ -225,6 +224,7 @@ def measure_process(job: MeasureJob) -> ProcessRun:
         environment=environment(),
     )
     return measure(
+        exporter.import_engine,
         lambda: exporter.load(job.artifact, job.run, _builder(job.model)),
         images,
         job.run,

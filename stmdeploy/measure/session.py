@@ -54,6 +54,7 @@ def peak_memory_mib() -> float:
 
 
 def measure(
+    import_runtime: Callable[[], None],
     load: Callable[[], Runner],
     images: Array,
     run: RunSpec,
@@ -64,6 +65,7 @@ def measure(
     """Loads a model and measures its inferences over one prepared input.
 
     Args:
+        import_runtime: imports what `load` needs, so that its time and memory are the model's.
         load: gives the runner; its time is the load time.
         images: N 3 H W float32.
         run: how many requests are in flight, and which scenario.
@@ -71,7 +73,9 @@ def measure(
         machine: the clock, and what is recorded beside the samples.
         play: used for every scenario but our own loop.
     """
-    memory_before, clock = peak_memory_mib(), machine.clock
+    clock = machine.clock
+    import_ns = timed(import_runtime, clock)
+    memory_before = peak_memory_mib()
     start = clock.now_ns()
     runner = load()
     loaded = clock.now_ns()
@@ -91,6 +95,7 @@ def measure(
         warmup_ended_by=warm.ended_by,
         stopped_by=sampled.stopped_by,
         window_s=window_ns / _NS_PER_S,
+        runtime_import_ms=import_ns / _NS_PER_MS,
         load_ms=(loaded - start) / _NS_PER_MS,
         first_inference_ms=first_ns / _NS_PER_MS,
         memory_before_load_mib=memory_before,

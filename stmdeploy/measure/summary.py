@@ -40,6 +40,7 @@ def summarize(processes: Sequence[ProcessRun], run: RunSpec, sampling: SamplingS
         latency_ms_p99=tails.get(0.99),
         latency_with_copies_ms_p50=median(copies) if copies and run.in_flight == 1 else None,
         throughput_images_s=_throughput(processes, run, images),
+        runtime_import_ms=median(process.runtime_import_ms for process in processes),
         load_ms=median(process.load_ms for process in processes),
         first_inference_ms=median(process.first_inference_ms for process in processes),
         memory_before_load_mib=max(process.memory_before_load_mib for process in processes),

@@ -71,6 +71,7 @@ class ProcessRun(Document):
     warmup_ended_by: str
     stopped_by: str
     window_s: float
+    runtime_import_ms: float
     load_ms: float
     first_inference_ms: float
     memory_before_load_mib: float
@@ -96,8 +97,9 @@ class Measurement(Document):
     too few for it. Throughput is images over the time of all samples, with as many requests
     in flight as the row says. Memory is the worker's resident set on the host, GPU or not:
     ``memory_before_load_mib`` with the runtime imported and the input made,
-    ``memory_peak_mib`` the most that any process held. ``load_ms`` is from the artifact to a
-    runner ready for its input; for torch that includes building the module. Energy is None
+    ``memory_peak_mib`` the most that any process held. ``runtime_import_ms`` is of the
+    runtime's library, ``load_ms`` from the artifact to a runner ready for its input; for torch
+    that includes building the module. Energy is None
     where no meter can be read. ``steady`` is the verdict on the measurement itself, and
     ``advice`` says what to do about it.
     """
@@ -112,6 +114,7 @@ class Measurement(Document):
     latency_ms_p99: float | None
     latency_with_copies_ms_p50: float | None
     throughput_images_s: float
+    runtime_import_ms: float
     load_ms: float
     first_inference_ms: float
     memory_before_load_mib: float

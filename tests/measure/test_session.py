@@ -31,13 +31,22 @@ def process_of(runner: FakeRunner, clock: FakeClock, run: RunSpec, **changes: ob
         load_average=lambda: 1.5,
         environment=Environment.model_validate(TEST_ENVIRONMENT),
     )
-    return measure(load, IMAGES, run, SPEC, machine, changes.get("play", no_scenario))  # type: ignore[arg-type]
+    return measure(
+        lambda: clock.advance_ms(40.0),
+        load,
+        IMAGES,
+        run,
+        SPEC,
+        machine,
+        changes.get("play", no_scenario),  # type: ignore[arg-type]
+    )
 
 
 def test_a_process_of_known_times() -> None:
     clock = FakeClock()
     runner = FakeRunner(clock, [30.0, *[8.0] * 5, *[4.0, 6.0] * 500])
     result = process_of(runner, clock, RunSpec("fake", 8, 1))
+    assert result.runtime_import_ms == 40.0
     assert result.load_ms == 250.0
     assert result.first_inference_ms == 30.0
     assert result.warmup_ms == (8.0,) * 5

@@ -63,7 +63,7 @@ def our_process(path: Path, run: RunSpec, logs: Path | None = None) -> ProcessRu
     """One worker, as a sweep starts it."""
     sampling = SamplingSpec(budget_s=SECONDS, processes=1, target_half_width_percent=0.001)
     job = MeasureJob(artifact=path, model=MODEL, run=run, sampling=sampling, logs=logs)
-    reply = run_worker("stmdeploy.worker", job.model_dump_json(), worker_settings(run), 120)
+    reply = run_worker("stmdeploy.worker", job.model_dump_json(), worker_settings(run), 600)
     process = Answer.model_validate_json(reply.answer).process
     assert process is not None, reply
     return process

@@ -33,7 +33,7 @@ MIN_QUERIES = {"single-stream": 64, "multi-stream": 662, "server": 1000, "offlin
 #: The search starts at this share of what one request after the other would reach.
 _FIRST_SHARE = 0.3
 #: A rate that was found and then fails is tried again this much lower, so often.
-_LOWER, _TRIES = 0.93, 5
+_LOWER, _TRIES = 0.85, 6
 _SEARCH_SHARE, _MIN_SEARCH_QUERIES = 0.3, 100
 _NS_PER_S, _NS_PER_MS = 1e9, 1e6
 _MARK = ":::MLLOG "

@@ -15,8 +15,8 @@ _MS_PER_S = 1000.0
 #: The processes of a row differ when their medians spread by more than this factor of what
 #: each of them varies by itself, and by more than this share.
 _SPREAD_FACTOR, _SPREAD_SHARE = 3.0, 0.05
-#: A machine is busy when more is runnable than this share of its threads leaves room for.
-_BUSY_SHARE = 0.75
+#: A machine is busy when this many times its threads are runnable; once is the sweep itself.
+_BUSY_FACTOR = 1.5
 
 
 def summarize(processes: Sequence[ProcessRun], run: RunSpec, sampling: SamplingSpec) -> Measurement:
@@ -117,7 +117,7 @@ def _advice(
         found.append("processes differ from each other: pin them (taskset), close other programs")
     environment = processes[-1].environment
     busy = [process.load_average_1min for process in processes[:1]]
-    if busy[0] is not None and busy[0] > _BUSY_SHARE * environment.threads_available:
+    if busy[0] is not None and busy[0] > _BUSY_FACTOR * environment.threads_available:
         found.append(f"the machine was busy (load {busy[0]:.1f}): close other programs")
     if any(p.after.gpu_throttle_reasons for p in processes) or _throttled(processes):
         found.append("clocks were throttled: cool the machine, or lock its clocks")

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from stmdeploy.complexity import Complexity
 from stmdeploy.results.row import Row
+from stmdeploy.spec import LOOP
 
 #: What stands where there is no figure.
 ABSENT = "-"
+#: Settings that go without saying.
+_USUAL = {("python", "this"), ("in flight", "1"), ("scenario", LOOP)}
 #: What stands before a figure that was not measured steadily.
 UNSTEADY = "~"
 
@@ -106,9 +109,9 @@ def _profile_cells(row: Row) -> tuple[str, ...]:
 
 def _profile_notes(rows: Sequence[Row], optional: dict[str, list[str]]) -> tuple[str, ...]:
     fixed = [
-        f"{name} {next(iter(set(cells)))}"
+        f"{name} {cells[0]}"
         for name, cells in optional.items()
-        if len(set(cells)) == 1
+        if len(set(cells)) == 1 and (name, cells[0]) not in _USUAL
     ]
     measured = sorted({_machine(row) for row in rows})
     weights = sorted({row.weights for row in rows})

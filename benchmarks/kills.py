@@ -91,6 +91,15 @@ def check(folder: Path, before: dict[str, dict[int, int]]) -> dict[str, dict[int
     return now
 
 
+def prepared(folder: Path) -> bool:
+    """Whether the model of the first sweep is exported; a kill before would cost all its rows."""
+    path = folder / "stmdeploy-results"
+    if not (path / "results.db").exists():
+        return False
+    store = Store(path)
+    return any(store.prepared(info.id) for info in store.sweeps())
+
+
 def unfinished(folder: Path) -> bool:
     """Whether there is a sweep to go on with."""
     path = folder / "stmdeploy-results"
@@ -107,6 +116,8 @@ def main() -> None:
         (folder / "killed_net.py").write_text(MODEL)
         sweep = [*SWEEP, "--batch", BATCHES]
         process = profile(folder, *sweep)
+        while not prepared(folder):
+            time.sleep(0.1)
         while struck["parent"] + struck["worker"] < kills:
             time.sleep(dice.expovariate(1 / MEAN_S))
             struck[strike(process, dice)] += 1

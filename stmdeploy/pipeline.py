@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files import writable
+from stmdeploy.measure.loadgen import why_no_loadgen
 from stmdeploy.registry import exporter_for_runtime, exporter_for_target
 from stmdeploy.results.row import Row
 from stmdeploy.results.store import FAILED, PLANNED, Store, SweepInfo
-from stmdeploy.spec import ExportSpec, ModelSpec, check_precision
+from stmdeploy.spec import LOOP, ExportSpec, ModelSpec, check_precision
 from stmdeploy.sweep import RowSpec, SweepSpec
 from stmdeploy.sweeping import ARTIFACTS, LOGS, SweepRun, check_interpreters
 
@@ -95,6 +96,8 @@ def check_sweep(spec: SweepSpec) -> None:
         exporter = exporter_for_runtime(run.runtime)
         for precision in spec.precisions:
             check_precision(exporter.target, precision, exporter.tolerances)
+        if run.scenario.name != LOOP and not run.python and (hint := why_no_loadgen()):
+            raise StmdeployError("mlcommons-loadgen is not installed", hint)
     check_interpreters({run.python for run in spec.runs})
 
 

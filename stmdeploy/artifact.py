@@ -18,9 +18,12 @@ _EXPORT_AGAIN = "export it again"
 
 
 class Document(BaseModel):
-    """Base of everything that is stored: immutable, and strict about unknown fields."""
+    """Base of everything that is stored: immutable, and strict about unknown fields.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    A document's validator is built when it is first used: a worker reads few of them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class WeightsInfo(Document):

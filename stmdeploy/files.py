@@ -28,6 +28,10 @@ class DestinationError(StmdeployError):
     """What was asked for cannot be written where it was asked for."""
 
 
+class DiskFullError(DestinationError):
+    """There is no room for it; something smaller may still fit."""
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, as hexadecimal digits."""
     digest = hashlib.sha256()
@@ -64,21 +68,23 @@ def writable(folder: Path) -> Iterator[None]:
             except OSError:
                 break
         if cause := _destination_fault(error, folder):
-            raise DestinationError(
-                f"cannot write to {folder}: {cause}", "choose another folder or free some space"
+            kind = DiskFullError if cause.errno in _FULL_ERRNOS else DestinationError
+            raise kind(
+                f"cannot write to {folder}: {(cause.strerror or str(cause)).lower()}",
+                "choose another folder or free some space",
             ) from error
         raise
 
 
-def _destination_fault(error: BaseException | None, folder: Path) -> str:
+def _destination_fault(error: BaseException | None, folder: Path) -> OSError | None:
     """What is wrong with the destination; libraries wrap the OSError in errors of theirs."""
     if isinstance(error, StmdeployError) or not isinstance(error, Exception):
-        return ""
+        return None
     while error is not None:
         if isinstance(error, OSError) and _concerns(error, folder):
-            return (error.strerror or str(error)).lower()
+            return error
         error = error.__cause__ or error.__context__
-    return ""
+    return None
 
 
 def _concerns(error: OSError, folder: Path) -> bool:

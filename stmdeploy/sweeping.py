@@ -7,26 +7,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from stmdeploy.artifact import read_artifact
 from stmdeploy.contracts import Progress
 from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.files import DiskFullError
 from stmdeploy.hardware import environment, memory_available_mib
 from stmdeploy.measure.process import run_worker, worker_environment
 from stmdeploy.measure.summary import summarize, wants_more
 from stmdeploy.measure.turn import turn
 from stmdeploy.registry import exporter_for_runtime
-from stmdeploy.results.row import Prepared, PreparedArtifact, ProcessRun, Row
+from stmdeploy.results.row import Environment, Prepared, PreparedArtifact, ProcessRun, Row
 from stmdeploy.results.store import DONE, FAILED, MEASURING, PlannedRow, Store, now_utc
 from stmdeploy.spec import LOOP, ExportSpec, ModelSpec, RunSpec
 from stmdeploy.sweep import RowSpec, SweepSpec, shuffled
 from stmdeploy.worker import Answer, Job, LayersJob, MeasureJob, PrepareJob
-
-if TYPE_CHECKING:
-    from stmdeploy.results.row import Environment
 
 #: Where a store keeps the artifacts and LoadGen's logs of its sweeps, beside it.
 ARTIFACTS, LOGS = "artifacts", "loadgen-logs"
@@ -224,9 +221,15 @@ class SweepRun:
         processes = (*before, found.process)
         more = wants_more(processes, spec.run, self._spec.sampling)
         row = self._row(spec, processes, None)
-        kept = self._store.add_process(
-            self._sweep, position, len(before), found.process, row, MEASURING if more else DONE
-        )
+        state = MEASURING if more else DONE
+        try:
+            kept = self._store.add_process(
+                self._sweep, position, len(before), found.process, row, state
+            )
+        except DiskFullError as error:
+            # Without its samples a row takes little room; if not even that is left, this raises.
+            self._fail(spec, position, error.message)
+            return
         if kept and not more:
             self._on_row(row)
 
@@ -264,6 +267,7 @@ class SweepRun:
             model=replace(spec.model, checkpoint=None),
             run=run,
             sampling=sampling,
+            environment=None if run.python else self._environment,
             memory_limit_mib=self._memory_limit(run),
             logs=logs.resolve() if run.scenario.name != LOOP else None,
         )

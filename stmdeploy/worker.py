@@ -18,9 +18,15 @@ from pydantic import TypeAdapter
 from stmdeploy.artifact import Document, ModelInfo
 from stmdeploy.contracts import OperatorTime
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.files import DestinationError
+from stmdeploy.files import DestinationError, DiskFullError
 from stmdeploy.measure.process import ASIDE
-from stmdeploy.results.row import Prepared, PreparedArtifact, ProcessRun, Published
+from stmdeploy.results.row import (
+    Environment,
+    Prepared,
+    PreparedArtifact,
+    ProcessRun,
+    Published,
+)
 from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec, SamplingSpec
 
 if TYPE_CHECKING:
@@ -50,8 +56,9 @@ class PrepareJob(Document):
 class MeasureJob(Document):
     """One process of a row. The artifact's hash was checked by the parent.
 
-    ``memory_limit_mib`` bounds what the worker may allocate; None for no bound. ``logs`` is
-    where LoadGen writes.
+    ``environment`` is what the parent has read of this machine and interpreter; None for another
+    interpreter, which then reads its own. ``memory_limit_mib`` bounds what the worker may
+    allocate; None for no bound. ``logs`` is where LoadGen writes.
     """
 
     kind: Literal["measure"] = "measure"
@@ -59,6 +66,7 @@ class MeasureJob(Document):
     model: ModelSpec
     run: RunSpec
     sampling: SamplingSpec
+    environment: Environment | None = None
     memory_limit_mib: int | None = None
     logs: Path | None = None
 
@@ -141,8 +149,10 @@ def _exported(built: BuiltModel, spec: ExportSpec, progress: Progress) -> Prepar
     place = {"target": spec.target, "precision": spec.precision}
     try:
         artifact = export_built(built, exporter_for_target(spec.target), spec, progress)
-    except DestinationError:
-        raise
+    except DestinationError as error:
+        if not isinstance(error, DiskFullError):
+            raise
+        return PreparedArtifact(**place, failure=error.message)
     except StmdeployError as error:
         return PreparedArtifact(**place, failure=error.message)
     except MemoryError:
@@ -216,17 +226,16 @@ def measure_process(job: MeasureJob) -> ProcessRun:
         return play(lanes, job.run, job.logs)
 
     exporter = exporter_for_runtime(job.run.runtime)
-    images = _images(job.model, job.run)
     machine = Machine(
         clock=HostClock(),
         conditions=lambda: read_conditions(job.run.gpu_uuid),
         load_average=load_average,
-        environment=environment(),
+        environment=job.environment or environment(),
     )
     return measure(
         exporter.import_engine,
         lambda: exporter.load(job.artifact, job.run, _builder(job.model)),
-        images,
+        lambda: _images(job.model, job.run),
         job.run,
         job.sampling,
         machine,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +51,11 @@ class Fixed(Net):
     def forward(self, x):
         y = super().forward(x)
         return y if x.shape[0] == 2 else -y
+
+class Large(Net):
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(2**22))
 
 class Dies(Net):
     def forward(self, x):
@@ -203,6 +212,48 @@ def test_an_export_that_fails_costs_its_rows() -> None:
     assert rows[0].artifact_sha256 is None
     assert rows[2].failure == "not exported: worker died of SIGSEGV"
     assert all(row.measurement is not None for row in rows[3:])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 6 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("only root may mount a disk")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_full_disk_costs_the_rows_that_do_not_fit(small_disk: Path) -> None:
+    models = (rival("Large"), rival("Net"))
+    rows = run(sweep(RunSpec("torch", 1, 1), models=models), small_disk / "out")[0].rows
+    assert "no space left" in (rows[0].failure or "")
+    assert rows[1].measurement is not None
+
+
+def test_a_process_that_the_store_has_no_room_for_costs_its_row(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Store.add_process
+
+    def filling(self: Store, sweep: str, position: int, *rest: Any) -> bool:
+        filler = small_disk / "filler"
+        if position == 0:
+            with suppress(OSError), filler.open("wb", 0) as file:
+                while file.write(b"0" * 4096):
+                    pass
+        try:
+            return kept(self, sweep, position, *rest)
+        finally:
+            filler.unlink(missing_ok=True)
+
+    monkeypatch.setattr(Store, "add_process", filling)
+    runs = (RunSpec("torch", 1, 1), RunSpec("torch", 2, 1))
+    rows = run(sweep(*runs), small_disk / "out")[0].rows
+    assert "full" in (rows[0].failure or "")
+    assert rows[1].measurement is not None
 
 
 def test_what_lay_in_the_folder_stays(rivals: Path) -> None:

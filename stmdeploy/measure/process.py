@@ -11,8 +11,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO
 
 #: Begins a line that is not yet the answer.
 ASIDE = "> "
@@ -67,65 +67,118 @@ def run_worker(
         python: the interpreter; empty for this one.
         tell: takes, as they come, the lines that begin with `ASIDE`, without it.
     """
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+    try:
+        with Worker(module, settings, timeout_s, python=python) as worker:
+            worker.send(job)
+            worker.finish()
+            last = ""
+            while (line := worker.receive()) is not None:
+                if line.startswith(ASIDE):
+                    tell(line.removeprefix(ASIDE))
+                else:
+                    last = line
+            return Reply(last, worker.failure())
+    except WorkerError as error:
+        return Reply("", str(error))
+
+
+class WorkerError(Exception):
+    """A worker that cannot be started, or takes longer than it may."""
+
+
+class Worker:
+    """A process ``python -m module`` that is told and answers in lines; killed on leaving.
+
+    Args:
+        module, settings, timeout_s, python: as of `run_worker`.
+
+    Raises:
+        WorkerError: it cannot be started.
+    """
+
+    def __init__(
+        self, module: str, settings: dict[str, str], timeout_s: float, *, python: str = ""
+    ) -> None:
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         try:
             # -P: a `random.py` in the user's folder must not shadow the standard library's.
             # A session of its own: Ctrl-C reaches the parent alone, which then ends the worker.
-            process = subprocess.Popen(
+            self._process = subprocess.Popen(
                 [python or sys.executable, "-P", "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=errors,
+                stderr=self._errors,
                 text=True,
                 env=worker_environment(settings),
                 start_new_session=True,
             )
         except OSError as error:
-            return Reply("", f"{python or sys.executable} cannot be started: {error.strerror}")
-        with process:
-            try:
-                answer, in_time = _listen(process, job, timeout_s, tell)
-            finally:
-                _kill(process)
-        if not in_time:
-            return Reply("", f"took longer than {timeout_s:g} s and was ended")
-        errors.seek(0)
-        return Reply(answer, _failure(process.returncode, errors.read()))
+            self._errors.close()
+            raise WorkerError(
+                f"{python or sys.executable} cannot be started: {error.strerror}"
+            ) from error
+        self._timeout_s, self._deadline = timeout_s, time.monotonic() + timeout_s
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
 
+    def __enter__(self) -> Worker:
+        return self
 
-def _listen(
-    process: subprocess.Popen[str], job: str, timeout_s: float, tell: Callable[[str], None]
-) -> tuple[str, bool]:
-    """The last line, and whether it came in time."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    lines: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
-    deadline = time.monotonic() + timeout_s
-    try:
-        process.stdin.write(job)
-        process.stdin.close()
-    except BrokenPipeError:
-        pass  # it died before it had read its job; its exit status says why
-    last = ""
-    while True:
+    def __exit__(self, *_: object) -> None:
+        _kill(self._process)
+        with self._process:
+            pass  # closes the pipes and waits
+        self._errors.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with suppress(ValueError):  # the pipe is closed: the worker was killed
+            for line in self._process.stdout:
+                self._lines.put(line.rstrip("\n"))
+        self._lines.put(None)
+
+    def send(self, line: str) -> None:
+        """One line to its stdin; if it has died, `receive` tells."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+
+    def finish(self) -> None:
+        """No more lines will be sent."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    def receive(self) -> str | None:
+        """Its next line; None when it has closed its stdout.
+
+        Raises:
+            WorkerError: no line came in time.
+        """
         try:
-            line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
-            if line is None:
-                process.wait(timeout=max(0.0, deadline - time.monotonic()))
-                return last, True
-        except (queue.Empty, subprocess.TimeoutExpired):
-            return last, False
-        if line.startswith(ASIDE):
-            tell(line.removeprefix(ASIDE))
-        else:
-            last = line
+            return self._lines.get(timeout=self._left_s())
+        except queue.Empty:
+            raise self._late() from None
 
+    def _left_s(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
 
-def _read(stream: IO[str], lines: queue.Queue[str | None]) -> None:
-    for line in stream:
-        lines.put(line.rstrip("\n"))
-    lines.put(None)
+    def _late(self) -> WorkerError:
+        return WorkerError(f"took longer than {self._timeout_s:g} s and was ended")
+
+    def failure(self) -> str:
+        """Waits for its end; why it failed, empty if it did not.
+
+        Raises:
+            WorkerError: it did not end in time.
+        """
+        try:
+            self._process.wait(timeout=self._left_s())
+        except subprocess.TimeoutExpired:
+            raise self._late() from None
+        self._errors.seek(0)
+        return _failure(self._process.returncode, self._errors.read())
 
 
 def _kill(process: subprocess.Popen[str]) -> None:

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, create_engine, delete, event, func, s
 from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 
 from stmdeploy.errors import StmdeployError
-from stmdeploy.files import DestinationError
+from stmdeploy.files import DestinationError, DiskFullError
 from stmdeploy.results.row import Prepared, ProcessRun, Row
 from stmdeploy.results.schema import bring_up_to_date, models, processes, rows, sweeps
 
@@ -383,7 +383,11 @@ def _plain_errors(path: Path) -> Iterator[None]:
         raise
     except (OperationalError, DatabaseError) as error:
         reason = str(error.orig).lower()
-        if "full" in reason or "readonly" in reason or "unable to open" in reason:
+        if "full" in reason:
+            raise DiskFullError(
+                f"cannot write to {path}: {reason}", "free some space and go on with --resume"
+            ) from error
+        if "readonly" in reason or "unable to open" in reason:
             raise DestinationError(
                 f"cannot write to {path}: {reason}", "choose another --out or free some space"
             ) from error

@@ -12,7 +12,7 @@ import pytest
 from stmdeploy.measure.process import run_worker
 
 WORKERS = {
-    "answers": "import os, sys; print(sys.stdin.read() + os.environ['SETTING'])",
+    "answers": "import os, sys; print(sys.stdin.read().strip() + os.environ['SETTING'])",
     "raises": "raise RuntimeError('no such kernel')",
     "segfaults": "import ctypes; ctypes.string_at(0)",
     "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -170,7 +170,25 @@ class Draft(Document):
     not_run: str = ""
 
 
-class Manifest(Document):
+class Sealed(Document):
+    """A document that carries a hash over everything else in it."""
+
+    seal: str = ""
+
+    def sealed(self) -> Self:
+        """The document with its seal."""
+        return self.model_copy(update={"seal": self._digest()})
+
+    def _digest(self) -> str:
+        return hashlib.sha256(self.model_dump_json(exclude={"seal"}).encode()).hexdigest()
+
+    @property
+    def seal_is_whole(self) -> bool:
+        """Whether nothing in the document was changed since it was sealed."""
+        return self.seal == self._digest()
+
+
+class Manifest(Sealed):
     """The document beside an artifact: what it is, how it was made and how exact it is.
 
     ``state``: ``verified`` (the artifact itself ran, and agreed), or ``built, not run``.
@@ -198,19 +216,6 @@ class Manifest(Document):
     cost: GraphCost | None
     created_utc: str
     export_s: float
-    seal: str = ""
-
-    def sealed(self) -> Manifest:
-        """The manifest with its seal."""
-        return self.model_copy(update={"seal": self._digest()})
-
-    def _digest(self) -> str:
-        return hashlib.sha256(self.model_dump_json(exclude={"seal"}).encode()).hexdigest()
-
-    @property
-    def seal_is_whole(self) -> bool:
-        """Whether nothing in the manifest was changed since it was sealed."""
-        return self.seal == self._digest()
 
 
 @dataclass(frozen=True)
@@ -246,7 +251,7 @@ def read_artifact(path: Path) -> Artifact:
             _EXPORT_AGAIN,
         )
     for file in manifest.files:
-        _check_file(path.with_name(file.name), file)
+        check_file(path.with_name(file.name), file, _EXPORT_AGAIN)
     return Artifact(path, manifest)
 
 
@@ -278,20 +283,27 @@ class _Schema(BaseModel):
     schema_version: int
 
 
-def _check_file(path: Path, expected: FileInfo) -> None:
+def check_file(path: Path, expected: FileInfo, hint: str) -> None:
+    """Checks a file against its size and hash.
+
+    Raises:
+        StmdeployError: with `hint`: the file is missing, cut short, longer or changed.
+    """
     if not path.is_file():
-        raise StmdeployError(f"{path} is missing", _EXPORT_AGAIN)
+        raise StmdeployError(f"{path} is missing", hint)
     size = path.stat().st_size
     if size < expected.size_bytes:
-        raise StmdeployError(
-            f"{path} is cut short: {size} of {expected.size_bytes} bytes", _EXPORT_AGAIN
-        )
+        raise StmdeployError(f"{path} is cut short: {size} of {expected.size_bytes} bytes", hint)
     if size > expected.size_bytes:
         raise StmdeployError(
-            f"{path} has {size} bytes, its manifest describes a file of {expected.size_bytes}",
-            _EXPORT_AGAIN,
+            f"{path} has {size} bytes, its manifest describes a file of {expected.size_bytes}", hint
         )
     if sha256_of(path) != expected.sha256:
         raise StmdeployError(
-            f"{path} was changed: it does not match the hash in its manifest", _EXPORT_AGAIN
+            f"{path} was changed: it does not match the hash in its manifest", hint
         )
+
+
+def file_info(path: Path, name: str = "") -> FileInfo:
+    """A file as a manifest describes it, under its own name or another."""
+    return FileInfo(name=name or path.name, sha256=sha256_of(path), size_bytes=path.stat().st_size)

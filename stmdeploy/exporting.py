@@ -12,15 +12,15 @@ from stmdeploy.artifact import (
     Artifact,
     Draft,
     Fidelity,
-    FileInfo,
     Manifest,
     Verification,
+    file_info,
     manifest_path,
 )
 from stmdeploy.backbones.source import BuiltModel, build_module
 from stmdeploy.contracts import Exporter, Progress, Runner, Work
 from stmdeploy.errors import StmdeployError
-from stmdeploy.files import publish, sha256_of, staging
+from stmdeploy.files import publish, staging
 from stmdeploy.graph import graph_cost
 from stmdeploy.images import load_images
 from stmdeploy.lowering import REFERENCE, forms_of, lower
@@ -81,7 +81,7 @@ def export_built(
             precision=spec.precision,
             lowering=form,
             model=built.info,
-            files=tuple(_file_info(scratch / name) for name in draft.files),
+            files=tuple(file_info(scratch / name) for name in draft.files),
             verification=verification,
             fidelity=judged,
             cost=graph_cost(scratch / draft.graph)
@@ -183,7 +183,3 @@ def _checked(
         return verification, None
     batch = min(max(_JUDGING_BATCH, least), most)
     return verification, fidelity(load, built.module, judging, source, explain, batch)
-
-
-def _file_info(path: Path) -> FileInfo:
-    return FileInfo(name=path.name, sha256=sha256_of(path), size_bytes=path.stat().st_size)

@@ -15,7 +15,7 @@ from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files import writable
 from stmdeploy.measure.loadgen import why_no_loadgen
 from stmdeploy.registry import exporter_for_runtime, exporter_for_target
-from stmdeploy.results.row import Row
+from stmdeploy.results.row import PreparedArtifact, Row
 from stmdeploy.results.store import FAILED, PLANNED, Store, SweepInfo
 from stmdeploy.spec import LOOP, ExportSpec, ModelSpec, check_precision
 from stmdeploy.sweep import RowSpec, SweepSpec
@@ -127,7 +127,36 @@ def profile(
                 store.remove()
             raise
         run.measure()
-        return SweepResult(store.find_sweep(sweep), store.rows(sweep))
+        result = SweepResult(store.find_sweep(sweep), store.rows(sweep))
+        store.close()
+        return result
+
+
+def prepare(spec: SweepSpec, folder: Path, progress: Progress) -> dict[RowSpec, PreparedArtifact]:
+    """Exports what the rows of a sweep need, each model in a worker, and measures nothing.
+
+    Args:
+        folder: holds the artifacts afterwards, and a store of its own.
+
+    Raises:
+        StmdeployError: bad input, or an export that failed, with its exit code.
+    """
+    check_sweep(spec)
+    rows = spec.rows()
+    store = Store(folder, create=True)
+    store.add_sweep("prepared", spec.to_json(), [(row.key, row.to_json()) for row in rows])
+    run = SweepRun(store, "prepared", progress, lambda _: None)
+    run.prepare()
+    store.close()
+    found = {row: run.artifact_of(row) for row in rows}
+    for row, artifact in found.items():
+        if artifact.failure:
+            raise StmdeployError(
+                f"{row.model.label} for {row.run.runtime}: {artifact.failure}",
+                "mend the model, or the exporter",
+                ExitCode(artifact.code),
+            )
+    return found
 
 
 def resume(

@@ -34,7 +34,8 @@ _OUT_OF_MEMORY = (
     "out of memory", "memoryerror", "bad_alloc", "failed to allocate", "cannot allocate",
     "can't allocate", "defaultcpuallocator",
 )  # fmt: skip
-_WORKER = "stmdeploy.worker"
+#: The entry point of every worker.
+WORKER = "stmdeploy.worker"
 _INTERPRETER_TIMEOUT_S = 60
 
 
@@ -110,7 +111,10 @@ class SweepRun:
             answer.prepared.artifacts[0]
             if answer.prepared is not None
             else PreparedArtifact(
-                target=spec.target, precision=spec.precision, failure=answer.failure
+                target=spec.target,
+                precision=spec.precision,
+                failure=answer.failure,
+                code=answer.code or int(ExitCode.WORKER_FAILED),
             )
             for spec, answer in single
         )
@@ -152,7 +156,7 @@ class SweepRun:
 
         with turn(wait):
             reply = run_worker(
-                _WORKER, job.model_dump_json(), settings, timeout_s, python=python, tell=tell
+                WORKER, job.model_dump_json(), settings, timeout_s, python=python, tell=tell
             )
         if reply.failure:
             return Answer(failure=reply.failure)
@@ -179,7 +183,7 @@ class SweepRun:
         for row in planned:
             spec = RowSpec.from_json(row.spec)
             self._progress.step(f"looking into {spec.model.label} on {spec.run.runtime}")
-            artifact = self._artifact(spec)
+            artifact = self.artifact_of(spec)
             if artifact.path is None:
                 yield spec, Answer(failure=f"not exported: {artifact.failure}")
                 continue
@@ -212,7 +216,7 @@ class SweepRun:
             self._store.save_row(self._sweep, position, row, DONE)
             self._on_row(row)
             return
-        artifact = self._artifact(spec)
+        artifact = self.artifact_of(spec)
         found = self._process(spec, artifact) if not artifact.failure else None
         if found is None or found.process is None:
             failure = found.failure if found else f"not exported: {artifact.failure}"
@@ -242,7 +246,8 @@ class SweepRun:
             smaller = replace(spec, run=replace(spec.run, batch=spec.run.batch // 2))
             self._store.add_row(self._sweep, smaller.key, smaller.to_json())
 
-    def _artifact(self, spec: RowSpec) -> PreparedArtifact:
+    def artifact_of(self, spec: RowSpec) -> PreparedArtifact:
+        """What was prepared of a row's model for its runtime and precision."""
         target = exporter_for_runtime(spec.run.runtime).target
         return next(
             artifact
@@ -283,7 +288,7 @@ class SweepRun:
         return self._spec.memory_limit_mib or free
 
     def _row(self, spec: RowSpec, processes: tuple[ProcessRun, ...], failure: str | None) -> Row:
-        prepared, artifact, run = self._models[spec.model], self._artifact(spec), spec.run
+        prepared, artifact, run = self._models[spec.model], self.artifact_of(spec), spec.run
         machine = processes[0].environment if processes else self._environment
         published = prepared.published if run.precision == "fp32" else None
         info = prepared.model

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from pydantic import TypeAdapter
 
@@ -26,6 +26,7 @@ from stmdeploy.results.row import (
     PreparedArtifact,
     ProcessRun,
     Published,
+    TurnsRun,
 )
 from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec, SamplingSpec
 
@@ -81,7 +82,17 @@ class LayersJob(Document):
     repeats: int
 
 
-Job = PrepareJob | MeasureJob | LayersJob
+class TurnsJob(Document):
+    """One side of a comparison; every later line on stdin asks for a turn."""
+
+    kind: Literal["turns"] = "turns"
+    artifact: Path
+    model: ModelSpec
+    run: RunSpec
+    memory_limit_mib: int | None = None
+
+
+Job = PrepareJob | MeasureJob | LayersJob | TurnsJob
 
 
 class Answer(Document):
@@ -89,6 +100,7 @@ class Answer(Document):
 
     prepared: Prepared | None = None
     process: ProcessRun | None = None
+    turns: TurnsRun | None = None
     layers: tuple[tuple[OperatorTime, ...], ...] | None = None
     failure: str = ""
     hint: str = ""
@@ -146,17 +158,18 @@ def _exported(built: BuiltModel, spec: ExportSpec, progress: Progress) -> Prepar
     from stmdeploy.exporting import export_built
     from stmdeploy.registry import exporter_for_target
 
-    place = {"target": spec.target, "precision": spec.precision}
+    place: dict[str, Any] = {"target": spec.target, "precision": spec.precision}
     try:
         artifact = export_built(built, exporter_for_target(spec.target), spec, progress)
     except DestinationError as error:
         if not isinstance(error, DiskFullError):
             raise
-        return PreparedArtifact(**place, failure=error.message)
+        return PreparedArtifact(**place, failure=error.message, code=int(error.code))
     except StmdeployError as error:
-        return PreparedArtifact(**place, failure=error.message)
+        return PreparedArtifact(**place, failure=error.message, code=int(error.code))
     except MemoryError:
-        return PreparedArtifact(**place, failure="out of memory")
+        code = int(ExitCode.WORKER_FAILED)
+        return PreparedArtifact(**place, failure="out of memory", code=code)
     manifest = artifact.manifest
     return PreparedArtifact(
         **place,
@@ -243,6 +256,29 @@ def measure_process(job: MeasureJob) -> ProcessRun:
     )
 
 
+def turns_of(job: TurnsJob, pipe: TextIO) -> TurnsRun:
+    """One side of a comparison, in this process: words from stdin, turns to the parent."""
+    from stmdeploy.hardware import environment
+    from stmdeploy.measure.clock import HostClock
+    from stmdeploy.measure.turns import Inference, take_turns, to_words
+    from stmdeploy.registry import exporter_for_runtime
+
+    def answer(turn: list[Inference]) -> None:
+        pipe.write(f"{ASIDE}{to_words(turn)}\n")
+        pipe.flush()
+
+    exporter = exporter_for_runtime(job.run.runtime)
+    return take_turns(
+        exporter.import_engine,
+        lambda: exporter.load(job.artifact, job.run, _builder(job.model)),
+        lambda: _images(job.model, job.run),
+        HostClock(),
+        environment(),
+        lambda: sys.stdin.readline().strip(),
+        answer,
+    )
+
+
 def _die_with_parent() -> None:
     """On Linux, asks the kernel to kill this process when its parent is killed."""
     if sys.platform == "linux":
@@ -263,6 +299,8 @@ def _do(job: Job, pipe: TextIO) -> Answer:
     if isinstance(job, LayersJob):
         return Answer(layers=operator_times(job))
     _limit_memory(job.memory_limit_mib)
+    if isinstance(job, TurnsJob):
+        return Answer(turns=turns_of(job, pipe))
     return Answer(process=measure_process(job))
 
 
@@ -284,7 +322,7 @@ def main() -> None:
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     adapter: TypeAdapter[Job] = TypeAdapter(Job)
-    job = adapter.validate_json(sys.stdin.read())
+    job = adapter.validate_json(sys.stdin.readline())
     with pipe:
         pipe.write(_attempt(lambda: _do(job, pipe)).model_dump_json() + "\n")
     # The answer is given; taking engines down in order would only keep the parent waiting.

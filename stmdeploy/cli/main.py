@@ -10,7 +10,7 @@ import traceback
 
 import typer
 
-from stmdeploy.cli import commands, export, profile, results
+from stmdeploy.cli import baseline, check, commands, export, profile, results
 from stmdeploy.cli.console import ReaderGoneError
 from stmdeploy.errors import ExitCode, StmdeployError
 
@@ -30,6 +30,8 @@ app.command("count")(commands.count)
 app.command("export")(export.export)
 app.command("inspect")(export.inspect)
 app.command("profile")(profile.profile)
+app.add_typer(baseline.app, name="baseline")
+app.command("check")(check.check)
 app.command("report")(commands.report)
 app.add_typer(results.app, name="results")
 

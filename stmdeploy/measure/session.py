@@ -53,6 +53,43 @@ def peak_memory_mib() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A model that has run once, and what bringing it there took."""
+
+    runner: Runner
+    images: Array
+    runtime_import_ms: float
+    load_ms: float
+    first_inference_ms: float
+    memory_before_load_mib: float
+
+
+def load_model(
+    import_runtime: Callable[[], None],
+    load: Callable[[], Runner],
+    make_images: Callable[[], Array],
+    clock: Clock,
+) -> Loaded:
+    """Brings a model to its first inference; the arguments are those of `measure`."""
+    import_ns = timed(import_runtime, clock)
+    images = make_images()
+    memory_before = peak_memory_mib()
+    start = clock.now_ns()
+    runner = load()
+    load_ns = clock.now_ns() - start
+    runner.prepare(images)
+    first_ns = timed(runner.run, clock)
+    return Loaded(
+        runner=runner,
+        images=images,
+        runtime_import_ms=import_ns / _NS_PER_MS,
+        load_ms=load_ns / _NS_PER_MS,
+        first_inference_ms=first_ns / _NS_PER_MS,
+        memory_before_load_mib=memory_before,
+    )
+
+
 def measure(
     import_runtime: Callable[[], None],
     load: Callable[[], Runner],
@@ -74,14 +111,8 @@ def measure(
         play: used for every scenario but our own loop.
     """
     clock = machine.clock
-    import_ns = timed(import_runtime, clock)
-    images = make_images()
-    memory_before = peak_memory_mib()
-    start = clock.now_ns()
-    runner = load()
-    loaded = clock.now_ns()
-    runner.prepare(images)
-    first_ns = timed(runner.run, clock)
+    loaded = load_model(import_runtime, load, make_images, clock)
+    runner, images = loaded.runner, loaded.images
     load_now = machine.load_average()
     warm = warm_up(runner.run, clock, sampling)
     lanes = _lanes(runner, images, run.in_flight)
@@ -96,10 +127,10 @@ def measure(
         warmup_ended_by=warm.ended_by,
         stopped_by=sampled.stopped_by,
         window_s=window_ns / _NS_PER_S,
-        runtime_import_ms=import_ns / _NS_PER_MS,
-        load_ms=(loaded - start) / _NS_PER_MS,
-        first_inference_ms=first_ns / _NS_PER_MS,
-        memory_before_load_mib=memory_before,
+        runtime_import_ms=loaded.runtime_import_ms,
+        load_ms=loaded.load_ms,
+        first_inference_ms=loaded.first_inference_ms,
+        memory_before_load_mib=loaded.memory_before_load_mib,
         memory_peak_mib=peak_memory_mib(),
         device_memory_peak_mib=after.gpu_memory_used_mib,
         energy_j=energy,

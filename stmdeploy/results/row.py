@@ -87,6 +87,21 @@ class ProcessRun(Document):
     scenario: ScenarioResult | None = None
 
 
+class TurnsRun(Document):
+    """What one side of a comparison says of itself at its end, its turns told before.
+
+    ``logits`` are those of the first input image, which is the same for both sides.
+    """
+
+    runtime_import_ms: float
+    load_ms: float
+    first_inference_ms: float
+    memory_peak_mib: float
+    runtime_facts: dict[str, str]
+    logits: tuple[float, ...]
+    environment: Environment
+
+
 class Measurement(Document):
     """A row's figures, out of all its processes.
 
@@ -144,7 +159,10 @@ class Published(Document):
 
 
 class PreparedArtifact(Document):
-    """One export of a model, or why there is none. ``build_s`` is of engines."""
+    """One export of a model, or why there is none, in words and as an exit code.
+
+    ``build_s`` is of engines.
+    """
 
     target: str
     precision: str
@@ -156,6 +174,7 @@ class PreparedArtifact(Document):
     build_s: float | None = None
     relative_l2_error: float | None = None
     failure: str = ""
+    code: int = 0
 
 
 class Prepared(Document):

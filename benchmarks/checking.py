@@ -1,0 +1,331 @@
+"""Checks the check: false alarms and slowdowns found, while another process loads one core.
+
+Run: python -m benchmarks.checking [--long] [--streams FILE] [--replay FILE]. The short form makes
+a few live checks; the long form, about an hour, makes 150 of equal models (A/A), 50 of a model
+slowed by 10 % and 50 of one slowed by 2 %, with a threshold of 5 % and 20 s a row, and then
+replays 5,000 decisions of each kind over the recorded streams. The slowed models have real layers
+more. What is recorded goes to --streams, and --replay judges it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from benchmarks.silent import Silent
+from benchmarks.slowed import slow_down
+from stmdeploy.measure.turns import Inference
+from stmdeploy.pipeline import export_model
+from stmdeploy.regression.comparison import Comparison
+from stmdeploy.regression.side_by_side import Pair, Side, measure_wave
+from stmdeploy.regression.verdict import (
+    Spending,
+    Verdict,
+    judge,
+    locate,
+    pair_figure,
+    paired_slowdown,
+)
+from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec, available_threads
+from stmdeploy.worker import TurnsJob
+
+MODELS = ("convnext", "pvt", "swin", "halo", "dcn")
+#: Kind of check: by how much the candidate is slower.
+KINDS = {"A/A": 0.0, "+2 %": 0.02, "+10 %": 0.10}
+LIVE = {False: {"A/A": 5, "+2 %": 2, "+10 %": 2}, True: {"A/A": 150, "+2 %": 50, "+10 %": 50}}
+REPLAYED = {False: 500, True: 5000}
+THRESHOLD_PERCENT, BUDGET_S = 5.0, 20.0
+#: Layers that are added to learn what one costs, and waves that this is measured by.
+TRIAL_LAYERS, TRIAL_WAVES = 40, 12
+MEAN_PHASE_S = 0.3
+
+
+@dataclass(frozen=True)
+class Wave:
+    """A recorded wave: how long it took, and (duration, delay) of both sides of every pair."""
+
+    seconds: float
+    pairs: list[list[list[list[int]]]]
+
+    def figures(self) -> list[float]:
+        """The figure of every pair."""
+        return [
+            pair_figure(*([Inference(*one) for one in side] for side in pair))
+            for pair in self.pairs
+        ]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A live check as recorded."""
+
+    kind: str
+    model: str
+    verdict: str
+    low_percent: float
+    high_percent: float
+    waves: list[Wave]
+
+    @staticmethod
+    def read(line: str) -> Check:
+        """One line of a file of streams."""
+        table = json.loads(line)
+        return Check(**{**table, "waves": [Wave(**wave) for wave in table["waves"]]})
+
+
+def load_one_core() -> None:
+    """Keeps one core busy half of the time, in phases of random length."""
+    dice = random.Random(1)
+    while True:
+        phase_s = dice.expovariate(1 / MEAN_PHASE_S)
+        end = time.perf_counter() + phase_s
+        while time.perf_counter() < end:
+            pass
+        time.sleep(phase_s)
+
+
+def side(stm: str, artifact: Path) -> Side:
+    """One side of a check."""
+    run = RunSpec("onnxruntime", 1, available_threads())
+    model = ModelSpec(f"unified_{stm}_micro")
+    return Side(TurnsJob(artifact=artifact, model=model, run=run))
+
+
+def prepare(folder: Path, dice: random.Random) -> dict[tuple[str, str], Path]:
+    """The artifacts of every model and kind; slowed by layers whose cost is measured first."""
+    artifacts = {}
+    for stm in MODELS:
+        spec = ExportSpec(ModelSpec(f"unified_{stm}_micro"), "onnx", folder / stm)
+        plain = export_model(spec, Silent()).path
+        trial = slow_down(plain, folder / stm / "trial", TRIAL_LAYERS)
+        figures: list[float] = []
+        for _ in range(TRIAL_WAVES):
+            pairs = measure_wave(side(stm, plain), side(stm, trial), 120, dice, lambda: None)
+            figures += [pair_figure(p.baseline.inferences, p.candidate.inferences) for p in pairs]
+        found = locate(figures)
+        cost = found.mean / TRIAL_LAYERS
+        for kind, slower in KINDS.items():
+            layers = round(math.log1p(slower) / cost)
+            artifacts[stm, kind] = (
+                slow_down(plain, folder / stm / str(layers), layers) if layers else plain
+            )
+            print(f"{stm} {kind}: {layers} layers more, each {100 * cost:.3f} "
+                  f"+- {100 * found.error / TRIAL_LAYERS:.3f} %", flush=True)  # fmt: skip
+    return artifacts
+
+
+def live(
+    artifacts: dict[tuple[str, str], Path], counts: dict[str, int], streams: Path
+) -> list[Check]:
+    """Makes live checks in random order, each recorded as it ends."""
+    dice = random.Random(7)
+    planned = [
+        (kind, MODELS[i % len(MODELS)]) for kind, count in counts.items() for i in range(count)
+    ]
+    dice.shuffle(planned)
+    load = multiprocessing.get_context("spawn").Process(target=load_one_core, daemon=True)
+    load.start()
+    checks = []
+    with streams.open("w") as file:
+        for kind, stm in planned:
+            check = check_once(artifacts, kind, stm, dice)
+            checks.append(check)
+            file.write(json.dumps(check, default=vars) + "\n")
+            file.flush()
+            print(f"{len(checks)} of {len(planned)}: {stm} {kind}: {check.verdict}, "
+                  f"{check.low_percent:.1f} .. {check.high_percent:.1f} %, "
+                  f"{sum(wave.seconds for wave in check.waves):.0f} s",
+                  file=sys.stderr, flush=True)  # fmt: skip
+    load.terminate()
+    return checks
+
+
+def check_once(
+    artifacts: dict[tuple[str, str], Path], kind: str, stm: str, dice: random.Random
+) -> Check:
+    """One live check of one row."""
+    waves: list[Wave] = []
+    before, after = side(stm, artifacts[stm, "A/A"]), side(stm, artifacts[stm, kind])
+
+    def measure() -> list[Pair]:
+        start = time.monotonic()
+        pairs = measure_wave(before, after, 120, dice, lambda: None)
+        recorded = [
+            [
+                [[one.duration_ns, one.delay_ns] for one in half.inferences]
+                for half in (pair.baseline, pair.candidate)
+            ]
+            for pair in pairs
+        ]
+        waves.append(Wave(time.monotonic() - start, recorded))
+        return pairs
+
+    comparison = Comparison(
+        measure, paired_slowdown, THRESHOLD_PERCENT, BUDGET_S, Spending(1), time.monotonic
+    )
+    while not comparison.finished:
+        comparison.step()
+    found = comparison.slowdown
+    return Check(kind, stm, str(comparison.verdict), found.low_percent, found.high_percent, waves)
+
+
+def replay(checks: list[Check], count: int) -> dict[str, Counter[str]]:
+    """Decisions over waves drawn with replacement from those of the same model and kind.
+
+    A wave is the block: within it, processes share the moment. The rule is the live one.
+    """
+    dice = random.Random(3)
+    pools: dict[tuple[str, str], list[tuple[float, list[float]]]] = defaultdict(list)
+    for check in checks:
+        pools[check.kind, check.model] += [(wave.seconds, wave.figures()) for wave in check.waves]
+    verdicts: dict[str, Counter[str]] = defaultdict(Counter)
+    for kind, stm in pools:
+        share = count // sum(other == kind for other, _ in pools)
+        verdicts[kind].update(replay_one(pools[kind, stm], dice) for _ in range(share))
+    return verdicts
+
+
+def replay_one(pool: list[tuple[float, list[float]]], dice: random.Random) -> str:
+    """One decision, as `Comparison.step` takes it."""
+    spending, figures = Spending(1), list[float]()
+    spent_s, waves = 0.0, 0
+    while True:
+        seconds, more = dice.choice(pool)
+        figures += more
+        spent_s, waves = spent_s + seconds, waves + 1
+        last = spent_s + spent_s / waves / 2 > BUDGET_S
+        level = spending.level(1.0 if last else spent_s / BUDGET_S)
+        verdict = judge(paired_slowdown(figures, level), THRESHOLD_PERCENT)
+        if last or verdict is not Verdict.CANNOT_TELL:
+            return str(verdict)
+
+
+def pooled_ns(check: Check, which: int) -> list[int]:
+    """All inferences of one side of a check, as a plain loop would have them."""
+    return [one[0] for wave in check.waves for pair in wave.pairs for one in pair[which]]
+
+
+def pytest_benchmark_fails(field: str) -> Callable[[list[int], list[int]], bool]:
+    """Its own compare-fail rule, as in ``--benchmark-compare-fail=FIELD:5%``."""
+    stats_module: Any = import_module("pytest_benchmark.stats")
+    utils: Any = import_module("pytest_benchmark.utils")
+
+    rule = utils.parse_compare_fail(f"{field}:{THRESHOLD_PERCENT:g}%")
+
+    def fails(before: list[int], after: list[int]) -> bool:
+        summaries: list[Any] = []
+        for side_ns in (before, after):
+            stats = stats_module.Stats()
+            for duration_ns in side_ns:
+                stats.update(duration_ns / 1e9)
+            summaries.append({field: getattr(stats, field)})
+        return bool(rule.fails(summaries[1], summaries[0]))
+
+    return fails
+
+
+def rivals(checks: list[Check], count: int) -> dict[str, dict[str, float]]:
+    """How often two separate runs of the same streams would have been called a regression.
+
+    A run is one side of a check; the baseline's run and the candidate's are of different checks.
+    """
+    dice = random.Random(5)
+
+    def by(statistic: Callable[[list[int]], float]) -> Callable[[list[int], list[int]], bool]:
+        return lambda before, after: (
+            statistic(after) > (1 + THRESHOLD_PERCENT / 100) * statistic(before)
+        )
+
+    rules: dict[str, Callable[[list[int], list[int]], bool]] = {
+        "median of two runs": by(statistics.median),
+        "mean of two runs": by(statistics.fmean),
+        "minimum of two runs": by(min),
+        "pytest-benchmark, min:5%": pytest_benchmark_fails("min"),
+        "pytest-benchmark, mean:5%": pytest_benchmark_fails("mean"),
+        "pytest-benchmark, median:5%": pytest_benchmark_fails("median"),
+    }
+    alarms: dict[str, dict[str, float]] = defaultdict(dict)
+    baselines: dict[str, list[list[int]]] = defaultdict(list)
+    for check in checks:
+        baselines[check.model].append(pooled_ns(check, 0))
+    for kind in KINDS:
+        of_kind = [check for check in checks if check.kind == kind]
+        drawn = [dice.choice(of_kind) for _ in range(count)]
+        runs = [(dice.choice(baselines[c.model]), pooled_ns(c, 1)) for c in drawn]
+        for name, rule in rules.items():
+            alarms[name][kind] = sum(rule(before, after) for before, after in runs) / count
+    return alarms
+
+
+def upper_bound(hits: int, count: int) -> float:
+    """The one-sided 95 % Clopper-Pearson bound of a share."""
+    from scipy.stats import beta
+
+    return 1.0 if hits >= count else float(beta.ppf(0.95, hits + 1, count - hits))
+
+
+def print_tables(checks: list[Check], replayed: int) -> None:
+    """Verdicts, live and replayed, and the rivals' alarms."""
+    kinds = [kind for kind in KINDS if any(check.kind == kind for check in checks)]
+    print(f"\nthreshold {THRESHOLD_PERCENT:g} %, {BUDGET_S:g} s a row, one core loaded half of the "
+          f"time; models: {', '.join(MODELS)} micro, batch 1\n")  # fmt: skip
+    for kind in kinds:
+        mine = [check for check in checks if check.kind == kind]
+        found = locate([f for check in mine for wave in check.waves for f in wave.figures()])
+        alarms = sum(check.verdict == Verdict.REGRESSION for check in mine)
+        seconds = statistics.median(sum(w.seconds for w in check.waves) for check in mine)
+        print(f"live {kind}: {len(mine)} checks, {dict(Counter(c.verdict for c in mine))}; "
+              f"regressions {100 * alarms / len(mine):.1f} % (95 % bound "
+              f"{100 * upper_bound(alarms, len(mine)):.1f} %); median {seconds:.0f} s; slower by "
+              f"{100 * math.expm1(found.mean):.2f} +- {100 * found.error:.2f} %")  # fmt: skip
+    for kind, verdicts in replay(checks, replayed).items():
+        total = sum(verdicts.values())
+        alarms = verdicts[Verdict.REGRESSION]
+        bound = upper_bound(alarms, total)
+        print(f"replayed {kind}: {total} decisions, {dict(verdicts)}; regressions "
+              f"{100 * alarms / total:.2f} % (95 % bound {100 * bound:.2f} %)")  # fmt: skip
+    print(f"\n| called a regression | {' | '.join(kinds)} |\n| :--- |{' ---: |' * len(kinds)}")
+    live_share = {
+        kind: sum(c.verdict == Verdict.REGRESSION for c in checks if c.kind == kind)
+        / sum(c.kind == kind for c in checks)
+        for kind in kinds
+    }
+    rows = {"stmdeploy check": live_share, **rivals(checks, replayed)}
+    for name, shares in rows.items():
+        print(f"| {name} | " + " | ".join(f"{100 * shares[kind]:.1f} %" for kind in kinds) + " |")
+
+
+def main() -> None:
+    """Live checks, unless recorded ones are replayed; then the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--long", action="store_true")
+    parser.add_argument("--streams", type=Path)
+    parser.add_argument("--replay", type=Path)
+    options = parser.parse_args()
+    if options.replay:
+        lines = options.replay.read_text("utf-8").splitlines()
+        print_tables([Check.read(line) for line in lines], REPLAYED[options.long])
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        artifacts = prepare(folder, random.Random(0))
+        streams = options.streams or folder / "streams.jsonl"
+        checks = live(artifacts, LIVE[options.long], streams)
+    print_tables(checks, REPLAYED[options.long])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The latency check: baseline and candidate side by side, judged by a sequential rule."""

@@ -1,0 +1,69 @@
+"""One row being compared: wave after wave until its interval answers or its budget is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from stmdeploy.regression.side_by_side import Pair
+from stmdeploy.regression.verdict import (
+    UNKNOWN,
+    Slowdown,
+    Spending,
+    Verdict,
+    judge,
+    pair_figure,
+)
+
+#: Takes the figures so far and the level of a look.
+Estimate = Callable[[list[float], float], Slowdown]
+
+
+@dataclass
+class Comparison:
+    """A row while it is compared.
+
+    Attributes:
+        measure: one more wave.
+        estimate: the slowdown out of the pairs' figures.
+        threshold_percent: beyond it a slowdown is a regression.
+        budget_s: no wave begins that would end much later than this.
+        spending: the error this row may still make.
+        now_s: a monotonic clock, in seconds.
+        pairs: what was measured.
+        spent_s: how long that took.
+    """
+
+    measure: Callable[[], list[Pair]]
+    estimate: Estimate
+    threshold_percent: float
+    budget_s: float
+    spending: Spending
+    now_s: Callable[[], float]
+    pairs: list[Pair] = field(default_factory=list)
+    figures: list[float] = field(default_factory=list)
+    spent_s: float = 0.0
+    waves: int = 0
+    slowdown: Slowdown = UNKNOWN
+    verdict: Verdict = Verdict.CANNOT_TELL
+    finished: bool = False
+
+    def step(self) -> None:
+        """Measures one wave, looks, and finishes if that answers or the budget is spent.
+
+        When the budget ends is known before the last look, so that look may spend all that is
+        left of the error.
+        """
+        start = self.now_s()
+        new = self.measure()
+        self.spent_s += self.now_s() - start
+        self.waves += 1
+        self.pairs += new
+        self.figures += [
+            pair_figure(pair.baseline.inferences, pair.candidate.inferences) for pair in new
+        ]
+        last = self.spent_s + self.spent_s / self.waves / 2 > self.budget_s
+        level = self.spending.level(1.0 if last else self.spent_s / self.budget_s)
+        self.slowdown = self.estimate(self.figures, level)
+        self.verdict = judge(self.slowdown, self.threshold_percent)
+        self.finished = last or self.verdict is not Verdict.CANNOT_TELL

@@ -1,0 +1,157 @@
+"""Makes a baseline: measures a sweep, then every row beside the calibration workload."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from stmdeploy.artifact import read_artifact
+from stmdeploy.contracts import Progress
+from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.hardware import environment
+from stmdeploy.pipeline import SweepResult, prepare, profile
+from stmdeploy.regression.bundle import (
+    Baseline,
+    BaselineRow,
+    add_object,
+    check_destination,
+    new_bundle,
+    row_names,
+    write_baseline,
+)
+from stmdeploy.regression.machine import machine_key
+from stmdeploy.regression.side_by_side import measure_wave, waiting
+from stmdeploy.regression.sides import Contender
+from stmdeploy.regression.verdict import pair_figure
+from stmdeploy.results.row import PreparedArtifact
+from stmdeploy.results.store import FILE_NAME, now_utc
+from stmdeploy.spec import LOOP, ModelSpec
+from stmdeploy.sweep import RowSpec, SweepSpec
+
+#: The calibration workload as a model; see `workload`, which imports torch.
+WORKLOAD = ModelSpec("stmdeploy.regression.workload:network", num_classes=10)
+#: Waves that every row is measured beside the workload.
+_CALIBRATION_WAVES = 4
+
+
+def check_rows(spec: SweepSpec) -> None:
+    """Raises StmdeployError for rows that a check cannot compare."""
+    for run in spec.runs:
+        if run.scenario.name != LOOP or run.in_flight != 1 or run.python:
+            raise StmdeployError(
+                "a baseline holds plain rows",
+                "leave --scenario, --in-flight and --python out",
+            )
+
+
+def create_baseline(spec: SweepSpec, path: Path, progress: Progress) -> Baseline:
+    """Measures a sweep and packs it with its artifacts; `path` appears whole or not at all.
+
+    Raises:
+        StmdeployError: bad input, a row that cannot be measured (5), or a file in the way.
+    """
+    check_rows(spec)
+    check_destination(path)
+    with TemporaryDirectory(prefix="stmdeploy-") as name:
+        folder = Path(name)
+        result = profile(spec, folder / "sweep", progress, lambda _: None)
+        failed = [row for row in result.rows if row.failure]
+        if failed:
+            raise StmdeployError(
+                f"{failed[0].model} on {failed[0].runtime}, batch {failed[0].batch}: "
+                f"{failed[0].failure}",
+                "a baseline holds only rows that can be measured",
+                ExitCode.WORKER_FAILED,
+            )
+        workloads = _workloads(spec, folder / "workload", progress)
+        with new_bundle(path) as bundle:
+            return _filled(spec, result, folder / "sweep", workloads, bundle, progress)
+
+
+def _workloads(spec: SweepSpec, folder: Path, progress: Progress) -> dict[str, PreparedArtifact]:
+    """The calibration workload for every runtime of a sweep."""
+    folder.mkdir()
+    runtimes = dict.fromkeys(replace(run, batch=1, precision="fp32") for run in spec.runs)
+    small = SweepSpec((WORKLOAD,), tuple(runtimes), engine=replace(spec.engine, batch=(1, 1, 1)))
+    found = prepare(small, folder, progress)
+    return {row.run.runtime: artifact for row, artifact in found.items()}
+
+
+def _filled(
+    spec: SweepSpec,
+    result: SweepResult,
+    sweep_folder: Path,
+    workloads: dict[str, PreparedArtifact],
+    bundle: Path,
+    progress: Progress,
+) -> Baseline:
+    specs = spec.rows()
+    artifacts = list((sweep_folder / "artifacts").rglob("*.json"))
+    by_hash = {
+        artifact.manifest.files[0].sha256: artifact
+        for artifact in (read_artifact(path.with_suffix("")) for path in artifacts)
+    }
+    progress.expect(len(specs))
+    rows = []
+    for name, row_spec, row in zip(row_names(specs), specs, result.rows, strict=True):
+        progress.step(f"measuring {name} beside the calibration workload")
+        assert row.artifact_sha256 is not None
+        assert row.measurement is not None
+        artifact = by_hash[row.artifact_sha256]
+        path = workloads[row_spec.run.runtime].path
+        assert path is not None
+        workload = read_artifact(path)
+        rows.append(
+            BaselineRow(
+                name=name,
+                spec=row_spec.to_json(),
+                artifact=add_object(artifact, bundle),
+                workload=add_object(workload, bundle),
+                runtime_version=row.measurement.runtime_facts.get("version", ""),
+                row=row,
+                calibrated=calibrate(
+                    Contender(workload),
+                    Contender(artifact),
+                    row_spec,
+                    spec.row_timeout_s,
+                    progress,
+                ),
+            )
+        )
+    # `profile` has closed the store; its file is whole.
+    shutil.copyfile(sweep_folder / FILE_NAME, bundle / FILE_NAME)
+    gpu = specs[0].run.gpu_uuid
+    return write_baseline(
+        Baseline(
+            created_utc=now_utc(),
+            sweep=result.sweep.id,
+            sweep_spec=spec.to_json(),
+            machine=machine_key(gpu),
+            environment=environment(),
+            rows=tuple(rows),
+            files=(),
+        ),
+        bundle,
+    )
+
+
+def calibrate(
+    workload: Contender,
+    contender: Contender,
+    spec: RowSpec,
+    timeout_s: float,
+    progress: Progress,
+) -> tuple[float, ...]:
+    """Logarithms of a row's latency over the workload's beside it, one for every pair."""
+    dice = random.Random(time.time_ns())
+    mark = workload.side(WORKLOAD, replace(spec.run, batch=1, precision="fp32"))
+    side = contender.side(spec.model, spec.run)
+    return tuple(
+        pair_figure(pair.baseline.inferences, pair.candidate.inferences)
+        for _ in range(_CALIBRATION_WAVES)
+        for pair in measure_wave(mark, side, timeout_s, dice, waiting(progress))
+    )

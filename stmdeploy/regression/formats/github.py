@@ -1,0 +1,41 @@
+"""GitHub Actions: annotations, and the summary of the job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from stmdeploy.regression.formats import words
+from stmdeploy.regression.formats.table import markdown
+from stmdeploy.regression.outcome import CheckResult
+from stmdeploy.regression.verdict import Verdict
+
+
+def workflow_commands(result: CheckResult) -> Iterator[str]:
+    """A workflow command for every row that asks for something."""
+    for row in result.rows:
+        if not words.is_good(row):
+            level = "warning" if row.verdict == Verdict.CANNOT_TELL else "error"
+            title = _property(f"stmdeploy: {row.verdict}")
+            yield f"::{level} title={title}::{_data(words.sentence(row))}"
+
+
+def append_summary(result: CheckResult) -> None:
+    """Adds the table to the job's summary, where the runner says that it takes one."""
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(markdown(result) + "\n")
+
+
+def in_actions() -> bool:
+    """Whether a GitHub runner reads what is printed."""
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

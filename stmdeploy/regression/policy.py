@@ -1,0 +1,154 @@
+"""What a check allows: thresholds, budgets and gates, by default and by row.
+
+They stand in ``[tool.stmdeploy.check]`` of a pyproject.toml, or in a TOML file of their own under
+the same name or at its top.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from stmdeploy.errors import StmdeployError, nearest
+
+#: Figures that are exact or nearly so, each with the growth in per cent that it may have.
+GATES = ("memory", "load", "size", "macs", "fidelity")
+#: What becomes of a check that cannot tell: its own exit code, a failure, or a pass.
+CANNOT_TELL = ("exit-3", "fail", "pass")
+_PROJECT = Path("pyproject.toml")
+_ROW_KEYS = ("threshold-percent", "budget-s", "gates")
+_KEYS = (*_ROW_KEYS, "cannot-tell", "rows")
+
+
+@dataclass(frozen=True)
+class RowPolicy:
+    """What one row is allowed.
+
+    Attributes:
+        threshold_percent: a slowdown beyond this is a regression.
+        budget_s: how long the row may be measured, both sides together.
+        gates: of `GATES`, how much each may grow, in per cent; those left out are not looked at.
+    """
+
+    threshold_percent: float = 5.0
+    budget_s: float = 60.0
+    gates: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _number("threshold-percent", self.threshold_percent, above=0.0)
+        _number("budget-s", self.budget_s, above=0.0)
+        for name, percent in self.gates.items():
+            if name not in GATES:
+                raise StmdeployError(f"unknown gate {name!r}", nearest(name, GATES))
+            _number(f"gate {name}", percent, above=-1.0)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the rows of a check are allowed; of several patterns that fit, later ones are stronger.
+
+    Attributes:
+        default: of rows that no pattern fits.
+        rows: shell patterns of row names, each with what it sets.
+        cannot_tell: one of `CANNOT_TELL`.
+    """
+
+    default: RowPolicy = field(default_factory=RowPolicy)
+    rows: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    cannot_tell: str = "exit-3"
+
+    def __post_init__(self) -> None:
+        if self.cannot_tell not in CANNOT_TELL:
+            raise StmdeployError(
+                f"unknown cannot-tell {self.cannot_tell!r}", nearest(self.cannot_tell, CANNOT_TELL)
+            )
+
+    def over(self, settings: Mapping[str, Any]) -> Policy:
+        """The policy with settings that hold for every row."""
+        default = _over(self.default, settings)
+        return replace(self, default=default, rows=(*self.rows, ("*", settings)))
+
+    def of(self, name: str) -> RowPolicy:
+        """What the row of that name is allowed."""
+        found = self.default
+        for pattern, settings in self.rows:
+            if fnmatchcase(name, pattern):
+                found = _over(found, settings)
+        return found
+
+
+def read_policy(path: Path | None) -> Policy:
+    """The policy in a TOML file; for None in the pyproject.toml here, if it has one.
+
+    Raises:
+        StmdeployError: no such file, no TOML, an unknown key, or a value out of range.
+    """
+    if path is None and not _PROJECT.is_file():
+        return Policy()
+    where = path or _PROJECT
+    try:
+        document = tomllib.loads(where.read_text("utf-8"))
+    except OSError as error:
+        raise StmdeployError(
+            f"--config {where}: {(error.strerror or '').lower()}", "give a TOML file"
+        ) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StmdeployError(f"{where} is not TOML: {error}", "mend it") from error
+    table = document.get("tool", {}).get("stmdeploy", {}).get("check")
+    if table is None:
+        table = document if path is not None and where.name != _PROJECT.name else {}
+    try:
+        return _policy(table)
+    except StmdeployError as error:
+        raise StmdeployError(f"{where}: {error.message}", error.hint) from error
+
+
+def _policy(table: Any) -> Policy:
+    _known(table, _KEYS)
+    rows = []
+    for entry in _listed(table.get("rows", [])):
+        _known(entry, ("match", *_ROW_KEYS))
+        if not isinstance(entry.get("match"), str):
+            raise StmdeployError("an entry of rows has no match", 'write match = "*dcn*/batch8"')
+        settings = {key: value for key, value in entry.items() if key != "match"}
+        _over(RowPolicy(), settings)  # so that a bad value is told now, whatever it matches
+        rows.append((entry["match"], settings))
+    default = _over(RowPolicy(), {key: table[key] for key in _ROW_KEYS if key in table})
+    return Policy(default, tuple(rows), table.get("cannot-tell", "exit-3"))
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise StmdeployError("rows is not a list of tables", "write [[tool.stmdeploy.check.rows]]")
+    return value
+
+
+def _known(table: Any, keys: tuple[str, ...]) -> None:
+    if not isinstance(table, dict):
+        raise StmdeployError(f"{table!r} is not a table", f"give: {', '.join(keys)}")
+    for key in table:
+        if key not in keys:
+            raise StmdeployError(f"unknown key {key!r}", nearest(key, keys))
+
+
+def _over(policy: RowPolicy, settings: Mapping[str, Any]) -> RowPolicy:
+    gates = settings.get("gates", {})
+    if not isinstance(gates, Mapping):
+        raise StmdeployError("gates is not a table", "write gates = { memory = 10 }")
+    return replace(
+        policy,
+        threshold_percent=settings.get("threshold-percent", policy.threshold_percent),
+        budget_s=settings.get("budget-s", policy.budget_s),
+        gates={**policy.gates, **gates},
+    )
+
+
+def _number(name: str, value: Any, above: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value <= above:
+        raise StmdeployError(f"{name} is {value!r}", f"give a number above {above:g}")

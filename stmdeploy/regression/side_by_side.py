@@ -1,0 +1,166 @@
+"""Two artifacts measured side by side: pairs of fresh processes that take turns.
+
+Several pairs are alive at once, and of all their processes exactly one runs at a time; the
+others wait for their turn without using a processor. So every process sees the machine over the
+whole time of its wave, and what disturbs the machine falls on both sides alike.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from stmdeploy.contracts import Progress
+from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.measure.process import ASIDE, Worker, WorkerError
+from stmdeploy.measure.turn import turn
+from stmdeploy.measure.turns import TURN, Inference, from_words
+from stmdeploy.results.row import TurnsRun
+from stmdeploy.sweeping import WORKER, worker_settings
+from stmdeploy.worker import Answer, TurnsJob
+
+#: Every process takes so many turns, ...
+_TURNS = 2
+#: ... and more, up to so many, until each has this many calm inferences.
+_MOST_TURNS, _WANTED_CALM = 6, 6
+#: Pairs that are alive at once: on a GPU each holds device memory, so fewer.
+PAIRS_AT_ONCE = {"cpu": 3, "cuda": 1}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: what it runs, and under which interpreter (empty: this one)."""
+
+    job: TurnsJob
+    python: str = ""
+
+
+@dataclass(frozen=True)
+class Half:
+    """What one process of a pair measured, and what it says of itself."""
+
+    inferences: tuple[Inference, ...]
+    run: TurnsRun
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A process of the baseline and one of the candidate that took turns."""
+
+    baseline: Half
+    candidate: Half
+
+
+class SideFailedError(StmdeployError):
+    """A worker of one side died, hung, or could not load its artifact."""
+
+    def __init__(self, side: str, reason: str, hint: str = "") -> None:
+        super().__init__(f"{side}: {reason}", hint, ExitCode.WORKER_FAILED)
+
+
+@dataclass
+class _Player:
+    """A worker, and what it has measured so far."""
+
+    name: str
+    worker: Worker
+    inferences: list[Inference] = field(default_factory=list)
+
+    def take_turn(self) -> list[Inference]:
+        self.worker.send(TURN)
+        return self.listen()
+
+    def listen(self) -> list[Inference]:
+        """What it says next.
+
+        Raises:
+            SideFailedError: it says why it cannot, or nothing more.
+        """
+        try:
+            line = self.worker.receive()
+            if line is None:
+                raise SideFailedError(self.name, self.worker.failure() or "it ended midway")
+        except WorkerError as error:
+            raise SideFailedError(self.name, str(error)) from error
+        if not line.startswith(ASIDE):
+            answer = Answer.model_validate_json(line)
+            raise SideFailedError(self.name, answer.failure, answer.hint)
+        return from_words(line.removeprefix(ASIDE))
+
+    def end(self) -> Half:
+        """Lets it go; what it measured."""
+        self.worker.finish()
+        try:
+            answer = Answer.model_validate_json(self.worker.receive() or "")
+        except (ValidationError, WorkerError) as error:
+            raise SideFailedError(self.name, "it ended without an answer") from error
+        if answer.turns is None:
+            raise SideFailedError(self.name, answer.failure, answer.hint)
+        return Half(tuple(self.inferences), answer.turns)
+
+    @property
+    def calm(self) -> int:
+        """How many of its inferences nothing disturbed."""
+        return sum(one.calm for one in self.inferences)
+
+
+def measure_wave(
+    baseline: Side,
+    candidate: Side,
+    timeout_s: float,
+    dice: random.Random,
+    on_wait: Callable[[], None],
+) -> list[Pair]:
+    """Measures a few pairs, all alive at once.
+
+    Args:
+        baseline, candidate: both of the same device.
+        timeout_s: a process that lives longer is ended.
+        dice: decides the order of pairs, and who begins within one.
+        on_wait: told if something else is being measured on this machine.
+
+    Raises:
+        SideFailedError: a worker of either side failed; the wave is lost.
+    """
+    count = PAIRS_AT_ONCE[baseline.job.run.device]
+    with turn(on_wait), ExitStack() as stack:
+        pairs = [
+            (
+                _start(stack, "baseline", baseline, timeout_s),
+                _start(stack, "candidate", candidate, timeout_s),
+            )
+            for _ in range(count)
+        ]
+        for player in (player for pair in pairs for player in pair):
+            player.listen()
+        for done in range(_MOST_TURNS):
+            if done >= _TURNS and all(one.calm >= _WANTED_CALM for pair in pairs for one in pair):
+                break
+            _play(pairs, dice)
+        return [Pair(before.end(), after.end()) for before, after in pairs]
+
+
+def waiting(progress: Progress) -> Callable[[], None]:
+    """What tells the user that a wave has to wait."""
+    return lambda: progress.warn("waiting: something else is being measured on this machine")
+
+
+def _start(stack: ExitStack, name: str, side: Side, timeout_s: float) -> _Player:
+    try:
+        worker = Worker(WORKER, worker_settings(side.job.run), timeout_s, python=side.python)
+    except WorkerError as error:
+        raise SideFailedError(name, str(error)) from error
+    stack.enter_context(worker)
+    worker.send(side.job.model_dump_json())
+    return _Player(name, worker)
+
+
+def _play(pairs: list[tuple[_Player, _Player]], dice: random.Random) -> None:
+    """One turn of every process: pairs in random order, and within a pair either one first."""
+    for pair in dice.sample(pairs, len(pairs)):
+        for player in dice.sample(pair, len(pair)):
+            player.inferences += player.take_turn()

@@ -1,0 +1,177 @@
+"""Pure statistics of the check: intervals of a slowdown that hold at every look, and verdicts.
+
+A pair is a fresh process of the baseline and one of the candidate that took turns. Its figure is
+one number, the logarithm of how much slower the candidate was. Processes of the same model
+differ (memory lies elsewhere), so pairs are the independent observations. Now and then a process
+is off by a tenth, so their mean is trimmed by an eighth at either end, and Student's t bounds it
+with the winsorised variance (J. W. Tukey, D. H. McLaughlin, Less vulnerable confidence and
+significance procedures for location, Sankhya A 25, 1963).
+
+Looking again and again and stopping when the answer is clear would make false alarms more
+frequent than one look does. The error that is allowed is therefore spent look by look, in
+proportion to the time used of the budget (K. K. G. Lan, D. L. DeMets, Discrete sequential
+boundaries for clinical trials, Biometrika 70, 1983; K. Kim, D. L. DeMets, Biometrika 74, 1987,
+the power family with exponent 1), and each look has a level of its own. Rows share the error in
+equal parts. Both are Bonferroni's inequality, which asks for no independence: with a probability
+of at least 1 - `ALPHA`, no interval of any row at any look misses the true slowdown.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from stmdeploy.measure.turns import Inference
+
+#: The chance that any interval of a whole check is wrong, half of it in either direction: a
+#: regression is called of a candidate within its threshold in at most 1 % of the checks.
+ALPHA = 0.02
+#: Of the sorted figures, one in so many is cut off at either end.
+_TRIM = 8
+#: With fewer pairs there is no spread to speak of, and no look is taken.
+FEWEST_PAIRS = 3
+#: With so many calm inferences on both sides, the others are left out.
+_ENOUGH_CALM = 5
+
+
+class Verdict(StrEnum):
+    """What a comparison comes to."""
+
+    REGRESSION = "regression"
+    IMPROVEMENT = "improvement"
+    NO_CHANGE = "no change"
+    CANNOT_TELL = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Slowdown:
+    """How much slower the candidate is, in per cent, with its interval.
+
+    Faster is negative. An infinite upper bound: nothing is known yet.
+    """
+
+    percent: float
+    low_percent: float
+    high_percent: float
+
+
+UNKNOWN = Slowdown(0.0, -100.0, math.inf)
+
+
+def pair_figure(baseline: Sequence[Inference], candidate: Sequence[Inference]) -> float:
+    """Logarithm of the candidate's median latency over the baseline's.
+
+    Calm inferences alone, if both sides have enough. A candidate that disturbs itself, by more
+    threads than there are processors, has none; then all count.
+
+    Args:
+        baseline, candidate: the inferences of one process each, at least one.
+    """
+    if all(sum(one.calm for one in side) >= _ENOUGH_CALM for side in (baseline, candidate)):
+        baseline = [one for one in baseline if one.calm]
+        candidate = [one for one in candidate if one.calm]
+    before, after = (
+        statistics.median(one.duration_ns for one in side) for side in (baseline, candidate)
+    )
+    return math.log(after / before)
+
+
+def student_t(freedom: float, level: float) -> float:
+    """The two-sided quantile of Student's t: beyond it lies `level` of the probability."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 1.0 - level / 2.0))
+
+
+def as_slowdown(log_ratio: float, half_log: float) -> Slowdown:
+    """A logarithm and the half-width around it, in per cent."""
+    edges = (log_ratio, log_ratio - half_log, log_ratio + half_log)
+    return Slowdown(*(100.0 * math.expm1(edge) for edge in edges))
+
+
+@dataclass(frozen=True)
+class Location:
+    """A trimmed mean of logarithms, its standard error, and the degrees of freedom of that."""
+
+    mean: float
+    error: float
+    freedom: int
+
+
+def locate(figures: Sequence[float]) -> Location:
+    """The mean of figures, an eighth cut off at either end, and how exact it is.
+
+    Args:
+        figures: at least two.
+    """
+    ordered, count = sorted(figures), len(figures)
+    cut = count // _TRIM
+    kept = ordered[cut : count - cut]
+    winsorised = [kept[0]] * cut + kept + [kept[-1]] * cut
+    error = statistics.stdev(winsorised) / (len(kept) / count) / math.sqrt(count)
+    return Location(statistics.fmean(kept), error, len(kept) - 1)
+
+
+def paired_slowdown(figures: Sequence[float], level: float) -> Slowdown:
+    """The slowdown out of pairs, at one look that may be wrong with probability `level`."""
+    if len(figures) < FEWEST_PAIRS:
+        return UNKNOWN
+    found = locate(figures)
+    return as_slowdown(found.mean, student_t(found.freedom, level) * found.error)
+
+
+def unpaired_slowdown(before: Sequence[float], after: Sequence[float], level: float) -> Slowdown:
+    """The slowdown between two sets of figures that were measured apart.
+
+    Welch's t (B. L. Welch, Biometrika 34, 1947): the sets may vary by different amounts.
+
+    Args:
+        before, after: logarithms of latency over that of the calibration workload beside it.
+    """
+    if min(len(before), len(after)) < FEWEST_PAIRS:
+        return UNKNOWN
+    old, new = locate(before), locate(after)
+    error = math.hypot(old.error, new.error)
+    weights = sum(side.error**4 / side.freedom for side in (old, new))
+    freedom = error**4 / weights if weights else min(old.freedom, new.freedom)
+    return as_slowdown(new.mean - old.mean, student_t(freedom, level) * error)
+
+
+class Spending:
+    """The error that a row may make, given out look by look."""
+
+    def __init__(self, rows: int) -> None:
+        """Args:
+        rows: how many rows share `ALPHA`.
+        """
+        self._alpha, self._spent = ALPHA / rows, 0.0
+
+    def level(self, share_of_budget: float) -> float:
+        """What a look may spend when so much of the budget is used, from 0 to 1; more each time.
+
+        1 gives out all that is left.
+        """
+        share = min(1.0, share_of_budget)
+        level = self._alpha * (share - self._spent)
+        self._spent = share
+        return level
+
+
+def judge(slowdown: Slowdown, threshold_percent: float) -> Verdict:
+    """The verdict that an interval allows.
+
+    A regression or an improvement only if the whole interval lies beyond the threshold; as
+    ratios, the threshold is as far in either direction. No change if all of it lies within.
+    """
+    beyond = 1.0 + threshold_percent / 100.0
+    low, high = 1.0 + slowdown.low_percent / 100.0, 1.0 + slowdown.high_percent / 100.0
+    if low > beyond:
+        return Verdict.REGRESSION
+    if high < 1.0 / beyond:
+        return Verdict.IMPROVEMENT
+    if low >= 1.0 / beyond and high <= beyond:
+        return Verdict.NO_CHANGE
+    return Verdict.CANNOT_TELL

@@ -1,0 +1,43 @@
+"""The calibration workload: a small network that is measured beside a model, then and now.
+
+What the machine has become slower or faster by in between, it has for both. It has the kinds of
+work that the backbones have: convolutions, dense and depth-wise, matrix products and GELU.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+#: Its name as a model, and the seed of its weights.
+NAME, SEED = "stmdeploy.regression.workload:network", 0
+_WIDTH, _BLOCKS = 96, 3
+
+
+class _Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(_WIDTH, _WIDTH, 5, padding=2, groups=_WIDTH)
+        self.first = nn.Linear(_WIDTH, 4 * _WIDTH)
+        self.last = nn.Linear(4 * _WIDTH, _WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.depthwise(x).permute(0, 2, 3, 1)
+        mixed = self.last(nn.functional.gelu(self.first(tokens)))
+        return x + torch.as_tensor(mixed).permute(0, 3, 1, 2)
+
+
+def network() -> nn.Module:
+    """The workload; it maps N 3 224 224 to logits (N, 10), and is the same every time."""
+    state = torch.random.get_rng_state()
+    torch.manual_seed(SEED)
+    try:
+        return nn.Sequential(
+            nn.Conv2d(3, _WIDTH, 8, 8),
+            *(_Block() for _ in range(_BLOCKS)),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(_WIDTH, 10),
+        ).eval()
+    finally:
+        torch.random.set_rng_state(state)

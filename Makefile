@@ -9,7 +9,7 @@ SETUP := $(VENV)/.ready
 
 help:
 	@echo "make profile  measure the five micro backbones on this machine"
-	@echo "make test     lint, types, import contracts and every test"
+	@echo "make test     lint, types, import contracts, every test, and the check of itself"
 	@echo "make fast     the tests that take seconds"
 	@echo "make bench    the benchmarks"
 	@echo "make clean    remove the environment"
@@ -30,6 +30,7 @@ lint: $(SETUP)
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 -m "not gpu"
+	BIN=$(BIN) .ci/self-check
 
 fast: $(SETUP)
 	$(BIN)/python -m pytest
@@ -40,6 +41,7 @@ bench: $(SETUP)
 	$(BIN)/python -m benchmarks.lowering micro tiny
 	$(BIN)/python -m benchmarks.measuring
 	$(BIN)/python -m benchmarks.kills
+	$(BIN)/python -m benchmarks.checking
 
 clean:
 	rm -rf $(VENV) *.egg-info

@@ -42,7 +42,7 @@ from stmdeploy.regression.verdict import (
 from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec, available_threads
 from stmdeploy.worker import TurnsJob
 
-MODELS = ("convnext", "pvt", "swin", "halo", "dcn")
+MODELS = ("convnext", "pvt", "swin", "halo", "dcn_v3")
 #: Kind of check: by how much the candidate is slower.
 KINDS = {"A/A": 0.0, "+2 %": 0.02, "+10 %": 0.10}
 LIVE = {False: {"A/A": 5, "+2 %": 2, "+10 %": 2}, True: {"A/A": 150, "+2 %": 50, "+10 %": 50}}
@@ -200,13 +200,12 @@ def replay(checks: list[Check], count: int) -> dict[str, Counter[str]]:
 
 def replay_one(pool: list[tuple[float, list[float]]], dice: random.Random) -> str:
     """One decision, as `Comparison.step` takes it."""
-    spending, figures = Spending(1), list[float]()
-    spent_s, waves = 0.0, 0
+    spending, figures, spent_s = Spending(1), list[list[float]](), 0.0
     while True:
         seconds, more = dice.choice(pool)
-        figures += more
-        spent_s, waves = spent_s + seconds, waves + 1
-        last = spent_s + spent_s / waves / 2 > BUDGET_S
+        figures.append(more)
+        spent_s += seconds
+        last = spent_s + spent_s / len(figures) / 2 > BUDGET_S
         level = spending.level(1.0 if last else spent_s / BUDGET_S)
         verdict = judge(paired_slowdown(figures, level), THRESHOLD_PERCENT)
         if last or verdict is not Verdict.CANNOT_TELL:

@@ -2,10 +2,13 @@
 
 Each added layer multiplies the output of the last mlp by an identity matrix: the outputs stay
 what they were, and the time of a matrix product is added.
+
+Run: python -m benchmarks.slowed ARTIFACT FOLDER LAYERS
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,3 +56,7 @@ def slow_down(artifact: Path, folder: Path, layers: int) -> Path:
     manifest = source.manifest.model_copy(update={"files": (file_info(copy),)}).sealed()
     manifest_path(copy).write_text(manifest.model_dump_json(indent=1), "utf-8")
     return copy
+
+
+if __name__ == "__main__":
+    print(slow_down(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))

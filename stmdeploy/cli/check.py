@@ -11,6 +11,8 @@ import typer
 from stmdeploy.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stmdeploy.regression.outcome import CheckResult
     from stmdeploy.regression.policy import Policy
 
@@ -106,12 +108,13 @@ def check(
         "bigger_is_better": bigger_is_better,
     }
     _write(result, {name: path for name, path in files.items() if path is not None})
-    _tell_github(result)
     if json:
+        _tell_github(result, console.say)
         console.print_json(result.figures())
     else:
         from stmdeploy.regression.formats.table import check_table
 
+        _tell_github(result, console.print_text)
         console.print_table(check_table(result))
     raise typer.Exit(int(result.exit_code))
 
@@ -147,12 +150,11 @@ def _write(result: CheckResult, paths: dict[str, Path]) -> None:
         write_atomically(path, writers[name](result))
 
 
-def _tell_github(result: CheckResult) -> None:
-    from stmdeploy.cli import console
+def _tell_github(result: CheckResult, tell: Callable[[str], None]) -> None:
+    """The job's summary and annotations, where a GitHub runner takes them."""
     from stmdeploy.regression.formats import github
 
     github.append_summary(result)
     if github.in_actions():
-        # The runner reads both streams; stdout may hold a document.
         for line in github.workflow_commands(result):
-            console.say(line)
+            tell(line)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: What a side is told: to take a turn; nothing ends it.
 TURN = "turn"
 #: After loading, so many inferences are thrown away.
-WARM_RUNS = 5
+WARM_RUNS = 3
 #: Of a turn, how many inferences are thrown away: the other side has emptied the caches.
 COLD_RUNS = 1
 #: A turn is over after so many calm inferences, or this long, with one inference at least.

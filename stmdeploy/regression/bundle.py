@@ -68,7 +68,7 @@ class BaselineRow(Document):
 
     ``spec`` is a `RowSpec` as JSON; ``artifact`` its file in the bundle. ``runtime_version`` is
     what measured it. ``calibrated`` are logarithms of its latency over that of the calibration
-    workload beside it, one for every pair of processes.
+    workload beside it, the mean of every wave.
     """
 
     name: str

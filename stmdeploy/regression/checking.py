@@ -6,9 +6,9 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +19,8 @@ from stmdeploy.contracts import Progress
 from stmdeploy.errors import StmdeployError
 from stmdeploy.pipeline import prepare
 from stmdeploy.regression.bundle import BaselineRow, Bundle, open_bundle
-from stmdeploy.regression.comparison import Comparison
-from stmdeploy.regression.creating import WORKLOAD
+from stmdeploy.regression.comparison import Comparison, Estimate
+from stmdeploy.regression.creating import WORKLOAD, workload_run
 from stmdeploy.regression.gates import FIDELITY, judge_gates
 from stmdeploy.regression.machine import machine_key
 from stmdeploy.regression.outcome import (
@@ -43,7 +43,6 @@ from stmdeploy.regression.sides import Contender, check_shapes, find_candidates
 from stmdeploy.regression.verdict import (
     ALPHA,
     UNKNOWN,
-    Slowdown,
     Spending,
     Verdict,
     paired_slowdown,
@@ -195,7 +194,7 @@ def _compare(
         progress.expect(len(open_names))
         for name in dice.sample(open_names, len(open_names)):
             comparison = running[name]
-            progress.step(f"comparing {name}: {comparison.waves * 3} pairs so far")
+            progress.step(f"comparing {name}: {len(comparison.pairs)} pairs so far")
             try:
                 comparison.step()
             except SideFailedError as error:
@@ -217,10 +216,10 @@ def _comparison(
     run = entry.spec.run
     candidate = entry.candidate.side(entry.spec.model, run)
     other: Side = entry.baseline.side(entry.spec.model, run)
-    estimate: Callable[[Sequence[float], float], Slowdown] = paired_slowdown
+    estimate: Estimate = paired_slowdown
     if spec.stored:
         mark = Contender(bundle.artifact(entry.row.workload), spec.candidate_python)
-        other = mark.side(WORKLOAD, replace(run, batch=1, precision="fp32"))
+        other = mark.side(WORKLOAD, workload_run(run))
         estimate = partial(unpaired_slowdown, entry.row.calibrated)
     return Comparison(
         measure=lambda: measure_wave(other, candidate, spec.timeout_s, dice, waiting(progress)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from stmdeploy.regression.side_by_side import Pair
@@ -15,8 +15,8 @@ from stmdeploy.regression.verdict import (
     pair_figure,
 )
 
-#: Takes the figures so far and the level of a look.
-Estimate = Callable[[list[float], float], Slowdown]
+#: Takes the figures of the pairs so far, wave by wave, and the level of a look.
+Estimate = Callable[[Sequence[Sequence[float]], float], Slowdown]
 
 
 @dataclass
@@ -25,12 +25,12 @@ class Comparison:
 
     Attributes:
         measure: one more wave.
-        estimate: the slowdown out of the pairs' figures.
+        estimate: the slowdown out of the figures.
         threshold_percent: beyond it a slowdown is a regression.
         budget_s: no wave begins that would end much later than this.
         spending: the error this row may still make.
         now_s: a monotonic clock, in seconds.
-        pairs: what was measured.
+        pairs, figures: what was measured, and what each pair comes to, wave by wave.
         spent_s: how long that took.
     """
 
@@ -41,9 +41,8 @@ class Comparison:
     spending: Spending
     now_s: Callable[[], float]
     pairs: list[Pair] = field(default_factory=list)
-    figures: list[float] = field(default_factory=list)
+    figures: list[list[float]] = field(default_factory=list)
     spent_s: float = 0.0
-    waves: int = 0
     slowdown: Slowdown = UNKNOWN
     verdict: Verdict = Verdict.CANNOT_TELL
     finished: bool = False
@@ -57,12 +56,11 @@ class Comparison:
         start = self.now_s()
         new = self.measure()
         self.spent_s += self.now_s() - start
-        self.waves += 1
         self.pairs += new
-        self.figures += [
-            pair_figure(pair.baseline.inferences, pair.candidate.inferences) for pair in new
-        ]
-        last = self.spent_s + self.spent_s / self.waves / 2 > self.budget_s
+        self.figures.append(
+            [pair_figure(pair.baseline.inferences, pair.candidate.inferences) for pair in new]
+        )
+        last = self.spent_s + self.spent_s / len(self.figures) / 2 > self.budget_s
         level = self.spending.level(1.0 if last else self.spent_s / self.budget_s)
         self.slowdown = self.estimate(self.figures, level)
         self.verdict = judge(self.slowdown, self.threshold_percent)

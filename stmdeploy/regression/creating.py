@@ -7,9 +7,10 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 
-from stmdeploy.artifact import read_artifact
+from stmdeploy.artifact import Artifact, read_artifact
 from stmdeploy.contracts import Progress
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.hardware import environment
@@ -27,15 +28,15 @@ from stmdeploy.regression.machine import machine_key
 from stmdeploy.regression.side_by_side import measure_wave, waiting
 from stmdeploy.regression.sides import Contender
 from stmdeploy.regression.verdict import pair_figure
-from stmdeploy.results.row import PreparedArtifact
+from stmdeploy.results.row import PreparedArtifact, Row
 from stmdeploy.results.store import FILE_NAME, now_utc
-from stmdeploy.spec import LOOP, ModelSpec
-from stmdeploy.sweep import RowSpec, SweepSpec
+from stmdeploy.spec import LOOP, ModelSpec, RunSpec
+from stmdeploy.sweep import SweepSpec
 
 #: The calibration workload as a model; see `workload`, which imports torch.
 WORKLOAD = ModelSpec("stmdeploy.regression.workload:network", num_classes=10)
 #: Waves that every row is measured beside the workload.
-_CALIBRATION_WAVES = 4
+_CALIBRATION_WAVES = 6
 
 
 def check_rows(spec: SweepSpec) -> None:
@@ -75,7 +76,7 @@ def create_baseline(spec: SweepSpec, path: Path, progress: Progress) -> Baseline
 def _workloads(spec: SweepSpec, folder: Path, progress: Progress) -> dict[str, PreparedArtifact]:
     """The calibration workload for every runtime of a sweep."""
     folder.mkdir()
-    runtimes = dict.fromkeys(replace(run, batch=1, precision="fp32") for run in spec.runs)
+    runtimes = dict.fromkeys(map(workload_run, spec.runs))
     small = SweepSpec((WORKLOAD,), tuple(runtimes), engine=replace(spec.engine, batch=(1, 1, 1)))
     found = prepare(small, folder, progress)
     return {row.run.runtime: artifact for row, artifact in found.items()}
@@ -90,68 +91,77 @@ def _filled(
     progress: Progress,
 ) -> Baseline:
     specs = spec.rows()
-    artifacts = list((sweep_folder / "artifacts").rglob("*.json"))
+    manifests = (sweep_folder / "artifacts").rglob("*.json")
     by_hash = {
         artifact.manifest.files[0].sha256: artifact
-        for artifact in (read_artifact(path.with_suffix("")) for path in artifacts)
+        for artifact in (read_artifact(path.with_suffix("")) for path in manifests)
     }
-    progress.expect(len(specs))
-    rows = []
-    for name, row_spec, row in zip(row_names(specs), specs, result.rows, strict=True):
-        progress.step(f"measuring {name} beside the calibration workload")
-        assert row.artifact_sha256 is not None
-        assert row.measurement is not None
-        artifact = by_hash[row.artifact_sha256]
-        path = workloads[row_spec.run.runtime].path
-        assert path is not None
-        workload = read_artifact(path)
-        rows.append(
-            BaselineRow(
-                name=name,
-                spec=row_spec.to_json(),
-                artifact=add_object(artifact, bundle),
-                workload=add_object(workload, bundle),
-                runtime_version=row.measurement.runtime_facts.get("version", ""),
-                row=row,
-                calibrated=calibrate(
-                    Contender(workload),
-                    Contender(artifact),
-                    row_spec,
-                    spec.row_timeout_s,
-                    progress,
-                ),
-            )
+    artifacts = [by_hash[row.artifact_sha256 or ""] for row in result.rows]
+    marks = [_artifact(workloads[row.run.runtime]) for row in specs]
+    calibrated = _calibrate(spec, marks, artifacts, progress)
+    rows = tuple(
+        BaselineRow(
+            name=name,
+            spec=row_spec.to_json(),
+            artifact=add_object(artifact, bundle),
+            workload=add_object(mark, bundle),
+            runtime_version=_version(row),
+            row=row,
+            calibrated=tuple(means),
         )
+        for name, row_spec, artifact, mark, row, means in zip(
+            row_names(specs), specs, artifacts, marks, result.rows, calibrated, strict=True
+        )
+    )
     # `profile` has closed the store; its file is whole.
     shutil.copyfile(sweep_folder / FILE_NAME, bundle / FILE_NAME)
-    gpu = specs[0].run.gpu_uuid
     return write_baseline(
         Baseline(
             created_utc=now_utc(),
             sweep=result.sweep.id,
             sweep_spec=spec.to_json(),
-            machine=machine_key(gpu),
+            machine=machine_key(specs[0].run.gpu_uuid),
             environment=environment(),
-            rows=tuple(rows),
+            rows=rows,
             files=(),
         ),
         bundle,
     )
 
 
-def calibrate(
-    workload: Contender,
-    contender: Contender,
-    spec: RowSpec,
-    timeout_s: float,
-    progress: Progress,
-) -> tuple[float, ...]:
-    """Logarithms of a row's latency over the workload's beside it, one for every pair."""
-    dice = random.Random(time.time_ns())
-    mark = workload.side(WORKLOAD, replace(spec.run, batch=1, precision="fp32"))
-    side = contender.side(spec.model, spec.run)
-    return tuple(
-        pair_figure(pair.baseline.inferences, pair.candidate.inferences)
-        for _ in range(_CALIBRATION_WAVES)
-        for pair in measure_wave(mark, side, timeout_s, dice, waiting(progress))
-    )
+def _artifact(prepared: PreparedArtifact) -> Artifact:
+    assert prepared.path is not None
+    return read_artifact(prepared.path)
+
+
+def _version(row: Row) -> str:
+    assert row.measurement is not None
+    return row.measurement.runtime_facts.get("version", "")
+
+
+def _calibrate(
+    spec: SweepSpec, marks: list[Artifact], artifacts: list[Artifact], progress: Progress
+) -> list[list[float]]:
+    """Every row beside the workload, wave after wave over all rows: the mean of each wave."""
+    specs = spec.rows()
+    means: list[list[float]] = [[] for _ in specs]
+    progress.expect(_CALIBRATION_WAVES)
+    for done in range(_CALIBRATION_WAVES):
+        progress.step(f"measuring beside the calibration workload, {done} of {_CALIBRATION_WAVES}")
+        for row, mark, artifact, found in zip(specs, marks, artifacts, means, strict=True):
+            pairs = measure_wave(
+                Contender(mark).side(WORKLOAD, workload_run(row.run)),
+                Contender(artifact).side(row.model, row.run),
+                spec.row_timeout_s,
+                random.Random(time.time_ns()),
+                waiting(progress),
+            )
+            found.append(
+                fmean(pair_figure(p.baseline.inferences, p.candidate.inferences) for p in pairs)
+            )
+    return means
+
+
+def workload_run(run: RunSpec) -> RunSpec:
+    """How the workload is run beside a row."""
+    return replace(run, batch=1, precision="fp32")

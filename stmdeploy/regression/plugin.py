@@ -61,10 +61,13 @@ def _checked(
     unsure = settings.pop("cannot_tell", "fail")
     policy = Policy(RowPolicy(**settings))  # type: ignore[arg-type]
     spec = checking.CheckSpec(baseline, Path(candidate) if candidate else None, policy=policy)
+    problem = ""
     try:
         result = checking.check(spec, Quiet())
     except StmdeployError as error:
-        pytest.fail(f"stmdeploy: {error}", pytrace=False)
+        problem = f"stmdeploy: {error}"
+    if problem:
+        pytest.fail(problem, pytrace=False)
     told = "\n".join(words.sentence(row) for row in result.rows)
     if result.exit_code is ExitCode.CANNOT_TELL:
         if unsure == "skip":

@@ -65,7 +65,8 @@ class Policy:
     def __post_init__(self) -> None:
         if self.cannot_tell not in CANNOT_TELL:
             raise StmdeployError(
-                f"unknown cannot-tell {self.cannot_tell!r}", nearest(self.cannot_tell, CANNOT_TELL)
+                f"unknown cannot-tell {self.cannot_tell!r}",
+                nearest(str(self.cannot_tell), CANNOT_TELL),
             )
 
     def over(self, settings: Mapping[str, Any]) -> Policy:

@@ -8,10 +8,10 @@ with the winsorised variance (J. W. Tukey, D. H. McLaughlin, Less vulnerable con
 significance procedures for location, Sankhya A 25, 1963).
 
 Looking again and again and stopping when the answer is clear would make false alarms more
-frequent than one look does. The error that is allowed is therefore spent look by look, in
-proportion to the time used of the budget (K. K. G. Lan, D. L. DeMets, Discrete sequential
+frequent than one look does. The error that is allowed is therefore spent look by look, by the
+square of the share of the budget that is used (K. K. G. Lan, D. L. DeMets, Discrete sequential
 boundaries for clinical trials, Biometrika 70, 1983; K. Kim, D. L. DeMets, Biometrika 74, 1987,
-the power family with exponent 1), and each look has a level of its own. Rows share the error in
+the power family with exponent 2), and each look has a level of its own. Rows share the error in
 equal parts. Both are Bonferroni's inequality, which asks for no independence: with a probability
 of at least 1 - `ALPHA`, no interval of any row at any look misses the true slowdown.
 """
@@ -31,8 +31,12 @@ from stmdeploy.measure.turns import Inference
 ALPHA = 0.02
 #: Of the sorted figures, one in so many is cut off at either end.
 _TRIM = 8
-#: With fewer pairs there is no spread to speak of, and no look is taken.
+#: The error spent is this power of the share of the budget used: early looks spend little.
+_SPENDING_POWER = 2
+#: With fewer pairs, or waves of stored numbers, there is no spread to speak of: no look is taken.
 FEWEST_PAIRS = 3
+#: What stored numbers may be off by although the calibration workload corrects them.
+APART_PERCENT = 5.0
 #: With so many calm inferences on both sides, the others are left out.
 _ENOUGH_CALM = 5
 
@@ -115,29 +119,42 @@ def locate(figures: Sequence[float]) -> Location:
     return Location(statistics.fmean(kept), error, len(kept) - 1)
 
 
-def paired_slowdown(figures: Sequence[float], level: float) -> Slowdown:
-    """The slowdown out of pairs, at one look that may be wrong with probability `level`."""
+def paired_slowdown(waves: Sequence[Sequence[float]], level: float) -> Slowdown:
+    """The slowdown out of pairs, at one look that may be wrong with probability `level`.
+
+    Args:
+        waves: the figures of the pairs of every wave.
+    """
+    figures = [figure for wave in waves for figure in wave]
     if len(figures) < FEWEST_PAIRS:
         return UNKNOWN
     found = locate(figures)
     return as_slowdown(found.mean, student_t(found.freedom, level) * found.error)
 
 
-def unpaired_slowdown(before: Sequence[float], after: Sequence[float], level: float) -> Slowdown:
-    """The slowdown between two sets of figures that were measured apart.
+def unpaired_slowdown(
+    before: Sequence[float], waves: Sequence[Sequence[float]], level: float
+) -> Slowdown:
+    """The slowdown between two measurements that were made apart.
 
-    Welch's t (B. L. Welch, Biometrika 34, 1947): the sets may vary by different amounts.
+    Welch's t (B. L. Welch, Biometrika 34, 1947) over the means of waves, and `APART_PERCENT` more
+    to either side: a machine in another state is not slower by the same factor for everything, and
+    one measurement cannot tell how much that is.
 
     Args:
-        before, after: logarithms of latency over that of the calibration workload beside it.
+        before: means of the waves then, each the logarithm of the latency over that of the
+            calibration workload beside it.
+        waves: the figures of the pairs of every wave now, of the same kind.
     """
+    after = [statistics.fmean(wave) for wave in waves]
     if min(len(before), len(after)) < FEWEST_PAIRS:
         return UNKNOWN
     old, new = locate(before), locate(after)
     error = math.hypot(old.error, new.error)
     weights = sum(side.error**4 / side.freedom for side in (old, new))
     freedom = error**4 / weights if weights else min(old.freedom, new.freedom)
-    return as_slowdown(new.mean - old.mean, student_t(freedom, level) * error)
+    half = student_t(freedom, level) * error + math.log1p(APART_PERCENT / 100.0)
+    return as_slowdown(new.mean - old.mean, half)
 
 
 class Spending:
@@ -154,7 +171,7 @@ class Spending:
 
         1 gives out all that is left.
         """
-        share = min(1.0, share_of_budget)
+        share = min(1.0, share_of_budget) ** _SPENDING_POWER
         level = self._alpha * (share - self._spent)
         self._spent = share
         return level

@@ -53,7 +53,7 @@ def compared(*waves: list[Pair], budget_s: float = 20.0) -> Comparison:
 def test_a_clear_answer_ends_it_early() -> None:
     found = compared(wave(1.0, 1.001, 0.999), *[wave(1.0)] * 9)
     assert found.verdict is Verdict.NO_CHANGE
-    assert found.waves == 1
+    assert len(found.figures) == 1
     found = compared(wave(1.2, 1.21, 1.19), *[wave(1.0)] * 9)
     assert found.verdict is Verdict.REGRESSION
     found = compared(wave(0.8, 0.81, 0.79), *[wave(1.0)] * 9)
@@ -64,14 +64,14 @@ def test_it_goes_on_until_the_budget() -> None:
     # Seven waves take 21 s: an eighth would end 2.5 s nearer to 24 than the seventh to 20.
     found = compared(*[wave(0.9, 1.05, 1.2)] * 20)
     assert found.verdict is Verdict.CANNOT_TELL
-    assert found.waves == 7
-    assert len(found.figures) == 21
+    assert len(found.figures) == 7
+    assert len(found.pairs) == 21
 
 
 def test_a_short_budget_still_has_one_look() -> None:
     found = compared(wave(1.3, 1.31, 1.29), budget_s=1.0)
     assert found.verdict is Verdict.REGRESSION
-    assert found.waves == 1
+    assert len(found.figures) == 1
 
 
 def test_a_disturbed_wave_is_outweighed() -> None:

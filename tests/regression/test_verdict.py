@@ -12,6 +12,7 @@ import pytest
 from stmdeploy.measure.turns import Inference
 from stmdeploy.regression.verdict import (
     ALPHA,
+    APART_PERCENT,
     UNKNOWN,
     Slowdown,
     Spending,
@@ -53,7 +54,7 @@ def test_a_wild_figure_is_cut_off() -> None:
 
 
 def test_an_interval_by_hand() -> None:
-    found = paired_slowdown([0.1, 0.2, 0.3], 0.05)
+    found = paired_slowdown([[0.1, 0.2], [0.3]], 0.05)
     half = 4.302653 * 0.1 / math.sqrt(3)
     assert found.percent == pytest.approx(100 * math.expm1(0.2))
     assert found.low_percent == pytest.approx(100 * math.expm1(0.2 - half))
@@ -61,21 +62,22 @@ def test_an_interval_by_hand() -> None:
 
 
 def test_too_few_pairs_say_nothing() -> None:
-    assert paired_slowdown([0.5, 0.5], 0.05) == UNKNOWN
-    assert unpaired_slowdown([0.5] * 5, [0.5] * 2, 0.05) == UNKNOWN
+    assert paired_slowdown([[0.5, 0.5]], 0.05) == UNKNOWN
+    assert unpaired_slowdown([0.5] * 5, [[0.5]] * 2, 0.05) == UNKNOWN
     assert judge(UNKNOWN, 5.0) is Verdict.CANNOT_TELL
 
 
 def test_figures_that_agree_to_the_last_digit() -> None:
-    assert paired_slowdown([0.0] * 6, 0.01) == Slowdown(0.0, 0.0, 0.0)
-    assert unpaired_slowdown([0.1] * 4, [0.1] * 4, 0.01).high_percent == pytest.approx(0.0)
+    assert paired_slowdown([[0.0] * 6], 0.01) == Slowdown(0.0, 0.0, 0.0)
+    apart = unpaired_slowdown([0.1] * 4, [[0.1, 0.1]] * 4, 0.01)
+    assert apart.high_percent == pytest.approx(APART_PERCENT), "never surer than the workload is"
 
 
 def test_unpaired_is_welch() -> None:
-    before, after = [0.0, 0.1, 0.2, 0.1], [0.3, 0.5, 0.4]
+    before, after = [0.0, 0.1, 0.2, 0.1], [[0.2, 0.4], [0.5], [0.4]]
     found = unpaired_slowdown(before, after, 0.05)
     # By hand: variances 0.00667 and 0.01, so an error of 0.07071 with 3.857 degrees of freedom.
-    half = student_t(3.8571, 0.05) * 0.070711
+    half = student_t(3.8571, 0.05) * 0.070711 + math.log1p(APART_PERCENT / 100)
     assert found.low_percent == pytest.approx(100 * math.expm1(0.3 - half), rel=1e-3)
 
 
@@ -101,7 +103,7 @@ def test_only_a_whole_interval_beyond_or_within_is_a_verdict(
 def test_looks_share_what_a_row_may_spend() -> None:
     spending = Spending(rows=4)
     levels = [spending.level(share) for share in (0.2, 0.5, 0.9, 1.3)]
-    assert levels == pytest.approx([ALPHA / 4 * share for share in (0.2, 0.3, 0.4, 0.1)])
+    assert levels == pytest.approx([ALPHA / 4 * part for part in (0.04, 0.21, 0.56, 0.19)])
     assert spending.level(1.0) == 0.0
 
 
@@ -122,10 +124,10 @@ def verdict_of(
     draw: Callable[[random.Random], float], shift: float, dice: random.Random
 ) -> Verdict:
     """One check: six looks at three pairs more each."""
-    spending, figures = Spending(1), list[float]()
+    spending, figures = Spending(1), list[list[float]]()
     verdict = Verdict.CANNOT_TELL
     for look in range(1, 7):
-        figures += [shift + draw(dice) for _ in range(3)]
+        figures.append([shift + draw(dice) for _ in range(3)])
         verdict = judge(paired_slowdown(figures, spending.level(look / 6)), 5.0)
         if verdict is not Verdict.CANNOT_TELL:
             break

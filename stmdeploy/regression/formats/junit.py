@@ -39,8 +39,8 @@ def junit(result: CheckResult) -> bytes:
     suites = ET.Element("testsuites")
     suites.append(suite)
     ET.indent(suites)
-    text: bytes = ET.tostring(suites, encoding="utf-8", xml_declaration=True)
-    return text
+    document: bytes = ET.tostring(suites, encoding="utf-8", xml_declaration=True)
+    return document
 
 
 def _kind(verdict: str, *, passes: bool) -> tuple[str, str]:

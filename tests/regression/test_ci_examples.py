@@ -1,0 +1,88 @@
+"""The GitHub Action and the GitLab example: their own steps, run here."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.regression.conftest import Made
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This environment, with the interpreter's own programs first."""
+    here = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": f"{here}:{os.environ['PATH']}", **more}
+
+
+def run_action(folder: Path, summary: Path, **inputs: str) -> subprocess.CompletedProcess[str]:
+    """The steps of action.yml in order, as a runner would; the last one's result."""
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    known = {name: given.get("default", "") for name, given in action["inputs"].items()}
+    assert inputs.keys() <= known.keys()
+    values = {**known, **inputs}
+
+    def filled(text: str) -> str:
+        return re.sub(r"\$\{\{ *inputs\.(\w+) *\}\}", lambda found: values[found[1]], text)
+
+    assert action["runs"]["using"] == "composite"
+    for step in action["runs"]["steps"]:
+        assert step["shell"] == "bash"
+        assert "${{" not in step["run"], "an input in a script is a way in for whoever writes it"
+        more = {name: filled(value) for name, value in step.get("env", {}).items()}
+        done = subprocess.run(
+            ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]],
+            cwd=folder, capture_output=True, text=True, check=False,
+            env=environment(GITHUB_ACTIONS="true", GITHUB_STEP_SUMMARY=str(summary), **more),
+        )  # fmt: skip
+        if done.returncode:
+            break
+    return done
+
+
+def test_the_action(in_its_folder: Made, tmp_path: Path) -> None:
+    summary = tmp_path / "summary.md"
+    wanted = {"baseline": "baseline.tar.gz", "install": "stmdeploy"}
+    calm = "--threshold-percent 60 --budget-s 30"
+    done = run_action(
+        in_its_folder.folder, summary, candidate="baseline", arguments=calm,
+        junit=str(tmp_path / "a b.xml"), html=str(tmp_path / "page.html"), **wanted,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1 no change" in summary.read_text()
+    assert (tmp_path / "a b.xml").is_file() and (tmp_path / "page.html").is_file()
+    done = run_action(
+        in_its_folder.folder, summary, candidate=str(in_its_folder.slowed), arguments=calm,
+        junit=str(tmp_path / "x.xml"), html=str(tmp_path / "x.html"), **wanted,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "::error title=stmdeploy%3A regression::" in done.stdout
+    assert summary.read_text().count("### Latency") == 2
+
+
+def test_the_gitlab_example(in_its_folder: Made) -> None:
+    job: dict[str, Any] = yaml.safe_load((ROOT / "docs/ci/gitlab-ci.yml").read_text())["latency"]
+    assert job["cache"]["paths"] == ["$BASELINE"]
+    assert job["artifacts"]["reports"]["junit"] == "stmdeploy-check.xml"
+    install, make = job["before_script"]
+    assert install == 'python -m pip install "stmdeploy[cpu]"'
+    (check,) = job["script"]
+    variables = {**job["variables"], "BASELINE": in_its_folder.archive.name}
+    # The baseline is there already, as from the cache; the thresholds are those of the project.
+    script = f"{make}\n{check} --threshold-percent 60 --budget-s 30"
+    done = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", script], cwd=in_its_folder.folder, text=True,
+        capture_output=True, check=False, env=environment(**variables),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name in ("stmdeploy-check.xml", "stmdeploy-check.html"):
+        assert (in_its_folder.folder / name).is_file()

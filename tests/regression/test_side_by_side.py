@@ -1,0 +1,123 @@
+"""Workers that take turns: in pairs, one at a time, and what becomes of those that fail."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from stmdeploy.artifact import Artifact
+from stmdeploy.measure.turns import from_words
+from stmdeploy.pipeline import export_model
+from stmdeploy.regression.side_by_side import (
+    PAIRS_AT_ONCE,
+    Pair,
+    Side,
+    SideFailedError,
+    measure_wave,
+)
+from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec
+from stmdeploy.worker import TurnsJob
+from tests.fakes import RecordedProgress
+
+#: Writes when it begins and ends to a file, in one write each, and misbehaves on request.
+RIVAL = """
+import ctypes
+import os
+import time
+
+from torch import nn
+
+LOG = os.open("turns.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(12, 5)
+        self.runs = 0
+    def forward(self, x):
+        self.runs += 1
+        if x.shape[0] == 5 and self.runs > 8:
+            ctypes.string_at(0)
+        if x.shape[0] == 6 and self.runs > 8:
+            time.sleep(600)
+        if x.shape[0] == 7 and self.runs > 8:
+            raise RuntimeError("the device is gone")
+        os.write(LOG, f"{os.getpid()} {time.monotonic_ns()} begins\\n".encode())
+        y = self.fc(x.flatten(1))
+        os.write(LOG, f"{os.getpid()} {time.monotonic_ns()} ends\\n".encode())
+        return y
+"""
+
+
+@pytest.fixture
+def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
+    (tmp_path / "turn_rivals.py").write_text(RIVAL)
+    monkeypatch.chdir(tmp_path)
+    model = ModelSpec("turn_rivals:Net", image_size=(2, 2))
+    return export_model(ExportSpec(model, "torch", tmp_path), RecordedProgress())
+
+
+def side(artifact: Artifact, batch: int) -> Side:
+    model = ModelSpec("turn_rivals:Net", image_size=(2, 2))
+    run = RunSpec("torch", batch, 1)
+    return Side(TurnsJob(artifact=artifact.path, model=model, run=run))
+
+
+def wave(artifact: Artifact, batch: int, timeout_s: float = 120.0) -> list[Pair]:
+    dice = random.Random(0)
+    return measure_wave(side(artifact, 1), side(artifact, batch), timeout_s, dice, lambda: None)
+
+
+@pytest.mark.slow
+def test_one_process_runs_at_a_time(artifact: Artifact) -> None:
+    pairs = wave(artifact, 1)
+    assert len(pairs) == PAIRS_AT_ONCE["cpu"]
+    for pair in pairs:
+        assert pair.baseline.inferences and pair.candidate.inferences
+        assert pair.baseline.run.logits == pair.candidate.run.logits
+        assert len(pair.baseline.run.logits) == 5
+        assert pair.candidate.run.memory_peak_mib > 0
+    events = [line.split() for line in Path("turns.log").read_text().splitlines()]
+    # Loading is not measured, and done by all at once: a turn is what comes after the last start.
+    first = {pid: int(at) for pid, at, _ in reversed(events)}
+    everyone_there = max(first.values())
+    later = sorted((int(at), pid, what) for pid, at, what in events if int(at) > everyone_there)
+    # Warm runs are of all processes too; the turns are the last part, one process a stretch.
+    turns = later[len(later) // 2 :]
+    running: set[str] = set()
+    for _, pid, what in turns:
+        if what == "begins":
+            assert not running
+            running = {pid}
+        else:
+            running = set()
+    assert len({pid for _, pid, _ in turns}) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (5, "candidate: worker died of SIGSEGV"),
+        (6, "candidate: took longer than 15 s and was ended"),
+        (7, "candidate: RuntimeError: the device is gone"),
+    ],
+)
+def test_a_side_that_fails_says_which_and_why(artifact: Artifact, batch: int, message: str) -> None:
+    with pytest.raises(SideFailedError) as failed:
+        wave(artifact, batch, timeout_s=15.0 if batch == 6 else 120.0)
+    assert message in str(failed.value)
+    assert failed.value.code == 5
+
+
+def test_an_interpreter_that_is_not_there(artifact: Artifact) -> None:
+    bad = Side(side(artifact, 1).job, python="/none/python")
+    with pytest.raises(SideFailedError, match="baseline: /none/python cannot be started"):
+        measure_wave(bad, side(artifact, 1), 60, random.Random(0), lambda: None)
+
+
+def test_turns_in_words() -> None:
+    assert from_words("") == []
+    assert [(one.duration_ns, one.delay_ns) for one in from_words("12+3 4+0")] == [(12, 3), (4, 0)]

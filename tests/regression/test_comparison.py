@@ -51,12 +51,12 @@ def compared(*waves: list[Pair], budget_s: float = 20.0) -> Comparison:
 
 
 def test_a_clear_answer_ends_it_early() -> None:
-    found = compared(wave(1.0, 1.001, 0.999), *[wave(1.0)] * 9)
+    found = compared(wave(1.0, 1.0005, 0.9995), *[wave(1.0)] * 9)
     assert found.verdict is Verdict.NO_CHANGE
     assert len(found.figures) == 1
-    found = compared(wave(1.2, 1.21, 1.19), *[wave(1.0)] * 9)
+    found = compared(wave(1.2, 1.2005, 1.1995), *[wave(1.0)] * 9)
     assert found.verdict is Verdict.REGRESSION
-    found = compared(wave(0.8, 0.81, 0.79), *[wave(1.0)] * 9)
+    found = compared(wave(0.8, 0.8005, 0.7995), *[wave(1.0)] * 9)
     assert found.verdict is Verdict.IMPROVEMENT
 
 

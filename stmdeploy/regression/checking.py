@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,7 @@ from stmdeploy.regression.bundle import BaselineRow, Bundle, open_bundle
 from stmdeploy.regression.comparison import Comparison, Estimate
 from stmdeploy.regression.creating import WORKLOAD, workload_run
 from stmdeploy.regression.gates import FIDELITY, judge_gates
-from stmdeploy.regression.machine import machine_key
+from stmdeploy.regression.machine import machine_key, run_here
 from stmdeploy.regression.outcome import (
     FAILED,
     OUTPUTS_DIFFER,
@@ -147,6 +147,7 @@ def _entries(
     spec: CheckSpec, bundle: Bundle, stack: ExitStack, progress: Progress
 ) -> tuple[_Entry, ...]:
     rows = bundle.baseline.rows
+    runs = {row.name: run_here(row.row_spec.run) for row in rows}
     originals = {row.name: bundle.artifact(row.artifact) for row in rows}
     if spec.candidate is not None:
         artifacts = find_candidates(spec.candidate, rows, stack)
@@ -162,7 +163,7 @@ def _entries(
     return tuple(
         _Entry(
             row,
-            row.row_spec,
+            replace(row.row_spec, run=runs[row.name]),
             spec.policy.of(row.name),
             Contender(originals[row.name], spec.baseline_python),
             Contender(artifacts[row.name], spec.candidate_python),

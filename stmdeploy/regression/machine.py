@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 
-from stmdeploy.hardware import installed_gpus, processor_name
+from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.hardware import describe_machine, installed_gpus, processor_name
 from stmdeploy.regression.bundle import MachineKey
-from stmdeploy.spec import available_threads
+from stmdeploy.spec import RunSpec, available_threads
 
 _TIMEOUT_S = 20
 
@@ -22,6 +24,25 @@ def machine_key(gpu_uuid: str) -> MachineKey:
         driver=driver,
         power_limit_w=power,
     )
+
+
+def run_here(run: RunSpec) -> RunSpec:
+    """A run of a baseline on this machine: on a GPU of the same name, the same one if it is here.
+
+    Raises:
+        StmdeployError: with the exit code of a check that cannot tell: there is no such GPU.
+    """
+    if run.device == "cpu":
+        return run
+    same = [gpu for gpu in installed_gpus() if gpu.name == run.gpu_name]
+    if not same:
+        raise StmdeployError(
+            f"the baseline is of {run.gpu_name}, this machine has {describe_machine()}",
+            "check on a machine with that GPU, or make a baseline here",
+            ExitCode.CANNOT_TELL,
+        )
+    uuid = next((gpu.uuid for gpu in same if gpu.uuid == run.gpu_uuid), same[0].uuid)
+    return replace(run, gpu_uuid=uuid)
 
 
 def _driver_and_power(gpu_uuid: str) -> tuple[str, float | None]:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from stmdeploy.contracts import Progress
 from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.hardware import memory_available_mib
 from stmdeploy.measure.process import ASIDE, Worker, WorkerError
 from stmdeploy.measure.turn import turn
 from stmdeploy.measure.turns import TURN, Inference, from_words
@@ -29,6 +30,10 @@ _TURNS = 2
 _MOST_TURNS, _WANTED_CALM = 6, 6
 #: Pairs that are alive at once: on a GPU each holds device memory, so fewer.
 PAIRS_AT_ONCE = {"cpu": 3, "cuda": 1}
+#: What a process holds beside its model, and how many times its artifact's size the model is.
+_PROCESS_MIB, _ARTIFACT_TIMES, _BYTES_PER_MIB = 200.0, 4.0, 2**20
+#: Of the memory that is free, what all processes together may take.
+_MEMORY_SHARE = 0.6
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def measure_wave(
     Raises:
         SideFailedError: a worker of either side failed; the wave is lost.
     """
-    count = PAIRS_AT_ONCE[baseline.job.run.device]
+    count = pairs_that_fit(baseline, candidate, memory_available_mib())
     with turn(on_wait), ExitStack() as stack:
         pairs = [
             (
@@ -142,6 +147,20 @@ def measure_wave(
                 break
             _play(pairs, dice)
         return [Pair(before.end(), after.end()) for before, after in pairs]
+
+
+def pairs_that_fit(baseline: Side, candidate: Side, free_mib: float | None) -> int:
+    """How many pairs may be alive at once: `PAIRS_AT_ONCE`, fewer of large models, at least one.
+
+    Args:
+        free_mib: host memory that is free; None where the system does not tell.
+    """
+    most = PAIRS_AT_ONCE[baseline.job.run.device]
+    if free_mib is None:
+        return most
+    artifacts = [side.job.artifact.stat().st_size for side in (baseline, candidate)]
+    pair_mib = 2 * _PROCESS_MIB + _ARTIFACT_TIMES * sum(artifacts) / _BYTES_PER_MIB
+    return max(1, min(most, int(_MEMORY_SHARE * free_mib / pair_mib)))
 
 
 def waiting(progress: Progress) -> Callable[[], None]:

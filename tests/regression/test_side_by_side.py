@@ -16,6 +16,7 @@ from stmdeploy.regression.side_by_side import (
     Side,
     SideFailedError,
     measure_wave,
+    pairs_that_fit,
 )
 from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec
 from stmdeploy.worker import TurnsJob
@@ -116,6 +117,14 @@ def test_an_interpreter_that_is_not_there(artifact: Artifact) -> None:
     bad = Side(side(artifact, 1).job, python="/none/python")
     with pytest.raises(SideFailedError, match="baseline: /none/python cannot be started"):
         measure_wave(bad, side(artifact, 1), 60, random.Random(0), lambda: None)
+
+
+def test_large_models_are_alive_in_fewer_pairs(artifact: Artifact) -> None:
+    one = side(artifact, 1)
+    assert pairs_that_fit(one, one, None) == 3
+    assert pairs_that_fit(one, one, 16_000.0) == 3
+    assert pairs_that_fit(one, one, 1500.0) == 2
+    assert pairs_that_fit(one, one, 100.0) == 1
 
 
 def test_turns_in_words() -> None:

@@ -1,0 +1,59 @@
+"""The machine that a check runs on, with GPUs that are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stmdeploy import StmdeployError
+from stmdeploy.regression import machine
+from stmdeploy.regression.machine import machine_key, run_here
+from stmdeploy.spec import RunSpec
+
+L4 = RunSpec("onnxruntime", 1, 2, "cuda", "GPU-old", "NVIDIA L4")
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program of that name, which answers as the real one does."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        '#!/bin/sh\ncase "$*" in\n'
+        "*driver_version*) echo '570.86.10, 72.00';;\n"
+        "*) printf '0, GPU-a, NVIDIA L4\\n1, GPU-b, NVIDIA L4\\n2, GPU-c, NVIDIA A10\\n';;\n"
+        "esac\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return program
+
+
+@pytest.mark.usefixtures("nvidia_smi")
+def test_a_gpu_of_the_same_name_stands_for_the_baselines() -> None:
+    assert run_here(L4).gpu_uuid == "GPU-a"
+    assert run_here(RunSpec("torch", 1, 2, "cuda", "GPU-b", "NVIDIA L4")).gpu_uuid == "GPU-b"
+    assert run_here(RunSpec("torch", 1, 2)) == RunSpec("torch", 1, 2)
+
+
+@pytest.mark.usefixtures("nvidia_smi")
+def test_the_key_names_driver_and_power_limit() -> None:
+    key = machine_key("GPU-c")
+    assert (key.gpu, key.driver, key.power_limit_w) == ("NVIDIA A10", "570.86.10", 72.0)
+    assert machine_key("").gpu == ""
+
+
+def test_a_driver_that_tells_no_power_limit(nvidia_smi: Path) -> None:
+    nvidia_smi.write_text("#!/bin/sh\necho '570.86.10, [N/A]'\n")
+    key = machine_key("GPU-c")
+    assert (key.driver, key.power_limit_w) == ("570.86.10", None)
+    nvidia_smi.write_text("#!/bin/sh\nexit 9\n")
+    assert machine_key("GPU-c").driver == ""
+
+
+def test_another_machine_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "installed_gpus", lambda: ())
+    with pytest.raises(StmdeployError, match="the baseline is of NVIDIA L4") as told:
+        run_here(L4)
+    assert told.value.code == 3

@@ -15,9 +15,9 @@ from stmdeploy.contracts import Progress
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files import DiskFullError
 from stmdeploy.hardware import environment, memory_available_mib
+from stmdeploy.measure.lock import machine_lock
 from stmdeploy.measure.process import run_worker, worker_environment
 from stmdeploy.measure.summary import summarize, wants_more
-from stmdeploy.measure.turn import turn
 from stmdeploy.registry import exporter_for_runtime
 from stmdeploy.results.row import Environment, Prepared, PreparedArtifact, ProcessRun, Row
 from stmdeploy.results.store import DONE, FAILED, MEASURING, PlannedRow, Store, now_utc
@@ -154,7 +154,7 @@ class SweepRun:
         def wait() -> None:
             self._progress.warn("waiting: something else is being measured on this machine")
 
-        with turn(wait):
+        with machine_lock(wait):
             reply = run_worker(
                 WORKER, job.model_dump_json(), settings, timeout_s, python=python, tell=tell
             )

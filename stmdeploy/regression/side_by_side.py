@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from stmdeploy.contracts import Progress
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.hardware import memory_available_mib
+from stmdeploy.measure.lock import machine_lock
 from stmdeploy.measure.process import ASIDE, Worker, WorkerError
-from stmdeploy.measure.turn import turn
 from stmdeploy.measure.turns import TURN, Inference, from_words
 from stmdeploy.results.row import TurnsRun
 from stmdeploy.sweeping import WORKER, worker_settings
@@ -132,7 +132,7 @@ def measure_wave(
         SideFailedError: a worker of either side failed; the wave is lost.
     """
     count = pairs_that_fit(baseline, candidate, memory_available_mib())
-    with turn(on_wait), ExitStack() as stack:
+    with machine_lock(on_wait), ExitStack() as stack:
         pairs = [
             (
                 _start(stack, "baseline", baseline, timeout_s),

@@ -38,7 +38,9 @@ def imported_by(code: str) -> set[str]:
     return set(json.loads(result.stdout))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["export", "--help"], ["check", "--help"], ["--version"]]
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     loaded = imported_by(f"from stmdeploy.cli.main import main; main({arguments})")
     assert not loaded & set(HEAVY)
@@ -54,6 +56,12 @@ def test_report_imports_no_engine(tmp_path: Path) -> None:
     command = ["report", "--out", str(tmp_path)]
     loaded = imported_by(f"from stmdeploy.cli.main import main; assert main({command}) == 2")
     assert not loaded & {"torch", "onnx", "onnxruntime", "onnxscript", "fvcore"}
+
+
+def test_a_check_imports_no_engine(tmp_path: Path) -> None:
+    command = ["check", str(tmp_path / "none")]
+    loaded = imported_by(f"from stmdeploy.cli.main import main; assert main({command}) == 2")
+    assert not loaded & {"torch", "onnx", "onnxruntime", "onnxscript", "fvcore", "scipy", "jinja2"}
 
 
 def test_public_api_is_light() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @contextmanager
-def turn(on_wait: Callable[[], None]) -> Iterator[None]:
+def machine_lock(on_wait: Callable[[], None]) -> Iterator[None]:
     """Waits until nothing else of this user is measured here; `on_wait` is told if it must.
 
     The lock is the kernel's: it ends with the process that holds it, however that ends.

@@ -1,0 +1,159 @@
+"""From a finished comparison to a row of the result: figures, gates, verdict, what to do."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stmdeploy.regression.bundle import BaselineRow
+from stmdeploy.regression.comparison import Comparison
+from stmdeploy.regression.gates import FIDELITY, judge_gates
+from stmdeploy.regression.outcome import FAILED, OUTPUTS_DIFFER, CheckedRow, Gate
+from stmdeploy.regression.policy import RowPolicy
+from stmdeploy.regression.side_by_side import Half, Pair
+from stmdeploy.regression.sides import Contender
+from stmdeploy.regression.verdict import UNKNOWN, Verdict
+from stmdeploy.sweep import RowSpec
+
+#: Equal weights must give equal logits, up to what a runtime and a precision may round.
+_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1}
+_NS_PER_MS, _MS_PER_S = 1e6, 1000.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the baseline and what is to be compared with it."""
+
+    row: BaselineRow
+    spec: RowSpec
+    policy: RowPolicy
+    baseline: Contender
+    candidate: Contender
+
+
+def judge_row(
+    entry: Entry,
+    comparison: Comparison,
+    failure: str,
+    differing: tuple[str, ...],
+    *,
+    stored: bool,
+) -> CheckedRow:
+    """A row's figures and its verdict, with what to do about it.
+
+    Args:
+        comparison: as far as it came.
+        failure: what a worker failed with; empty if none did.
+        differing: what is different from the machine of stored numbers, in words.
+        stored: whether the other side of the comparison is the calibration workload.
+    """
+    pairs, run = comparison.pairs, entry.spec.run
+    live = [] if stored else pairs
+    gates = judge_gates(entry.policy.gates, entry.baseline.artifact, entry.candidate.artifact, live)
+    slowdown = comparison.slowdown
+    if not failure and stored and not differing:
+        differing = _runtime_differs(entry, pairs)
+    if differing:
+        slowdown = UNKNOWN
+    verdict, advice = _verdict(entry, comparison, failure, differing, gates, live)
+    known = math.isfinite(slowdown.high_percent)
+    before = _latency_ms([pair.baseline for pair in live])
+    after = _latency_ms([pair.candidate for pair in pairs])
+    return CheckedRow(
+        name=entry.row.name,
+        model=entry.spec.model.name,
+        runtime=run.runtime,
+        precision=run.precision,
+        batch=run.batch,
+        verdict=verdict,
+        slowdown_percent=slowdown.percent if known else None,
+        slowdown_percent_low=slowdown.low_percent if known else None,
+        slowdown_percent_high=slowdown.high_percent if known else None,
+        threshold_percent=entry.policy.threshold_percent,
+        baseline_latency_ms_p50=before,
+        candidate_latency_ms_p50=after,
+        baseline_throughput_images_s=_MS_PER_S * run.batch / before if before else None,
+        candidate_throughput_images_s=_MS_PER_S * run.batch / after if after else None,
+        pairs=len(pairs),
+        measured_s=comparison.spent_s,
+        gates=gates,
+        advice=advice,
+        baseline_samples_ms=_samples_ms([pair.baseline for pair in live]),
+        candidate_samples_ms=_samples_ms([pair.candidate for pair in pairs]),
+    )
+
+
+def _verdict(
+    entry: Entry,
+    comparison: Comparison,
+    failure: str,
+    differing: tuple[str, ...],
+    gates: tuple[Gate, ...],
+    live: Sequence[Pair],
+) -> tuple[str, tuple[str, ...]]:
+    """The gravest thing that was found, and what to do about it."""
+    if failure:
+        return FAILED, (f"{failure}: run `stmdeploy inspect` on the artifact, and check again",)
+    broken = [gate for gate in gates if gate.broken]
+    told = tuple(
+        f"{gate.name} grew by {gate.growth_percent:.1f} %, allowed are {gate.limit_percent:g} %"
+        for gate in broken
+    )
+    distance = _outputs_distance(entry, live)
+    if distance is not None or any(gate.name == FIDELITY for gate in broken):
+        if distance is not None:
+            told = (f"outputs differ by {distance:.1e} (relative L2) from the baseline's, with "
+                    "the same weights: verify the export", *told)  # fmt: skip
+        return OUTPUTS_DIFFER, told
+    if broken:
+        return Verdict.REGRESSION, told
+    if differing:
+        return Verdict.CANNOT_TELL, (
+            f"the stored numbers are of another machine or runtime ({'; '.join(differing)}): "
+            "check without --stored, or make a baseline here",
+        )
+    if comparison.verdict is Verdict.REGRESSION:
+        return Verdict.REGRESSION, (
+            "see where the time goes: stmdeploy profile --layers; or raise the row's threshold",
+        )
+    if comparison.verdict is Verdict.CANNOT_TELL:
+        return Verdict.CANNOT_TELL, (
+            "the interval reaches across the threshold: raise the budget, close other programs",
+        )
+    return comparison.verdict, ()
+
+
+def _runtime_differs(entry: Entry, pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """Stored numbers are of a version of the runtime, too."""
+    now = pairs[-1].candidate.run.runtime_facts.get("version", "") if pairs else ""
+    then = entry.row.runtime_version
+    return (f"{entry.spec.run.runtime} was {then}, is {now}",) if pairs and now != then else ()
+
+
+def _outputs_distance(entry: Entry, pairs: Sequence[Pair]) -> float | None:
+    """How far apart the logits are, where the weights are equal and that is too far."""
+    before, after = (
+        side.artifact.manifest.model.weights.sha256 for side in (entry.baseline, entry.candidate)
+    )
+    if not pairs or before != after:
+        return None
+    tolerance = _TOLERANCE.get(entry.spec.run.precision)
+    theirs, mine = pairs[-1].baseline.run.logits, pairs[-1].candidate.run.logits
+    norm = math.hypot(*theirs)
+    distance = math.hypot(*(a - b for a, b in zip(mine, theirs, strict=True)))
+    if tolerance is None or distance <= tolerance * norm:
+        return None
+    return distance / norm if norm else math.inf
+
+
+def _samples_ms(halves: Sequence[Half]) -> tuple[float, ...]:
+    return tuple(one.duration_ns / _NS_PER_MS for half in halves for one in half.inferences)
+
+
+def _latency_ms(halves: Sequence[Half]) -> float | None:
+    """The median over the calm inferences, or over all where none is."""
+    ones = [one for half in halves for one in half.inferences]
+    calm = [one.duration_ns for one in ones if one.calm] or [one.duration_ns for one in ones]
+    return statistics.median(calm) / _NS_PER_MS if calm else None

@@ -1,10 +1,12 @@
 """Checks the check: false alarms and slowdowns found, while another process loads one core.
 
-Run: python -m benchmarks.checking [--long] [--streams FILE] [--replay FILE]. The short form makes
+Run: python -m benchmarks.checking [--long] [--streams FILE] [--replay FILE]
+[--artifacts FOLDER]. The short form makes
 a few live checks; the long form, about an hour, makes 150 of equal models (A/A), 50 of a model
 slowed by 10 % and 50 of one slowed by 2 %, with a threshold of 5 % and 20 s a row, and then
 replays 5,000 decisions of each kind over the recorded streams. The slowed models have real layers
-more. What is recorded goes to --streams, and --replay judges it again.
+more. What is recorded goes to --streams, and --replay judges it again. --artifacts keeps the
+models for the next run.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import json
 import math
 import multiprocessing
+import os
 import random
 import statistics
 import sys
@@ -87,9 +90,9 @@ class Check:
 
 
 def load_one_core() -> None:
-    """Keeps one core busy half of the time, in phases of random length."""
-    dice = random.Random(1)
-    while True:
+    """Keeps one core busy half of the time, in phases of random length, while its parent lives."""
+    dice, parent = random.Random(1), os.getppid()
+    while os.getppid() == parent:
         phase_s = dice.expovariate(1 / MEAN_PHASE_S)
         end = time.perf_counter() + phase_s
         while time.perf_counter() < end:
@@ -105,7 +108,14 @@ def side(stm: str, artifact: Path) -> Side:
 
 
 def prepare(folder: Path, dice: random.Random) -> dict[tuple[str, str], Path]:
-    """The artifacts of every model and kind; slowed by layers whose cost is measured first."""
+    """The artifacts of every model and kind; slowed by layers whose cost is measured first.
+
+    A folder that has them already, from an earlier run, is used as it is.
+    """
+    listing = folder / "artifacts.json"
+    if listing.is_file():
+        listed = json.loads(listing.read_text("utf-8"))
+        return {(stm, kind): folder / path for stm, kind, path in listed}
     artifacts = {}
     for stm in MODELS:
         spec = ExportSpec(ModelSpec(f"unified_{stm}_micro"), "onnx", folder / stm)
@@ -124,6 +134,8 @@ def prepare(folder: Path, dice: random.Random) -> dict[tuple[str, str], Path]:
             )
             print(f"{stm} {kind}: {layers} layers more, each {100 * cost:.3f} "
                   f"+- {100 * found.error / TRIAL_LAYERS:.3f} %", flush=True)  # fmt: skip
+    listed = [(*key, str(path.relative_to(folder))) for key, path in artifacts.items()]
+    listing.write_text(json.dumps(listed), "utf-8")
     return artifacts
 
 
@@ -313,6 +325,7 @@ def main() -> None:
     parser.add_argument("--long", action="store_true")
     parser.add_argument("--streams", type=Path)
     parser.add_argument("--replay", type=Path)
+    parser.add_argument("--artifacts", type=Path)
     options = parser.parse_args()
     if options.replay:
         lines = options.replay.read_text("utf-8").splitlines()
@@ -320,7 +333,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        artifacts = prepare(folder, random.Random(0))
+        artifacts = prepare(options.artifacts or folder, random.Random(0))
         streams = options.streams or folder / "streams.jsonl"
         checks = live(artifacts, LIVE[options.long], streams)
     print_tables(checks, REPLAYED[options.long])

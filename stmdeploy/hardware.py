@@ -1,20 +1,18 @@
-"""The machine: its processor and GPUs, and the profiles of processors that are known."""
+"""The machine: its processor and its GPUs."""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
-import subprocess
-import tomllib
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-from stmdeploy.errors import StmdeployError, nearest
+from stmdeploy.errors import StmdeployError
+from stmdeploy.processors import Profile, find_profiles
 from stmdeploy.results.row import Environment
 from stmdeploy.spec import available_threads
 
@@ -27,103 +25,115 @@ _KIB_PER_GIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class GpuProfile:
-    """A processor as its datasheet describes it (``profiles/*.toml``).
-
-    Attributes:
-        name: what ``--gpu`` takes.
-        title: the full name.
-        match: words of the name that the driver reports, any of which identifies it.
-        compute_capability: such as ``8.0``.
-        memory_gb, bandwidth_gb_s, fp32_tflops, fp16_tensor_tflops: datasheet figures of the
-            variant in `title`, dense, without sparsity.
-        source: the datasheet.
-    """
-
-    name: str
-    title: str
-    match: tuple[str, ...]
-    compute_capability: str
-    memory_gb: float
-    bandwidth_gb_s: float
-    fp32_tflops: float
-    fp16_tensor_tflops: float
-    source: str
-
-
-@cache
-def gpu_profiles() -> dict[str, GpuProfile]:
-    """Every known GPU by the name that ``--gpu`` takes."""
-    profiles = {}
-    folder = resources.files("stmdeploy.profiles")
-    for file in sorted(folder.iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".toml"):
-            table = tomllib.loads(file.read_text("utf-8"))
-            name = file.name.removesuffix(".toml")
-            profiles[name] = GpuProfile(**{**table, "name": name, "match": tuple(table["match"])})
-    return profiles
-
-
-@dataclass(frozen=True)
 class Gpu:
-    """A GPU of this machine, as the driver calls it."""
+    """A GPU of this machine, as the driver calls it. ``sliced``: it is divided by MIG."""
 
     name: str
     uuid: str
+    sliced: bool = False
 
 
 def installed_gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs that this process may use; empty without a driver.
+    """The NVIDIA GPUs that this process may use; empty without a driver, or without NVML.
 
     Those that ``CUDA_VISIBLE_DEVICES`` leaves out belong to somebody else.
     """
-    command = ["nvidia-smi", "--query-gpu=index,uuid,name", "--format=csv,noheader"]
+    return visible_gpus(_all_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def _all_gpus() -> list[Gpu]:
+    """What NVML tells, in the order of their indices."""
+    pynvml = _nvml()
+    if pynvml is None:
+        return []
     try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return visible_gpus(result.stdout, os.environ.get("CUDA_VISIBLE_DEVICES"))
-
-
-def visible_gpus(listing: str, visible: str | None) -> tuple[Gpu, ...]:
-    """Those of nvidia-smi's lines (index, uuid, name) that an environment variable allows."""
-    gpus = []
-    allowed = None if visible is None else [word.strip() for word in visible.split(",")]
-    for line in listing.splitlines():
-        index, _, rest = line.partition(",")
-        uuid, _, name = rest.partition(",")
-        gpu = Gpu(name.strip(), uuid.strip())
-        if gpu.name and (
-            allowed is None
-            or any(
-                word == index.strip() or (word and gpu.uuid.startswith(word)) for word in allowed
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []  # no driver, or no library of it
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return [
+            Gpu(
+                _as_text(pynvml.nvmlDeviceGetName(handle)),
+                _as_text(pynvml.nvmlDeviceGetUUID(handle)),
+                _is_sliced(pynvml, handle),
             )
-        ):
-            gpus.append(gpu)
-    return tuple(gpus)
+            for handle in handles
+        ]
+    finally:
+        pynvml.nvmlShutdown()
 
 
-def find_gpu(name: str) -> Gpu:
-    """A GPU that must be in this machine.
+def _nvml() -> Any:
+    """NVML's Python binding; None without it."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    return pynvml
 
-    Raises:
-        StmdeployError: unknown name, or no such GPU here; says what is here.
-    """
-    key = name.strip().lower()
-    if key not in gpu_profiles():
-        raise StmdeployError(f"unknown GPU {name!r}", nearest(key, gpu_profiles()))
-    profile = gpu_profiles()[key]
-    for gpu in installed_gpus():
-        if any(_has_words(gpu.name, words) for words in profile.match):
-            return gpu
-    raise StmdeployError(
-        f"this machine has no {profile.title}: it has {describe_machine()}",
-        "run on a machine with that GPU, or leave --gpu out to measure the CPU",
+
+def _as_text(value: str | bytes) -> str:
+    """Older bindings answer in bytes."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _is_sliced(nvml: Any, handle: Any) -> bool:
+    try:
+        current, _ = nvml.nvmlDeviceGetMigMode(handle)
+    except nvml.NVMLError:
+        return False  # a GPU that cannot be divided
+    return bool(current == nvml.NVML_DEVICE_MIG_ENABLE)
+
+
+def visible_gpus(gpus: Sequence[Gpu], visible: str | None) -> tuple[Gpu, ...]:
+    """Those GPUs that ``CUDA_VISIBLE_DEVICES`` allows, by index or by how a UUID begins."""
+    if visible is None:
+        return tuple(gpus)
+    words = [word.strip() for word in visible.split(",")]
+    return tuple(
+        gpu
+        for index, gpu in enumerate(gpus)
+        if any(word == str(index) or (word and gpu.uuid.startswith(word)) for word in words)
     )
 
 
-def _has_words(name: str, words: str) -> bool:
-    return re.search(rf"\b{re.escape(words)}\b", name) is not None
+def find_gpu(name: str) -> tuple[Gpu, Profile]:
+    """A GPU that must be in this machine, by the name of its profile or of a family.
+
+    Raises:
+        StmdeployError: unknown name; no such GPU here, which says what is here; two kinds of
+            the family; or one that MIG divides.
+    """
+    wanted = find_profiles(name)
+    here = [
+        (gpu, profile) for gpu in installed_gpus() for profile in wanted if profile.fits(gpu.name)
+    ]
+    if not here:
+        titles = " or ".join(profile.title for profile in wanted)
+        raise StmdeployError(
+            f"this machine has no {titles}: it has {describe_machine()}{_why_no_nvml()}",
+            "run on a machine with that GPU, or leave --gpu out to measure the CPU",
+        )
+    kinds = list(dict.fromkeys(profile.name for _, profile in here))
+    if len(kinds) > 1:
+        raise StmdeployError(
+            f"--gpu {name} is {' and '.join(kinds)} here", f"say which: --gpu {kinds[0]}"
+        )
+    whole = [(gpu, profile) for gpu, profile in here if not gpu.sliced]
+    if not whole:
+        raise StmdeployError(
+            f"{here[0][0].name} is divided by MIG, and the profile is of a whole one",
+            "turn MIG off, or give its slices a profile of their own",
+        )
+    return whole[0]
+
+
+def _why_no_nvml() -> str:
+    """Said where the driver is there and its Python binding is not."""
+    if _nvml() is None and shutil.which("nvidia-smi"):
+        return " (NVML cannot be asked: pip install 'stmdeploy[gpu]')"
+    return ""
 
 
 def describe_machine() -> str:

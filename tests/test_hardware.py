@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from stmdeploy import StmdeployError, hardware
 from stmdeploy.hardware import Gpu, visible_gpus
+from stmdeploy.processors import profiles
 
 
 def test_environment_describes_this_machine() -> None:
@@ -19,16 +23,56 @@ def test_environment_describes_this_machine() -> None:
     assert machine.versions["stmdeploy"]
 
 
-def test_every_profile_is_complete() -> None:
-    profiles = hardware.gpu_profiles()
-    assert {"a100", "h100", "l4", "t4"} <= profiles.keys()
-    for profile in profiles.values():
-        assert profile.match
-        assert profile.source
-        assert profile.fp16_tensor_tflops > profile.fp32_tflops
-        major, _, minor = profile.compute_capability.partition(".")
-        assert major.isdecimal()
-        assert minor.isdecimal()
+class RecordedNvml:
+    """NVML's answers, as recorded: (name, uuid, MIG mode; None where there is none)."""
+
+    NVML_DEVICE_MIG_ENABLE = 1
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, *gpus: tuple[str | bytes, str, int | None]) -> None:
+        self.gpus, self.open = gpus, 0
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return len(self.gpus)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        return index
+
+    def nvmlDeviceGetName(self, handle: int) -> str | bytes:  # noqa: N802
+        return self.gpus[handle][0]
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802
+        return self.gpus[handle][1]
+
+    def nvmlDeviceGetMigMode(self, handle: int) -> tuple[int, int]:  # noqa: N802
+        mode = self.gpus[handle][2]
+        if mode is None:
+            raise self.NVMLError("Not Supported")
+        return mode, mode
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RecordedNvml]:
+    """Makes a machine whose NVML answers so."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def install(*gpus: tuple[str | bytes, str, int | None]) -> RecordedNvml:
+        library = RecordedNvml(*gpus)
+        monkeypatch.setitem(sys.modules, "pynvml", library)
+        return library
+
+    return install
+
+
+Install = Callable[..., RecordedNvml]
 
 
 def test_unknown_gpu() -> None:
@@ -36,31 +80,70 @@ def test_unknown_gpu() -> None:
         hardware.find_gpu("a1000")
 
 
-def test_a_gpu_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "installed_gpus", lambda: (Gpu("NVIDIA L4", "GPU-1"),))
-    with pytest.raises(StmdeployError, match=r"has no NVIDIA A100.*it has .* and NVIDIA L4"):
+def test_a_gpu_that_is_not_here(nvml: Install) -> None:
+    library = nvml(("NVIDIA L4", "GPU-1", None))
+    with pytest.raises(
+        StmdeployError, match=r"has no NVIDIA A100 40GB SXM or NVIDIA A100 80GB SXM.*and NVIDIA L4"
+    ):
         hardware.find_gpu("a100")
+    assert library.open == 0, "what is opened is closed again"
 
 
 @pytest.mark.parametrize(
-    ("reported", "name"),
+    ("reported", "name", "profile"),
     [
-        ("NVIDIA A100-SXM4-80GB", "a100"),
-        ("NVIDIA A10", "a10"),
-        ("Tesla T4", "t4"),
-        ("NVIDIA H100 80GB HBM3", "h100"),
-        ("NVIDIA GeForce RTX 4090", "rtx4090"),
-        ("Tesla V100-SXM2-32GB", "v100"),
-        ("NVIDIA L4", "l4"),
+        ("NVIDIA A100-SXM4-80GB", "a100", "a100-80gb"),
+        ("NVIDIA A100-PCIE-40GB", "A100", "a100-40gb"),
+        ("NVIDIA A10", "a10", "a10"),
+        ("Tesla T4", "t4", "t4"),
+        ("NVIDIA H100 80GB HBM3", "h100", "h100"),
+        ("NVIDIA H200", "h200", "h200"),
+        ("NVIDIA B200", "b200", "b200"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090", "rtx-4090"),
+        ("NVIDIA GeForce RTX 5090", "RTX 5090", "rtx-5090"),
+        ("Tesla V100-SXM2-32GB", "v100", "v100"),
+        ("NVIDIA L4", "l4", "l4"),
+        ("NVIDIA L40S", "l40s", "l40s"),
+        (b"NVIDIA L4", "l4", "l4"),
     ],
 )
-def test_what_drivers_report(monkeypatch: pytest.MonkeyPatch, reported: str, name: str) -> None:
-    mine = Gpu(reported, "GPU-1")
-    monkeypatch.setattr(hardware, "installed_gpus", lambda: (Gpu("Quadro", "GPU-0"), mine))
-    assert hardware.find_gpu(name.upper()) == mine
-    for other in hardware.gpu_profiles().keys() - {name}:
+def test_what_drivers_report(nvml: Install, reported: str | bytes, name: str, profile: str) -> None:
+    nvml(("Quadro P400", "GPU-0", None), (reported, "GPU-1", 0))
+    gpu, found = hardware.find_gpu(name)
+    assert (gpu.uuid, found.name) == ("GPU-1", profile)
+    for other in profiles().keys() - {profile}:
         with pytest.raises(StmdeployError, match="this machine has no"):
             hardware.find_gpu(other)
+
+
+def test_two_kinds_of_a_family_are_asked_about(nvml: Install) -> None:
+    nvml(("NVIDIA A100-SXM4-80GB", "GPU-0", 0), ("NVIDIA A100-PCIE-40GB", "GPU-1", 0))
+    with pytest.raises(StmdeployError, match="a100 is a100-80gb and a100-40gb here; say which"):
+        hardware.find_gpu("a100")
+    assert hardware.find_gpu("a100-40gb")[0].uuid == "GPU-1"
+
+
+def test_the_first_of_several_equal_ones(nvml: Install) -> None:
+    nvml(("NVIDIA L4", "GPU-0", None), ("NVIDIA L4", "GPU-1", None))
+    assert hardware.find_gpu("l4")[0].uuid == "GPU-0"
+
+
+def test_a_gpu_that_mig_divides(nvml: Install) -> None:
+    nvml(("NVIDIA H100 80GB HBM3", "GPU-0", 1))
+    with pytest.raises(StmdeployError, match="is divided by MIG"):
+        hardware.find_gpu("h100")
+    nvml(("NVIDIA H100 80GB HBM3", "GPU-0", 1), ("NVIDIA H100 80GB HBM3", "GPU-1", 0))
+    assert hardware.find_gpu("h100")[0].uuid == "GPU-1"
+
+
+def test_no_nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert hardware.installed_gpus() == ()
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StmdeployError, match=r"NVML cannot be asked: pip install 'stmdeploy\[gpu"):
+        hardware.find_gpu("l4")
 
 
 @pytest.mark.parametrize(
@@ -74,5 +157,5 @@ def test_what_drivers_report(monkeypatch: pytest.MonkeyPatch, reported: str, nam
     ],
 )
 def test_gpus_of_other_jobs_are_left_alone(visible: str | None, uuids: list[str]) -> None:
-    listing = "0, GPU-aa11, NVIDIA A100-SXM4-80GB\n1, GPU-bb22, NVIDIA L4\n\n"
-    assert [gpu.uuid for gpu in visible_gpus(listing, visible)] == uuids
+    gpus = [Gpu("NVIDIA A100-SXM4-80GB", "GPU-aa11"), Gpu("NVIDIA L4", "GPU-bb22")]
+    assert [gpu.uuid for gpu in visible_gpus(gpus, visible)] == uuids

@@ -71,25 +71,31 @@ def targets() -> Listed:
 
 def gpus() -> Listed:
     """Every GPU that ``--gpu`` knows, with datasheet figures."""
-    from stmdeploy.hardware import describe_machine, gpu_profiles
+    from stmdeploy.hardware import describe_machine
+    from stmdeploy.processors import profiles
 
-    profiles = list(gpu_profiles().values())
+    known = list(profiles().values())
     headers = (
-        "--gpu",
-        "title",
-        "compute",
-        "memory GB",
-        "GB/s",
-        "fp32 TFLOPS",
-        "fp16 tensor TFLOPS",
-    )
-    cells = tuple(
-        (p.name, p.title, p.compute_capability, f"{p.memory_gb:g}", f"{p.bandwidth_gb_s:g}",
-         f"{p.fp32_tflops:g}", f"{p.fp16_tensor_tflops:g}")
-        for p in profiles
+        "--gpu", "title", "compute", "memory GB", "GB/s", "L2 MB", "TDP W", "fp32 TFLOPS",
+        "fp16 tensor TFLOPS", "int8 tensor TOPS",
     )  # fmt: skip
+    cells = tuple(
+        (
+            p.name,
+            p.title,
+            p.compute_capability,
+            *(f"{value:g}" for value in (p.memory_gb, p.bandwidth_gb_s, p.l2_mb, p.tdp_w)),
+            f"{p.peak_tflops['fp32']:g}",
+            *(_or_absent((p.tensor_tflops or {}).get(kind)) for kind in ("fp16", "int8")),
+        )
+        for p in known
+    )
     notes = ("Figures are from the datasheets, dense.", f"This machine has {describe_machine()}.")
-    return [asdict(p) for p in profiles], TextTable(headers, cells, left=3, notes=notes)
+    return [asdict(p) for p in known], TextTable(headers, cells, left=3, notes=notes)
+
+
+def _or_absent(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:g}"
 
 
 LISTINGS: dict[str, Callable[[], Listed]] = {

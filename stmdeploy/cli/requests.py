@@ -135,7 +135,7 @@ def run_specs(
     if gpu is not None:
         from stmdeploy.hardware import find_gpu
 
-        found = find_gpu(gpu)
+        found, _ = find_gpu(gpu)
         device = ("cuda", found.uuid, found.name)
     return tuple(
         RunSpec(

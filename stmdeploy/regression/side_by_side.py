@@ -27,7 +27,7 @@ from stmdeploy.worker import Answer, TurnsJob
 #: Every process takes so many turns, ...
 _TURNS = 2
 #: ... and more, up to so many, until each has this many calm inferences.
-_MOST_TURNS, _WANTED_CALM = 6, 6
+_MOST_TURNS, _WANTED_CALM = 4, 6
 #: Pairs that are alive at once: on a GPU each holds device memory, so fewer.
 PAIRS_AT_ONCE = {"cpu": 3, "cuda": 1}
 #: What a process holds beside its model, and how many times its artifact's size the model is.

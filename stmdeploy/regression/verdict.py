@@ -66,20 +66,20 @@ UNKNOWN = Slowdown(0.0, -100.0, math.inf)
 
 
 def pair_figure(baseline: Sequence[Inference], candidate: Sequence[Inference]) -> float:
-    """Logarithm of the candidate's median latency over the baseline's.
+    """Logarithm of the candidate's latency over the baseline's: of their medians.
 
-    Calm inferences alone, if both sides have enough. A candidate that disturbs itself, by more
-    threads than there are processors, has none; then all count.
+    Of the calm inferences alone, if both sides have enough. Otherwise it is the fastest one of
+    either side: what disturbs a process does not disturb all of its inferences, unless it does
+    that itself, by more threads than there are processors; then its fastest one is slow, too.
 
     Args:
         baseline, candidate: the inferences of one process each, at least one.
     """
-    if all(sum(one.calm for one in side) >= _ENOUGH_CALM for side in (baseline, candidate)):
-        baseline = [one for one in baseline if one.calm]
-        candidate = [one for one in candidate if one.calm]
-    before, after = (
-        statistics.median(one.duration_ns for one in side) for side in (baseline, candidate)
-    )
+    sides = [[one.duration_ns for one in side if one.calm] for side in (baseline, candidate)]
+    if min(map(len, sides)) >= _ENOUGH_CALM:
+        before, after = map(statistics.median, sides)
+    else:
+        before, after = (min(one.duration_ns for one in side) for side in (baseline, candidate))
     return math.log(after / before)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from stmdeploy import StmdeployError
+from stmdeploy.hardware import Gpu
 from stmdeploy.regression import machine
 from stmdeploy.regression.machine import machine_key, run_here
 from stmdeploy.spec import RunSpec
@@ -16,17 +17,14 @@ L4 = RunSpec("onnxruntime", 1, 2, "cuda", "GPU-old", "NVIDIA L4")
 
 @pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program of that name, which answers as the real one does."""
+    """A program of that name, which answers as the real one does, and the GPUs beside it."""
     program = tmp_path / "nvidia-smi"
-    program.write_text(
-        '#!/bin/sh\ncase "$*" in\n'
-        "*driver_version*) echo '570.86.10, 72.00';;\n"
-        "*) printf '0, GPU-a, NVIDIA L4\\n1, GPU-b, NVIDIA L4\\n2, GPU-c, NVIDIA A10\\n';;\n"
-        "esac\n"
-    )
+    program.write_text("#!/bin/sh\necho '570.86.10, 72.00'\n")
+    names = {"GPU-a": "NVIDIA L4", "GPU-b": "NVIDIA L4", "GPU-c": "NVIDIA A10"}
+    gpus = tuple(Gpu(name, uuid) for uuid, name in names.items())
+    monkeypatch.setattr(machine, "installed_gpus", lambda: gpus)
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return program
 
 

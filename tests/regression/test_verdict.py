@@ -37,7 +37,13 @@ def test_calm_inferences_alone_count_where_both_sides_have_enough() -> None:
 
 
 def test_a_candidate_that_disturbs_itself_is_not_let_off() -> None:
-    assert pair_figure(CALM, [*CALM[:4], *[DELAYED] * 20]) == pytest.approx(math.log(4.0))
+    slow = [Inference(400 + i, 300) for i in range(20)]
+    assert pair_figure(CALM, slow) == pytest.approx(math.log(4.0))
+
+
+def test_the_fastest_inferences_speak_where_few_are_calm() -> None:
+    disturbed = [Inference(110, 0), *[DELAYED] * 20]
+    assert pair_figure([Inference(100, 50), DELAYED], disturbed) == pytest.approx(math.log(1.1))
 
 
 def test_student_t_is_the_tables() -> None:

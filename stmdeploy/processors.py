@@ -1,0 +1,124 @@
+"""Processors as their datasheets describe them: ``profiles/*.toml``, and a user's own."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from importlib.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from stmdeploy.errors import StmdeployError, nearest
+
+#: Names folders of profiles of a user's own, as PATH names folders of programs.
+FOLDERS_VARIABLE = "STMDEPLOY_PROFILES"
+_SUFFIX = ".toml"
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True)
+class Profile:
+    """A processor as its datasheet describes it.
+
+    Attributes:
+        name: what ``--gpu`` takes.
+        title: the variant that the figures are of.
+        names: what NVML calls it, and its near variants.
+        families: other names for ``--gpu``, which several profiles may share.
+        compute_capability: such as ``8.0``.
+        memory_gb, bandwidth_gb_s, l2_mb, tdp_w: memory, its bandwidth, last-level cache, power.
+        batches, precisions: what is measured on it where nothing else is asked for.
+        peak_tflops: multiply and add counted as two, plain cores, by precision.
+        tensor_tflops: the same of tensor cores, dense.
+        source: the datasheet; ``sources`` names another for single figures.
+    """
+
+    name: str
+    title: str
+    names: tuple[str, ...]
+    compute_capability: str
+    memory_gb: float
+    bandwidth_gb_s: float
+    l2_mb: float
+    tdp_w: float
+    batches: tuple[int, ...]
+    precisions: tuple[str, ...]
+    peak_tflops: dict[str, float]
+    source: str
+    families: tuple[str, ...] = ()
+    tensor_tflops: dict[str, float] | None = None
+    sources: dict[str, str] | None = None
+
+    def fits(self, reported: str) -> bool:
+        """Whether the driver's name of a GPU is one of its names."""
+        return reported.strip().lower() in {name.lower() for name in self.names}
+
+
+@cache
+def profiles() -> dict[str, Profile]:
+    """Every known processor by name; a user's own takes the place of one of the same name.
+
+    Raises:
+        StmdeployError: a profile of a user's own that cannot be read.
+    """
+    found = {}
+    for file in (*resources.files("stmdeploy.profiles").iterdir(), *_own_files()):
+        if file.name.endswith(_SUFFIX):
+            profile = _read(file)
+            found[profile.name] = profile
+    return dict(sorted(found.items()))
+
+
+def _own_files() -> Iterator[Path]:
+    configured = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    folders = [Path(configured) / "stmdeploy" / "profiles"]
+    folders += [Path(p) for p in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if p]
+    for folder in folders:
+        if folder.is_dir():
+            yield from sorted(folder.iterdir())
+
+
+def _read(file: Traversable) -> Profile:
+    try:
+        table: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
+        name = file.name.removesuffix(_SUFFIX)
+        return TypeAdapter(Profile).validate_python({**table, "name": name})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StmdeployError(f"profile {file} cannot be read: {error}", "mend it") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise StmdeployError(
+            f"profile {file}: {where}: {first['msg'].lower()}", "see the profiles that come along"
+        ) from error
+
+
+def find_profiles(name: str) -> tuple[Profile, ...]:
+    """The profiles that a name means: one, or those of a family.
+
+    Raises:
+        StmdeployError: unknown name.
+    """
+    key = _key(name)
+    exact = [profile for profile in profiles().values() if _key(profile.name) == key]
+    family = [p for p in profiles().values() if key in map(_key, p.families)]
+    if not exact and not family:
+        raise StmdeployError(f"unknown GPU {name!r}", nearest(name.strip(), known_names()))
+    return tuple(exact or family)
+
+
+def known_names() -> Iterable[str]:
+    """What ``--gpu`` takes: profiles and families."""
+    families = (family for profile in profiles().values() for family in profile.families)
+    return dict.fromkeys([*profiles(), *families])
+
+
+def _key(name: str) -> str:
+    """``RTX 4090``, ``rtx-4090`` and ``rtx4090`` are one name."""
+    return "".join(name.lower().replace("-", " ").split())

@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 from stmdeploy.cli.options import numbers, words
 from stmdeploy.cli.requests import engine_spec, model_specs, run_specs
 from stmdeploy.errors import StmdeployError, nearest
+from stmdeploy.hardware import find_gpu
 from stmdeploy.spec import (
     LOOP,
     SCENARIOS,
@@ -119,12 +120,14 @@ def _given(**values: Any) -> dict[str, Any]:
 
 
 def sweep_spec(flags: SweepFlags) -> SweepSpec:
-    """What the flags ask for, checked.
+    """What the flags ask for, checked. A GPU's profile has batches and precisions of its own.
 
     Raises:
-        StmdeployError: as `model_specs`, `run_specs` and the specs themselves.
+        StmdeployError: as `find_gpu`, `model_specs` and the specs themselves.
     """
-    batches = numbers(flags.batch, "--batch") or [1, 8]
+    gpu, profile = find_gpu(flags.gpu) if flags.gpu is not None else (None, None)
+    batches = numbers(flags.batch, "--batch") or list(profile.batches if profile else (1, 8))
+    precisions = words(flags.precision) or list(profile.precisions if profile else ("fp32",))
     runtimes = words(flags.runtime) or ["onnxruntime"]
     engine = engine_spec(
         [f"{min(batches)},{max(batches)},{max(batches)}"],
@@ -152,13 +155,13 @@ def sweep_spec(flags: SweepFlags) -> SweepSpec:
             runtimes,
             batches,
             numbers(flags.threads, "--threads"),
-            flags.gpu,
+            gpu,
             settings,
             in_flight=numbers(flags.in_flight, "--in-flight"),
             scenarios=_scenarios(flags),
             pythons=words(flags.python),
         ),
-        precisions=tuple(words(flags.precision) or ["fp32"]),
+        precisions=tuple(precisions),
         sampling=SamplingSpec(
             **_given(
                 budget_s=flags.budget_s,

@@ -25,7 +25,10 @@ def profile(
         int | None, typer.Option("--num-classes", help="Outputs of the head. [default: 1000]")
     ] = None,
     checkpoint: options.Checkpoint = None,
-    batch: Annotated[list[str] | None, typer.Option("--batch", help="[default: 1,8]")] = None,
+    batch: Annotated[
+        list[str] | None,
+        typer.Option("--batch", help="[default: 1,8; of a GPU what its profile has]"),
+    ] = None,
     runtime: Annotated[
         list[str] | None,
         typer.Option(

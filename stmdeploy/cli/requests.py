@@ -9,6 +9,7 @@ from stmdeploy.backbones.catalog import list_backbones, resolve
 from stmdeploy.backbones.sizes import check_image_size
 from stmdeploy.cli.options import numbers, words
 from stmdeploy.errors import StmdeployError
+from stmdeploy.hardware import Gpu
 from stmdeploy.results.row import Row
 from stmdeploy.results.store import Store, SweepInfo
 from stmdeploy.spec import (
@@ -119,24 +120,19 @@ def run_specs(
     runtimes: list[str],
     batches: list[int],
     threads: list[int],
-    gpu: str | None,
+    gpu: Gpu | None,
     settings: RunSettings,
     *,
     in_flight: Sequence[int] = (),
     scenarios: Sequence[ScenarioSpec] = (),
     pythons: Sequence[str] = (),
 ) -> tuple[RunSpec, ...]:
-    """Every combination, runtime by runtime, on the CPU or on the GPU that is named.
+    """Every combination, runtime by runtime, on the CPU or on a GPU.
 
     Raises:
-        StmdeployError: a figure out of range, or no such GPU in this machine.
+        StmdeployError: a figure out of range.
     """
-    device = ("cpu", "", "")
-    if gpu is not None:
-        from stmdeploy.hardware import find_gpu
-
-        found, _ = find_gpu(gpu)
-        device = ("cuda", found.uuid, found.name)
+    device = ("cuda", gpu.uuid, gpu.name) if gpu is not None else ("cpu", "", "")
     return tuple(
         RunSpec(
             runtime,

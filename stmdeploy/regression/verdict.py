@@ -77,7 +77,7 @@ def pair_figure(baseline: Sequence[Inference], candidate: Sequence[Inference]) -
     """
     sides = [[one.duration_ns for one in side if one.calm] for side in (baseline, candidate)]
     if min(map(len, sides)) >= _ENOUGH_CALM:
-        before, after = map(statistics.median, sides)
+        before, after = (statistics.median(side) for side in sides)
     else:
         before, after = (min(one.duration_ns for one in side) for side in (baseline, candidate))
     return math.log(after / before)

@@ -32,7 +32,7 @@ from benchmarks.slowed import slow_down
 from stmdeploy.measure.turns import Inference
 from stmdeploy.pipeline import export_model
 from stmdeploy.regression.comparison import Comparison
-from stmdeploy.regression.side_by_side import Pair, Side, measure_wave
+from stmdeploy.regression.side_by_side import Side, Wave, measure_wave
 from stmdeploy.regression.verdict import (
     Spending,
     Verdict,
@@ -56,7 +56,7 @@ MEAN_PHASE_S = 0.3
 
 
 @dataclass(frozen=True)
-class Wave:
+class RecordedWave:
     """A recorded wave: how long it took, and (duration, delay) of both sides of every pair."""
 
     seconds: float
@@ -79,13 +79,13 @@ class Check:
     verdict: str
     low_percent: float
     high_percent: float
-    waves: list[Wave]
+    waves: list[RecordedWave]
 
     @staticmethod
     def read(line: str) -> Check:
         """One line of a file of streams."""
         table = json.loads(line)
-        return Check(**{**table, "waves": [Wave(**wave) for wave in table["waves"]]})
+        return Check(**{**table, "waves": [RecordedWave(**wave) for wave in table["waves"]]})
 
 
 def load_one_core() -> None:
@@ -103,7 +103,8 @@ def side(stm: str, artifact: Path) -> Side:
     """One side of a check."""
     run = RunSpec("onnxruntime", 1, available_threads())
     model = ModelSpec(f"unified_{stm}_micro")
-    return Side(TurnsJob(artifact=artifact, model=model, run=run))
+    job = TurnsJob(artifact=artifact, model=model, run=run)
+    return Side(job, artifact.stat().st_size)
 
 
 def prepare(folder: Path, dice: random.Random) -> dict[tuple[str, str], Path]:
@@ -122,8 +123,10 @@ def prepare(folder: Path, dice: random.Random) -> dict[tuple[str, str], Path]:
         trial = slow_down(plain, folder / stm / "trial", TRIAL_LAYERS)
         figures: list[float] = []
         for _ in range(TRIAL_WAVES):
-            pairs = measure_wave(side(stm, plain), side(stm, trial), 120, dice, lambda: None)
-            figures += [pair_figure(p.baseline.inferences, p.candidate.inferences) for p in pairs]
+            wave = measure_wave(side(stm, plain), side(stm, trial), 120, dice, lambda: None)
+            figures += [
+                pair_figure(p.baseline.inferences, p.candidate.inferences) for p in wave.pairs
+            ]
         found = locate(figures)
         cost = found.mean / TRIAL_LAYERS
         for kind, slower in KINDS.items():
@@ -168,25 +171,22 @@ def check_once(
     artifacts: dict[tuple[str, str], Path], kind: str, stm: str, dice: random.Random
 ) -> Check:
     """One live check of one row."""
-    waves: list[Wave] = []
+    waves: list[RecordedWave] = []
     before, after = side(stm, artifacts[stm, "A/A"]), side(stm, artifacts[stm, kind])
 
-    def measure() -> list[Pair]:
-        start = time.monotonic()
-        pairs = measure_wave(before, after, 120, dice, lambda: None)
+    def measure() -> Wave:
+        wave = measure_wave(before, after, 120, dice, lambda: None)
         recorded = [
             [
                 [[one.duration_ns, one.delay_ns] for one in half.inferences]
                 for half in (pair.baseline, pair.candidate)
             ]
-            for pair in pairs
+            for pair in wave.pairs
         ]
-        waves.append(Wave(time.monotonic() - start, recorded))
-        return pairs
+        waves.append(RecordedWave(wave.measured_s, recorded))
+        return wave
 
-    comparison = Comparison(
-        measure, paired_slowdown, THRESHOLD_PERCENT, BUDGET_S, Spending(1), time.monotonic
-    )
+    comparison = Comparison(measure, paired_slowdown, THRESHOLD_PERCENT, BUDGET_S, Spending(1))
     while not comparison.finished:
         comparison.step()
     found = comparison.slowdown

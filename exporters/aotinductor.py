@@ -28,6 +28,7 @@ class AotInductorExporter:
     runtimes = ("aotinductor",)
     tolerances = {"fp32": 1e-5}  # noqa: RUF012
     lowerings = ("tokens-plain", "reference")
+    holds_code = True
 
     def unavailable(self) -> str:
         """Why this target cannot be used here; empty if it can."""

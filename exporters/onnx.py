@@ -27,6 +27,7 @@ class OnnxExporter:
     runtimes = ("onnxruntime",)
     tolerances = {"fp32": 1e-5, "fp16": 5e-3, "int8": None, "int8-dynamic": None}  # noqa: RUF012
     lowerings = ("tokens", "tokens-plain", "reference")
+    holds_code = True
 
     def unavailable(self) -> str:
         """Why this target cannot be used here; empty if it can."""

@@ -35,6 +35,7 @@ class OpenVinoExporter:
     tolerances = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": None}  # noqa: RUF012
     #: OpenVINO reads no DeformConv of ONNX.
     lowerings = ("tokens-plain", "tokens", "reference")
+    holds_code = True
 
     def unavailable(self) -> str:
         """Why this target cannot be used here; empty if it can."""

@@ -45,6 +45,7 @@ class TensorRtExporter:
     tolerances = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": None}  # noqa: RUF012
     module_name = "tensorrt"
     install = "pip install 'stmdeploy[gpu,tensorrt]'"
+    holds_code = True
 
     @property
     def lowerings(self) -> tuple[str, ...]:

@@ -31,8 +31,10 @@ class TorchExporter:
     suffix = ".pt"
     runtimes = ("torch", "torch-compile")
     tolerances = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}  # noqa: RUF012
-    #: The artifact is the state_dict, whose keys are those of the reference form.
+    #: The artifact is the state_dict, whose keys are those of the reference form; the module
+    #: around it is what this stmdeploy builds.
     lowerings = ("reference",)
+    holds_code = False
 
     def unavailable(self) -> str:
         """Always empty: torch is a dependency."""

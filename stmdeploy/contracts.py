@@ -124,6 +124,11 @@ class Exporter(Protocol):
     def lowerings(self) -> tuple[str, ...]:
         """The forms of `stmdeploy.spec.LOWERINGS` it can take, the best first."""
 
+    @property
+    def holds_code(self) -> bool:
+        """Whether an artifact says what is computed; otherwise it holds weights alone, and the
+        code that loads it does."""
+
     def unavailable(self) -> str:
         """Why the target cannot be used here and what to install; empty if it can."""
 

@@ -19,7 +19,8 @@ _FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DESTINATION_ERRNOS = _FULL_ERRNOS | frozenset(
     {
         errno.EROFS, errno.EACCES, errno.EPERM,
-        errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT,
+        errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG,
+        errno.ENOENT,
     }
 )  # fmt: skip
 

@@ -88,17 +88,16 @@ def check(
     Exit codes: 0 no regression, 1 regression, 3 cannot tell, 4 outputs differ, 5 a worker failed.
     """
     from stmdeploy.cli import console
+    from stmdeploy.files import staging
     from stmdeploy.regression.checking import CheckSpec
     from stmdeploy.regression.checking import check as run_check
-    from stmdeploy.regression.policy import read_policy
+    from stmdeploy.regression.policy import read_policy, told_by
 
     policy = _over(read_policy(config), threshold_percent, budget_s, cannot_tell)
     spec = CheckSpec(
         baseline, candidate, baseline_python or "", candidate_python or "",
         stored=stored, policy=policy,
     )  # fmt: skip
-    with console.progress() as progress:
-        result = run_check(spec, progress)
     files = {
         "markdown": markdown,
         "junit": junit,
@@ -107,7 +106,12 @@ def check(
         "smaller_is_better": smaller_is_better,
         "bigger_is_better": bigger_is_better,
     }
-    _write(result, {name: path for name, path in files.items() if path is not None})
+    paths = {name: path for name, path in files.items() if path is not None}
+    for path in paths.values():
+        with staging(path.parent):
+            pass  # what cannot be written is told before anything is measured
+    with console.progress() as progress, told_by(policy):
+        result = run_check(spec, progress)
     if json:
         _tell_github(result, console.say)
         console.print_json(result.figures())
@@ -116,6 +120,7 @@ def check(
 
         _tell_github(result, console.print_text)
         console.print_table(check_table(result))
+    _write(result, paths)
     raise typer.Exit(int(result.exit_code))
 
 
@@ -154,7 +159,8 @@ def _tell_github(result: CheckResult, tell: Callable[[str], None]) -> None:
     """The job's summary and annotations, where a GitHub runner takes them."""
     from stmdeploy.regression.formats import github
 
-    github.append_summary(result)
+    if problem := github.append_summary(result):
+        tell(problem)
     if github.in_actions():
         for line in github.workflow_commands(result):
             tell(line)

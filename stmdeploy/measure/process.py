@@ -126,6 +126,7 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         _kill(self._process)
+        self.finish()  # what it was still to be told is of no use to it
         with self._process:
             pass  # closes the pipes and waits
         self._errors.close()
@@ -136,6 +137,11 @@ class Worker:
             for line in self._process.stdout:
                 self._lines.put(line.rstrip("\n"))
         self._lines.put(None)
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
 
     def send(self, line: str) -> None:
         """One line to its stdin; if it has died, `receive` tells."""

@@ -9,9 +9,12 @@ A folder, or the same packed into one ``.tar.gz``:
 
 from __future__ import annotations
 
+import errno
 import json
+import lzma
 import shutil
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -68,7 +71,8 @@ class BaselineRow(Document):
 
     ``spec`` is a `RowSpec` as JSON; ``artifact`` its file in the bundle. ``runtime_version`` is
     what measured it. ``calibrated`` are logarithms of its latency over that of the calibration
-    workload beside it, the mean of every wave.
+    workload beside it, the mean of every wave. ``logits`` are of the first image that all are
+    measured with.
     """
 
     name: str
@@ -78,6 +82,7 @@ class BaselineRow(Document):
     runtime_version: str
     row: Row
     calibrated: tuple[float, ...]
+    logits: tuple[float, ...]
 
     @property
     def row_spec(self) -> RowSpec:
@@ -129,9 +134,11 @@ def row_names(specs: tuple[RowSpec, ...]) -> tuple[str, ...]:
 
 
 def add_object(artifact: Artifact, folder: Path) -> str:
-    """Copies an artifact into a bundle being made, once; its path in there."""
-    digest = artifact.manifest.files[0].sha256[:_HASH_DIGITS]
-    place = folder / OBJECTS / digest
+    """Copies an artifact into a bundle being made, once; its path in there.
+
+    It lies under its manifest's seal, which covers the hashes of all of its files.
+    """
+    place = folder / OBJECTS / artifact.manifest.seal[:_HASH_DIGITS]
     if not place.exists():
         place.mkdir(parents=True)
         for file in artifact.manifest.files:
@@ -146,12 +153,6 @@ def is_archive(path: Path) -> bool:
     return path.name.endswith(_ARCHIVES)
 
 
-def check_destination(path: Path) -> None:
-    """Raises StmdeployError if there is something where a baseline is to go."""
-    if path.exists():
-        raise StmdeployError(f"{path} is there already", "choose another --out, or remove it")
-
-
 @contextmanager
 def new_bundle(path: Path) -> Iterator[Path]:
     """A scratch folder that becomes the bundle `path` when the body ends well.
@@ -159,11 +160,12 @@ def new_bundle(path: Path) -> Iterator[Path]:
     Raises:
         StmdeployError: something is there already, or it cannot be written.
     """
-    check_destination(path)
+    _refuse_existing(path)
     with staging(path.absolute().parent) as scratch:
         made = scratch / "content"
         made.mkdir()
         yield made
+        _refuse_existing(path)  # somebody else may have made it meanwhile
         if is_archive(path):
             mode: Literal["w", "w:gz"] = "w" if path.name.endswith(".tar") else "w:gz"
             with tarfile.open(scratch / path.name, mode) as archive:
@@ -173,6 +175,11 @@ def new_bundle(path: Path) -> Iterator[Path]:
             (scratch / path.name).rename(path.absolute())
             return
         publish(scratch, [path.name], path.absolute().parent)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise StmdeployError(f"{path} is there already", "choose another --out, or remove it")
 
 
 def write_baseline(baseline: Baseline, folder: Path) -> Baseline:
@@ -213,7 +220,11 @@ def _unpack(path: Path, folder: Path) -> None:
     try:
         with tarfile.open(path) as archive:
             archive.extractall(folder, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise StmdeployError(
+                f"{path} cannot be unpacked: {folder} is full", "free some space, or set TMPDIR"
+            ) from error
         raise StmdeployError(f"{path} is no baseline, or is cut short: {error}", _AGAIN) from error
 
 

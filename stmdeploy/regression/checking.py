@@ -16,7 +16,8 @@ from stmdeploy.artifact import read_artifact
 from stmdeploy.contracts import Progress
 from stmdeploy.errors import StmdeployError
 from stmdeploy.pipeline import prepare
-from stmdeploy.regression.bundle import Bundle, open_bundle
+from stmdeploy.registry import exporter_for_runtime
+from stmdeploy.regression.bundle import BaselineRow, Bundle, open_bundle
 from stmdeploy.regression.comparison import Comparison, Estimate
 from stmdeploy.regression.creating import WORKLOAD, workload_run
 from stmdeploy.regression.judging import Entry, judge_row
@@ -116,7 +117,12 @@ def _entries(
     spec: CheckSpec, bundle: Bundle, stack: ExitStack, progress: Progress
 ) -> tuple[Entry, ...]:
     rows = bundle.baseline.rows
-    runs = {row.name: run_here(row.row_spec.run) for row in rows}
+    runs = {row.name: run_here(row.row_spec.run, progress) for row in rows}
+    for pattern in spec.policy.unused({row.name for row in rows}):
+        progress.warn(f"WARNING: no row of {spec.baseline} matches {pattern!r}")
+    if spec.way == ARTIFACTS:
+        for row in rows:
+            _refuse_weights_alone(row)
     originals = {row.name: bundle.artifact(row.artifact) for row in rows}
     if spec.candidate is not None:
         artifacts = find_candidates(spec.candidate, rows, stack)
@@ -139,6 +145,15 @@ def _entries(
         )
         for row in rows
     )
+
+
+def _refuse_weights_alone(row: BaselineRow) -> None:
+    """Two artifacts without code would both be run by the code of today: nothing is compared."""
+    if not exporter_for_runtime(row.row_spec.run.runtime).holds_code:
+        raise StmdeployError(
+            f"{row.name}: its artifact holds weights and no code, so both sides would run the same",
+            "compare two interpreters (--baseline-python), or --stored numbers",
+        )
 
 
 def _compare(
@@ -203,5 +218,4 @@ def _comparison(
         threshold_percent=entry.policy.threshold_percent,
         budget_s=entry.policy.budget_s,
         spending=Spending(rows),
-        now_s=time.monotonic,
     )

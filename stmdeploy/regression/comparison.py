@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from stmdeploy.regression.side_by_side import Pair
+from stmdeploy.regression.side_by_side import Pair, Wave
 from stmdeploy.regression.verdict import (
     UNKNOWN,
     Slowdown,
@@ -29,17 +29,15 @@ class Comparison:
         threshold_percent: beyond it a slowdown is a regression.
         budget_s: no wave begins that would end much later than this.
         spending: the error this row may still make.
-        now_s: a monotonic clock, in seconds.
         pairs, figures: what was measured, and what each pair comes to, wave by wave.
         spent_s: how long that took.
     """
 
-    measure: Callable[[], list[Pair]]
+    measure: Callable[[], Wave]
     estimate: Estimate
     threshold_percent: float
     budget_s: float
     spending: Spending
-    now_s: Callable[[], float]
     pairs: list[Pair] = field(default_factory=list)
     figures: list[list[float]] = field(default_factory=list)
     spent_s: float = 0.0
@@ -53,12 +51,11 @@ class Comparison:
         When the budget ends is known before the last look, so that look may spend all that is
         left of the error.
         """
-        start = self.now_s()
-        new = self.measure()
-        self.spent_s += self.now_s() - start
-        self.pairs += new
+        wave = self.measure()
+        self.spent_s += wave.measured_s
+        self.pairs += wave.pairs
         self.figures.append(
-            [pair_figure(pair.baseline.inferences, pair.candidate.inferences) for pair in new]
+            [pair_figure(p.baseline.inferences, p.candidate.inferences) for p in wave.pairs]
         )
         last = self.spent_s + self.spent_s / len(self.figures) / 2 > self.budget_s
         level = self.spending.level(1.0 if last else self.spent_s / self.budget_s)

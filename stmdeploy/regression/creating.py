@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -15,23 +15,24 @@ from stmdeploy.contracts import Progress
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.hardware import environment
 from stmdeploy.pipeline import SweepResult, prepare, profile
+from stmdeploy.registry import exporter_for_runtime
 from stmdeploy.regression.bundle import (
     Baseline,
     BaselineRow,
     add_object,
-    check_destination,
     new_bundle,
     row_names,
     write_baseline,
 )
 from stmdeploy.regression.machine import machine_key
 from stmdeploy.regression.side_by_side import measure_wave, waiting
-from stmdeploy.regression.sides import Contender
+from stmdeploy.regression.sides import Contender, is_manifest
 from stmdeploy.regression.verdict import pair_figure
 from stmdeploy.results.row import PreparedArtifact, Row
 from stmdeploy.results.store import FILE_NAME, now_utc
 from stmdeploy.spec import LOOP, ModelSpec, RunSpec
-from stmdeploy.sweep import SweepSpec
+from stmdeploy.sweep import RowSpec, SweepSpec
+from stmdeploy.sweeping import ARTIFACTS
 
 #: The calibration workload as a model; see `workload`, which imports torch.
 WORKLOAD = ModelSpec("stmdeploy.regression.workload:network", num_classes=10)
@@ -56,8 +57,8 @@ def create_baseline(spec: SweepSpec, path: Path, progress: Progress) -> Baseline
         StmdeployError: bad input, a row that cannot be measured (5), or a file in the way.
     """
     check_rows(spec)
-    check_destination(path)
-    with TemporaryDirectory(prefix="stmdeploy-") as name:
+    # The bundle's place first: what cannot be written is told before anything is measured.
+    with new_bundle(path) as bundle, TemporaryDirectory(prefix="stmdeploy-") as name:
         folder = Path(name)
         result = profile(spec, folder / "sweep", progress, lambda _: None)
         failed = [row for row in result.rows if row.failure]
@@ -69,8 +70,7 @@ def create_baseline(spec: SweepSpec, path: Path, progress: Progress) -> Baseline
                 ExitCode.WORKER_FAILED,
             )
         workloads = _workloads(spec, folder / "workload", progress)
-        with new_bundle(path) as bundle:
-            return _filled(spec, result, folder / "sweep", workloads, bundle, progress)
+        return _filled(spec, result, folder / "sweep", workloads, bundle, progress)
 
 
 def _workloads(spec: SweepSpec, folder: Path, progress: Progress) -> dict[str, PreparedArtifact]:
@@ -91,12 +91,9 @@ def _filled(
     progress: Progress,
 ) -> Baseline:
     specs = spec.rows()
-    manifests = (sweep_folder / "artifacts").rglob("*.json")
-    by_hash = {
-        artifact.manifest.files[0].sha256: artifact
-        for artifact in (read_artifact(path.with_suffix("")) for path in manifests)
-    }
-    artifacts = [by_hash[row.artifact_sha256 or ""] for row in result.rows]
+    beside = filter(is_manifest, (sweep_folder / ARTIFACTS).rglob("*.json"))
+    made = {_identity(one): one for one in (read_artifact(p.with_suffix("")) for p in beside)}
+    artifacts = [made[_identity_of(row)] for row in specs]
     marks = [_artifact(workloads[row.run.runtime]) for row in specs]
     calibrated = _calibrate(spec, marks, artifacts, progress)
     rows = tuple(
@@ -107,9 +104,10 @@ def _filled(
             workload=add_object(mark, bundle),
             runtime_version=_version(row),
             row=row,
-            calibrated=tuple(means),
+            calibrated=tuple(found.means),
+            logits=found.logits,
         )
-        for name, row_spec, artifact, mark, row, means in zip(
+        for name, row_spec, artifact, mark, row, found in zip(
             row_names(specs), specs, artifacts, marks, result.rows, calibrated, strict=True
         )
     )
@@ -129,6 +127,18 @@ def _filled(
     )
 
 
+def _identity(artifact: Artifact) -> tuple[str, tuple[int, int], str, str]:
+    """What tells the artifacts of a sweep apart."""
+    manifest = artifact.manifest
+    return manifest.model.name, manifest.model.image_size, manifest.precision, manifest.target
+
+
+def _identity_of(row: RowSpec) -> tuple[str, tuple[int, int], str, str]:
+    """The `_identity` of a row's artifact."""
+    target = exporter_for_runtime(row.run.runtime).target
+    return row.model.name, row.model.image_size, row.run.precision, target
+
+
 def _artifact(prepared: PreparedArtifact) -> Artifact:
     assert prepared.path is not None
     return read_artifact(prepared.path)
@@ -139,27 +149,36 @@ def _version(row: Row) -> str:
     return row.measurement.runtime_facts.get("version", "")
 
 
+@dataclass
+class _Calibrated:
+    """A row beside the workload: the mean of every wave, and the row's logits."""
+
+    means: list[float] = field(default_factory=list)
+    logits: tuple[float, ...] = ()
+
+
 def _calibrate(
     spec: SweepSpec, marks: list[Artifact], artifacts: list[Artifact], progress: Progress
-) -> list[list[float]]:
-    """Every row beside the workload, wave after wave over all rows: the mean of each wave."""
+) -> list[_Calibrated]:
+    """Every row beside the workload, wave after wave over all rows."""
     specs = spec.rows()
-    means: list[list[float]] = [[] for _ in specs]
+    calibrated = [_Calibrated() for _ in specs]
     progress.expect(_CALIBRATION_WAVES)
     for done in range(_CALIBRATION_WAVES):
         progress.step(f"measuring beside the calibration workload, {done} of {_CALIBRATION_WAVES}")
-        for row, mark, artifact, found in zip(specs, marks, artifacts, means, strict=True):
-            pairs = measure_wave(
+        for row, mark, artifact, found in zip(specs, marks, artifacts, calibrated, strict=True):
+            wave = measure_wave(
                 Contender(mark).side(WORKLOAD, workload_run(row.run)),
                 Contender(artifact).side(row.model, row.run),
                 spec.row_timeout_s,
                 random.Random(time.time_ns()),
                 waiting(progress),
             )
-            found.append(
-                fmean(pair_figure(p.baseline.inferences, p.candidate.inferences) for p in pairs)
-            )
-    return means
+            figures = (pair_figure(p.baseline.inferences, p.candidate.inferences)
+                       for p in wave.pairs)  # fmt: skip
+            found.means.append(fmean(figures))
+            found.logits = wave.pairs[-1].candidate.run.logits
+    return calibrated
 
 
 def workload_run(run: RunSpec) -> RunSpec:

@@ -18,8 +18,10 @@ from stmdeploy.regression.verdict import UNKNOWN, Verdict
 from stmdeploy.sweep import RowSpec
 
 #: Equal weights must give equal logits, up to what a runtime and a precision may round.
-_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1}
+_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 0.2, "int8-dynamic": 0.2}
 _NS_PER_MS, _MS_PER_S = 1e6, 1000.0
+#: A verdict, and what to do about it.
+Judged = tuple[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,12 @@ def judge_row(
         differing = _runtime_differs(entry, pairs)
     if differing:
         slowdown = UNKNOWN
-    verdict, advice = _verdict(entry, comparison, failure, differing, gates, live)
+    if failure:
+        hint = "run `stmdeploy inspect` on the artifact, and check again"
+        verdict, advice = FAILED, (f"{failure}: {hint}",)
+    else:
+        distance = _outputs_distance(entry, pairs, stored=stored)
+        verdict, advice = _fault(gates, distance) or _verdict(entry, comparison, differing, gates)
     known = math.isfinite(slowdown.high_percent)
     before = _latency_ms([pair.baseline for pair in live])
     after = _latency_ms([pair.candidate for pair in pairs])
@@ -86,29 +93,9 @@ def judge_row(
 
 
 def _verdict(
-    entry: Entry,
-    comparison: Comparison,
-    failure: str,
-    differing: tuple[str, ...],
-    gates: tuple[Gate, ...],
-    live: Sequence[Pair],
-) -> tuple[str, tuple[str, ...]]:
-    """The gravest thing that was found, and what to do about it."""
-    if failure:
-        return FAILED, (f"{failure}: run `stmdeploy inspect` on the artifact, and check again",)
-    broken = [gate for gate in gates if gate.broken]
-    told = tuple(
-        f"{gate.name} grew by {gate.growth_percent:.1f} %, allowed are {gate.limit_percent:g} %"
-        for gate in broken
-    )
-    distance = _outputs_distance(entry, live)
-    if distance is not None or any(gate.name == FIDELITY for gate in broken):
-        if distance is not None:
-            told = (f"outputs differ by {distance:.1e} (relative L2) from the baseline's, with "
-                    "the same weights: verify the export", *told)  # fmt: skip
-        return OUTPUTS_DIFFER, told
-    if broken:
-        return Verdict.REGRESSION, told
+    entry: Entry, comparison: Comparison, differing: tuple[str, ...], gates: tuple[Gate, ...]
+) -> Judged:
+    """What is said of the latency, by statistics that are only sometimes allowed."""
     if differing:
         return Verdict.CANNOT_TELL, (
             f"the stored numbers are of another machine or runtime ({'; '.join(differing)}): "
@@ -122,7 +109,30 @@ def _verdict(
         return Verdict.CANNOT_TELL, (
             "the interval reaches across the threshold: raise the budget, close other programs",
         )
+    if missing := entry.policy.gates.keys() - {gate.name for gate in gates}:
+        return Verdict.CANNOT_TELL, (
+            f"nothing is known for the gates {', '.join(sorted(missing))}: leave them out, or "
+            "check in a way that measures them",
+        )
     return comparison.verdict, ()
+
+
+def _fault(gates: tuple[Gate, ...], distance: float | None) -> Judged | None:
+    """What needs no statistics and outweighs them: outputs that differ, gates that are broken."""
+    broken = [gate for gate in gates if gate.broken]
+    told = tuple(
+        f"{gate.name} grew by {gate.growth_percent:.1f} %, allowed are {gate.limit_percent:g} %"
+        for gate in broken
+    )
+    if distance is not None:
+        differ = (
+            f"outputs differ by {distance:.1e} (relative L2) from the baseline's, with the same "
+            "weights: verify the export"
+        )
+        return OUTPUTS_DIFFER, (differ, *told)
+    if any(gate.name == FIDELITY for gate in broken):
+        return OUTPUTS_DIFFER, told
+    return (Verdict.REGRESSION, told) if broken else None
 
 
 def _runtime_differs(entry: Entry, pairs: Sequence[Pair]) -> tuple[str, ...]:
@@ -132,18 +142,18 @@ def _runtime_differs(entry: Entry, pairs: Sequence[Pair]) -> tuple[str, ...]:
     return (f"{entry.spec.run.runtime} was {then}, is {now}",) if pairs and now != then else ()
 
 
-def _outputs_distance(entry: Entry, pairs: Sequence[Pair]) -> float | None:
+def _outputs_distance(entry: Entry, pairs: Sequence[Pair], *, stored: bool) -> float | None:
     """How far apart the logits are, where the weights are equal and that is too far."""
     before, after = (
         side.artifact.manifest.model.weights.sha256 for side in (entry.baseline, entry.candidate)
     )
     if not pairs or before != after:
         return None
-    tolerance = _TOLERANCE.get(entry.spec.run.precision)
-    theirs, mine = pairs[-1].baseline.run.logits, pairs[-1].candidate.run.logits
+    theirs = entry.row.logits if stored else pairs[-1].baseline.run.logits
+    mine = pairs[-1].candidate.run.logits
     norm = math.hypot(*theirs)
     distance = math.hypot(*(a - b for a, b in zip(mine, theirs, strict=True)))
-    if tolerance is None or distance <= tolerance * norm:
+    if distance <= _TOLERANCE[entry.spec.run.precision] * norm:
         return None
     return distance / norm if norm else math.inf
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from dataclasses import replace
 
+from stmdeploy.contracts import Progress
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.hardware import describe_machine, installed_gpus, processor_name
 from stmdeploy.regression.bundle import MachineKey
@@ -26,15 +27,22 @@ def machine_key(gpu_uuid: str) -> MachineKey:
     )
 
 
-def run_here(run: RunSpec) -> RunSpec:
-    """A run of a baseline on this machine: on a GPU of the same name, the same one if it is here.
+def run_here(run: RunSpec, progress: Progress) -> RunSpec:
+    """A run of a baseline on this machine: on a GPU of the same name, the same one if it is here;
+    on the CPU with no more threads than there are processors, which `progress` is told.
 
     Raises:
         StmdeployError: with the exit code of a check that cannot tell: there is no such GPU.
     """
     if run.device == "cpu":
-        return run
-    same = [gpu for gpu in installed_gpus() if gpu.name == run.gpu_name]
+        threads = min(run.threads, available_threads())
+        if threads < run.threads:
+            progress.warn(
+                f"WARNING: the baseline was measured with {run.threads} threads; here both sides "
+                f"have {threads}"
+            )
+        return replace(run, threads=threads)
+    same = [gpu for gpu in installed_gpus() if gpu.name == run.gpu_name and not gpu.sliced]
     if not same:
         raise StmdeployError(
             f"the baseline is of {run.gpu_name}, this machine has {describe_machine()}",

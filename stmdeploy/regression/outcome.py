@@ -5,6 +5,7 @@ from __future__ import annotations
 from stmdeploy.artifact import Document
 from stmdeploy.errors import ExitCode
 from stmdeploy.regression.bundle import MachineKey
+from stmdeploy.regression.policy import Policy
 from stmdeploy.regression.verdict import Verdict
 
 #: 1: first version.
@@ -84,9 +85,9 @@ class CheckResult(Document):
         verdicts = {row.verdict for row in self.rows}
         for verdict, code in _EXIT_CODES.items():
             if verdict in verdicts:
-                if code is not ExitCode.CANNOT_TELL or self.cannot_tell == "exit-3":
-                    return code
-                return ExitCode.REGRESSION if self.cannot_tell == "fail" else ExitCode.OK
+                if code is ExitCode.CANNOT_TELL:
+                    return Policy(cannot_tell=self.cannot_tell).cannot_tell_code
+                return code
         return ExitCode.OK
 
     def figures(self) -> dict[str, object]:

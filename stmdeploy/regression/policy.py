@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from stmdeploy.errors import StmdeployError, nearest
+from stmdeploy.errors import ExitCode, StmdeployError, nearest
 
 #: Figures that are exact or nearly so, each with the growth in per cent that it may have.
 GATES = ("memory", "load", "size", "macs", "fidelity")
@@ -74,6 +75,21 @@ class Policy:
         default = _over(self.default, settings)
         return replace(self, default=default, rows=(*self.rows, ("*", settings)))
 
+    @property
+    def cannot_tell_code(self) -> ExitCode:
+        """The exit code of a check that cannot tell."""
+        codes = {"fail": ExitCode.REGRESSION, "pass": ExitCode.OK}
+        return codes.get(self.cannot_tell, ExitCode.CANNOT_TELL)
+
+    def unused(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The patterns that fit none of these rows."""
+        rows = tuple(names)
+        return tuple(
+            pattern
+            for pattern, _ in self.rows
+            if not any(fnmatchcase(name, pattern) for name in rows)
+        )
+
     def of(self, name: str) -> RowPolicy:
         """What the row of that name is allowed."""
         found = self.default
@@ -81,6 +97,21 @@ class Policy:
             if fnmatchcase(name, pattern):
                 found = _over(found, settings)
         return found
+
+
+@contextmanager
+def told_by(policy: Policy) -> Iterator[None]:
+    """An error that means "cannot tell" ends with what the policy says of that.
+
+    Raises:
+        StmdeployError: the same, with the exit code that the policy gives it.
+    """
+    try:
+        yield
+    except StmdeployError as error:
+        if error.code is ExitCode.CANNOT_TELL:
+            error.code = policy.cannot_tell_code
+        raise
 
 
 def read_policy(path: Path | None) -> Policy:

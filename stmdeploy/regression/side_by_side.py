@@ -8,6 +8,7 @@ whole time of its wave, and what disturbs the machine falls on both sides alike.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -38,9 +39,11 @@ _MEMORY_SHARE = 0.6
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: what it runs, and under which interpreter (empty: this one)."""
+    """One side of a comparison: what it runs, the size of that, and by which interpreter (empty:
+    this one)."""
 
     job: TurnsJob
+    artifact_bytes: int
     python: str = ""
 
 
@@ -58,6 +61,14 @@ class Pair:
 
     baseline: Half
     candidate: Half
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Pairs that were alive at once, and how long that took, waiting for the machine left out."""
+
+    pairs: list[Pair]
+    measured_s: float
 
 
 class SideFailedError(StmdeployError):
@@ -119,7 +130,7 @@ def measure_wave(
     timeout_s: float,
     dice: random.Random,
     on_wait: Callable[[], None],
-) -> list[Pair]:
+) -> Wave:
     """Measures a few pairs, all alive at once.
 
     Args:
@@ -131,8 +142,9 @@ def measure_wave(
     Raises:
         SideFailedError: a worker of either side failed; the wave is lost.
     """
-    count = pairs_that_fit(baseline, candidate, memory_available_mib())
     with machine_lock(on_wait), ExitStack() as stack:
+        start = time.monotonic()
+        count = pairs_that_fit(baseline, candidate, memory_available_mib())
         pairs = [
             (
                 _start(stack, "baseline", baseline, timeout_s),
@@ -146,7 +158,8 @@ def measure_wave(
             if done >= _TURNS and all(one.calm >= _WANTED_CALM for pair in pairs for one in pair):
                 break
             _play(pairs, dice)
-        return [Pair(before.end(), after.end()) for before, after in pairs]
+        measured = [Pair(before.end(), after.end()) for before, after in pairs]
+    return Wave(measured, time.monotonic() - start)
 
 
 def pairs_that_fit(baseline: Side, candidate: Side, free_mib: float | None) -> int:
@@ -158,8 +171,8 @@ def pairs_that_fit(baseline: Side, candidate: Side, free_mib: float | None) -> i
     most = PAIRS_AT_ONCE[baseline.job.run.device]
     if free_mib is None:
         return most
-    artifacts = [side.job.artifact.stat().st_size for side in (baseline, candidate)]
-    pair_mib = 2 * _PROCESS_MIB + _ARTIFACT_TIMES * sum(artifacts) / _BYTES_PER_MIB
+    artifacts_mib = (baseline.artifact_bytes + candidate.artifact_bytes) / _BYTES_PER_MIB
+    pair_mib = 2 * _PROCESS_MIB + _ARTIFACT_TIMES * artifacts_mib
     return max(1, min(most, int(_MEMORY_SHARE * free_mib / pair_mib)))
 
 

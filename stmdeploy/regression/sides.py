@@ -32,7 +32,7 @@ class Contender:
             model=replace(model, checkpoint=None),
             run=replace(run, python=""),
         )
-        return Side(job, self.python)
+        return Side(job, self.artifact.size_bytes, self.python)
 
 
 def find_candidates(
@@ -51,7 +51,7 @@ def find_candidates(
         return _of_bundle(stack.enter_context(open_bundle(path)), path, rows)
     if path.is_dir():
         beside = sorted(path.rglob("*.json"))
-        artifacts = [read_artifact(one.with_suffix("")) for one in beside if _is_manifest(one)]
+        artifacts = [read_artifact(one.with_suffix("")) for one in beside if is_manifest(one)]
     else:
         artifacts = [read_artifact(path)]
     if not artifacts:
@@ -69,7 +69,8 @@ def _of_bundle(bundle: Bundle, path: Path, rows: Iterable[BaselineRow]) -> dict[
     return found
 
 
-def _is_manifest(path: Path) -> bool:
+def is_manifest(path: Path) -> bool:
+    """Whether a JSON file is the manifest of an artifact."""
     try:
         document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):

@@ -31,6 +31,8 @@ from stmdeploy.measure.turns import Inference
 ALPHA = 0.02
 #: Of the sorted figures, one in so many is cut off at either end.
 _TRIM = 8
+#: Beyond this logarithm a slowdown is infinite: a first look, at a very small level, may get there.
+_LARGEST_LOG = 100.0
 #: The error spent is this power of the share of the budget used: early looks spend little.
 _SPENDING_POWER = 2
 #: With fewer pairs, or waves of stored numbers, there is no spread to speak of: no look is taken.
@@ -69,8 +71,9 @@ def pair_figure(baseline: Sequence[Inference], candidate: Sequence[Inference]) -
     """Logarithm of the candidate's latency over the baseline's: of their medians.
 
     Of the calm inferences alone, if both sides have enough. Otherwise it is the fastest one of
-    either side: what disturbs a process does not disturb all of its inferences, unless it does
-    that itself, by more threads than there are processors; then its fastest one is slow, too.
+    equally many of either side: what disturbs a process does not disturb all of its inferences,
+    unless it does that itself, by more threads than there are processors; then its fastest one is
+    slow, too.
 
     Args:
         baseline, candidate: the inferences of one process each, at least one.
@@ -79,7 +82,12 @@ def pair_figure(baseline: Sequence[Inference], candidate: Sequence[Inference]) -
     if min(map(len, sides)) >= _ENOUGH_CALM:
         before, after = (statistics.median(side) for side in sides)
     else:
-        before, after = (min(one.duration_ns for one in side) for side in (baseline, candidate))
+        # Of more inferences the fastest is faster.
+        count = min(len(baseline), len(candidate))
+        before, after = (
+            min(side[i * len(side) // count].duration_ns for i in range(count))
+            for side in (baseline, candidate)
+        )
     return math.log(after / before)
 
 
@@ -87,13 +95,15 @@ def student_t(freedom: float, level: float) -> float:
     """The two-sided quantile of Student's t: beyond it lies `level` of the probability."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, 1.0 - level / 2.0))
+    return -float(stdtrit(freedom, level / 2.0))
 
 
 def as_slowdown(log_ratio: float, half_log: float) -> Slowdown:
     """A logarithm and the half-width around it, in per cent."""
     edges = (log_ratio, log_ratio - half_log, log_ratio + half_log)
-    return Slowdown(*(100.0 * math.expm1(edge) for edge in edges))
+    return Slowdown(
+        *(100.0 * math.expm1(edge) if edge < _LARGEST_LOG else math.inf for edge in edges)
+    )
 
 
 @dataclass(frozen=True)

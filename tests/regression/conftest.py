@@ -90,9 +90,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         with open_bundle(baseline) as bundle:
             artifact = bundle.artifact(bundle.baseline.rows[0].artifact).path
             slowed = slow_down(artifact, folder / "slowed", 400)
-        yield Made(folder, baseline, archive, slowed)
     finally:
         os.chdir(before)
+    yield Made(folder, baseline, archive, slowed)
 
 
 @pytest.fixture

@@ -153,6 +153,12 @@ def test_an_archive_that_is_cut_short(made: Made, tmp_path: Path) -> None:
     path.write_bytes(made.archive.read_bytes()[:-500])
     with pytest.raises(StmdeployError, match="is no baseline, or is cut short"), open_bundle(path):
         pass
+    damaged = bytearray(made.archive.read_bytes())
+    middle = len(damaged) // 2
+    damaged[middle : middle + 2000] = bytes(2000)
+    path.write_bytes(damaged)
+    with pytest.raises(StmdeployError, match=r"cut short|changed|missing"), open_bundle(path):
+        pass
     path.write_bytes(b"not an archive at all")
     with pytest.raises(StmdeployError, match="is no baseline"), open_bundle(path):
         pass

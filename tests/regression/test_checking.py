@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.slowed import slow_down
-from stmdeploy.artifact import Manifest, manifest_path, read_artifact
+from stmdeploy.artifact import Manifest, file_info, manifest_path, read_artifact
 from stmdeploy.cli.main import main
 from stmdeploy.pipeline import export_model
 from stmdeploy.regression.bundle import DOCUMENT, Baseline, open_bundle
@@ -73,10 +73,33 @@ def test_a_slowed_copy_is_a_regression(in_its_folder: Made, check: Check, tmp_pa
     assert row["slowdown_percent_low"] > 60
     assert "--layers" in row["advice"][0]
     assert page.read_text().count("<rect") == 96
-    # The other way round it is an improvement.
-    folder = in_its_folder.slowed.parent
-    code, row = check(in_its_folder.baseline, folder, *CALM, "--cannot-tell", "fail")
-    assert code == 1
+
+
+def test_a_faster_candidate_is_an_improvement(
+    in_its_folder: Made, check: Check, tmp_path: Path
+) -> None:
+    def slow(baseline: Baseline) -> Baseline:
+        (row,) = baseline.rows
+        for name in (in_its_folder.slowed.name, f"{in_its_folder.slowed.name}.json"):
+            place = (tmp_path / "slow" / row.artifact).with_name(name)
+            shutil.copyfile(in_its_folder.slowed.with_name(name), place)
+        files = tuple(
+            file_info(tmp_path / "slow" / file.name, file.name) for file in baseline.files
+        )
+        return baseline.model_copy(update={"files": files})
+
+    path = edited(in_its_folder, tmp_path / "slow", slow)
+    code, row = check(path, in_its_folder.baseline, *CALM)
+    assert (code, row["verdict"]) == (0, "improvement")
+    assert row["slowdown_percent_high"] < -37
+
+
+@pytest.mark.usefixtures("in_its_folder")
+def test_weights_alone_are_not_compared_with_themselves(fails: Fails, tmp_path: Path) -> None:
+    create_baseline(sweep("net", RunSpec("torch", 1, 1)), tmp_path / "b", RecordedProgress())
+    code, line = fails(tmp_path / "b")
+    assert code == 2
+    assert "holds weights and no code" in line
 
 
 def test_two_interpreters(in_its_folder: Made, check: Check) -> None:
@@ -133,6 +156,12 @@ def test_stored_numbers_of_another_runtime_tell_nothing(
 def test_gates(in_its_folder: Made, check: Check, tmp_path: Path) -> None:
     config = tmp_path / "gates.toml"
     config.write_text("threshold-percent = 1000\ngates = { size = 1, memory = 50, load = 900 }\n")
+    code, row = check(
+        in_its_folder.baseline, in_its_folder.baseline, "--config", config, "--stored",
+        "--budget-s", "5",
+    )  # fmt: skip
+    assert (code, row["verdict"]) == (3, "cannot tell")
+    assert "nothing is known for the gates load, memory" in row["advice"][0]
     code, row = check(in_its_folder.baseline, in_its_folder.slowed, "--config", config)
     assert (code, row["verdict"]) == (1, "regression")
     by_name = {gate["name"]: gate for gate in row["gates"]}
@@ -151,8 +180,9 @@ def test_a_fast_wrong_candidate_is_no_pass(
     manifest: Manifest = read_artifact(wrong).manifest
     claim = manifest.model_copy(update={"model": right.model}).sealed()
     manifest_path(wrong).write_text(claim.model_dump_json())
-    code, row = check(in_its_folder.baseline, wrong, *CALM)
-    assert (code, row["verdict"]) == (4, "outputs differ")
+    for way in ((), ("--stored",)):
+        code, row = check(in_its_folder.baseline, wrong, *CALM, *way)
+        assert (code, row["verdict"]) == (4, "outputs differ")
     assert "with the same weights" in row["advice"][0]
 
 
@@ -162,7 +192,7 @@ def test_a_worker_that_dies_midway_is_no_pass(in_its_folder: Made, check: Check)
     create_baseline(sweep("Dies", RunSpec("torch", 2, 1)), path, RecordedProgress())
     (folder / "die").touch()
     try:
-        code, row = check(path, path, *CALM)
+        code, row = check(path, "--candidate-python", sys.executable, *CALM)
     finally:
         (folder / "die").unlink()
     assert (code, row["verdict"]) == (5, "failed")

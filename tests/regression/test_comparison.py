@@ -8,7 +8,7 @@ import pytest
 
 from stmdeploy.measure.turns import Inference
 from stmdeploy.regression.comparison import Comparison
-from stmdeploy.regression.side_by_side import Half, Pair
+from stmdeploy.regression.side_by_side import Half, Pair, Wave
 from stmdeploy.regression.verdict import Spending, Verdict, paired_slowdown
 from stmdeploy.results.row import Environment, TurnsRun
 from tests.conftest import TEST_ENVIRONMENT
@@ -30,21 +30,18 @@ def wave(*ratios: float) -> list[Pair]:
 
 
 class Waves:
-    """Gives waves one by one; each takes three seconds of its clock."""
+    """Gives waves one by one; each takes three seconds."""
 
     def __init__(self, waves: Iterator[list[Pair]]) -> None:
-        self.waves, self.now = waves, 0.0
+        self.waves = waves
 
-    def measure(self) -> list[Pair]:
-        self.now += 3.0
-        return next(self.waves)
+    def measure(self) -> Wave:
+        return Wave(next(self.waves), 3.0)
 
 
 def compared(*waves: list[Pair], budget_s: float = 20.0) -> Comparison:
     source = Waves(iter(waves))
-    comparison = Comparison(
-        source.measure, paired_slowdown, 5.0, budget_s, Spending(1), lambda: source.now
-    )
+    comparison = Comparison(source.measure, paired_slowdown, 5.0, budget_s, Spending(1))
     while not comparison.finished:
         comparison.step()
     return comparison

@@ -36,6 +36,7 @@ def test_patterns_change_what_they_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert policy.of("pvt/onnxruntime/fp32/batch1") == RowPolicy(4, 30, {"memory": 10})
     assert policy.of("dcn/onnxruntime/fp32/batch1") == RowPolicy(8, 30, {"memory": 10})
     assert policy.of("dcn/onnxruntime/fp32/batch8") == RowPolicy(8, 90, {"memory": 10, "macs": 0})
+    assert policy.unused(["dcn/x/batch1"]) == ("*/batch8",)
     assert policy.over({"threshold-percent": 1.0}).of("dcn/x/batch8").threshold_percent == 1.0
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stmdeploy.artifact import Artifact
-from stmdeploy.measure.turns import from_words
+from stmdeploy.measure.turns import Inference, from_words
 from stmdeploy.pipeline import export_model
+from stmdeploy.regression import side_by_side
 from stmdeploy.regression.side_by_side import (
     PAIRS_AT_ONCE,
     Pair,
@@ -63,12 +69,14 @@ def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
 def side(artifact: Artifact, batch: int) -> Side:
     model = ModelSpec("turn_rivals:Net", image_size=(2, 2))
     run = RunSpec("torch", batch, 1)
-    return Side(TurnsJob(artifact=artifact.path, model=model, run=run))
+    return Side(TurnsJob(artifact=artifact.path, model=model, run=run), artifact.size_bytes)
 
 
 def wave(artifact: Artifact, batch: int, timeout_s: float = 120.0) -> list[Pair]:
     dice = random.Random(0)
-    return measure_wave(side(artifact, 1), side(artifact, batch), timeout_s, dice, lambda: None)
+    wave = measure_wave(side(artifact, 1), side(artifact, batch), timeout_s, dice, lambda: None)
+    assert wave.measured_s > 0
+    return wave.pairs
 
 
 @pytest.mark.slow
@@ -102,19 +110,19 @@ def test_one_process_runs_at_a_time(artifact: Artifact) -> None:
     ("batch", "message"),
     [
         (5, "candidate: worker died of SIGSEGV"),
-        (6, "candidate: took longer than 15 s and was ended"),
+        (6, "candidate: took longer than 40 s and was ended"),
         (7, "candidate: RuntimeError: the device is gone"),
     ],
 )
 def test_a_side_that_fails_says_which_and_why(artifact: Artifact, batch: int, message: str) -> None:
     with pytest.raises(SideFailedError) as failed:
-        wave(artifact, batch, timeout_s=15.0 if batch == 6 else 120.0)
+        wave(artifact, batch, timeout_s=40.0 if batch == 6 else 120.0)
     assert message in str(failed.value)
     assert failed.value.code == 5
 
 
 def test_an_interpreter_that_is_not_there(artifact: Artifact) -> None:
-    bad = Side(side(artifact, 1).job, python="/none/python")
+    bad = replace(side(artifact, 1), python="/none/python")
     with pytest.raises(SideFailedError, match="baseline: /none/python cannot be started"):
         measure_wave(bad, side(artifact, 1), 60, random.Random(0), lambda: None)
 
@@ -125,6 +133,21 @@ def test_large_models_are_alive_in_fewer_pairs(artifact: Artifact) -> None:
     assert pairs_that_fit(one, one, 16_000.0) == 3
     assert pairs_that_fit(one, one, 1500.0) == 2
     assert pairs_that_fit(one, one, 100.0) == 1
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_while_it_waits(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed_first(player: Any) -> list[Inference]:
+        os.kill(player.worker.pid, signal.SIGKILL)
+        time.sleep(0.5)
+        return take_turn(player)
+
+    take_turn = side_by_side._Player.take_turn
+    monkeypatch.setattr(side_by_side._Player, "take_turn", killed_first)
+    with pytest.raises(SideFailedError, match="SIGKILL"):
+        wave(artifact, 1)
 
 
 def test_turns_in_words() -> None:

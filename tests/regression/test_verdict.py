@@ -46,6 +46,16 @@ def test_the_fastest_inferences_speak_where_few_are_calm() -> None:
     assert pair_figure([Inference(100, 50), DELAYED], disturbed) == pytest.approx(math.log(1.1))
 
 
+def test_more_inferences_are_no_advantage() -> None:
+    dice = random.Random(4)
+
+    def process(count: int) -> list[Inference]:
+        return [Inference(round(1e6 * (1 + dice.expovariate(5))), 10**6) for _ in range(count)]
+
+    figures = [pair_figure(process(12), process(200)) for _ in range(400)]
+    assert abs(locate(figures).mean) < 4 * locate(figures).error
+
+
 def test_student_t_is_the_tables() -> None:
     assert student_t(9, 0.05) == pytest.approx(2.262, abs=1e-3)
     assert student_t(2, 0.01) == pytest.approx(9.925, abs=1e-3)
@@ -155,6 +165,12 @@ def test_a_slowdown_twice_the_threshold_is_found(draw: Callable[[random.Random],
     dice = random.Random(2)
     found = Counter(verdict_of(draw, math.log1p(0.10), dice) for _ in range(500))
     assert found[Verdict.REGRESSION] >= 0.95 * 500
+
+
+def test_a_first_look_at_a_tiny_level_bounds_nothing() -> None:
+    found = paired_slowdown([[0.0, 0.3, 0.6]], 1e-9)
+    assert found.low_percent == pytest.approx(-100.0)
+    assert found.high_percent == math.inf
 
 
 def test_an_infinite_half_width_bounds_nothing() -> None:

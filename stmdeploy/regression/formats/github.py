@@ -21,11 +21,21 @@ def workflow_commands(result: CheckResult) -> Iterator[str]:
             yield f"::{level} title={title}::{_data(words.sentence(row))}"
 
 
-def append_summary(result: CheckResult) -> None:
-    """Adds the table to the job's summary, where the runner says that it takes one."""
-    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+def append_summary(result: CheckResult) -> str:
+    """Adds the table to the job's summary, where the runner says that it takes one.
+
+    Returns:
+        Why it could not; a summary that is lost does not change the verdict.
+    """
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return ""
+    try:
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(markdown(result) + "\n")
+    except OSError as error:
+        return f"WARNING: cannot write GITHUB_STEP_SUMMARY {path}: {error.strerror}"
+    return ""
 
 
 def in_actions() -> bool:

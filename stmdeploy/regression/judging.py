@@ -59,12 +59,7 @@ def judge_row(
         differing = _runtime_differs(entry, pairs)
     if differing:
         slowdown = UNKNOWN
-    if failure:
-        hint = "run `stmdeploy inspect` on the artifact, and check again"
-        verdict, advice = FAILED, (f"{failure}: {hint}",)
-    else:
-        distance = _outputs_distance(entry, pairs, stored=stored)
-        verdict, advice = _fault(gates, distance) or _verdict(entry, comparison, differing, gates)
+    verdict, advice = _judged(entry, comparison, failure, differing, gates, stored=stored)
     known = math.isfinite(slowdown.high_percent)
     before = _latency_ms([pair.baseline for pair in live])
     after = _latency_ms([pair.candidate for pair in pairs])
@@ -90,6 +85,23 @@ def judge_row(
         baseline_samples_ms=_samples_ms([pair.baseline for pair in live]),
         candidate_samples_ms=_samples_ms([pair.candidate for pair in pairs]),
     )
+
+
+def _judged(
+    entry: Entry,
+    comparison: Comparison,
+    failure: str,
+    differing: tuple[str, ...],
+    gates: tuple[Gate, ...],
+    *,
+    stored: bool,
+) -> Judged:
+    """The gravest thing that was found, and what to do about it."""
+    if failure:
+        hint = "run `stmdeploy inspect` on the artifact, and check again"
+        return FAILED, (f"{failure}: {hint}",)
+    distance = _outputs_distance(entry, comparison.pairs, stored=stored)
+    return _fault(gates, distance) or _verdict(entry, comparison, differing, gates)
 
 
 def _verdict(

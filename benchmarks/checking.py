@@ -4,8 +4,8 @@ Run: python -m benchmarks.checking [--long] [--streams FILE] [--replay FILE] [--
 The short form makes a few live checks; the long form, about an hour, makes 150 of equal models
 (A/A), 50 of a model slowed by 10 % and 30 of one slowed by 2 %, with a threshold of 5 % and 20 s
 a row, and then replays 5,000 decisions of each kind over the recorded streams. The slowed models
-have real layers more. What is recorded goes to --streams, and --replay judges it again.
---artifacts keeps the models for the next run.
+have real layers more. What is recorded goes to --streams, where a run that was ended goes on;
+--replay judges it again. --artifacts keeps the models for the next run.
 """
 
 from __future__ import annotations
@@ -88,6 +88,11 @@ class Check:
         return Check(**{**table, "waves": [RecordedWave(**wave) for wave in table["waves"]]})
 
 
+def read_checks(streams: Path) -> list[Check]:
+    """The checks in a file of streams."""
+    return [Check.read(line) for line in streams.read_text("utf-8").splitlines()]
+
+
 def load_one_core() -> None:
     """Keeps one core busy half of the time, in phases of random length, while its parent lives."""
     dice, parent = random.Random(1), os.getppid()
@@ -144,17 +149,20 @@ def prepare(folder: Path, dice: random.Random) -> dict[tuple[str, str], Path]:
 def live(
     artifacts: dict[tuple[str, str], Path], counts: dict[str, int], streams: Path
 ) -> list[Check]:
-    """Makes live checks in random order, each recorded as it ends."""
+    """Makes live checks in random order, each recorded as it ends.
+
+    What a file of streams has already is not made again.
+    """
     dice = random.Random(7)
     planned = [
         (kind, MODELS[i % len(MODELS)]) for kind, count in counts.items() for i in range(count)
     ]
     dice.shuffle(planned)
+    checks = read_checks(streams) if streams.is_file() else []
     load = multiprocessing.get_context("spawn").Process(target=load_one_core, daemon=True)
     load.start()
-    checks = []
-    with streams.open("w") as file:
-        for kind, stm in planned:
+    with streams.open("a") as file:
+        for kind, stm in planned[len(checks) :]:
             check = check_once(artifacts, kind, stm, dice)
             checks.append(check)
             file.write(json.dumps(check, default=vars) + "\n")
@@ -327,8 +335,7 @@ def main() -> None:
     parser.add_argument("--artifacts", type=Path)
     options = parser.parse_args()
     if options.replay:
-        lines = options.replay.read_text("utf-8").splitlines()
-        print_tables([Check.read(line) for line in lines], REPLAYED[options.long])
+        print_tables(read_checks(options.replay), REPLAYED[options.long])
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -35,7 +35,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
         "mask_ap_percent": 42.5,
     }
     assert {t["target"] for t in json_of(capsys, "list", "targets")["targets"]} >= {"onnx", "torch"}
-    assert {"a100", "t4"} <= {g["name"] for g in json_of(capsys, "list", "gpus")["gpus"]}
+    assert {"a100-80gb", "t4"} <= {g["name"] for g in json_of(capsys, "list", "gpus")["gpus"]}
     assert main(["list"]) == 0
     assert "unified_dcn_v3_tiny" in capsys.readouterr().out
 

@@ -28,6 +28,7 @@ from stmdeploy.regression.side_by_side import Side, SideFailedError, measure_wav
 from stmdeploy.regression.sides import Contender, check_shapes, find_candidates
 from stmdeploy.regression.verdict import (
     ALPHA,
+    APART_PERCENT,
     Spending,
     paired_slowdown,
     unpaired_slowdown,
@@ -208,14 +209,16 @@ def _comparison(
     candidate = entry.candidate.side(entry.spec.model, run)
     other: Side = entry.baseline.side(entry.spec.model, run)
     estimate: Estimate = paired_slowdown
+    threshold_percent = entry.policy.threshold_percent
     if spec.stored:
+        threshold_percent += APART_PERCENT
         mark = Contender(bundle.artifact(entry.row.workload), spec.candidate_python)
         other = mark.side(WORKLOAD, workload_run(run))
         estimate = partial(unpaired_slowdown, entry.row.calibrated)
     return Comparison(
         measure=lambda: measure_wave(other, candidate, spec.timeout_s, dice, waiting(progress)),
         estimate=estimate,
-        threshold_percent=entry.policy.threshold_percent,
+        threshold_percent=threshold_percent,
         budget_s=entry.policy.budget_s,
         spending=Spending(rows),
     )

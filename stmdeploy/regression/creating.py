@@ -37,7 +37,7 @@ from stmdeploy.sweeping import ARTIFACTS
 #: The calibration workload as a model; see `workload`, which imports torch.
 WORKLOAD = ModelSpec("stmdeploy.regression.workload:network", num_classes=10)
 #: Waves that every row is measured beside the workload.
-_CALIBRATION_WAVES = 6
+_CALIBRATION_WAVES = 10
 
 
 def check_rows(spec: SweepSpec) -> None:

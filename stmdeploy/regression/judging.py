@@ -73,7 +73,7 @@ def judge_row(
         slowdown_percent=slowdown.percent if known else None,
         slowdown_percent_low=slowdown.low_percent if known else None,
         slowdown_percent_high=slowdown.high_percent if known else None,
-        threshold_percent=entry.policy.threshold_percent,
+        threshold_percent=comparison.threshold_percent,
         baseline_latency_ms_p50=before,
         candidate_latency_ms_p50=after,
         baseline_throughput_images_s=_MS_PER_S * run.batch / before if before else None,

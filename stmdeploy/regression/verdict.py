@@ -37,7 +37,9 @@ _LARGEST_LOG = 100.0
 _SPENDING_POWER = 2
 #: With fewer pairs, or waves of stored numbers, there is no spread to speak of: no look is taken.
 FEWEST_PAIRS = 3
-#: What stored numbers may be off by although the calibration workload corrects them.
+#: What stored numbers may be off by although the calibration workload corrects them: a machine in
+#: another state is not slower by the same factor for everything, and one measurement cannot tell by
+#: how much. It is added to the threshold.
 APART_PERCENT = 5.0
 #: With so many calm inferences on both sides, the others are left out.
 _ENOUGH_CALM = 5
@@ -147,9 +149,8 @@ def unpaired_slowdown(
 ) -> Slowdown:
     """The slowdown between two measurements that were made apart.
 
-    Welch's t (B. L. Welch, Biometrika 34, 1947) over the means of waves, and `APART_PERCENT` more
-    to either side: a machine in another state is not slower by the same factor for everything, and
-    one measurement cannot tell how much that is.
+    Welch's t (B. L. Welch, Biometrika 34, 1947) over the means of waves. It knows nothing of what
+    the calibration workload cannot correct; see `APART_PERCENT`.
 
     Args:
         before: means of the waves then, each the logarithm of the latency over that of the
@@ -163,8 +164,7 @@ def unpaired_slowdown(
     error = math.hypot(old.error, new.error)
     weights = sum(side.error**4 / side.freedom for side in (old, new))
     freedom = error**4 / weights if weights else min(old.freedom, new.freedom)
-    half = student_t(freedom, level) * error + math.log1p(APART_PERCENT / 100.0)
-    return as_slowdown(new.mean - old.mean, half)
+    return as_slowdown(new.mean - old.mean, student_t(freedom, level) * error)
 
 
 class Spending:

@@ -114,6 +114,7 @@ def test_stored_numbers_of_this_machine(in_its_folder: Made, check: Check) -> No
     )  # fmt: skip
     assert (code, row["verdict"], row["way"]) == (1, "regression", "stored")
     assert row["baseline_latency_ms_p50"] is None
+    assert row["threshold_percent"] == 35
 
 
 def edited(made: Made, folder: Path, change: Callable[[Baseline], Baseline]) -> Path:

@@ -26,9 +26,10 @@ from enum import StrEnum
 
 from stmdeploy.measure.turns import Inference
 
-#: The chance that any interval of a whole check is wrong, half of it in either direction: a
-#: regression is called of a candidate within its threshold in at most 1 % of the checks.
-ALPHA = 0.02
+#: The chance that any interval of a whole check is wrong, half of it in either direction: of a
+#: candidate that is slower by just its threshold a regression is called in at most 2.5 % of the
+#: checks, and of an equal one hardly ever, for its interval would have to miss by the threshold.
+ALPHA = 0.05
 #: Of the sorted figures, one in so many is cut off at either end.
 _TRIM = 8
 #: Beyond this logarithm a slowdown is infinite: a first look, at a very small level, may get there.

@@ -27,8 +27,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks.silent import Silent
 from benchmarks.slowed import slow_down
+from stmdeploy.contracts import Silent
 from stmdeploy.measure.turns import Inference
 from stmdeploy.pipeline import export_model
 from stmdeploy.regression.comparison import Comparison

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.silent import Silent
+from stmdeploy.contracts import Silent
 from stmdeploy.pipeline import export_model
 from stmdeploy.spec import LOWERINGS, ExportSpec, ModelSpec, available_threads
 

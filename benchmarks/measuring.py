@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.silent import Silent
+from stmdeploy.contracts import Silent
 from stmdeploy.measure.process import run_worker
 from stmdeploy.measure.statistics import quantile
 from stmdeploy.pipeline import SweepResult, export_model, profile

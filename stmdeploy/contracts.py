@@ -39,6 +39,22 @@ class Progress(Protocol):
         """A line that the user should see, and that stays."""
 
 
+class Silent:
+    """A `Progress` that says nothing."""
+
+    def expect(self, steps: int) -> None:
+        """Nothing."""
+
+    def step(self, text: str) -> None:
+        """Nothing."""
+
+    def detail(self, text: str) -> None:
+        """Nothing."""
+
+    def warn(self, text: str) -> None:
+        """Nothing."""
+
+
 class Runner(Protocol):
     """A loaded model. It never times itself: `run` returns when the outputs are there."""
 

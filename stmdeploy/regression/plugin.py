@@ -53,6 +53,7 @@ def stmdeploy_latency(request: pytest.FixtureRequest) -> Callable[..., CheckResu
 def _checked(
     baseline: Path, candidate: str | Path | None, settings: dict[str, object]
 ) -> CheckResult:
+    from stmdeploy.contracts import Silent
     from stmdeploy.errors import ExitCode, StmdeployError
     from stmdeploy.regression import checking
     from stmdeploy.regression.formats import words
@@ -63,7 +64,7 @@ def _checked(
     spec = checking.CheckSpec(baseline, Path(candidate) if candidate else None, policy=policy)
     problem: StmdeployError | None = None
     try:
-        result = checking.check(spec, Quiet())
+        result = checking.check(spec, Silent())
     except StmdeployError as error:
         problem = error
     if problem is not None:
@@ -79,19 +80,3 @@ def _checked(
     if result.exit_code is not ExitCode.OK:
         pytest.fail(told, pytrace=False)
     return result
-
-
-class Quiet:
-    """`contracts.Progress` that says nothing: pytest has a progress of its own."""
-
-    def expect(self, steps: int) -> None:
-        """Nothing."""
-
-    def step(self, text: str) -> None:
-        """Nothing."""
-
-    def detail(self, text: str) -> None:
-        """Nothing."""
-
-    def warn(self, text: str) -> None:
-        """Nothing."""

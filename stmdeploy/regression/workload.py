@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-#: Its name as a model, and the seed of its weights.
-NAME, SEED = "stmdeploy.regression.workload:network", 0
+#: The seed of its weights.
+_SEED = 0
 _WIDTH, _BLOCKS = 96, 3
 
 
@@ -30,7 +30,7 @@ class _Block(nn.Module):
 def network() -> nn.Module:
     """The workload; it maps N 3 224 224 to logits (N, 10), and is the same every time."""
     state = torch.random.get_rng_state()
-    torch.manual_seed(SEED)
+    torch.manual_seed(_SEED)
     try:
         return nn.Sequential(
             nn.Conv2d(3, _WIDTH, 8, 8),

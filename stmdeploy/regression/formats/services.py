@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 
 from stmdeploy.regression.formats import words
-from stmdeploy.regression.outcome import CheckResult
+from stmdeploy.regression.outcome import CheckedRow, CheckResult
 
 _NS_PER_MS = 1e6
 
@@ -32,39 +33,25 @@ def bencher(result: CheckResult) -> bytes:
 
 def smaller_is_better(result: CheckResult) -> bytes:
     """github-action-benchmark's ``customSmallerIsBetter``: latency of the candidate."""
-    return _encoded(
-        [
-            {
-                "name": row.name,
-                "unit": "ms",
-                "value": row.candidate_latency_ms_p50,
-                "extra": words.sentence(row),
-            }
-            for row in result.rows
-            if row.candidate_latency_ms_p50 is not None
-        ]
-    )
+    return _action_benchmark((row, row.candidate_latency_ms_p50, "ms") for row in result.rows)
 
 
 def bigger_is_better(result: CheckResult) -> bytes:
     """github-action-benchmark's ``customBiggerIsBetter``: throughput of the candidate."""
-    return _encoded(
-        [
-            {
-                "name": row.name,
-                "unit": "images/s",
-                "value": row.candidate_throughput_images_s,
-                "extra": words.sentence(row),
-            }
-            for row in result.rows
-            if row.candidate_throughput_images_s is not None
-        ]
+    return _action_benchmark(
+        (row, row.candidate_throughput_images_s, "images/s") for row in result.rows
     )
 
 
-def as_json(result: CheckResult) -> bytes:
-    """The document of ``--json``."""
-    return _encoded(result.figures())
+def _action_benchmark(figures: Iterable[tuple[CheckedRow, float | None, str]]) -> bytes:
+    """Rows without a figure are left out."""
+    return _encoded(
+        [
+            {"name": row.name, "unit": unit, "value": value, "extra": words.sentence(row)}
+            for row, value, unit in figures
+            if value is not None
+        ]
+    )
 
 
 def _encoded(document: object) -> bytes:

@@ -93,6 +93,9 @@ class AotInductorExporter:
         """
         raise StmdeployError("aotinductor does not tell where its time goes", OTHERS)
 
+    def product(self, run: RunSpec, size: int) -> None:
+        """None: its products are those of torch."""
+
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """Empty: nothing in the package can be looked at."""
         return ""

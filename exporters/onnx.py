@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from stmdeploy.spec import RunSpec
 
 from .onnx_graph import write_onnx
 from .operator_times import Inferences, of_onnxruntime
-from .ort_session import OnnxRuntimeRunner, first_non_finite
+from .ort_session import OnnxRuntimeRunner, first_non_finite, matrix_product
 from .precision import calibration_of, converted, emulated
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ class OnnxExporter:
     ) -> Inferences:
         """By ONNX Runtime's profiler; `build` is not used."""
         return of_onnxruntime(path, run, images, repeats)
+
+    def product(self, run: RunSpec, size: int) -> Callable[[], object] | None:
+        """MatMul or MatMulInteger in a session of its own."""
+        return matrix_product(run, size)
 
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """The first node whose output is not finite, and where it belongs."""

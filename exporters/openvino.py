@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -99,6 +100,21 @@ class OpenVinoExporter:
         runner.prepare(images)
         return of_openvino(runner.request, repeats)
 
+    def product(self, run: RunSpec, size: int) -> Callable[[], object] | None:
+        """A MatMul compiled on its own, in the precisions that the CPU can be asked for."""
+        import numpy as np
+        import openvino as ov
+        import openvino.opset13 as operators
+
+        if run.precision not in ("fp32", *_INFERENCE_PRECISION):
+            return None
+        weights = np.ones((size, size), np.float32)
+        left = operators.parameter([size, size], np.float32)
+        model = ov.Model([operators.matmul(left, weights, False, False)], [left])
+        request = _compiled(ov.Core(), model, run, {}).create_infer_request()
+        request.set_input_tensor(ov.Tensor(weights))
+        return lambda: request.infer()
+
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """The node of the ONNX graph, in float32; empty if the graph itself is finite."""
         return first_non_finite(path.with_name(draft.graph), images)
@@ -140,6 +156,22 @@ def _quantized(model: Any, work: Work) -> tuple[Any, Calibration]:
     return quantized, Calibration(source=work.images_source, images=len(work.images), method=method)
 
 
+def _compiled(core: Any, model: Any, run: RunSpec, settings: dict[str, Any]) -> Any:
+    """A model compiled for the CPU as a run asks."""
+    hint, needed = _INFERENCE_PRECISION.get(run.precision, ("f32", "FP32"))
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return core.compile_model(
+        model,
+        "CPU",
+        {
+            "PERFORMANCE_HINT": run.settings.hint.upper(),
+            "INFERENCE_NUM_THREADS": run.threads,
+            "INFERENCE_PRECISION_HINT": hint if needed in able else "f32",
+            **settings,
+        },
+    )
+
+
 class OpenVinoRunner:
     """One infer request over a compiled model; input and output stay in its tensors."""
 
@@ -156,18 +188,7 @@ class OpenVinoRunner:
         model.reshape(
             [run.batch, *[dim.get_length() for dim in list(model.input(0).partial_shape)[1:]]]
         )
-        hint, needed = _INFERENCE_PRECISION.get(run.precision, ("f32", "FP32"))
-        able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        self._model = core.compile_model(
-            model,
-            "CPU",
-            {
-                "PERFORMANCE_HINT": run.settings.hint.upper(),
-                "INFERENCE_NUM_THREADS": run.threads,
-                "INFERENCE_PRECISION_HINT": hint if needed in able else "f32",
-                **(settings or {}),
-            },
-        )
+        self._model = _compiled(core, model, run, settings or {})
         self.request = self._model.create_infer_request()
 
     def prepare(self, images: Array) -> None:

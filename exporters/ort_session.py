@@ -6,8 +6,9 @@ import copy
 import json
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, RunSpec
@@ -202,6 +203,47 @@ def provider_options(name: str, run: RunSpec, image_shape: str) -> dict[str, str
             options["nv_max_workspace_size"] = str(workspace)
         return options
     return {}
+
+
+#: Operands and result of a product, and the operator that multiplies them.
+_PRODUCTS = {
+    "fp32": ("MatMul", "float32", "float32", "float32"),
+    "fp16": ("MatMul", "float16", "float16", "float16"),
+    "int8": ("MatMulInteger", "uint8", "int8", "int32"),
+}
+
+
+def matrix_product(run: RunSpec, size: int) -> Callable[[], None] | None:
+    """A product of two square matrices on the CPU, the second a constant; None in a precision
+    that ONNX Runtime multiplies nothing in."""
+    import numpy as np
+    import onnxruntime as ort
+    from onnx import helper, numpy_helper
+
+    if run.precision not in _PRODUCTS:
+        return None
+
+    def declared(name: str, values: Any) -> Any:
+        dtype = helper.np_dtype_to_tensor_dtype(values.dtype)
+        return helper.make_tensor_value_info(name, dtype, values.shape)
+
+    operator, *dtypes = _PRODUCTS[run.precision]
+    left, right, result = (np.ones((size, size), dtype) for dtype in dtypes)
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["left", "right"], ["result"])],
+        "product",
+        [declared("left", left)],
+        [declared("result", result)],
+        [numpy_helper.from_array(right, "right")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    session = ort.InferenceSession(
+        model.SerializeToString(), session_options(run), providers=["CPUExecutionProvider"]
+    )
+    binding = session.io_binding()
+    binding.bind_cpu_input("left", left)
+    binding.bind_ortvalue_output("result", ort.OrtValue.ortvalue_from_numpy(result))
+    return lambda: session.run_with_iobinding(binding)
 
 
 def first_non_finite(path: Path, images: Array) -> str:

@@ -173,6 +173,9 @@ class TensorRtExporter:
         runner.prepare(images)
         return of_tensorrt(import_module(self.module_name), runner, repeats)
 
+    def product(self, run: RunSpec, size: int) -> None:
+        """None: it runs on GPUs, whose datasheets are known."""
+
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """The first node of the ONNX file whose output is not finite."""
         graph = path.with_name(draft.graph)

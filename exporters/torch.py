@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,6 +91,17 @@ class TorchExporter:
             raise StmdeployError(f"{run.runtime} does not tell where its time goes", OTHERS)
         runner = TorchRunner(path, run, build)
         return of_torch(runner.module, runner.prepared(images), run.device, repeats)
+
+    def product(self, run: RunSpec, size: int) -> Callable[[], object] | None:
+        """``torch.mm``, which no integers go through."""
+        import torch
+
+        if run.precision not in DTYPES:
+            return None
+        torch.set_num_threads(run.threads)
+        dtype = getattr(torch, DTYPES[run.precision])
+        left, right, out = (torch.rand(size, size).to(dtype) for _ in range(3))
+        return lambda: torch.mm(left, right, out=out)
 
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """Empty: the names of modules would not say which operator it was."""

@@ -13,7 +13,8 @@ from stmdeploy.errors import StmdeployError
 from stmdeploy.files import sha256_of
 
 #: 1: first version. 2: precisions, fidelity, engines, cost, a seal over the manifest itself.
-MANIFEST_SCHEMA_VERSION = 2
+#: 3: the operations of the graph.
+MANIFEST_SCHEMA_VERSION = 3
 _EXPORT_AGAIN = "export it again"
 
 
@@ -149,6 +150,21 @@ class GraphCost(Document):
     unknown_shapes: int
 
 
+class Operation(Document):
+    """Operators of a graph that multiply, so many alike, and what each of them must do.
+
+    ``macs`` and ``activation_elements`` (read and written) are of one image, and grow with the
+    batch; ``weight_elements`` do not. How many bytes an element has is the precision's matter.
+    """
+
+    operator: str
+    part: str
+    nodes: int
+    macs: int
+    weight_elements: int
+    activation_elements: int
+
+
 class Draft(Document):
     """What an exporter knows of the files it has just written.
 
@@ -192,6 +208,7 @@ class Manifest(Sealed):
     """The document beside an artifact: what it is, how it was made and how exact it is.
 
     ``state``: ``verified`` (the artifact itself ran, and agreed), or ``built, not run``.
+    ``operations`` are those of the graph it was made from; empty where there was none.
     ``seal`` is a hash over everything else in the manifest.
     """
 
@@ -214,6 +231,7 @@ class Manifest(Sealed):
     calibration: Calibration | None
     engine: EngineInfo | None
     cost: GraphCost | None
+    operations: tuple[Operation, ...]
     created_utc: str
     export_s: float
 

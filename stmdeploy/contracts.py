@@ -170,5 +170,9 @@ class Exporter(Protocol):
             StmdeployError: the runtime does not tell.
         """
 
+    def product(self, run: RunSpec, size: int) -> Callable[[], object] | None:
+        """The product of two square matrices in the precision of a run, ready to be repeated: what
+        the runtime can get out of the processor. None where it has none in that precision."""
+
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """Where outputs that are not finite come from, in words; empty if it cannot tell."""

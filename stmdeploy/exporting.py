@@ -21,7 +21,7 @@ from stmdeploy.backbones.source import BuiltModel, build_module
 from stmdeploy.contracts import Exporter, Progress, Runner, Work
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files import publish, staging
-from stmdeploy.graph import graph_cost
+from stmdeploy.graph import graph_cost, operations
 from stmdeploy.images import load_images
 from stmdeploy.lowering import REFERENCE, forms_of, lower
 from stmdeploy.spec import (
@@ -87,6 +87,7 @@ def export_built(
             cost=graph_cost(scratch / draft.graph)
             if draft.graph and draft.graph_is_exact
             else None,
+            operations=operations(scratch / draft.graph) if draft.graph else (),
             created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
             export_s=export_s,
             **{

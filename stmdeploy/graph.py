@@ -1,14 +1,14 @@
-"""What an ONNX graph costs, and where: MACs and bytes by operator and by part of the model."""
+"""What an ONNX graph costs, and where: MACs, bytes and elements, by operator and by part."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stmdeploy.artifact import GraphCost, Share
+from stmdeploy.artifact import GraphCost, Operation, Share
 
 if TYPE_CHECKING:
     import onnx
@@ -42,21 +42,11 @@ def graph_cost(path: Path) -> GraphCost:
     MACs are those of matrix products, convolutions and bilinear samples (4 each), as the
     graph does them: a lowering may do more or fewer than the model's own count.
     """
-    import onnx
-
-    model = onnx.load(path, load_external_data=False)
-    for value in (*model.graph.input, *model.graph.output):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_value = 1
-    del model.graph.value_info[:]
-    for tensor in model.graph.initializer:
-        if len(tensor.raw_data) > _LONGEST_SHAPE_BYTES:
-            tensor.ClearField("raw_data")  # Shapes follow from short tensors; this is for speed.
-    shapes = _shapes(onnx.shape_inference.infer_shapes(model).graph)
-    weights = {tensor.name for tensor in model.graph.initializer}
+    graph = _at_batch_one(path)
+    shapes = _shapes(graph)
+    weights = {tensor.name for tensor in graph.initializer}
     costs, unknown, parts = [], 0, dict[str, str]()
-    for node in model.graph.node:
+    for node in graph.node:
         part = _part(node, parts)
         parts.update(dict.fromkeys(node.output, part))
         if node.op_type == "DequantizeLinear" and set(node.input) <= weights:
@@ -71,6 +61,65 @@ def graph_cost(path: Path) -> GraphCost:
         by_part=_added(costs, "part"),
         unknown_shapes=unknown,
     )
+
+
+def operations(path: Path) -> tuple[Operation, ...]:
+    """The operators of an ONNX file that multiply, as the roofline bound counts them.
+
+    What depends on no input is folded before it runs, and left out. Norms, activations, softmax
+    and copies can be fused into a neighbour, and are left out too, and so is what stays inside an
+    attention: the logits between its two products. What is left reads its inputs and writes
+    its outputs once.
+    """
+    graph = _at_batch_one(path)
+    shapes, parts = _shapes(graph), dict[str, str]()
+    live = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
+    inside: set[str] = set()  # of attentions
+    counted: Counter[tuple[str, str, int, int, int]] = Counter()
+    for node in graph.node:
+        part = _part(node, parts)
+        parts.update(dict.fromkeys(node.output, part))
+        moving = [name for name in node.input if name in live]
+        if not moving:
+            continue
+        live.update(node.output)
+        entering = inside.intersection(moving)
+        macs = _known_macs(node, [name for name in node.input if name], shapes)
+        if not macs:
+            inside.update(node.output if entering else ())
+            continue
+        if len(moving) == 2 and node.op_type == "MatMul" and not entering:
+            inside.update(node.output)
+        constant = [name for name in node.input if name and name not in live]
+        touched = [name for name in (*moving, *node.output) if name not in inside]
+        weights, activations = (
+            sum(prod(shapes[name][0]) for name in names if name in shapes)
+            for names in (constant, touched)
+        )
+        counted[node.op_type, part, macs, weights, activations] += 1
+    return tuple(
+        Operation(
+            operator=operator, part=part, nodes=nodes,
+            macs=macs, weight_elements=weights, activation_elements=activations,
+        )
+        for (operator, part, macs, weights, activations), nodes in counted.items()
+    )  # fmt: skip
+
+
+def _at_batch_one(path: Path) -> onnx.GraphProto:
+    """The graph of an ONNX file with every shape that can be inferred at batch 1."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_value = 1
+    del model.graph.value_info[:]
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) > _LONGEST_SHAPE_BYTES:
+            tensor.ClearField("raw_data")  # Shapes follow from short tensors; this is for speed.
+    return onnx.shape_inference.infer_shapes(model).graph
 
 
 def _part(node: onnx.NodeProto, parts: dict[str, str]) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from stmdeploy.errors import StmdeployError, nearest
+from stmdeploy.results.row import MemoryLevel, Peaks, Rate
+from stmdeploy.spec import PRECISIONS
 
 #: Names folders of profiles of a user's own, as PATH names folders of programs.
 FOLDERS_VARIABLE = "STMDEPLOY_PROFILES"
@@ -60,6 +62,31 @@ class Profile:
         return reported.strip().lower() in {name.lower() for name in self.names}
 
 
+def peaks_of(profile: Profile) -> Peaks:
+    """What a datasheet promises, in the terms of the roofline bound.
+
+    float32 runs on plain cores (TensorFloat-32 is off), the low precisions on whichever cores
+    are faster. Bytes that the last-level cache holds cost nothing: no datasheet says how fast
+    they come.
+    """
+    tensor = profile.tensor_tflops or {}
+    rates = [
+        Rate(precision=precision, tflops=tflops, by=cores)
+        for cores, table in (("plain cores", profile.peak_tflops), ("tensor cores", tensor))
+        for precision, tflops in table.items()
+        if precision in PRECISIONS
+    ]
+    return Peaks(
+        kind="datasheet",
+        source=profile.source,
+        rates=tuple(rates),
+        memory=(
+            MemoryLevel(up_to_mib=profile.l2_mb, gb_s=None),
+            MemoryLevel(up_to_mib=None, gb_s=profile.bandwidth_gb_s),
+        ),
+    )
+
+
 @cache
 def profiles() -> dict[str, Profile]:
     """Every known processor by name; a user's own takes the place of one of the same name.
@@ -97,6 +124,11 @@ def _read(file: Traversable) -> Profile:
         raise StmdeployError(
             f"profile {file}: {where}: {first['msg'].lower()}", "see the profiles that come along"
         ) from error
+
+
+def profile_of(reported: str) -> Profile | None:
+    """The profile that fits the driver's name of a GPU; None without one."""
+    return next((profile for profile in profiles().values() if profile.fits(reported)), None)
 
 
 def find_profiles(name: str) -> tuple[Profile, ...]:

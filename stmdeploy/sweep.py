@@ -53,6 +53,7 @@ class SweepSpec:
         row_timeout_s: a worker is ended so long after its share of the budget.
         export_timeout_s: the exports of a model are ended after so long.
         memory_limit_mib: what a worker may allocate; None for what the machine has free.
+        explain: whether the bound of every row, and where its time goes, are found out too.
         smaller_batch: whether a row that runs out of memory is followed by half its batch.
     """
 
@@ -67,6 +68,7 @@ class SweepSpec:
     export_timeout_s: float = 3600.0
     memory_limit_mib: int | None = None
     smaller_batch: bool = False
+    explain: bool = True
 
     def __post_init__(self) -> None:
         positive(self.row_timeout_s, "row timeout")

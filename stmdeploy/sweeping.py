@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from stmdeploy.artifact import read_artifact
 from stmdeploy.contracts import Progress
 from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.explaining import ProcessorPeaks, parts_of
 from stmdeploy.files import DiskFullError
 from stmdeploy.hardware import environment, memory_available_mib
-from stmdeploy.measure.lock import machine_lock
-from stmdeploy.measure.process import run_worker, worker_environment
+from stmdeploy.jobs import run_job, worker_settings
+from stmdeploy.measure.process import worker_environment
 from stmdeploy.measure.summary import summarize, wants_more
 from stmdeploy.registry import exporter_for_runtime
 from stmdeploy.results.row import Environment, Prepared, PreparedArtifact, ProcessRun, Row
 from stmdeploy.results.store import DONE, FAILED, MEASURING, PlannedRow, Store, now_utc
 from stmdeploy.spec import LOOP, ExportSpec, ModelSpec, RunSpec
 from stmdeploy.sweep import RowSpec, SweepSpec, shuffled
-from stmdeploy.worker import Answer, Job, LayersJob, MeasureJob, PrepareJob
+from stmdeploy.worker import Answer, LayersJob, MeasureJob, PrepareJob
 
 #: Where a store keeps the artifacts and LoadGen's logs of its sweeps, beside it.
 ARTIFACTS, LOGS = "artifacts", "loadgen-logs"
@@ -34,8 +33,6 @@ _OUT_OF_MEMORY = (
     "out of memory", "memoryerror", "bad_alloc", "failed to allocate", "cannot allocate",
     "can't allocate", "defaultcpuallocator",
 )  # fmt: skip
-#: The entry point of every worker.
-WORKER = "stmdeploy.worker"
 _INTERPRETER_TIMEOUT_S = 60
 
 
@@ -72,6 +69,7 @@ class SweepRun:
         self._models: dict[ModelSpec, Prepared] = {}
         self._environment: Environment = environment()
         self._checked: set[Path] = set()
+        self._peaks = ProcessorPeaks(progress)
 
     # Preparing
 
@@ -138,32 +136,7 @@ class SweepRun:
 
     def _prepare_job(self, model: ModelSpec, exports: tuple[ExportSpec, ...]) -> Answer:
         job = PrepareJob(model=model, exports=exports)
-        return self._work(job, {}, self._spec.export_timeout_s)
-
-    def _work(
-        self, job: Job, settings: dict[str, str], timeout_s: float,
-        python: str = "",
-    ) -> Answer:  # fmt: skip
-        """One job in a worker, while nothing else is measured on this machine."""
-
-        def tell(line: str) -> None:
-            word, _, text = line.partition(" ")
-            told = {"step": self._progress.step, "detail": self._progress.detail}
-            told.get(word, self._progress.warn)(text)
-
-        def wait() -> None:
-            self._progress.warn("waiting: something else is being measured on this machine")
-
-        with machine_lock(wait):
-            reply = run_worker(
-                WORKER, job.model_dump_json(), settings, timeout_s, python=python, tell=tell
-            )
-        if reply.failure:
-            return Answer(failure=reply.failure)
-        try:
-            return Answer.model_validate_json(reply.answer)
-        except ValidationError:
-            return Answer(failure=f"the worker's answer cannot be read: {reply.answer[:100]!r}")
+        return run_job(job, {}, self._spec.export_timeout_s, self._progress)
 
     # Measuring
 
@@ -172,9 +145,32 @@ class SweepRun:
         turn_number = 0
         while open_rows := self._open_rows():
             self._progress.expect(len(open_rows))
+            self._look_at_peaks(open_rows.values())
             for position in shuffled(sorted(open_rows), self._sweep, turn_number):
                 self._measure(open_rows[position])
             turn_number += 1
+        if self._spec.explain:
+            self._explain()
+
+    def _look_at_peaks(self, planned: Iterable[PlannedRow]) -> None:
+        if self._spec.explain:
+            self._peaks.measure(RowSpec.from_json(row.spec).run for row in planned)
+
+    def _explain(self) -> None:
+        """Where the time of every measured row goes, and its bound by the highest peaks seen."""
+        specs = {row.position: row for row in self._store.planned(self._sweep)}
+        measured = self._store.measured(self._sweep)
+        open_rows = {p: row for p, row in measured.items() if row.parts_ms is None}
+        self._progress.expect(len(open_rows))
+        for position, row in open_rows.items():
+            spec = RowSpec.from_json(specs[position].spec)
+            artifact = self.artifact_of(spec)
+            self._progress.step(f"looking into {spec.model.label} on {spec.run.runtime}")
+            found = {
+                "parts_ms": parts_of(spec, artifact, self._progress),
+                "bound": self._peaks.bound_of(spec.run, artifact.operations) or row.bound,
+            }
+            self._store.save_row(self._sweep, position, row.model_copy(update=found), DONE)
 
     def layers(self, repeats: int) -> Iterator[tuple[RowSpec, Answer]]:
         """Where the time of every row goes: so many inferences, operator by operator."""
@@ -194,7 +190,10 @@ class SweepRun:
                 repeats=repeats,
             )
             settings = worker_settings(spec.run)
-            yield spec, self._work(job, settings, self._spec.row_timeout_s, spec.run.python)
+            yield (
+                spec,
+                run_job(job, settings, self._spec.row_timeout_s, self._progress, spec.run.python),
+            )
 
     def _open_rows(self) -> dict[int, PlannedRow]:
         return {
@@ -277,7 +276,7 @@ class SweepRun:
             logs=logs.resolve() if run.scenario.name != LOOP else None,
         )
         timeout_s = self._spec.row_timeout_s + sampling.process_budget_s + run.scenario.duration_s
-        return self._work(job, worker_settings(run), timeout_s, run.python)
+        return run_job(job, worker_settings(run), timeout_s, self._progress, run.python)
 
     def _memory_limit(self, run: RunSpec) -> int | None:
         """On the CPU, most of what is free; a GPU's driver reserves far more than it uses."""
@@ -328,6 +327,7 @@ class SweepRun:
             environment=machine,
             measurement=(summarize(processes, run, self._spec.sampling) if processes else None),
             failure=failure,
+            bound=self._peaks.bound_of(run, artifact.operations) if processes else None,
         )
 
 
@@ -340,13 +340,3 @@ def _intact(prepared: Prepared) -> bool:
     except StmdeployError:
         return False
     return True
-
-
-def worker_settings(run: RunSpec) -> dict[str, str]:
-    """Environment variables of a worker; the one GPU it sees is its device 0."""
-    settings = {"OMP_NUM_THREADS": str(run.threads), "MKL_NUM_THREADS": str(run.threads)}
-    if run.device == "cuda":
-        settings["CUDA_VISIBLE_DEVICES"] = run.gpu_uuid
-        # For what has no switch of its own: float32 means float32, not TensorFloat-32.
-        settings["NVIDIA_TF32_OVERRIDE"] = "0"
-    return settings

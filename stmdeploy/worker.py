@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -22,6 +23,7 @@ from stmdeploy.files import DestinationError, DiskFullError
 from stmdeploy.measure.process import ASIDE
 from stmdeploy.results.row import (
     Environment,
+    Peaks,
     Prepared,
     PreparedArtifact,
     ProcessRun,
@@ -82,6 +84,18 @@ class LayersJob(Document):
     repeats: int
 
 
+class PeaksJob(Document):
+    """What the processor can do at most with so many threads.
+
+    ``libraries``: only these; empty for every one that is installed.
+    """
+
+    kind: Literal["peaks"] = "peaks"
+    threads: int
+    precisions: tuple[str, ...]
+    libraries: tuple[str, ...] = ()
+
+
 class TurnsJob(Document):
     """One side of a comparison; every later line on stdin asks for a turn."""
 
@@ -92,7 +106,7 @@ class TurnsJob(Document):
     memory_limit_mib: int | None = None
 
 
-Job = PrepareJob | MeasureJob | LayersJob | TurnsJob
+Job = PrepareJob | MeasureJob | LayersJob | PeaksJob | TurnsJob
 
 
 class Answer(Document):
@@ -101,6 +115,7 @@ class Answer(Document):
     prepared: Prepared | None = None
     process: ProcessRun | None = None
     turns: TurnsRun | None = None
+    peaks: Peaks | None = None
     layers: tuple[tuple[OperatorTime, ...], ...] | None = None
     failure: str = ""
     hint: str = ""
@@ -180,6 +195,7 @@ def _exported(built: BuiltModel, spec: ExportSpec, progress: Progress) -> Prepar
         export_s=manifest.export_s,
         build_s=manifest.engine.build_s if manifest.engine else None,
         relative_l2_error=manifest.verification.relative_l2_error,
+        operations=manifest.operations,
     )
 
 
@@ -222,6 +238,24 @@ def operator_times(job: LayersJob) -> tuple[tuple[OperatorTime, ...], ...]:
     exporter = exporter_for_runtime(job.run.runtime)
     images = _images(job.model, job.run)
     return exporter.operator_times(job.artifact, job.run, _builder(job.model), images, job.repeats)
+
+
+def peaks_here(job: PeaksJob) -> Peaks:
+    """The best that NumPy and the installed runtimes get out of the processor."""
+    from stmdeploy.measure.clock import HostClock
+    from stmdeploy.measure.peaks import Candidate, measure_peaks, numpy_product
+    from stmdeploy.registry import exporters
+
+    candidates = [Candidate("numpy", "fp32", numpy_product)]
+    for exporter in exporters().values():
+        if exporter.unavailable():
+            continue
+        for precision in job.precisions:
+            run = RunSpec(exporter.runtimes[0], 1, job.threads, precision=precision)
+            candidates.append(Candidate(run.runtime, precision, partial(exporter.product, run)))
+    if job.libraries:
+        candidates = [c for c in candidates if c.by in job.libraries]
+    return measure_peaks(candidates, job.threads, HostClock())
 
 
 def measure_process(job: MeasureJob) -> ProcessRun:
@@ -298,6 +332,8 @@ def _do(job: Job, pipe: TextIO) -> Answer:
         return Answer(prepared=prepare(job, _Asides(pipe)))
     if isinstance(job, LayersJob):
         return Answer(layers=operator_times(job))
+    if isinstance(job, PeaksJob):
+        return Answer(peaks=peaks_here(job))
     _limit_memory(job.memory_limit_mib)
     if isinstance(job, TurnsJob):
         return Answer(turns=turns_of(job, pipe))

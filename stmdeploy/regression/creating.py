@@ -60,7 +60,8 @@ def create_baseline(spec: SweepSpec, path: Path, progress: Progress) -> Baseline
     # The bundle's place first: what cannot be written is told before anything is measured.
     with new_bundle(path) as bundle, TemporaryDirectory(prefix="stmdeploy-") as name:
         folder = Path(name)
-        result = profile(spec, folder / "sweep", progress, lambda _: None)
+        plain = replace(spec, explain=False)
+        result = profile(plain, folder / "sweep", progress, lambda _: None)
         failed = [row for row in result.rows if row.failure]
         if failed:
             raise StmdeployError(

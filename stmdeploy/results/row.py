@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from stmdeploy.artifact import Document, ModelInfo
+from stmdeploy.artifact import Document, ModelInfo, Operation
 
 
 class Environment(Document):
@@ -150,6 +151,54 @@ class Measurement(Document):
     scenario: ScenarioResult | None
 
 
+class Rate(Document):
+    """The most that a processor multiplies and adds, counted as two, in a precision.
+
+    ``by``: the library that reached it, or the datasheet's word for the unit.
+    """
+
+    precision: str
+    tflops: float
+    by: str
+
+
+class MemoryLevel(Document):
+    """How fast bytes come that fit into ``up_to_mib`` together and into no level before.
+
+    ``up_to_mib`` is None for the last level, ``gb_s`` for one whose bytes cost nothing.
+    """
+
+    up_to_mib: float | None
+    gb_s: float | None
+
+
+class Peaks(Document):
+    """What a processor can do at most: measured here, or as its datasheet says."""
+
+    kind: Literal["measured", "datasheet"]
+    source: str
+    rates: tuple[Rate, ...]
+    memory: tuple[MemoryLevel, ...]
+
+
+class Bound(Document):
+    """The roofline bound of a row: not measured, but worked out of its graph and of peaks.
+
+    ``compute_ms`` and ``memory_ms`` are what either alone would take; the bound takes the
+    larger of both for every operator. ``parts_ms`` is where it comes from. ``macs`` and
+    ``bytes`` are of the whole batch, as the graph does them.
+    """
+
+    bound_ms: float
+    compute_ms: float
+    memory_ms: float
+    macs: int
+    bytes: int
+    parts_ms: dict[str, float]
+    rate: Rate
+    peaks: Peaks
+
+
 class Published(Document):
     """Accuracy as the authors published it."""
 
@@ -173,6 +222,7 @@ class PreparedArtifact(Document):
     export_s: float | None = None
     build_s: float | None = None
     relative_l2_error: float | None = None
+    operations: tuple[Operation, ...] = ()
     failure: str = ""
     code: int = 0
 
@@ -196,6 +246,8 @@ class Row(Document):
     ``published_*`` are the authors' figures, and there only for what they published them of
     (224 px, 1000 classes); everything else was measured or counted here.
     ``relative_l2_error`` is of the artifact, as verified on the exporting machine.
+    ``bound`` is None without a graph or without peaks; ``parts_ms`` is the time of the kinds of
+    parts by the runtime's own profiler, None where it has none.
     ``measurement`` is None and ``failure`` says why where the row could not be measured; the
     fields of the artifact are None where it could not be exported.
     """
@@ -235,3 +287,12 @@ class Row(Document):
     environment: Environment
     measurement: Measurement | None
     failure: str | None
+    bound: Bound | None = None
+    parts_ms: dict[str, float] | None = None
+
+    @property
+    def efficiency(self) -> float | None:
+        """How near the row comes to its bound: 1 at most, unless the peaks are too low."""
+        if self.bound is None or self.measurement is None or self.failure is not None:
+            return None
+        return self.bound.bound_ms / self.measurement.latency_ms_p50

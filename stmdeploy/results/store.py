@@ -291,8 +291,11 @@ class Store:
         with self._reading() as connection:
             query = select(rows.c.row).where(rows.c.sweep == sweep, rows.c.row.is_not(None))
             found = connection.execute(query.order_by(rows.c.position)).scalars().all()
+        return tuple(self._read(document) for document in found)
+
+    def _read(self, document: str) -> Row:
         try:
-            return tuple(Row.model_validate_json(document) for document in found)
+            return Row.model_validate_json(document)
         except ValidationError as error:
             first = error.errors()[0]
             raise StmdeployError(
@@ -300,6 +303,15 @@ class Store:
                 f"{first['msg']}",
                 "measure again",
             ) from error
+
+    def measured(self, sweep: str) -> dict[int, Row]:
+        """The finished rows of a sweep by their position; failed ones are left out."""
+        with self._reading() as connection:
+            query = select(rows.c.position, rows.c.row).where(
+                rows.c.sweep == sweep, rows.c.state == DONE
+            )
+            found = connection.execute(query.order_by(rows.c.position)).all()
+        return {position: self._read(document) for position, document in found}
 
     def drop_samples(self, sweep: str) -> None:
         """Takes the raw samples of a sweep out; its figures stay."""

@@ -1,0 +1,108 @@
+"""What this processor can do at most: products in every library at hand, and copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from stmdeploy.measure.clock import Clock
+from stmdeploy.measure.sampling import timed
+from stmdeploy.results.row import MemoryLevel, Peaks, Rate
+
+#: Sides of the square matrices, small enough for caches and large enough for their kernels.
+SIZES = (512, 1024, 2048)
+#: What a copy touches, reading and writing together.
+FOOTPRINTS_MIB = (1, 4, 16, 64, 256)
+#: Repeats of one product or copy: so long, and at least so many times.
+_BUDGET_S, _MIN_REPEATS = 0.1, 4
+_BYTES_PER_MIB = 2**20
+_NS_PER_S = 1e9
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A library that may be the fastest at products in a precision.
+
+    ``make`` prepares the product of two square matrices of a side; None where it has none.
+    """
+
+    by: str
+    precision: str
+    make: Callable[[int], Callable[[], object] | None]
+
+
+def measure_peaks(candidates: Iterable[Candidate], threads: int, clock: Clock) -> Peaks:
+    """The best rate of every precision, and the bandwidth of copies by what they touch.
+
+    Peaks, not typical figures: of every product and copy the fastest run counts.
+    """
+    best: dict[str, Rate] = {}
+    for candidate in candidates:
+        for size in SIZES:
+            product = candidate.make(size)
+            if product is None:
+                break
+            tflops = 2 * size**3 / _fastest_s(product, clock) / 1e12
+            rate = Rate(precision=candidate.precision, tflops=tflops, by=candidate.by)
+            if rate.precision not in best or best[rate.precision].tflops < tflops:
+                best[rate.precision] = rate
+    speeds = [(size, _copy_gb_s(size, threads, clock)) for size in FOOTPRINTS_MIB]
+    return Peaks(
+        kind="measured",
+        source=f"products and copies with {threads} threads",
+        rates=tuple(best.values()),
+        memory=levels(speeds),
+    )
+
+
+def levels(speeds: Sequence[tuple[float, float]]) -> tuple[MemoryLevel, ...]:
+    """Levels of memory out of the bandwidths of growing footprints, in MiB and GB/s.
+
+    What is touched between two footprints may be as fast as the smaller one; and what touches
+    less is never slower.
+    """
+    ends = [*(size for size, _ in speeds[1:]), None]
+    return tuple(
+        MemoryLevel(up_to_mib=end, gb_s=max(speed for _, speed in speeds[i:]))
+        for i, end in enumerate(ends)
+    )
+
+
+def merged(first: Peaks, second: Peaks) -> Peaks:
+    """The higher of two peaks of one processor, figure by figure."""
+    rates = {rate.precision: rate for rate in first.rates}
+    for rate in second.rates:
+        if rate.precision not in rates or rates[rate.precision].tflops < rate.tflops:
+            rates[rate.precision] = rate
+    memory = tuple(
+        max(pair, key=lambda level: level.gb_s or 0.0)
+        for pair in zip(first.memory, second.memory, strict=True)
+    )
+    return first.model_copy(update={"rates": tuple(rates.values()), "memory": memory})
+
+
+def _fastest_s(work: Callable[[], object], clock: Clock) -> float:
+    work()
+    fastest, spent_ns, repeats = float("inf"), 0, 0
+    while repeats < _MIN_REPEATS or spent_ns < _BUDGET_S * _NS_PER_S:
+        taken_ns = timed(work, clock)
+        fastest = min(fastest, taken_ns / _NS_PER_S)
+        spent_ns, repeats = spent_ns + taken_ns, repeats + 1
+    return max(fastest, 1 / _NS_PER_S)
+
+
+def _copy_gb_s(size_mib: float, threads: int, clock: Clock) -> float:
+    import torch
+
+    torch.set_num_threads(threads)
+    half = int(size_mib * _BYTES_PER_MIB / 2)
+    source, copy = (torch.ones(half // 4) for _ in range(2))
+    return 2 * half / _fastest_s(lambda: copy.copy_(source), clock) / 1e9
+
+
+def numpy_product(size: int) -> Callable[[], object]:
+    """NumPy's own, by the BLAS that it was built with."""
+    import numpy as np
+
+    left, right, out = (np.ones((size, size), np.float32) for _ in range(3))
+    return lambda: np.matmul(left, right, out=out)

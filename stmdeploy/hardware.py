@@ -112,7 +112,7 @@ def find_gpu(name: str) -> tuple[Gpu, Profile]:
     if not here:
         titles = " or ".join(profile.title for profile in wanted)
         raise StmdeployError(
-            f"this machine has no {titles}: it has {describe_machine()}{_why_no_nvml()}",
+            f"this machine has no {titles}: it has {describe_machine()}{why_no_gpus()}",
             "run on a machine with that GPU, or leave --gpu out to measure the CPU",
         )
     kinds = list(dict.fromkeys(profile.name for _, profile in here))
@@ -129,8 +129,8 @@ def find_gpu(name: str) -> tuple[Gpu, Profile]:
     return whole[0]
 
 
-def _why_no_nvml() -> str:
-    """Said where the driver is there and its Python binding is not."""
+def why_no_gpus() -> str:
+    """Said where the driver is there and its Python binding is not; empty otherwise."""
     if _nvml() is None and shutil.which("nvidia-smi"):
         return " (NVML cannot be asked: pip install 'stmdeploy[gpu]')"
     return ""

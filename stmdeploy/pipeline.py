@@ -17,12 +17,19 @@ from stmdeploy.measure.loadgen import why_no_loadgen
 from stmdeploy.registry import exporter_for_runtime, exporter_for_target
 from stmdeploy.results.row import PreparedArtifact, Row
 from stmdeploy.results.store import FAILED, PLANNED, Store, SweepInfo
-from stmdeploy.spec import LOOP, ExportSpec, ModelSpec, check_precision
+from stmdeploy.spec import (
+    LOOP,
+    ExportSpec,
+    ModelSpec,
+    RunSpec,
+    available_threads,
+    check_precision,
+)
 from stmdeploy.sweep import RowSpec, SweepSpec
 from stmdeploy.sweeping import ARTIFACTS, LOGS, SweepRun, check_interpreters
 
 if TYPE_CHECKING:
-    from stmdeploy.artifact import Artifact
+    from stmdeploy.artifact import Artifact, Operation
     from stmdeploy.backbones.source import BuiltModel
     from stmdeploy.complexity import Complexity
     from stmdeploy.contracts import OperatorTime, Progress
@@ -157,6 +164,21 @@ def prepare(spec: SweepSpec, folder: Path, progress: Progress) -> dict[RowSpec, 
                 ExitCode(artifact.code),
             )
     return found
+
+
+def operations_of(
+    models: tuple[ModelSpec, ...], lowering: str | None, progress: Progress
+) -> dict[ModelSpec, tuple[Operation, ...]]:
+    """What models must do, from their ONNX graphs, which are exported for it.
+
+    Raises:
+        StmdeployError: bad input, or an export that failed.
+    """
+    runs = (RunSpec("onnxruntime", 1, available_threads()),)
+    spec = SweepSpec(models, runs, lowering=lowering)
+    with TemporaryDirectory() as folder:
+        found = prepare(spec, Path(folder), progress)
+    return {row.model: artifact.operations for row, artifact in found.items()}
 
 
 def resume(

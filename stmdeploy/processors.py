@@ -21,6 +21,8 @@ from stmdeploy.spec import PRECISIONS
 #: Names folders of profiles of a user's own, as PATH names folders of programs.
 FOLDERS_VARIABLE = "STMDEPLOY_PROFILES"
 _SUFFIX = ".toml"
+#: The one profile that is no GPU's.
+CPU = "cpu"
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -62,6 +64,23 @@ class Profile:
         return reported.strip().lower() in {name.lower() for name in self.names}
 
 
+@dataclass(frozen=True)
+class CpuProfile:
+    """What is measured on this machine's own processor where nothing else is asked for."""
+
+    title: str
+    batches: tuple[int, ...]
+    precisions: tuple[str, ...]
+    source: str
+
+
+@cache
+def cpu_profile() -> CpuProfile:
+    """The profile ``cpu``: it has no figures, because they are measured."""
+    text = resources.files("stmdeploy.profiles").joinpath(CPU + _SUFFIX).read_text("utf-8")
+    return TypeAdapter(CpuProfile).validate_python(tomllib.loads(text))
+
+
 def peaks_of(profile: Profile) -> Peaks:
     """What a datasheet promises, in the terms of the roofline bound.
 
@@ -96,7 +115,7 @@ def profiles() -> dict[str, Profile]:
     """
     found = {}
     for file in (*resources.files("stmdeploy.profiles").iterdir(), *_own_files()):
-        if file.name.endswith(_SUFFIX):
+        if file.name.endswith(_SUFFIX) and file.name != CPU + _SUFFIX:
             profile = _read(file)
             found[profile.name] = profile
     return dict(sorted(found.items()))
@@ -138,6 +157,8 @@ def find_profiles(name: str) -> tuple[Profile, ...]:
         StmdeployError: unknown name.
     """
     key = _key(name)
+    if key == CPU:
+        raise StmdeployError("cpu is no GPU", "leave --gpu out: then it is the CPU")
     exact = [profile for profile in profiles().values() if _key(profile.name) == key]
     family = [p for p in profiles().values() if key in map(_key, p.families)]
     if not exact and not family:

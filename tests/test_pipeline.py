@@ -92,8 +92,29 @@ def run(spec: SweepSpec, folder: Path = Path("out")) -> tuple[SweepResult, Recor
 
 
 def sweep(*runs: RunSpec, models: tuple[ModelSpec, ...] = (), **changes: object) -> SweepSpec:
-    spec = SweepSpec(models or (rival("Net"),), runs, sampling=FAST)
+    spec = SweepSpec(models or (rival("Net"),), runs, sampling=FAST, explain=False)
     return replace(spec, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_row_says_how_near_it_is_to_its_bound_and_where_its_time_goes() -> None:
+    runs = (RunSpec("onnxruntime", 2, 1), RunSpec("torch", 2, 1))
+    spec = sweep(*runs, models=(SMALL,), sampling=replace(FAST, processes=2), explain=True)
+    progress = RecordedProgress()
+    profile(spec, Path("out"), progress, lambda _: None)
+    graph, plain = Store(Path("out")).rows(Store(Path("out")).find_sweep(None).id)
+    assert graph.bound is not None
+    assert graph.efficiency is not None
+    assert 0 < graph.efficiency <= 1
+    # The graph has a few products more than the model: biases in a channel of their own.
+    assert graph.bound.macs == pytest.approx(2 * graph.matmul_conv_macs, rel=0.1)
+    assert graph.bound.bound_ms == pytest.approx(sum(graph.bound.parts_ms.values()))
+    assert graph.parts_ms is not None
+    assert {"stem", "stage 3 mixer", "stage 3 mlp", "head"} <= set(graph.parts_ms)
+    # PyTorch's artifact is weights alone: no graph, no bound; its profiler tells all the same.
+    assert plain.bound is None
+    assert plain.parts_ms is not None
+    assert len(progress.steps) <= progress.expected
 
 
 @pytest.mark.slow

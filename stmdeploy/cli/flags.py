@@ -15,6 +15,7 @@ from stmdeploy.cli.options import numbers, words
 from stmdeploy.cli.requests import engine_spec, model_specs, run_specs
 from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.hardware import find_gpu
+from stmdeploy.processors import cpu_profile
 from stmdeploy.spec import (
     LOOP,
     SCENARIOS,
@@ -66,6 +67,7 @@ class SweepFlags:
     row_timeout_s: float | None = None
     memory_limit_mib: int | None = None
     smaller_batch: bool | None = None
+    explain: bool | None = None
 
     def over(self, other: SweepFlags) -> SweepFlags:
         """These flags, and where one is not given, the other's."""
@@ -125,9 +127,9 @@ def sweep_spec(flags: SweepFlags) -> SweepSpec:
     Raises:
         StmdeployError: as `find_gpu`, `model_specs` and the specs themselves.
     """
-    gpu, profile = find_gpu(flags.gpu) if flags.gpu is not None else (None, None)
-    batches = numbers(flags.batch, "--batch") or list(profile.batches if profile else (1, 8))
-    precisions = words(flags.precision) or list(profile.precisions if profile else ("fp32",))
+    gpu, profile = find_gpu(flags.gpu) if flags.gpu is not None else (None, cpu_profile())
+    batches = numbers(flags.batch, "--batch") or list(profile.batches)
+    precisions = words(flags.precision) or list(profile.precisions)
     runtimes = words(flags.runtime) or ["onnxruntime"]
     engine = engine_spec(
         [f"{min(batches)},{max(batches)},{max(batches)}"],
@@ -177,6 +179,7 @@ def sweep_spec(flags: SweepFlags) -> SweepSpec:
             row_timeout_s=flags.row_timeout_s,
             memory_limit_mib=flags.memory_limit_mib,
             smaller_batch=flags.smaller_batch,
+            explain=flags.explain,
         ),
     )
 

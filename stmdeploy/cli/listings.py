@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stmdeploy.backbones.catalog import list_backbones, resolve
 from stmdeploy.backbones.sizes import side_step_px
 from stmdeploy.report.tables import ABSENT, TextTable
+
+if TYPE_CHECKING:
+    from stmdeploy.processors import Profile
 
 Listed = tuple[list[dict[str, Any]], TextTable]
 
@@ -92,6 +95,63 @@ def gpus() -> Listed:
     )
     notes = ("Figures are from the datasheets, dense.", f"This machine has {describe_machine()}.")
     return [asdict(p) for p in known], TextTable(headers, cells, left=3, notes=notes)
+
+
+def profile_figures(profile: Profile) -> TextTable:
+    """Every figure of a profile with its source."""
+    sources = profile.sources or {}
+
+    def line(what: str, value: str, key: str) -> tuple[str, str, str]:
+        return what, value, sources.get(key, profile.source)
+
+    rates = [
+        line(f"{cores}, {precision}, dense", f"{tflops:g} TFLOPS", key)
+        for cores, key, table in (
+            ("plain cores", "peak_tflops", profile.peak_tflops),
+            ("tensor cores", "tensor_tflops", profile.tensor_tflops or {}),
+        )
+        for precision, tflops in table.items()
+    ]
+    cells = (
+        line("compute capability", profile.compute_capability, "compute_capability"),
+        line("memory", f"{profile.memory_gb:g} GB", "memory_gb"),
+        line("bandwidth", f"{profile.bandwidth_gb_s:g} GB/s", "bandwidth_gb_s"),
+        line("L2 cache", f"{profile.l2_mb:g} MB", "l2_mb"),
+        line("power", f"{profile.tdp_w:g} W", "tdp_w"),
+        *rates,
+    )
+    notes = (
+        f"NVML calls it {', '.join(profile.names)}.",
+        f"Measured unless other ones are named: batches {', '.join(map(str, profile.batches))}, "
+        f"precisions {', '.join(profile.precisions)}.",
+    )
+    headers = (f"{profile.name}: {profile.title}", "datasheet", "source")
+    return TextTable(headers, cells, left=3, notes=notes)
+
+
+def machine() -> tuple[dict[str, Any], TextTable]:
+    """This machine's processor and GPUs, each GPU with its profile."""
+    from stmdeploy.hardware import installed_gpus, processor_name, why_no_gpus
+    from stmdeploy.processors import profile_of
+    from stmdeploy.spec import available_threads
+
+    gpus = []
+    for gpu in installed_gpus():
+        profile = profile_of(gpu.name)
+        gpus.append(
+            {"name": gpu.name, "uuid": gpu.uuid, "mig": gpu.sliced,
+             "profile": profile.name if profile else None}
+        )  # fmt: skip
+    document = {"processor": processor_name(), "threads": available_threads(), "gpus": gpus}
+    cells = [("processor", f"{document['processor']}, {document['threads']} threads", "cpu")]
+    for found in gpus:
+        sliced = ", divided by MIG: refused" if found["mig"] else ""
+        cells.append(
+            ("GPU", f"{found['name']}{sliced} ({found['uuid']})",
+             str(found["profile"] or "none: add one, see CONTRIBUTING.md"))
+        )  # fmt: skip
+    notes = () if gpus else (f"No NVIDIA GPU{why_no_gpus()}.",)
+    return document, TextTable(("", "this machine has", "profile"), tuple(cells), 3, notes)
 
 
 def _or_absent(value: float | None) -> str:

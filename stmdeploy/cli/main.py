@@ -10,7 +10,16 @@ import traceback
 
 import typer
 
-from stmdeploy.cli import baseline, check, commands, export, profile, results
+from stmdeploy.cli import (
+    baseline,
+    bound,
+    check,
+    commands,
+    export,
+    hardware,
+    profile,
+    results,
+)
 from stmdeploy.cli.console import ReaderGoneError
 from stmdeploy.errors import ExitCode, StmdeployError
 
@@ -30,6 +39,8 @@ app.command("count")(commands.count)
 app.command("export")(export.export)
 app.command("inspect")(export.inspect)
 app.command("profile")(profile.profile)
+app.command("bound")(bound.bound)
+app.add_typer(hardware.app, name="hardware")
 app.add_typer(baseline.app, name="baseline")
 app.command("check")(check.check)
 app.command("report")(commands.report)

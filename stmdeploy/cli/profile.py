@@ -124,6 +124,14 @@ def profile(
         bool | None,
         typer.Option("--smaller-batch", help="After running out of memory, try half the batch."),
     ] = None,
+    explain: Annotated[
+        bool | None,
+        typer.Option(
+            "--explain/--no-explain",
+            help="Also find out the bound of every row, and where its time goes. "
+            "[default: explain]",
+        ),
+    ] = None,
     sweep: Annotated[
         Path | None,
         typer.Option("--sweep", help="TOML file whose keys are these flags; flags are stronger."),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stmdeploy.complexity import Complexity
-from stmdeploy.results.row import Row
+from stmdeploy.results.row import Peaks, Row
 from stmdeploy.spec import LOOP
 
 #: What stands where there is no figure.
@@ -38,9 +39,9 @@ def _number(value: float | None, digits: int = 1) -> str:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number in so many significant digits or all its whole ones: 0.668, 12.3, 1234."""
+    """A number in so many significant digits or all its whole ones: 0.0042, 12.3, 1234."""
     rounded = abs(float(f"{value:.{digits}g}"))
-    whole = len(str(int(rounded))) if rounded >= 1 else 0
+    whole = math.floor(math.log10(rounded)) + 1 if rounded else 1
     return f"{value:.{max(0, digits - whole)}f}"
 
 
@@ -72,7 +73,7 @@ def profile_table(rows: Sequence[Row]) -> TextTable:
     varying = {name: cells for name, cells in optional.items() if len(set(cells)) > 1}
     headers = (
         "backbone", *varying, "batch", "top-1 %", "box AP", "latency ms", "95 % interval",
-        "p90 ms", "images/s", "GMACs", "params M", "peak MiB",
+        "p90 ms", "images/s", "efficiency %", "GMACs", "params M", "peak MiB",
     )  # fmt: skip
     cells = tuple(
         (row.model, *(column[i] for column in varying.values()), *_profile_cells(row))
@@ -89,11 +90,11 @@ def _profile_cells(row: Row) -> tuple[str, ...]:
     )
     size = (significant(row.macs / 1e9), significant(row.parameters / 1e6))
     if row.measurement is None or row.failure is not None:
-        return (*start, "failed", *[ABSENT] * 3, *size, ABSENT)
+        return (*start, "failed", *[ABSENT] * 4, *size, ABSENT)
     m = row.measurement
     if m.scenario is not None:
         s = m.scenario
-        tail = (_significant(s.latency_ms_p90), significant(m.throughput_images_s))
+        tail = (_significant(s.latency_ms_p90), significant(m.throughput_images_s), ABSENT)
         return (*start, _significant(s.latency_ms_p50), ABSENT, *tail, *size,
                 _number(m.memory_peak_mib, 0))  # fmt: skip
     return (
@@ -102,6 +103,7 @@ def _profile_cells(row: Row) -> tuple[str, ...]:
         f"{significant(m.latency_ms_p50_low)} .. {significant(m.latency_ms_p50_high)}",
         _significant(m.latency_ms_p90),
         significant(m.throughput_images_s),
+        ABSENT if row.efficiency is None else f"{100 * row.efficiency:.0f}",
         *size,
         _number(m.memory_peak_mib, 0),
     )
@@ -132,9 +134,44 @@ def _profile_notes(rows: Sequence[Row], optional: dict[str, list[str]]) -> tuple
         f"weights: {', '.join(weights)}; {', '.join(fixed)}.",
         *(f"Measured on {machine}." for machine in measured),
         f"MACs leave out: {', '.join(uncounted) or 'nothing'}.",
+        *_peak_notes(rows),
         *unsteady,
         *failed,
     )
+
+
+def _peak_notes(rows: Sequence[Row]) -> tuple[str, ...]:
+    peaks = sorted({peaks_in_words(row.bound.peaks) for row in rows if row.bound is not None})
+    if not peaks:
+        return ()
+    return (
+        f"Efficiency is the roofline bound, which is not measured, over the latency; peaks "
+        f"{'; '.join(peaks)}.",
+    )
+
+
+def peaks_in_words(peaks: Peaks) -> str:
+    """What a processor can do at most, and who says so."""
+    best = {rate.precision: rate for rate in sorted(peaks.rates, key=lambda rate: rate.tflops)}
+    rates = ", ".join(
+        f"{rate.precision} {significant(1e3 * rate.tflops)} GFLOP/s ({rate.by})"
+        for rate in best.values()
+    )
+    speeds = [level.gb_s for level in peaks.memory if level.gb_s is not None]
+    memory = " .. ".join(significant(speed) for speed in dict.fromkeys((speeds[0], speeds[-1])))
+    return f"{peaks.kind}: {rates}, {memory} GB/s; {peaks.source}"
+
+
+def peaks_table(title: str, peaks: Peaks) -> TextTable:
+    """What a processor reached: rates by precision, bandwidths by what is touched."""
+    cells = [
+        (f"products, {rate.precision}", f"{significant(1e3 * rate.tflops)} GFLOP/s", rate.by)
+        for rate in peaks.rates
+    ]
+    for level in peaks.memory:
+        size = "more" if level.up_to_mib is None else f"up to {level.up_to_mib:g} MiB"
+        cells.append((f"copies that touch {size}", f"{significant(level.gb_s or 0)} GB/s", "torch"))
+    return TextTable((title, peaks.kind, "by"), tuple(cells), notes=(f"{peaks.source}.",))
 
 
 def _processes(rows: Sequence[Row]) -> str:

@@ -20,6 +20,7 @@ FORMATS = ("csv", "parquet", "json", "timm")
 _NESTED = frozenset({"runtime_facts", "before", "after", "scenario", "advice"})
 _SCENARIO_FIGURES = tuple(name for name in ScenarioResult.model_fields if name != "scenario")
 _FACTS = ("runtime_version", "provider", "advice")
+_APART = {"measurement", "environment", "uncounted_operators", "bound", "parts_ms"}
 
 
 def flat(row: Row) -> dict[str, Any]:
@@ -42,10 +43,28 @@ def flat(row: Row) -> dict[str, Any]:
     environment = row.environment.model_dump(include={"processor", "cores", "memory_gib", "os"})
     uncounted = " ".join(f"{op}:{n}" for op, n in row.uncounted_operators.items())
     return {
-        **row.model_dump(exclude={"measurement", "environment", "uncounted_operators"}),
+        **row.model_dump(exclude=_APART),
         **measured,
+        **_bound_figures(row),
         "uncounted_operators": uncounted,
         **{f"environment_{key}": value for key, value in environment.items()},
+    }
+
+
+def _bound_figures(row: Row) -> dict[str, Any]:
+    """The bound of a row, what it rests on, and how near the row comes to it."""
+    found = row.bound
+    return {
+        "efficiency": row.efficiency,
+        "bound_ms": found.bound_ms if found else None,
+        "bound_compute_ms": found.compute_ms if found else None,
+        "bound_memory_ms": found.memory_ms if found else None,
+        "graph_macs": found.macs if found else None,
+        "graph_bytes": found.bytes if found else None,
+        "peak_tflops": found.rate.tflops if found else None,
+        "peak_by": found.rate.by if found else None,
+        "peak_kind": found.peaks.kind if found else None,
+        "memory_gb_s": found.peaks.memory[-1].gb_s if found else None,
     }
 
 

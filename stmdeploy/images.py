@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stmdeploy.errors import StmdeployError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from PIL.Image import Image
 
     from stmdeploy.contracts import Array
@@ -18,6 +24,145 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: The shorter side is resized to side / this, then the centre is cut out (256 for 224).
 CROP_SHARE = 0.875
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Images, N 3 H W float32 and normalised, and their classes, N."""
+
+    images: Array
+    labels: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Labelled images on disk: a folder for each class.
+
+    Attributes:
+        folder: holds them.
+        files: path and class of every image, in the order of their names.
+    """
+
+    folder: Path
+    files: tuple[tuple[Path, int], ...]
+
+    def limited(self, count: int | None) -> ImageFolder:
+        """So many of the images, spread evenly over all classes; all for None."""
+        if count is None or count >= len(self.files):
+            return self
+        chosen = (self.files[i * len(self.files) // count] for i in range(count))
+        return ImageFolder(self.folder, tuple(chosen))
+
+    @property
+    def sha256(self) -> str:
+        """Of names, sizes and classes: another set of images has another one."""
+        digest = hashlib.sha256()
+        for path, label in self.files:
+            name = path.relative_to(self.folder).as_posix()
+            digest.update(f"{name}\0{path.stat().st_size}\0{label}\n".encode())
+        return digest.hexdigest()
+
+
+def image_folder(folder: Path, num_classes: int, class_map: Path | None = None) -> ImageFolder:
+    """The labelled images of a folder of class folders.
+
+    Classes count from 0 in the order of the folders' names, as torchvision's ImageFolder does, or
+    are those of a class map: a JSON object that gives every folder its class.
+
+    Raises:
+        StmdeployError: no such folder; no images; another number of classes than the model has;
+            a map that leaves a folder out or names a class that the model has not.
+    """
+    if not folder.is_dir():
+        raise StmdeployError(f"{folder} is not a folder", "give a folder with one for each class")
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    if not names:
+        raise StmdeployError(f"{folder} holds no folders", "it must hold one for each class")
+    classes = _mapped(names, num_classes, class_map) if class_map else _counted(names, num_classes)
+    files = tuple(
+        (path, classes[name])
+        for name in names
+        for path in sorted((folder / name).rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+    )
+    if not files:
+        raise StmdeployError(f"{folder} holds no images", f"of {', '.join(sorted(SUFFIXES))}")
+    return ImageFolder(folder, files)
+
+
+def _counted(names: list[str], num_classes: int) -> dict[str, int]:
+    if len(names) != num_classes:
+        raise StmdeployError(
+            f"the data has {len(names)} class folders, the model {num_classes} classes",
+            "give the whole data set, or --class-map with the class of every folder",
+        )
+    return {name: index for index, name in enumerate(names)}
+
+
+def _mapped(names: list[str], num_classes: int, class_map: Path) -> dict[str, int]:
+    try:
+        table = json.loads(class_map.read_text("utf-8"))
+    except OSError as error:
+        raise StmdeployError(
+            f"--class-map {class_map}: {(error.strerror or '').lower()}", "give a JSON file"
+        ) from error
+    except ValueError as error:
+        raise StmdeployError(f"--class-map {class_map} is not JSON: {error}", "mend it") from error
+    for name in names:
+        index = table.get(name) if isinstance(table, dict) else None
+        if type(index) is not int or not 0 <= index < num_classes:
+            raise StmdeployError(
+                f"--class-map {class_map} gives folder {name!r} no class of 0 to {num_classes - 1}",
+                'write {"FOLDER": CLASS, ...}',
+            )
+    return {name: table[name] for name in names}
+
+
+def batches_of(
+    data: ImageFolder,
+    batch: int,
+    size: tuple[int, int],
+    threads: int,
+    skip: Callable[[Path, str], None],
+) -> Iterator[LabelledBatch]:
+    """The images of a folder, so many at a time, the next ones read while the last are used.
+
+    Args:
+        data: what is read.
+        batch: images of a batch; the last one may hold fewer.
+        size: (height, width) in pixels.
+        threads: that read and transform.
+        skip: is told of every image that cannot be read, and why.
+    """
+    import numpy as np
+
+    def read(path: Path) -> Array | str:
+        from PIL.Image import DecompressionBombError
+
+        try:
+            return load_image(path, size)
+        except (OSError, ValueError, SyntaxError, DecompressionBombError) as error:
+            return " ".join(str(error).split())
+
+    chunks = [data.files[i : i + batch] for i in range(0, len(data.files), batch)]
+    with ThreadPoolExecutor(threads) as pool:
+
+        def begin(chunk: tuple[tuple[Path, int], ...]) -> list[Future[Array | str]]:
+            return [pool.submit(read, path) for path, _ in chunk]
+
+        reading = begin(chunks[0])
+        for i, chunk in enumerate(chunks):
+            found = [future.result() for future in reading]
+            reading = begin(chunks[i + 1]) if i + 1 < len(chunks) else []
+            images, labels = [], []
+            for (path, label), image in zip(chunk, found, strict=True):
+                if isinstance(image, str):
+                    skip(path, image)
+                else:
+                    images.append(image)
+                    labels.append(label)
+            if images:
+                yield LabelledBatch(np.stack(images), np.array(labels))
 
 
 def load_images(

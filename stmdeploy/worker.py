@@ -46,6 +46,8 @@ _PUBLISHED_SIZE, _PUBLISHED_CLASSES = (224, 224), 1000
 _PR_SET_PDEATHSIG = 1
 _BYTES_PER_MIB = 2**20
 _LONGEST_REASON = 300
+#: Unreadable images that an evaluation names; it counts them all.
+_NAMED_FILES = 100
 
 
 class PrepareJob(Document):
@@ -96,6 +98,23 @@ class PeaksJob(Document):
     libraries: tuple[str, ...] = ()
 
 
+class EvaluateJob(Document):
+    """An artifact whose accuracy is measured, beside a reference in float32 if there is one.
+
+    ``run.batch`` images go through at a time. Hashes were checked by the parent.
+    """
+
+    kind: Literal["evaluate"] = "evaluate"
+    artifact: Path
+    model: ModelSpec
+    run: RunSpec
+    data: Path
+    class_map: Path | None = None
+    limit: int | None = None
+    reference: Path | None = None
+    reference_run: RunSpec | None = None
+
+
 class TurnsJob(Document):
     """One side of a comparison; every later line on stdin asks for a turn."""
 
@@ -106,7 +125,22 @@ class TurnsJob(Document):
     memory_limit_mib: int | None = None
 
 
-Job = PrepareJob | MeasureJob | LayersJob | PeaksJob | TurnsJob
+Job = PrepareJob | MeasureJob | LayersJob | PeaksJob | EvaluateJob | TurnsJob
+
+
+class Scored(Document):
+    """What an evaluation counted; see `results.row.Evaluation`."""
+
+    images: int
+    top1: int
+    top5: int
+    agreed: int | None
+    reference_top1: int | None
+    skipped: int
+    skipped_files: tuple[str, ...]
+    data_sha256: str
+    runtime_facts: dict[str, str]
+    environment: Environment
 
 
 class Answer(Document):
@@ -116,6 +150,7 @@ class Answer(Document):
     process: ProcessRun | None = None
     turns: TurnsRun | None = None
     peaks: Peaks | None = None
+    scored: Scored | None = None
     layers: tuple[tuple[OperatorTime, ...], ...] | None = None
     failure: str = ""
     hint: str = ""
@@ -258,6 +293,48 @@ def peaks_here(job: PeaksJob) -> Peaks:
     return measure_peaks(candidates, job.threads, HostClock())
 
 
+def evaluate_here(job: EvaluateJob, progress: Progress) -> Scored:
+    """Runs the images through an artifact in this process.
+
+    Raises:
+        StmdeployError: as `image_folder` and `score`, or no image could be read.
+    """
+    from stmdeploy.evaluation import Score, score
+    from stmdeploy.hardware import environment
+    from stmdeploy.images import batches_of, image_folder
+    from stmdeploy.registry import exporter_for_runtime
+
+    def load(path: Path, run: RunSpec) -> Runner:
+        return exporter_for_runtime(run.runtime).load(path, run, _builder(job.model))
+
+    def skip(path: Path, reason: str) -> None:
+        skipped.append(path.relative_to(job.data).as_posix())
+        progress.warn(f"skipped {path}: {reason}")
+
+    def tell(so_far: Score) -> None:
+        progress.detail(
+            f"{so_far.images} of {len(data.files)} images, top-1 "
+            f"{100 * so_far.top1 / so_far.images:.1f} %"
+        )
+
+    data = image_folder(job.data, job.model.num_classes, job.class_map).limited(job.limit)
+    skipped: list[str] = []
+    runner = load(job.artifact, job.run)
+    beside = load(job.reference, job.reference_run) if job.reference and job.reference_run else None
+    batches = batches_of(data, job.run.batch, job.model.image_size, job.run.threads, skip)
+    counted = score(runner, beside, batches, job.run.batch, tell)
+    if not counted.images:
+        raise StmdeployError(f"{job.data} holds no image that can be read", "see above")
+    return Scored(
+        **vars(counted),
+        skipped=len(skipped),
+        skipped_files=tuple(skipped[:_NAMED_FILES]),
+        data_sha256=data.sha256,
+        runtime_facts=runner.facts(),
+        environment=environment(),
+    )
+
+
 def measure_process(job: MeasureJob) -> ProcessRun:
     """Loads the artifact of a job in this process and measures it."""
     from stmdeploy.hardware import environment, load_average
@@ -332,6 +409,8 @@ def _do(job: Job, pipe: TextIO) -> Answer:
         return Answer(prepared=prepare(job, _Asides(pipe)))
     if isinstance(job, LayersJob):
         return Answer(layers=operator_times(job))
+    if isinstance(job, EvaluateJob):
+        return Answer(scored=evaluate_here(job, _Asides(pipe)))
     if isinstance(job, PeaksJob):
         return Answer(peaks=peaks_here(job))
     _limit_memory(job.memory_limit_mib)

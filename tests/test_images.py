@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from stmdeploy import StmdeployError
-from stmdeploy.images import MEAN, STD, load_image, load_images
+from stmdeploy.images import MEAN, STD, batches_of, image_folder, load_image, load_images
 
 
 def save(path: Path, width: int, height: int, colour: tuple[int, int, int] = (255, 0, 51)) -> Path:
@@ -64,3 +64,71 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         load_images(tmp_path, 1, (8, 8), print)
     with pytest.raises(StmdeployError, match="is not a folder"):
         load_images(tmp_path / "nosuch", 1, (8, 8), print)
+
+
+def class_folders(root: Path, **images: int) -> Path:
+    for name, count in images.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            save(root / name / f"{i}.png", 8, 8)
+    return root
+
+
+def test_classes_count_in_the_order_of_their_folders(tmp_path: Path) -> None:
+    data = image_folder(class_folders(tmp_path / "d", zebra=1, ant=2), 2)
+    assert [(path.parent.name, label) for path, label in data.files] == [
+        ("ant", 0), ("ant", 0), ("zebra", 1),
+    ]  # fmt: skip
+    before = data.sha256
+    assert before == image_folder(tmp_path / "d", 2).sha256
+    assert [label for _, label in data.limited(2).files] == [0, 0]
+    (tmp_path / "d" / "ant" / "1.png").unlink()
+    assert before != image_folder(tmp_path / "d", 2).sha256
+
+
+def test_a_class_map_names_the_classes(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path / "d", b=1, a=1)
+    table = tmp_path / "map.json"
+    table.write_text('{"a": 7, "b": 2, "unused": 1}')
+    assert [label for _, label in image_folder(folder, 10, table).files] == [7, 2]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('{"a": 1}', "folder 'b' no class"),
+        ('{"a": 1, "b": 10}', "folder 'b' no class of 0 to 9"),
+        ('{"a": 1, "b": true}', "folder 'b' no class"),
+        ("[1]", "folder 'a' no class"),
+        ("{", "not JSON"),
+    ],
+)
+def test_bad_class_maps(table: str, message: str, tmp_path: Path) -> None:
+    folder = class_folders(tmp_path / "d", a=1, b=1)
+    (tmp_path / "map.json").write_text(table)
+    with pytest.raises(StmdeployError, match=message):
+        image_folder(folder, 10, tmp_path / "map.json")
+
+
+def test_data_that_is_not_the_models(tmp_path: Path) -> None:
+    with pytest.raises(StmdeployError, match="2 class folders, the model 10 classes"):
+        image_folder(class_folders(tmp_path / "d", a=1, b=1), 10)
+    with pytest.raises(StmdeployError, match="is not a folder"):
+        image_folder(tmp_path / "nowhere", 10)
+    with pytest.raises(StmdeployError, match="holds no folders"):
+        image_folder(tmp_path / "d" / "a", 10)
+    with pytest.raises(StmdeployError, match="holds no images"):
+        image_folder(class_folders(tmp_path / "e", a=0, b=0), 2)
+
+
+def test_unreadable_images_are_named_and_left_out(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path / "d", a=3, b=2)
+    (folder / "a" / "1.png").write_bytes(b"no picture")
+    (folder / "b" / "0.png").write_bytes((folder / "b" / "1.png").read_bytes()[:40])
+    skipped: list[str] = []
+    found = list(
+        batches_of(image_folder(folder, 2), 2, (32, 32), 2, lambda p, _: skipped.append(p.name))
+    )
+    assert [list(batch.labels) for batch in found] == [[0], [0], [1]]
+    assert all(batch.images.shape[1:] == (3, 32, 32) for batch in found)
+    assert skipped == ["1.png", "0.png"]

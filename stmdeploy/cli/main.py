@@ -15,6 +15,7 @@ from stmdeploy.cli import (
     bound,
     check,
     commands,
+    evaluate,
     export,
     hardware,
     profile,
@@ -39,6 +40,7 @@ app.command("count")(commands.count)
 app.command("export")(export.export)
 app.command("inspect")(export.inspect)
 app.command("profile")(profile.profile)
+app.command("evaluate")(evaluate.evaluate)
 app.command("bound")(bound.bound)
 app.add_typer(hardware.app, name="hardware")
 app.add_typer(baseline.app, name="baseline")

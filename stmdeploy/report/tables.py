@@ -71,6 +71,10 @@ def profile_table(rows: Sequence[Row]) -> TextTable:
         "scenario": [_scenario(row) for row in rows],
     }
     varying = {name: cells for name, cells in optional.items() if len(set(cells)) > 1}
+    if any(row.accuracy for row in rows):
+        varying["measured top-1 %"] = [
+            _number(row.accuracy.top1.percent if row.accuracy else None) for row in rows
+        ]
     headers = (
         "backbone", *varying, "batch", "top-1 %", "box AP", "latency ms", "95 % interval",
         "p90 ms", "images/s", "efficiency %", "GMACs", "params M", "peak MiB",
@@ -130,6 +134,7 @@ def _profile_notes(rows: Sequence[Row], optional: dict[str, list[str]]) -> tuple
     return (
         "top-1 (ImageNet-1k) and box AP (COCO, Mask R-CNN 1x) are published by the authors, "
         "not measured here; they were published of float32.",
+        *_evaluation_notes(rows),
         f"Latency is the median of one inference, with its 95 % interval over {_processes(rows)}; "
         f"weights: {', '.join(weights)}; {', '.join(fixed)}.",
         *(f"Measured on {machine}." for machine in measured),
@@ -138,6 +143,13 @@ def _profile_notes(rows: Sequence[Row], optional: dict[str, list[str]]) -> tuple
         *unsteady,
         *failed,
     )
+
+
+def _evaluation_notes(rows: Sequence[Row]) -> tuple[str, ...]:
+    data = {f"{row.accuracy.images} images of {row.accuracy.data}" for row in rows if row.accuracy}
+    if not data:
+        return ()
+    return (f"Measured top-1 is of the very artifact: {', '.join(sorted(data))}.",)
 
 
 def _peak_notes(rows: Sequence[Row]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ FORMATS = ("csv", "parquet", "json", "timm")
 _NESTED = frozenset({"runtime_facts", "before", "after", "scenario", "advice"})
 _SCENARIO_FIGURES = tuple(name for name in ScenarioResult.model_fields if name != "scenario")
 _FACTS = ("runtime_version", "provider", "advice")
-_APART = {"measurement", "environment", "uncounted_operators", "bound", "parts_ms"}
+_APART = {"measurement", "environment", "uncounted_operators", "bound", "parts_ms", "accuracy"}
 
 
 def flat(row: Row) -> dict[str, Any]:
@@ -45,9 +45,24 @@ def flat(row: Row) -> dict[str, Any]:
     return {
         **row.model_dump(exclude=_APART),
         **measured,
+        **_accuracy_figures(row),
         **_bound_figures(row),
         "uncounted_operators": uncounted,
         **{f"environment_{key}": value for key, value in environment.items()},
+    }
+
+
+def _accuracy_figures(row: Row) -> dict[str, Any]:
+    """What was measured of the artifact's accuracy; all None where nothing was."""
+    found = row.accuracy
+    return {
+        "measured_top1_percent": found.top1.percent if found else None,
+        "measured_top1_percent_low": found.top1.low if found else None,
+        "measured_top1_percent_high": found.top1.high if found else None,
+        "measured_top5_percent": found.top5.percent if found else None,
+        "agreement_percent": found.agreement.percent if found and found.agreement else None,
+        "measured_images": found.images if found else None,
+        "measured_data": found.data if found else None,
     }
 
 

@@ -199,6 +199,45 @@ class Bound(Document):
     peaks: Peaks
 
 
+class Share95(Document):
+    """A share in per cent, with its 95 % interval."""
+
+    percent: float
+    low: float
+    high: float
+
+
+class Evaluation(Document):
+    """Accuracy of one artifact, as measured over labelled images.
+
+    ``agreement`` is with the artifact ``reference`` of the same weights in float32, image by
+    image; None without one. ``data_sha256`` is of the images' names, sizes and classes;
+    ``skipped`` images could not be read, the first of them are named.
+    """
+
+    artifact_sha256: str
+    model: str
+    weights: str
+    weights_sha256: str
+    image_size: tuple[int, int]
+    precision: str
+    runtime: str
+    runtime_version: str
+    provider: str
+    data: str
+    data_sha256: str
+    images: int
+    skipped: int
+    skipped_files: tuple[str, ...]
+    top1: Share95
+    top5: Share95
+    reference: str | None
+    agreement: Share95 | None
+    reference_top1: Share95 | None
+    created_utc: str
+    environment: Environment
+
+
 class Published(Document):
     """Accuracy as the authors published it."""
 
@@ -248,6 +287,8 @@ class Row(Document):
     ``relative_l2_error`` is of the artifact, as verified on the exporting machine.
     ``bound`` is None without a graph or without peaks; ``parts_ms`` is the time of the kinds of
     parts by the runtime's own profiler, None where it has none.
+    ``accuracy`` is the newest evaluation of the very artifact on the same runtime, which the
+    store keeps apart and adds as it reads a row.
     ``measurement`` is None and ``failure`` says why where the row could not be measured; the
     fields of the artifact are None where it could not be exported.
     """
@@ -289,6 +330,7 @@ class Row(Document):
     failure: str | None
     bound: Bound | None = None
     parts_ms: dict[str, float] | None = None
+    accuracy: Evaluation | None = None
 
     @property
     def efficiency(self) -> float | None:

@@ -17,11 +17,12 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.schema import CreateTable
 
 from stmdeploy.errors import StmdeployError
 
-#: 1: first version.  2: rows say when they were last measured.
-SCHEMA_VERSION = 2
+#: 1: first version.  2: rows say when they were last measured.  3: evaluations.
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 version_table = Table("schema_version", metadata, Column("version", Integer, nullable=False))
@@ -68,8 +69,21 @@ processes = Table(
         ["sweep", "position"], ["rows.sweep", "rows.position"], ondelete="CASCADE"
     ),
 )
+#: Accuracy of an artifact on a runtime over some data.
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("artifact_sha256", String(64), primary_key=True),
+    Column("runtime", String(64), primary_key=True),
+    Column("data_sha256", String(64), primary_key=True),
+    Column("created_utc", String(32), nullable=False),
+    Column("evaluation", Text, nullable=False),
+)
 #: What turns a store of the version before into one of this version.
-MIGRATIONS = {2: ("ALTER TABLE rows ADD COLUMN measured_utc VARCHAR(32)",)}
+MIGRATIONS = {
+    2: ("ALTER TABLE rows ADD COLUMN measured_utc VARCHAR(32)",),
+    3: (str(CreateTable(evaluations, if_not_exists=True)),),
+}
 
 
 def bring_up_to_date(connection: Connection, name: str) -> None:

@@ -21,8 +21,15 @@ from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
 
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files import DestinationError, DiskFullError
-from stmdeploy.results.row import Prepared, ProcessRun, Row
-from stmdeploy.results.schema import bring_up_to_date, models, processes, rows, sweeps
+from stmdeploy.results.row import Evaluation, Prepared, ProcessRun, Row
+from stmdeploy.results.schema import (
+    bring_up_to_date,
+    evaluations,
+    models,
+    processes,
+    rows,
+    sweeps,
+)
 
 FILE_NAME = "results.db"
 PLANNED, MEASURING, DONE, FAILED = "planned", "measuring", "done", "failed"
@@ -270,7 +277,9 @@ class Store:
         connection.execute(
             update(rows)
             .where(rows.c.sweep == sweep, rows.c.position == position)
-            .values(row=row.model_dump_json(), state=state, measured_utc=now_utc())
+            .values(
+                row=row.model_dump_json(exclude={"accuracy"}), state=state, measured_utc=now_utc()
+            )
         )
 
     def set_state(self, sweep: str, position: int, state: str) -> None:
@@ -291,7 +300,55 @@ class Store:
         with self._reading() as connection:
             query = select(rows.c.row).where(rows.c.sweep == sweep, rows.c.row.is_not(None))
             found = connection.execute(query.order_by(rows.c.position)).scalars().all()
-        return tuple(self._read(document) for document in found)
+        return self._with_accuracy([self._read(document) for document in found])
+
+    def newest_rows(self) -> tuple[Row, ...]:
+        """The newest measurement of every row that was ever finished, of all sweeps together.
+
+        The same row on another machine is another one.
+        """
+        with self._reading() as connection:
+            query = select(rows.c.key, rows.c.row).where(rows.c.state == DONE)
+            found = connection.execute(query.order_by(rows.c.measured_utc)).all()
+        newest: dict[tuple[str, str, str], Row] = {}
+        for key, document in found:
+            row = self._read(document)
+            place = (key, row.device_name, row.environment.processor)
+            newest.pop(place, None)
+            newest[place] = row
+        return self._with_accuracy(list(newest.values()))
+
+    def add_evaluation(self, evaluation: Evaluation) -> None:
+        """Keeps an evaluation, in place of an older one over the same data."""
+        key = {
+            "artifact_sha256": evaluation.artifact_sha256,
+            "runtime": evaluation.runtime,
+            "data_sha256": evaluation.data_sha256,
+        }
+        with self._writing() as connection:
+            same = [evaluations.c[name] == value for name, value in key.items()]
+            connection.execute(delete(evaluations).where(*same))
+            connection.execute(
+                evaluations.insert().values(
+                    **key,
+                    created_utc=evaluation.created_utc,
+                    evaluation=evaluation.model_dump_json(),
+                )
+            )
+
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Every evaluation, the oldest first."""
+        with self._reading() as connection:
+            query = select(evaluations.c.evaluation).order_by(evaluations.c.created_utc)
+            found = connection.execute(query).scalars().all()
+        return tuple(Evaluation.model_validate_json(document) for document in found)
+
+    def _with_accuracy(self, found: list[Row]) -> tuple[Row, ...]:
+        newest = {(e.artifact_sha256, e.runtime): e for e in self.evaluations()}
+        return tuple(
+            row.model_copy(update={"accuracy": newest.get((str(row.artifact_sha256), row.runtime))})
+            for row in found
+        )
 
     def _read(self, document: str) -> Row:
         try:
@@ -334,11 +391,11 @@ class Store:
         with other._reading() as source:
             theirs = {
                 table.name: [dict(line._mapping) for line in source.execute(select(table))]
-                for table in (sweeps, models, rows, processes)
+                for table in (sweeps, models, rows, processes, evaluations)
             }
         added = {}
         with self._writing() as connection:
-            for table in (sweeps, models, rows, processes):
+            for table in (sweeps, models, rows, processes, evaluations):
                 keys = list(table.primary_key.columns)
                 have = {tuple(line) for line in connection.execute(select(*keys))}
                 new = [

@@ -1,0 +1,206 @@
+"""An artifact's accuracy: checked, run over images in a worker, and stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from stmdeploy.artifact import Artifact, Manifest, read_artifact
+from stmdeploy.contracts import Progress
+from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.evaluation import share95
+from stmdeploy.files import writable
+from stmdeploy.hardware import Gpu
+from stmdeploy.images import image_folder
+from stmdeploy.jobs import run_job, worker_settings
+from stmdeploy.registry import exporter_for_target
+from stmdeploy.results.row import Evaluation, Share95
+from stmdeploy.results.store import Store, now_utc
+from stmdeploy.spec import ModelSpec, RunSettings, RunSpec, at_least
+from stmdeploy.worker import EvaluateJob, Scored
+
+_FULL = "fp32"
+
+
+@dataclass(frozen=True)
+class EvaluationSpec:
+    """What is evaluated, and over what.
+
+    Attributes:
+        artifacts: main files; one of them in float32 is the reference of the others.
+        data: a folder with one for each class.
+        class_map: JSON file that gives every folder its class; None for their order.
+        limit: so many images at most, spread over all.
+        batch, threads: images at a time; threads of an operator, and that read images.
+        runtime: of the artifacts; empty for the usual one of each.
+        gpu: where it runs; None for the CPU.
+        reference: an artifact in float32; None to look for one beside the artifact.
+        timeout_s: of one artifact.
+    """
+
+    artifacts: tuple[Path, ...]
+    data: Path
+    batch: int
+    threads: int
+    class_map: Path | None = None
+    limit: int | None = None
+    runtime: str = ""
+    settings: RunSettings = field(default_factory=RunSettings)
+    gpu: Gpu | None = None
+    reference: Path | None = None
+    timeout_s: float = 24 * 3600.0
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            at_least(1, self.limit, "number of images")
+
+
+def evaluate(spec: EvaluationSpec, folder: Path, progress: Progress) -> tuple[Evaluation, ...]:
+    """Measures the accuracy of artifacts, each in a worker, and stores it.
+
+    Args:
+        folder: of the store, which is made if there is none.
+
+    Raises:
+        StmdeployError: bad input before any work; or an artifact that cannot be run.
+    """
+    artifacts = [read_artifact(path) for path in spec.artifacts]
+    jobs = [_job(spec, artifact, artifacts, progress) for artifact in artifacts]
+    for artifact in artifacts:
+        image_folder(spec.data, artifact.manifest.model.num_classes, spec.class_map)
+    done = []
+    with writable(folder):
+        store = Store(folder, create=True)
+        progress.expect(len(jobs))
+        for artifact, job in zip(artifacts, jobs, strict=True):
+            progress.step(f"evaluating {artifact.path.name} on {job.run.runtime}")
+            answer = run_job(job, worker_settings(job.run), spec.timeout_s, progress)
+            if answer.scored is None:
+                raise StmdeployError(
+                    f"{artifact.path}: {answer.failure}",
+                    answer.hint,
+                    ExitCode(answer.code or ExitCode.WORKER_FAILED),
+                )
+            done.append(_evaluation(artifact, job, answer.scored))
+            store.add_evaluation(done[-1])
+        store.close()
+    return tuple(done)
+
+
+def _job(
+    spec: EvaluationSpec, artifact: Artifact, others: Sequence[Artifact], progress: Progress
+) -> EvaluateJob:
+    manifest = artifact.manifest
+    model = manifest.model
+    if model.weights.kind == "synthetic":
+        progress.warn(
+            f"WARNING: {artifact.path.name} has synthetic weights, which were never trained: "
+            "its accuracy means nothing"
+        )
+    reference = _reference(spec, artifact, others)
+    if reference is None and manifest.precision != _FULL:
+        progress.warn(
+            f"{artifact.path.name}: no artifact of these weights in fp32 lies beside it, so "
+            "agreement cannot be told; name one with --reference"
+        )
+    return EvaluateJob(
+        artifact=artifact.path.resolve(),
+        model=ModelSpec(model.name, model.image_size, model.num_classes),
+        run=_run(spec, manifest),
+        data=spec.data.resolve(),
+        class_map=spec.class_map.resolve() if spec.class_map else None,
+        limit=spec.limit,
+        reference=reference.path.resolve() if reference else None,
+        reference_run=_run(replace(spec, runtime=""), reference.manifest) if reference else None,
+    )
+
+
+def _run(spec: EvaluationSpec, manifest: Manifest) -> RunSpec:
+    """How an artifact is run.
+
+    Raises:
+        StmdeployError: its target is not available, or has no such runtime.
+    """
+    exporter = exporter_for_target(manifest.target)
+    runtime = spec.runtime or exporter.runtimes[0]
+    if runtime not in exporter.runtimes:
+        raise StmdeployError(
+            f"an artifact of target {manifest.target} does not run on {runtime}",
+            f"choose one of: {', '.join(exporter.runtimes)}",
+        )
+    device = ("cuda", spec.gpu.uuid, spec.gpu.name) if spec.gpu else ("cpu", "", "")
+    batch = spec.batch
+    if manifest.engine is not None:
+        batch = min(max(batch, manifest.engine.batch[0]), manifest.engine.batch[2])
+    return RunSpec(
+        runtime, batch, spec.threads, *device,
+        precision=manifest.precision, settings=spec.settings,
+    )  # fmt: skip
+
+
+def _reference(
+    spec: EvaluationSpec, artifact: Artifact, others: Sequence[Artifact]
+) -> Artifact | None:
+    """The artifact in float32 that this one is compared with.
+
+    Raises:
+        StmdeployError: the one that is named has other weights, or another precision.
+    """
+    if spec.reference is not None:
+        named = read_artifact(spec.reference)
+        if not _is_reference(named.manifest, artifact.manifest):
+            raise StmdeployError(
+                f"--reference {spec.reference} is not {artifact.path.name} in fp32",
+                "name an artifact of the same model, image size and weights",
+            )
+        return named if named.path.resolve() != artifact.path.resolve() else None
+    if artifact.manifest.precision == _FULL:
+        return None
+    found = [*others, *_beside(artifact)]
+    return next((o for o in found if _is_reference(o.manifest, artifact.manifest)), None)
+
+
+def _beside(artifact: Artifact) -> list[Artifact]:
+    """Artifacts whose names differ in their precision alone."""
+    stem = artifact.path.stem.removesuffix(artifact.manifest.precision)
+    suffixes = dict.fromkeys([artifact.path.suffix, ".onnx"])
+    paths = [artifact.path.with_name(f"{stem}{_FULL}{suffix}") for suffix in suffixes]
+    return [read_artifact(path) for path in paths if path.is_file()]
+
+
+def _is_reference(one: Manifest, other: Manifest) -> bool:
+    same = (one.model.name, one.model.image_size, one.model.weights.sha256)
+    others = (other.model.name, other.model.image_size, other.model.weights.sha256)
+    return one.precision == _FULL and same == others and not one.not_run
+
+
+def _evaluation(artifact: Artifact, job: EvaluateJob, scored: Scored) -> Evaluation:
+    model = artifact.manifest.model
+
+    def share(part: int | None) -> Share95 | None:
+        return None if part is None else share95(part, scored.images)
+
+    return Evaluation(
+        artifact_sha256=artifact.manifest.files[0].sha256,
+        model=model.name,
+        weights=model.weights.kind,
+        weights_sha256=model.weights.sha256,
+        image_size=model.image_size,
+        precision=artifact.manifest.precision,
+        runtime=job.run.runtime,
+        runtime_version=scored.runtime_facts.get("version", ""),
+        provider=scored.runtime_facts.get("provider", ""),
+        data=job.data.name,
+        data_sha256=scored.data_sha256,
+        images=scored.images,
+        skipped=scored.skipped,
+        skipped_files=scored.skipped_files,
+        top1=share95(scored.top1, scored.images),
+        top5=share95(scored.top5, scored.images),
+        reference=job.reference.name if job.reference else None,
+        agreement=share(scored.agreed),
+        reference_top1=share(scored.reference_top1),
+        created_utc=now_utc(),
+        environment=scored.environment,
+    )

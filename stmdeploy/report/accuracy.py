@@ -1,0 +1,48 @@
+"""Measured accuracies as a table, the published ones beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stmdeploy.report.tables import ABSENT, TextTable
+from stmdeploy.results.row import Evaluation, Share95
+
+
+def evaluation_table(found: Sequence[Evaluation]) -> TextTable:
+    """One line an artifact."""
+    headers = (
+        "model", "precision", "runtime", "images", "measured top-1 %", "95 % interval",
+        "measured top-5 %", "agrees with fp32 %", "fp32 top-1 %",
+    )  # fmt: skip
+    cells = tuple(
+        (
+            e.model,
+            e.precision,
+            e.runtime,
+            str(e.images),
+            f"{e.top1.percent:.2f}",
+            f"{e.top1.low:.2f} .. {e.top1.high:.2f}",
+            f"{e.top5.percent:.2f}",
+            _percent(e.agreement),
+            _percent(e.reference_top1),
+        )
+        for e in found
+    )
+    data = dict.fromkeys(f"{e.data} ({e.data_sha256[:12]})" for e in found)
+    skipped = [
+        f"{e.model}, {e.precision}: {e.skipped} images could not be read and were skipped: "
+        f"{', '.join(e.skipped_files[:5])}{' ...' if e.skipped > 5 else ''}"
+        for e in found
+        if e.skipped
+    ]
+    notes = (
+        f"Measured over {', '.join(data)}, transformed as published. Intervals are Wilson's, of "
+        "the images alone.",
+        "Agreement: images whose first class is that of the artifact in fp32.",
+        *skipped,
+    )
+    return TextTable(headers, cells, left=3, notes=notes)
+
+
+def _percent(share: Share95 | None) -> str:
+    return ABSENT if share is None else f"{share.percent:.2f}"

@@ -19,6 +19,7 @@ from stmdeploy.cli import (
     export,
     hardware,
     profile,
+    recommend,
     results,
 )
 from stmdeploy.cli.console import ReaderGoneError
@@ -46,6 +47,7 @@ app.add_typer(hardware.app, name="hardware")
 app.add_typer(baseline.app, name="baseline")
 app.command("check")(check.check)
 app.command("report")(commands.report)
+app.command("recommend")(recommend.recommend)
 app.add_typer(results.app, name="results")
 
 

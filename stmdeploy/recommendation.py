@@ -1,0 +1,182 @@
+"""Which of the measured rows to choose: those that keep all limits, the best of them first.
+
+Pure: rows and limits in, choices and their reasons out. A limit is kept when the whole 95 %
+interval keeps it; where the interval reaches across, the row is not certain, and never a choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from enum import IntEnum
+
+from stmdeploy.results.row import Measurement, Row
+from stmdeploy.spec import positive
+
+
+class Kept(IntEnum):
+    """How a row stands to a limit, from the best to the worst."""
+
+    YES = 0
+    NOT_CERTAIN = 1
+    NOT_KNOWN = 2
+    NO = 3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is asked of a row; None asks nothing.
+
+    Latency is of one inference of the whole batch; memory is the device's on a GPU, otherwise
+    the worker's; accuracy is measured where it was, otherwise published.
+    """
+
+    max_latency_ms: float | None = None
+    min_throughput_images_s: float | None = None
+    max_memory_mib: float | None = None
+    max_energy_j_per_image: float | None = None
+    min_top1_percent: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                positive(value, field.name.replace("_", " "))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value with its 95 % interval; ``kind`` says where it is from."""
+
+    value: float
+    low: float
+    high: float
+    kind: str = "measured"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A row, and how it stands to every limit that was asked."""
+
+    row: Row
+    limits: dict[str, Kept]
+
+    @property
+    def kept(self) -> Kept:
+        """The worst of all."""
+        return max(self.limits.values(), default=Kept.YES)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """``choices``: rows that keep all limits and that no other one beats in both accuracy and
+    latency, the most accurate first. ``runners_up``: the others that keep them, then those that are
+    not certain. ``left_out``: the rest."""
+
+    choices: tuple[Judged, ...]
+    runners_up: tuple[Judged, ...]
+    left_out: tuple[Judged, ...]
+
+
+def accuracy_of(row: Row) -> Figure | None:
+    """A row's top-1 in per cent, as measured or else as published."""
+    if row.accuracy is not None:
+        top1 = row.accuracy.top1
+        return Figure(top1.percent, top1.low, top1.high, f"measured on {row.accuracy.data}")
+    published = row.published_top1_percent
+    return None if published is None else Figure(published, published, published, "published")
+
+
+def latency_of(m: Measurement) -> Figure:
+    """Milliseconds of one inference."""
+    return Figure(m.latency_ms_p50, m.latency_ms_p50_low, m.latency_ms_p50_high)
+
+
+def _throughput_of(m: Measurement) -> Figure:
+    """Images a second; its interval is as wide as that of the latency."""
+    value, p50 = m.throughput_images_s, m.latency_ms_p50
+    return Figure(value, value * p50 / m.latency_ms_p50_high, value * p50 / m.latency_ms_p50_low)
+
+
+def memory_of(m: Measurement) -> Figure:
+    """MiB on the device, or in the worker where there is no device."""
+    device = m.device_memory_peak_mib
+    value = m.memory_peak_mib if device is None else device
+    return Figure(value, value, value)
+
+
+def _energy_of(m: Measurement) -> Figure | None:
+    value = m.energy_j_per_image
+    return None if value is None else Figure(value, value, value)
+
+
+_AT_MOST: dict[str, Callable[[Measurement], Figure | None]] = {
+    "max_latency_ms": latency_of,
+    "max_memory_mib": memory_of,
+    "max_energy_j_per_image": _energy_of,
+}
+
+
+def judged(row: Row, limits: Limits) -> Judged:
+    """How a measured row stands to the limits."""
+    assert row.measurement is not None
+    found: dict[str, Kept] = {}
+    for name, figure_of in _AT_MOST.items():
+        limit = getattr(limits, name)
+        if limit is not None:
+            found[name] = _at_most(figure_of(row.measurement), limit)
+    if limits.min_throughput_images_s is not None:
+        throughput = _throughput_of(row.measurement)
+        found["min_throughput_images_s"] = _at_least(throughput, limits.min_throughput_images_s)
+    if limits.min_top1_percent is not None:
+        found["min_top1_percent"] = _at_least(accuracy_of(row), limits.min_top1_percent)
+    return Judged(row, found)
+
+
+def _at_most(figure: Figure | None, limit: float) -> Kept:
+    if figure is None:
+        return Kept.NOT_KNOWN
+    if figure.high <= limit:
+        return Kept.YES
+    return Kept.NO if figure.low > limit else Kept.NOT_CERTAIN
+
+
+def _at_least(figure: Figure | None, limit: float) -> Kept:
+    if figure is None:
+        return Kept.NOT_KNOWN
+    if figure.low >= limit:
+        return Kept.YES
+    return Kept.NO if figure.high < limit else Kept.NOT_CERTAIN
+
+
+def recommend(rows: Sequence[Row], limits: Limits) -> Recommendation:
+    """Chooses among rows; those that were not measured are passed over."""
+    all_judged = sorted(
+        (judged(row, limits) for row in rows if row.measurement is not None and not row.failure),
+        key=_order,
+    )
+    keeping = [one for one in all_judged if one.kept is Kept.YES]
+    front = _front(keeping)
+    others = [one for one in keeping if one not in front]
+    uncertain = [one for one in all_judged if one.kept is Kept.NOT_CERTAIN]
+    left_out = [one for one in all_judged if one.kept > Kept.NOT_CERTAIN]
+    return Recommendation(tuple(front), (*others, *uncertain), tuple(left_out))
+
+
+def _order(one: Judged) -> tuple[float, float]:
+    """The most accurate first, of equal ones the fastest; without an accuracy last."""
+    accuracy = accuracy_of(one.row)
+    assert one.row.measurement is not None
+    return (-accuracy.value if accuracy else 0.0, one.row.measurement.latency_ms_p50)
+
+
+def _front(ordered: Sequence[Judged]) -> list[Judged]:
+    """Those that are faster than every one that is at least as accurate."""
+    front: list[Judged] = []
+    fastest = float("inf")
+    for one in ordered:
+        assert one.row.measurement is not None
+        if one.row.measurement.latency_ms_p50 < fastest:
+            fastest = one.row.measurement.latency_ms_p50
+            front.append(one)
+    return front

@@ -1,0 +1,114 @@
+"""A recommendation in words: why these, how near the others are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from stmdeploy.recommendation import (
+    Judged,
+    Kept,
+    Recommendation,
+    accuracy_of,
+    latency_of,
+    memory_of,
+)
+from stmdeploy.report.tables import ABSENT, TextTable, significant
+from stmdeploy.results.frame import flat
+
+_WORDS = {Kept.NOT_CERTAIN: "not certain", Kept.NOT_KNOWN: "not known", Kept.NO: "broken"}
+
+
+def recommendation_table(found: Recommendation, title: str, runners_up: int) -> TextTable:
+    """Choices, then so many runners-up, each with its reason."""
+    shown = [("choice", one) for one in found.choices]
+    shown += [("runner-up", one) for one in found.runners_up[:runners_up]]
+    cells = tuple((what, *_cells(one), reason(one, found)) for what, one in shown)
+    headers = (
+        title, "backbone", "runtime", "precision", "batch", "top-1 %", "latency ms",
+        "95 % interval", "images/s", "MiB", "why",
+    )  # fmt: skip
+    return TextTable(headers, cells, left=4, notes=_notes(found, runners_up))
+
+
+def recommendation_document(found: Recommendation) -> dict[str, Any]:
+    """The same as JSON, with every figure of the rows."""
+
+    def entries(some: tuple[Judged, ...]) -> list[dict[str, Any]]:
+        return [
+            {
+                "reason": reason(one, found),
+                "limits": {name: kept.name.lower() for name, kept in one.limits.items()},
+                **flat(one.row),
+            }
+            for one in some
+        ]
+
+    return {
+        "choices": entries(found.choices),
+        "runners_up": entries(found.runners_up),
+        "left_out": entries(found.left_out),
+    }
+
+
+def reason(one: Judged, found: Recommendation) -> str:
+    """Why a row stands where it does."""
+    short = [f"{_words(name)} {_WORDS[kept]}" for name, kept in one.limits.items() if kept]
+    if short:
+        return ", ".join(short)
+    if one not in found.choices:
+        return "another one is at least as accurate and faster"
+    place = found.choices.index(one)
+    if accuracy_of(one.row) is None:
+        return "the fastest; its accuracy is not known"
+    if place == 0:
+        return "the most accurate that keeps every limit"
+    last = place == len(found.choices) - 1
+    return "the fastest that keeps every limit" if last else "faster, less accurate"
+
+
+def _words(name: str) -> str:
+    """``max_latency_ms`` -> latency."""
+    return name.split("_")[1]
+
+
+def _cells(one: Judged) -> tuple[str, ...]:
+    row, m = one.row, one.row.measurement
+    assert m is not None
+    accuracy, latency = accuracy_of(row), latency_of(m)
+    return (
+        row.model,
+        row.runtime,
+        row.precision,
+        str(row.batch),
+        f"{accuracy.value:.1f} ({accuracy.kind})" if accuracy else ABSENT,
+        ("" if m.steady else "~") + significant(latency.value),
+        f"{significant(latency.low)} .. {significant(latency.high)}",
+        significant(m.throughput_images_s),
+        significant(memory_of(m).value),
+    )
+
+
+def _notes(found: Recommendation, runners_up: int) -> tuple[str, ...]:
+    reasons = Counter(
+        f"{_words(name)} {_WORDS[kept]}"
+        for one in found.left_out
+        for name, kept in one.limits.items()
+        if kept > Kept.NOT_CERTAIN
+    )
+    notes = [
+        "Only what was measured and stored counts. A limit is kept when the whole 95 % interval "
+        "keeps it."
+    ]
+    if len(found.runners_up) > runners_up:
+        notes.append(f"{len(found.runners_up) - runners_up} more runners-up: --runners-up.")
+    if found.left_out:
+        listed = ", ".join(f"{why} ({n})" for why, n in reasons.most_common())
+        notes.append(f"{len(found.left_out)} rows are left out: {listed}.")
+    if any("top1" in name and kept is Kept.NOT_KNOWN
+           for one in found.left_out for name, kept in one.limits.items()):  # fmt: skip
+        notes.append(
+            "Accuracy is published of float32 alone; of other artifacts measure it: "
+            "stmdeploy evaluate ARTIFACT --data FOLDER."
+        )
+    return tuple(notes)

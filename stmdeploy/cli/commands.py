@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -64,33 +63,3 @@ def count(
     console.print_table(count_table([(spec.label, c) for spec, c in counts]))
     for spec, complexity in counts if modules else ():
         console.print_table(module_table(spec.label, complexity))
-
-
-def report(
-    sweep: Annotated[
-        str | None, typer.Argument(help="Of `results list`. [default: the newest]")
-    ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw accuracy over latency: .png .svg .pdf.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the store. [default: stmdeploy-results]")
-    ] = None,
-    json: options.Json = False,
-) -> None:
-    """Print measured rows again, or draw them."""
-    from stmdeploy.cli import console
-    from stmdeploy.cli.requests import open_store, rows_of
-    from stmdeploy.report.tables import profile_table
-
-    store = open_store(out)
-    info, rows = rows_of(store, sweep)
-    if plot is not None:
-        from stmdeploy.report.plot import plot_accuracy_latency
-
-        plot_accuracy_latency(rows, plot)
-    if markdown:
-        console.print_text(profile_table(rows).markdown())
-    else:
-        console.show_rows(rows, store.path.parent, info.id, json=json)

@@ -20,6 +20,7 @@ from stmdeploy.cli import (
     hardware,
     profile,
     recommend,
+    report,
     results,
 )
 from stmdeploy.cli.console import ReaderGoneError
@@ -46,7 +47,7 @@ app.command("bound")(bound.bound)
 app.add_typer(hardware.app, name="hardware")
 app.add_typer(baseline.app, name="baseline")
 app.command("check")(check.check)
-app.command("report")(commands.report)
+app.command("report")(report.report)
 app.command("recommend")(recommend.recommend)
 app.add_typer(results.app, name="results")
 

@@ -33,6 +33,36 @@ class TextTable:
         lines = ["| " + " | ".join(line) + " |" for line in (self.headers, rule, *self.cells)]
         return "\n".join([*lines, *(f"\n{note}" for note in self.notes)])
 
+    def latex(self) -> str:
+        """The table for LaTeX with the package booktabs, its notes as comments."""
+        columns = "".join("l" if i < self.left else "r" for i in range(len(self.headers)))
+        lines = [
+            *(f"% {' '.join(note.split())}" for note in self.notes),
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            _latex_line(self.headers),
+            r"\midrule",
+            *map(_latex_line, self.cells),
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+        return "\n".join(lines)
+
+
+#: What LaTeX gives a meaning to.
+_LATEX = str.maketrans(
+    {
+        **{sign: "\\" + sign for sign in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+    }
+)
+
+
+def _latex_line(cells: Sequence[str]) -> str:
+    return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
+
 
 def _number(value: float | None, digits: int = 1) -> str:
     return ABSENT if value is None else f"{value:.{digits}f}"
@@ -59,17 +89,7 @@ def _scenario(row: Row) -> str:
 
 def profile_table(rows: Sequence[Row]) -> TextTable:
     """Accuracy beside cost, one line per row; columns that never vary are in the notes."""
-    optional = {
-        "image": [f"{row.image_height_px}x{row.image_width_px}" for row in rows],
-        "python": [row.python or "this" for row in rows],
-        "runtime": [row.runtime for row in rows],
-        "precision": [row.precision for row in rows],
-        "lowering": [row.lowering or ABSENT for row in rows],
-        "device": [row.device_name for row in rows],
-        "threads": [str(row.threads) for row in rows],
-        "in flight": [str(row.in_flight) for row in rows],
-        "scenario": [_scenario(row) for row in rows],
-    }
+    optional = _settings(rows)
     varying = {name: cells for name, cells in optional.items() if len(set(cells)) > 1}
     if any(row.accuracy for row in rows):
         varying["measured top-1 %"] = [
@@ -83,7 +103,23 @@ def profile_table(rows: Sequence[Row]) -> TextTable:
         (row.model, *(column[i] for column in varying.values()), *_profile_cells(row))
         for i, row in enumerate(rows)
     )
-    return TextTable(headers, cells, left=1 + len(varying), notes=_profile_notes(rows, optional))
+    notes = (*profile_notes(rows), *row_notes(rows))
+    return TextTable(headers, cells, left=1 + len(varying), notes=notes)
+
+
+def _settings(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """What may vary from row to row, and is in the notes where it does not."""
+    return {
+        "image": [f"{row.image_height_px}x{row.image_width_px}" for row in rows],
+        "python": [row.python or "this" for row in rows],
+        "runtime": [row.runtime for row in rows],
+        "precision": [row.precision for row in rows],
+        "lowering": [row.lowering or ABSENT for row in rows],
+        "device": [row.device_name for row in rows],
+        "threads": [str(row.threads) for row in rows],
+        "in flight": [str(row.in_flight) for row in rows],
+        "scenario": [_scenario(row) for row in rows],
+    }
 
 
 def _profile_cells(row: Row) -> tuple[str, ...]:
@@ -113,23 +149,15 @@ def _profile_cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _profile_notes(rows: Sequence[Row], optional: dict[str, list[str]]) -> tuple[str, ...]:
+def profile_notes(rows: Sequence[Row]) -> tuple[str, ...]:
+    """How rows were measured, and where."""
     fixed = [
         f"{name} {cells[0]}"
-        for name, cells in optional.items()
+        for name, cells in _settings(rows).items()
         if len(set(cells)) == 1 and (name, cells[0]) not in _USUAL
     ]
     measured = sorted({_machine(row) for row in rows})
     weights = sorted({row.weights for row in rows})
-    failed = [
-        f"failed: {row.model}, batch {row.batch}: {row.failure}" for row in rows if row.failure
-    ]
-    unsteady = [
-        f"{UNSTEADY} {row.model}, {row.runtime}, batch {row.batch}: "
-        f"{'; '.join(row.measurement.advice)}"
-        for row in rows
-        if row.measurement is not None and row.measurement.advice and row.failure is None
-    ]
     uncounted = sorted({operator for row in rows for operator in row.uncounted_operators})
     return (
         "top-1 (ImageNet-1k) and box AP (COCO, Mask R-CNN 1x) are published by the authors, "
@@ -140,9 +168,21 @@ def _profile_notes(rows: Sequence[Row], optional: dict[str, list[str]]) -> tuple
         *(f"Measured on {machine}." for machine in measured),
         f"MACs leave out: {', '.join(uncounted) or 'nothing'}.",
         *_peak_notes(rows),
-        *unsteady,
-        *failed,
     )
+
+
+def row_notes(rows: Sequence[Row]) -> tuple[str, ...]:
+    """What was not as it should be, and what to try; and why rows failed."""
+    failed = [
+        f"failed: {row.model}, batch {row.batch}: {row.failure}" for row in rows if row.failure
+    ]
+    unsteady = [
+        f"{UNSTEADY} {row.model}, {row.runtime}, batch {row.batch}: "
+        f"{'; '.join(row.measurement.advice)}"
+        for row in rows
+        if row.measurement is not None and row.measurement.advice and row.failure is None
+    ]
+    return (*unsteady, *failed)
 
 
 def _evaluation_notes(rows: Sequence[Row]) -> tuple[str, ...]:

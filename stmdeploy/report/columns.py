@@ -1,0 +1,86 @@
+"""The columns of the report: what each figure is, in which unit, and where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from stmdeploy.recommendation import accuracy_of, memory_of
+from stmdeploy.results.frame import flat
+from stmdeploy.results.row import Row
+
+_PERCENT = 100.0
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its key, its heading with the unit, and its origin.
+
+    ``origin``: ``row`` (what it is), ``measured``, ``published``, ``counted`` or ``bound``.
+    ``digits`` are significant ones; None for text and whole numbers.
+    """
+
+    key: str
+    label: str
+    origin: str
+    digits: int | None = None
+
+
+COLUMNS = (
+    Column("model", "backbone", "row"),
+    Column("runtime", "runtime", "row"),
+    Column("precision", "precision", "row"),
+    Column("device_name", "device", "row"),
+    Column("batch", "batch", "row"),
+    Column("published_top1_percent", "top-1 %", "published", 3),
+    Column("measured_top1_percent", "top-1 %", "measured", 4),
+    Column("measured_top5_percent", "top-5 %", "measured", 4),
+    Column("latency_ms_p50", "latency ms", "measured", 3),
+    Column("latency_ms_p50_low", "95 % from", "measured", 3),
+    Column("latency_ms_p50_high", "95 % to", "measured", 3),
+    Column("latency_ms_p90", "p90 ms", "measured", 3),
+    Column("latency_ms_p99", "p99 ms", "measured", 3),
+    Column("latency_per_image_ms", "latency per image ms", "measured", 3),
+    Column("throughput_images_s", "images/s", "measured", 3),
+    Column("efficiency_percent", "efficiency %", "measured over bound", 2),
+    Column("bound_ms", "bound ms", "bound", 3),
+    Column("memory_mib", "memory MiB", "measured", 3),
+    Column("energy_j_per_image", "J per image", "measured", 3),
+    Column("gmacs", "GMACs per image", "counted", 3),
+    Column("params_m", "parameters M", "counted", 3),
+    Column("artifact_mib", "artifact MiB", "counted", 3),
+    Column("published_box_ap_percent", "box AP", "published", 3),
+    Column("published_mask_ap_percent", "mask AP", "published", 3),
+    Column("load_ms", "load ms", "measured", 3),
+    Column("first_inference_ms", "first inference ms", "measured", 3),
+    Column("relative_l2_error", "error against float64", "measured", 2),
+    Column("stm", "mixer", "row"),
+    Column("scale", "scale", "row"),
+    Column("image", "image", "row"),
+    Column("threads", "threads", "row"),
+    Column("in_flight", "in flight", "row"),
+    Column("scenario", "scenario", "row"),
+    Column("lowering", "lowering", "row"),
+    Column("steady", "steady", "measured"),
+    Column("failure", "failure", "row"),
+)
+
+
+def figures_of(row: Row) -> dict[str, Any]:
+    """A row by the keys of `COLUMNS`, and a few more that only plots need."""
+    figures = flat(row)
+    m = row.measurement
+    accuracy = accuracy_of(row)
+    return {
+        **figures,
+        "image": f"{row.image_height_px}x{row.image_width_px}",
+        "latency_per_image_ms": m.latency_ms_p50 / row.batch if m else None,
+        "memory_mib": memory_of(m).value if m else None,
+        "gmacs": row.macs / 1e9,
+        "params_m": row.parameters / 1e6,
+        "efficiency_percent": None if row.efficiency is None else _PERCENT * row.efficiency,
+        "top1": accuracy.value if accuracy else None,
+        "top1_low": accuracy.low if accuracy else None,
+        "top1_high": accuracy.high if accuracy else None,
+        "top1_kind": accuracy.kind if accuracy else None,
+    }

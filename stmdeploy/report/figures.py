@@ -1,0 +1,170 @@
+"""Figures for papers: accuracy over latency, throughput over batch size, share of time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stmdeploy.complexity import KINDS
+from stmdeploy.errors import StmdeployError
+from stmdeploy.files import write_atomically
+from stmdeploy.recommendation import accuracy_of
+from stmdeploy.report.layers import kind_of_part
+from stmdeploy.results.row import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "svg")
+_MARKERS = "osD^v<>P"
+_DOTS_PER_INCH = 130
+_PERCENT = 100.0
+_HINT = "profile a catalogue backbone, or evaluate an artifact"
+
+
+def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Draws every figure that the rows have the data for, each as PNG and SVG.
+
+    Returns:
+        The files: ``accuracy-latency``, ``throughput-batch`` and ``time-by-part``.
+
+    Raises:
+        StmdeployError: matplotlib is missing, or there is nothing to draw.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise StmdeployError(
+            "matplotlib is not installed", "pip install 'stmdeploy[plot]'"
+        ) from error
+    measured = [row for row in rows if row.measurement is not None and row.failure is None]
+    drawn = {
+        "accuracy-latency": _accuracy_latency(measured),
+        "throughput-batch": _throughput_batch(measured),
+        "time-by-part": _time_by_part(measured),
+    }
+    written = []
+    for name, figure in drawn.items():
+        for form in FORMATS if figure is not None else ():
+            assert figure is not None
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=form, dpi=_DOTS_PER_INCH)
+            written.append(folder / f"{name}.{form}")
+            write_atomically(written[-1], buffer.getvalue())
+    if not written:
+        raise StmdeployError("no row has what a figure shows", _HINT)
+    return written
+
+
+def _accuracy_latency(rows: Sequence[Row]) -> Figure | None:
+    """Top-1, measured or else published, over latency per image, one panel per batch.
+
+    Bars are 95 % intervals; colours are STMs, markers are runtimes.
+    """
+    from matplotlib.figure import Figure
+
+    drawn = [row for row in rows if accuracy_of(row) is not None]
+    if not drawn:
+        return None
+    batches = sorted({row.batch for row in drawn})
+    figure = Figure(figsize=(4.8 * len(batches), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
+    for panel, batch in zip(panels, batches, strict=True):
+        _draw_panel(panel, drawn, batch)
+    kinds = sorted({found.kind for found in map(accuracy_of, drawn) if found is not None})
+    panels[0].set_ylabel(f"top-1, % ({', '.join(kinds)})")
+    figure.suptitle(_title(drawn), fontsize=10)
+    return figure
+
+
+def _throughput_batch(rows: Sequence[Row]) -> Figure | None:
+    """Images a second over batch size, a line for every model and how it was run."""
+    from matplotlib.figure import Figure
+
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        if row.measurement is not None:
+            name = f"{row.model}, {row.runtime}, {row.precision}"
+            lines.setdefault(name, []).append((row.batch, row.measurement.throughput_images_s))
+    if not any(len(points) > 1 for points in lines.values()):
+        return None
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    panel = figure.subplots()
+    for i, (name, points) in enumerate(lines.items()):
+        x, y = zip(*sorted(points), strict=True)
+        panel.plot(x, y, marker=_MARKERS[i % len(_MARKERS)], label=name)
+    panel.set_xscale("log", base=2)
+    panel.set_xlabel("batch")
+    panel.set_ylabel("images/s (measured)")
+    panel.set_ylim(bottom=0)
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=7)
+    return figure
+
+
+def _time_by_part(rows: Sequence[Row]) -> Figure | None:
+    """Share of an inference by kind of part, a bar for every row."""
+    from matplotlib.figure import Figure
+
+    told = [(row, row.parts_ms) for row in rows if row.parts_ms]
+    if not told:
+        return None
+    figure = Figure(figsize=(7, 1.2 + 0.3 * len(told)), layout="constrained")
+    panel = figure.subplots()
+    names = [f"{r.model}, {r.runtime}, {r.precision}, batch {r.batch}" for r, _ in told]
+    left = [0.0] * len(told)
+    for kind in KINDS:
+        shares = [
+            _PERCENT
+            * sum(ms for part, ms in parts.items() if kind_of_part(part) == kind)
+            / sum(parts.values())
+            for _, parts in told
+        ]
+        if any(shares):
+            panel.barh(range(len(told)), shares, left=left, label=kind)
+            left = [a + b for a, b in zip(left, shares, strict=True)]
+    panel.set_yticks(range(len(told)), names, fontsize=7)
+    panel.invert_yaxis()
+    panel.set_xlabel("% of an inference, by the runtime's profiler")
+    panel.legend(ncols=len(KINDS), fontsize=7, loc="lower center", bbox_to_anchor=(0.4, 1.0))
+    return figure
+
+
+def _title(rows: Sequence[Row]) -> str:
+    runtimes = ", ".join(sorted({row.runtime for row in rows}))
+    threads = ", ".join(sorted({str(row.threads) for row in rows}))
+    devices = ", ".join(sorted({row.device_name for row in rows}))
+    return f"{runtimes} on {devices}, threads: {threads}"
+
+
+def _draw_panel(panel: Axes, rows: Sequence[Row], batch: int) -> None:
+    stms = sorted({row.stm for row in rows})
+    runtimes = sorted({row.runtime for row in rows})
+    for row in rows:
+        m, accuracy = row.measurement, accuracy_of(row)
+        if row.batch != batch or m is None or accuracy is None:
+            continue
+        top1 = accuracy.value
+        x = m.latency_ms_p50 / batch
+        below, above = m.latency_ms_p50 - m.latency_ms_p50_low, m.latency_ms_p50_high
+        spread = [[below / batch], [above / batch - x]]
+        marker = _MARKERS[runtimes.index(row.runtime) % len(_MARKERS)]
+        colour = f"C{stms.index(row.stm)}"
+        panel.errorbar(
+            [x], [top1], xerr=spread, yerr=[[top1 - accuracy.low], [accuracy.high - top1]],
+            fmt=marker, color=colour, capsize=3,
+        )  # fmt: skip
+        panel.annotate(
+            f"{row.stm} {row.scale}",
+            (x, top1),
+            xytext=(5, 5),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    panel.set_title(f"batch {batch}")
+    panel.set_xlabel("latency per image, ms (median, 95 % interval)")
+    panel.grid(alpha=0.3)
+    panel.margins(0.18, 0.1)

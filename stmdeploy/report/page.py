@@ -1,0 +1,118 @@
+"""The report: one HTML file that needs nothing else, neither network nor server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import resources
+from typing import Any
+
+from stmdeploy.bound import ASSUMPTIONS
+from stmdeploy.complexity import KINDS
+from stmdeploy.report.columns import COLUMNS, figures_of
+from stmdeploy.report.layers import kind_of_part
+from stmdeploy.report.tables import peaks_in_words, profile_notes
+from stmdeploy.results.row import Row
+
+#: What plots need beside the columns.
+_PLOTTED = ("top1", "top1_low", "top1_high", "top1_kind", "graph_macs", "graph_bytes")
+_PERCENT = 100.0
+_DIGITS = 6
+
+
+def report_page(rows: Sequence[Row], title: str, created_utc: str) -> bytes:
+    """The report on some rows.
+
+    Args:
+        rows: measured ones, and failed ones, which only the table shows.
+        title: its heading.
+        created_utc: when it is made.
+    """
+    from jinja2 import Environment
+    from plotly.offline import get_plotlyjs
+
+    assets = resources.files("stmdeploy.report").joinpath("assets")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(assets.joinpath("report.html.j2").read_text("utf-8"))
+    text = template.render(
+        title=title,
+        created_utc=created_utc,
+        rows=rows,
+        machines=_machines(rows),
+        notes=profile_notes(rows),
+        assumptions=ASSUMPTIONS,
+        has_bounds=any(row.bound for row in rows),
+        data=_for_script(page_data(rows)),
+        plotly=get_plotlyjs(),
+        style=assets.joinpath("report.css").read_text("utf-8"),
+        scripts=[assets.joinpath(name).read_text("utf-8") for name in ("plots.js", "report.js")],
+    )
+    return text.encode("utf-8", "backslashreplace")
+
+
+def page_data(rows: Sequence[Row]) -> dict[str, Any]:
+    """What the page's scripts read: columns, rows as lists of values, shares of time, roofs."""
+    keys = [column.key for column in COLUMNS] + list(_PLOTTED)
+    figures = [figures_of(row) for row in rows]
+    return {
+        "columns": [asdict(column) for column in COLUMNS],
+        "keys": keys,
+        "rows": [[_short(one[key]) for key in keys] for one in figures],
+        "kinds": KINDS,
+        "shares": [_shares(row) for row in rows],
+        "roofs": _roofs(rows),
+    }
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+
+
+def _for_script(data: dict[str, Any]) -> str:
+    """JSON that no text in it can end the script element of."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _shares(row: Row) -> list[float] | None:
+    """Per cent of an inference by kind of part; None where the runtime did not tell."""
+    whole = sum(row.parts_ms.values()) if row.parts_ms else 0.0
+    if not row.parts_ms or not whole:
+        return None
+    by_kind = dict.fromkeys(KINDS, 0.0)
+    for part, ms in row.parts_ms.items():
+        by_kind[kind_of_part(part)] += _PERCENT * ms / whole
+    return [_short(share) for share in by_kind.values()]
+
+
+def _roofs(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rooflines that rows lie under, each once: the highest rate, and every bandwidth."""
+    roofs: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for row in rows:
+        if row.bound is None:
+            continue
+        peaks, rate = row.bound.peaks, row.bound.rate
+        key = (row.device_name, row.precision, row.threads)
+        if key in roofs and roofs[key]["gflop_s"] >= 1e3 * rate.tflops:
+            continue
+        roofs[key] = {
+            "device_name": row.device_name,
+            "precision": row.precision,
+            "gflop_s": _short(1e3 * rate.tflops),
+            "gb_s": sorted({_short(level.gb_s) for level in peaks.memory if level.gb_s}),
+            "kind": peaks.kind,
+        }
+    return list(roofs.values())
+
+
+def _machines(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Every machine and software that rows were measured with, each once."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        e = row.environment
+        key = e.model_dump_json(exclude={"load_average_1min"})
+        found.setdefault(key, {"environment": e, "rows": 0, "peaks": set()})["rows"] += 1
+        if row.bound is not None:
+            found[key]["peaks"].add(f"{row.device_name}: {peaks_in_words(row.bound.peaks)}")
+    return [{**one, "peaks": sorted(one["peaks"])} for one in found.values()]

@@ -1,0 +1,331 @@
+"""The report in a real browser: no errors; filters, sorting, downloads, many rows, odd names."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stmdeploy.bound import bound
+from stmdeploy.report.page import page_data, report_page
+from stmdeploy.results.row import Row
+from tests.test_bound import peaks
+
+try:
+    from playwright.sync_api import Browser, Page, sync_playwright
+except ImportError:  # pragma: no cover
+    pytest.skip("playwright is not installed", allow_module_level=True)
+
+MakeRow = Callable[..., Row]
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+_FLAGS = (
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-first-run",
+)  # fmt: skip
+#: Until a report of 5,000 rows answers.
+_USABLE_S = 3.0
+EVIL = "<img src=x onerror=alert(1)>&amp;<b>bold</b>"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        if os.environ.get("CI"):
+            pytest.fail("there is no chromium: .ci/browser installs it")
+        pytest.skip("there is no chromium")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=list(_FLAGS), chromium_sandbox=False
+        )
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def faults() -> list[str]:
+    """What a page asked of the network, or complained of."""
+    return []
+
+
+@pytest.fixture
+def show(browser: Browser, faults: list[str], tmp_path: Path) -> Iterator[Callable[..., Page]]:
+    """Opens the report on some rows; whatever goes wrong in it fails the test at its end."""
+    contexts = []
+    requests: list[str] = []
+
+    def opened(rows: list[Row], **settings: object) -> Page:
+        path = tmp_path / "report.html"
+        path.write_bytes(report_page(rows, "Report", "2026-01-01T00:00:00"))
+        context = browser.new_context(accept_downloads=True, **settings)  # type: ignore[arg-type]
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: faults.append(f"error {error}"))
+        page.on("dialog", lambda dialog: faults.append(f"dialog {dialog.message}"))
+        page.on("console", lambda told: faults.append(f"{told.type} {told.text}"))
+        page.on("request", lambda asked: requests.append(asked.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector("#pareto .main-svg")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    asked = [url for url in requests if not url.startswith(("data:", "blob:"))]
+    assert faults == []
+    assert all(url.endswith("/report.html") and url.startswith("file:") for url in asked)
+
+
+@pytest.fixture
+def rows(make_row: MakeRow) -> list[Row]:
+    """Three mixers at two batches on two devices."""
+    return [sample(make_row, stm, batch, device)
+            for device in ("CPU A", "CPU B")
+            for stm in ("dcn", "halo", "swin")
+            for batch in (1, 8)]  # fmt: skip
+
+
+def sample(make_row: MakeRow, stm: str, batch: int, device: str, factor: float = 1.0) -> Row:
+    latency = factor * batch * {"dcn": 10.0, "halo": 12.0, "swin": 8.0}[stm]
+    row = make_row()
+    assert row.measurement is not None
+    measurement = row.measurement.model_copy(
+        update={
+            "latency_ms_p50": latency,
+            "latency_ms_p50_low": 0.95 * latency,
+            "latency_ms_p50_high": 1.05 * latency,
+            "throughput_images_s": 1000 * batch / latency,
+        }
+    )
+    return row.model_copy(
+        update={
+            "stm": stm,
+            "model": f"unified_{stm}_micro",
+            "batch": batch,
+            "device_name": device,
+            "measurement": measurement,
+            "published_top1_percent": {"dcn": 75.3, "halo": 75.8, "swin": 74.4}[stm],
+            "bound": bound((), batch, "fp32", peaks((4.0, 100.0), (None, 20.0))).model_copy(
+                update={"bound_ms": latency / 2, "macs": 10**9 * batch, "bytes": 10**7 * batch}
+            ),
+            "parts_ms": {"stem": 1.0, "stage 1 mixer": 2.0, "stage 1 mlp": 1.0},
+        }
+    )
+
+
+def cells(page: Page, column: str) -> list[str]:
+    """The texts of a column of the table, by its heading."""
+    heads = [text.split("\n")[0].strip() for text in page.locator("#heads th").all_inner_texts()]
+    place = heads.index(column) + 1
+    return page.locator(f"#body td:nth-child({place})").all_inner_texts()
+
+
+def until(page: Page, condition: str) -> None:
+    """Waits for a condition; the page's own policy forbids playwright's way of doing so."""
+    deadline = time.monotonic() + 10
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        page.wait_for_timeout(20)
+
+
+def look_at(page: Page, plot: str) -> None:
+    """Plots are drawn when they come into sight."""
+    page.locator(f"#{plot}").scroll_into_view_if_needed()
+    page.wait_for_selector(f"#{plot} .main-svg")
+
+
+def traces(page: Page, plot: str) -> list[dict[str, object]]:
+    """Name and points of every trace that a plot shows."""
+    look_at(page, plot)
+    found: list[dict[str, object]] = page.evaluate(
+        "id => document.getElementById(id).data.map(t => ({name: t.name, x: t.x, y: t.y}))", plot
+    )
+    return found
+
+
+def points(page: Page, plot: str) -> int:
+    """Markers that are drawn, as the browser sees them."""
+    return page.locator(f"#{plot} .scatterlayer .points path.point").count()
+
+
+Show = Callable[..., Page]
+
+
+def test_plots_and_the_table_show_every_row(show: Show, rows: list[Row]) -> None:
+    page = show(rows)
+    assert page.locator("#shown").inner_text() == "12 of 12 rows"
+    assert len(cells(page, "backbone")) == 12
+    assert points(page, "pareto") == 6  # at the smallest batch
+    front = {t["name"]: t["y"] for t in traces(page, "pareto") if "front" in str(t["name"])}
+    assert front == {"front, CPU A": [74.4, 75.3, 75.8], "front, CPU B": [74.4, 75.3, 75.8]}
+    assert page.locator("#pareto .errorbar").count() == 6
+    roofs = [str(t["name"]) for t in traces(page, "roofline") if "GB/s" in str(t["name"])]
+    assert len(roofs) == 4
+    assert all("(measured)" in name for name in roofs)
+    look_at(page, "parts")
+    assert page.locator("#parts .barlayer .point").count() == 3 * 12
+    assert "Test CPU" in page.locator("details summary").inner_text()
+
+
+def test_filters_change_plots_and_table(show: Show, rows: list[Row]) -> None:
+    page = show(rows)
+    page.get_by_label("halo").uncheck()
+    page.get_by_label("CPU B").uncheck()
+    until(page, "document.getElementById('shown').textContent.startsWith('4 ')")
+    until(page, "document.querySelectorAll('#pareto path.point').length === 2")
+    assert set(cells(page, "mixer")) == {"dcn", "swin"}
+    assert not any("halo" in str(t["name"]) for t in traces(page, "scaling"))
+    page.get_by_label("halo").check()
+    until(page, "document.querySelectorAll('#pareto path.point').length === 3")
+
+
+def test_any_cost_can_be_looked_at(show: Show, rows: list[Row]) -> None:
+    page = show(rows)
+    page.locator("#batch").select_option("all")
+    page.locator("#cost").select_option(label="throughput, images/s")
+    until(
+        page, "document.getElementById('pareto').layout.xaxis.title.text.startsWith('throughput')"
+    )
+    assert points(page, "pareto") == 12
+    # More is better now: the front begins with the highest throughput.
+    front = next(t for t in traces(page, "pareto") if t["name"] == "front, CPU A")
+    assert front["x"] == [125, 100, 83.3333]
+    # A cost that nobody measured is not offered.
+    assert "energy" not in page.locator("#cost").inner_text()
+
+
+def test_the_table_sorts_by_a_click_and_by_keys(show: Show, rows: list[Row]) -> None:
+    page = show(rows)
+    page.locator("#heads button", has_text="latency ms").first.click()
+    ascending = [float(text) for text in cells(page, "latency ms")]
+    assert ascending == sorted(ascending)
+    page.keyboard.press("Enter")  # the heading has the focus
+    descending = [float(text) for text in cells(page, "latency ms")]
+    assert descending == ascending[::-1]
+    assert page.locator("th[aria-sort=descending]").count() == 1
+
+
+def test_everything_can_be_reached_by_keys(show: Show, rows: list[Row]) -> None:
+    page = show(rows)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.type") == "checkbox"
+    page.keyboard.press("Space")
+    until(page, "document.getElementById('shown').textContent.startsWith('8 ')")
+
+
+def test_downloads_hold_what_the_filters_leave(show: Show, rows: list[Row]) -> None:
+    page = show(rows)
+    page.get_by_label("swin").uncheck()
+    with page.expect_download() as started:
+        page.get_by_role("button", name="Download CSV").click()
+    text = Path(started.value.path()).read_text("utf-8")
+    found = list(csv.DictReader(io.StringIO(text)))
+    assert len(found) == 8
+    assert {line["stm"] for line in found} == {"dcn", "halo"}
+    assert float(found[0]["latency_ms_p50"]) == 10.0
+    with page.expect_download() as started:
+        page.get_by_role("button", name="Download JSON").click()
+    assert len(json.loads(Path(started.value.path()).read_text("utf-8"))["rows"]) == 8
+
+
+def test_markup_in_names_stays_text(show: Show, make_row: MakeRow) -> None:
+    row = sample(make_row, "dcn", 1, EVIL).model_copy(
+        update={"model": EVIL, "stm": EVIL, "scale": "</script><script>alert(2)</script>"}
+    )
+    page = show([row, sample(make_row, "halo", 1, "=1+1")])
+    assert cells(page, "backbone")[0] == EVIL
+    assert page.locator("main img, td b").count() == 0
+    shown = page.locator("#pareto .legend").text_content() or ""
+    assert EVIL in shown
+    with page.expect_download() as started:
+        page.get_by_role("button", name="Download CSV").click()
+    found = list(csv.DictReader(io.StringIO(Path(started.value.path()).read_text("utf-8"))))
+    assert [line["device_name"] for line in found] == [EVIL, "'=1+1"]
+
+
+@pytest.mark.slow
+def test_five_thousand_rows_are_usable_within_seconds(show: Show, make_row: MakeRow) -> None:
+    """Opened, filtered, and the plot and the table have followed. Others share this machine, so
+    that the best of a few times counts."""
+    many = [
+        sample(make_row, stm, batch, device, 1 + i / 500)
+        for i in range(418)
+        for stm in ("dcn", "halo", "swin")
+        for batch in (1, 8)
+        for device in ("CPU A", "CPU B")
+    ]
+    assert len(many) > 5000
+    page = show(many)
+    taken_s: list[float] = []
+    while len(taken_s) < 5 and min(taken_s, default=_USABLE_S) >= _USABLE_S:
+        begun = time.monotonic()
+        page.reload()
+        page.get_by_label("halo").uncheck()
+        until(page, "document.getElementById('shown').textContent.startsWith('3344 ')")
+        until(page, "document.querySelectorAll('#pareto path.point').length === 1672")
+        taken_s.append(time.monotonic() - begun)
+    print(f"usable after {taken_s} s")  # noqa: T201
+    assert min(taken_s) < _USABLE_S
+    assert page.locator("#body tr").count() == 100
+    page.get_by_role("button", name="Next").click()
+    assert page.locator("#page").inner_text() == "page 2 of 34"
+    look_at(page, "roofline")
+    until(page, "document.querySelectorAll('#roofline path.point').length === 3344")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_in_the_light_and_in_the_dark(show: Show, rows: list[Row], scheme: str) -> None:
+    page = show(rows, viewport={"width": 390, "height": 800}, color_scheme=scheme)
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= 390  # only the table scrolls sideways, inside its own frame
+    text, back = (
+        page.evaluate(f"getComputedStyle(document.body).{what}")
+        for what in ("color", "backgroundColor")
+    )
+    assert (luminance(text) < luminance(back)) == (scheme == "light")
+    drawn = page.locator("#pareto .xtitle").evaluate("e => getComputedStyle(e).fill")
+    assert drawn == text
+
+
+def luminance(colour: str) -> float:
+    """Of ``rgb(r, g, b)``, near enough."""
+    red, green, blue = (float(part.strip(" rgba()")) for part in colour.split(",")[:3])
+    return 0.2 * red + 0.7 * green + 0.1 * blue
+
+
+def test_print_leaves_the_controls_out(show: Show, rows: list[Row]) -> None:
+    page = show(rows, color_scheme="dark")
+    page.emulate_media(media="print")
+    page.wait_for_selector("#parts .main-svg")
+    assert not page.locator("#filters").is_visible()
+    assert page.locator("#body tr").count() == 12
+    assert luminance(page.evaluate("getComputedStyle(document.body).color")) == 0
+    assert page.pdf()[:5] == b"%PDF-"
+
+
+def test_a_failed_row_is_in_the_table_alone(show: Show, rows: list[Row]) -> None:
+    failed = rows[0].model_copy(
+        update={"measurement": None, "failure": "worker died", "bound": None}
+    )
+    page = show([failed, *rows[2:]])
+    assert cells(page, "failure").count("worker died") == 1
+    assert points(page, "pareto") == 5
+
+
+def test_the_data_of_a_page(rows: list[Row]) -> None:
+    data = page_data(rows)
+    first = dict(zip(data["keys"], data["rows"][0], strict=True))
+    assert first["efficiency_percent"] == 50
+    assert first["top1_kind"] == "published"
+    shares = dict(zip(data["kinds"], data["shares"][0], strict=True))
+    assert shares["mixer"] == 50
+    assert sum(shares.values()) == 100
+    assert len(data["roofs"]) == 2

@@ -8,7 +8,7 @@ SETUP := $(VENV)/.ready
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make profile  measure the five micro backbones on this machine"
+	@echo "make profile  measure the five micro backbones on this machine, and report"
 	@echo "make test     lint, types, import contracts, every test, and the check of itself"
 	@echo "make fast     the tests that take seconds"
 	@echo "make bench    the benchmarks"
@@ -21,6 +21,7 @@ $(SETUP): pyproject.toml constraints.txt
 
 profile: $(SETUP)
 	$(BIN)/stmdeploy profile
+	$(BIN)/stmdeploy report
 
 lint: $(SETUP)
 	$(BIN)/ruff check .
@@ -29,6 +30,7 @@ lint: $(SETUP)
 	$(BIN)/lint-imports
 
 test: lint
+	.ci/browser
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 -m "not gpu"
 	BIN=$(BIN) .ci/self-check
 
@@ -39,6 +41,7 @@ bench: $(SETUP)
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.export
 	$(BIN)/python -m benchmarks.lowering micro tiny
+	$(BIN)/python -m benchmarks.efficiency
 	$(BIN)/python -m benchmarks.measuring
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.checking

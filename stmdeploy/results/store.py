@@ -303,20 +303,20 @@ class Store:
         return self._with_accuracy([self._read(document) for document in found])
 
     def newest_rows(self) -> tuple[Row, ...]:
-        """The newest measurement of every row that was ever finished, of all sweeps together.
+        """The newest measurement of every row that was ever finished, sweep by sweep.
 
         The same row on another machine is another one.
         """
         with self._reading() as connection:
-            query = select(rows.c.key, rows.c.row).where(rows.c.state == DONE)
-            found = connection.execute(query.order_by(rows.c.measured_utc)).all()
-        newest: dict[tuple[str, str, str], Row] = {}
-        for key, document in found:
+            query = select(rows.c.key, rows.c.row, rows.c.sweep, rows.c.position)
+            query = query.where(rows.c.state == DONE).order_by(rows.c.measured_utc)
+            found = connection.execute(query).all()
+        newest: dict[tuple[str, str, str], tuple[str, int, Row]] = {}
+        for key, document, sweep, position in found:
             row = self._read(document)
-            place = (key, row.device_name, row.environment.processor)
-            newest.pop(place, None)
-            newest[place] = row
-        return self._with_accuracy(list(newest.values()))
+            newest[key, row.device_name, row.environment.processor] = (sweep, position, row)
+        ordered = sorted(newest.values(), key=lambda entry: entry[:2])
+        return self._with_accuracy([row for _, _, row in ordered])
 
     def add_evaluation(self, evaluation: Evaluation) -> None:
         """Keeps an evaluation, in place of an older one over the same data."""

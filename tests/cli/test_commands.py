@@ -107,9 +107,12 @@ def test_profile_then_report(capsys: pytest.CaptureFixture[str], in_an_empty_fol
         assert (in_an_empty_folder / name).stat().st_size > 100
     assert main(["results", "export", "timm.csv", "--timm"]) == 0
     assert (in_an_empty_folder / "timm.csv").read_text().startswith("model,infer_img_size,")
-    assert main(["report", "--plot", "a.svg"]) == 0
-    assert (in_an_empty_folder / "a.svg").stat().st_size > 100
-    capsys.readouterr()
+    assert (in_an_empty_folder / "stmdeploy-results/report.html").stat().st_size > 10_000
+    assert main(["report", "--html", "a.html", "--title", "a <b>", "--figures", "figures"]) == 0
+    assert "<title>a &lt;b&gt;</title>" in (in_an_empty_folder / "a.html").read_text()
+    assert (in_an_empty_folder / "figures/time-by-part.svg").stat().st_size > 100
+    assert main(["report", str(document["sweep"]), "--latex"]) == 0
+    assert r"\toprule" in capsys.readouterr().out
     assert main(["results", "merge", "--out", "other", "stmdeploy-results"]) == 0
     assert json_of(capsys, "results", "show", "--out", "other")["rows"] == document["rows"]
     assert main(["results", "prune", "--keep", "0", "--out", "other"]) == 0

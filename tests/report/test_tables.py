@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stmdeploy.report.tables import profile_table, significant
+from stmdeploy.report.tables import TextTable, profile_table, significant
 from stmdeploy.results.row import Row, ScenarioResult
 
 MakeRow = Callable[..., Row]
@@ -85,3 +85,17 @@ def test_a_scenario_shows_loadgens_figures_and_verdict(make_row: MakeRow) -> Non
     line = dict(zip(table.headers, table.cells[0], strict=True))
     assert line["scenario"] == "server INVALID"
     assert (line["latency ms"], line["p90 ms"], line["images/s"]) == ("21.0", "30.0", "77.0")
+
+
+def test_a_table_for_latex() -> None:
+    table = TextTable(("a_b", "50 %"), (("x & y", "~1"),), notes=("one note",))
+    assert table.latex().splitlines() == [
+        "% one note",
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"a\_b & 50 \% \\",
+        r"\midrule",
+        r"x \& y & \textasciitilde{}1 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.results.row import ProcessRun, Row
+from stmdeploy.results.row import Evaluation, ProcessRun, Row, Share95
 from stmdeploy.results.schema import SCHEMA_VERSION
 from stmdeploy.results.store import DONE, FAILED, MEASURING, PLANNED, Store, pack, unpack
 
@@ -183,3 +183,47 @@ def test_a_damaged_row_is_named(store: Store, make_row: MakeRow) -> None:
         connection.execute("""UPDATE rows SET row = '{"model": 3}' WHERE position = 0""")
     with pytest.raises(StmdeployError, match="damaged at model"):
         store.rows("s1")
+
+
+def test_the_newest_measurement_of_every_row(store: Store, make_row: MakeRow) -> None:
+    """Rows of one key on two machines are two; a later sweep's takes an earlier one's place."""
+    store.save_row("s1", 0, make_row(batch=1), DONE)
+    store.save_row("s1", 1, make_row(batch=2, measurement=None, failure="died"), FAILED)
+    store.save_row("s1", 2, make_row(batch=3), MEASURING)
+    store.add_sweep("s2", "{}", [("a", "A"), ("a", "A")])
+    store.save_row("s2", 0, make_row(batch=10), DONE)
+    store.save_row("s2", 1, make_row(batch=20, device_name="another"), DONE)
+    assert [row.batch for row in store.newest_rows()] == [10, 20]
+
+
+def evaluation(row: Row, created: str, percent: float) -> Evaluation:
+    share = Share95(percent=percent, low=percent - 1, high=percent + 1)
+    return Evaluation(
+        artifact_sha256=str(row.artifact_sha256), model=row.model, weights="checkpoint",
+        weights_sha256="0" * 64, image_size=(224, 224), precision="fp32", runtime=row.runtime,
+        runtime_version="1", provider="CPU", data="val", data_sha256="2" * 64, images=100,
+        skipped=0, skipped_files=(), top1=share, top5=share, reference=None, agreement=None,
+        reference_top1=None, created_utc=created, environment=row.environment,
+    )  # fmt: skip
+
+
+def test_an_evaluation_belongs_to_the_very_artifact(
+    store: Store, tmp_path: Path, make_row: MakeRow
+) -> None:
+    row, other = make_row(), make_row(artifact_sha256="9" * 64)
+    store.save_row("s1", 0, row, DONE)
+    store.save_row("s1", 1, other, DONE)
+    for created, percent in (("2026-01-01", 70.0), ("2026-01-02", 80.0)):
+        store.add_evaluation(evaluation(row, created, percent))
+    first, second = store.rows("s1")
+    assert first.accuracy is not None
+    assert first.accuracy.top1.percent == 80.0  # over the same data the newer one stays
+    assert second.accuracy is None
+    assert len(store.evaluations()) == 1
+    # It is added as a row is read, and never stored with it.
+    store.save_row("s1", 0, first, DONE)
+    (tmp_path / "other").mkdir()
+    copy = Store(tmp_path / "other", create=True)
+    copy.merge(store)
+    assert copy.evaluations() == store.evaluations()
+    assert copy.rows("s1") == store.rows("s1")

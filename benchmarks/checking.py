@@ -29,6 +29,7 @@ from typing import Any
 
 from benchmarks.slowed import slow_down
 from stmdeploy.contracts import Silent
+from stmdeploy.jobs import TurnsJob
 from stmdeploy.measure.turns import Inference
 from stmdeploy.pipeline import export_model
 from stmdeploy.regression.comparison import Comparison
@@ -42,7 +43,6 @@ from stmdeploy.regression.verdict import (
     paired_slowdown,
 )
 from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec, available_threads
-from stmdeploy.worker import TurnsJob
 
 MODELS = ("convnext", "pvt", "swin", "halo", "dcn_v3")
 #: Kind of check: by how much the candidate is slower.

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stmdeploy.contracts import Silent
-from stmdeploy.jobs import worker_settings
+from stmdeploy.jobs import Answer, MeasureJob, worker_settings
 from stmdeploy.measure.process import run_worker
 from stmdeploy.measure.statistics import quantile
 from stmdeploy.pipeline import SweepResult, export_model, profile
@@ -33,7 +33,6 @@ from stmdeploy.spec import (
     available_threads,
 )
 from stmdeploy.sweep import SweepSpec
-from stmdeploy.worker import Answer, MeasureJob
 
 ROUNDS, SECONDS = 30, 1.0
 COVERAGE_ROWS = 120

@@ -13,12 +13,11 @@ from stmdeploy.evaluation import share95
 from stmdeploy.files import writable
 from stmdeploy.hardware import Gpu
 from stmdeploy.images import image_folder
-from stmdeploy.jobs import run_job, worker_settings
+from stmdeploy.jobs import EvaluateJob, Scored, run_job, worker_settings
 from stmdeploy.registry import exporter_for_target
 from stmdeploy.results.row import Evaluation, Share95
 from stmdeploy.results.store import Store, now_utc
 from stmdeploy.spec import ModelSpec, RunSettings, RunSpec, at_least
-from stmdeploy.worker import EvaluateJob, Scored
 
 _FULL = "fp32"
 

@@ -9,14 +9,13 @@ from stmdeploy.artifact import Operation
 from stmdeploy.bound import bound
 from stmdeploy.contracts import Progress
 from stmdeploy.errors import StmdeployError
-from stmdeploy.jobs import run_job, worker_settings
+from stmdeploy.jobs import LayersJob, PeaksJob, run_job, worker_settings
 from stmdeploy.measure.peaks import merged
 from stmdeploy.processors import peaks_of, profile_of
 from stmdeploy.report.layers import mean_ms
 from stmdeploy.results.row import Bound, Peaks, PreparedArtifact
 from stmdeploy.spec import LOOP, RunSpec
 from stmdeploy.sweep import RowSpec
-from stmdeploy.worker import LayersJob, PeaksJob
 
 #: Inferences that a row's share of time is the mean of.
 _REPEATS = 5

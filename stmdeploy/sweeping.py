@@ -14,7 +14,7 @@ from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.explaining import ProcessorPeaks, parts_of
 from stmdeploy.files import DiskFullError
 from stmdeploy.hardware import environment, memory_available_mib
-from stmdeploy.jobs import run_job, worker_settings
+from stmdeploy.jobs import Answer, LayersJob, MeasureJob, PrepareJob, run_job, worker_settings
 from stmdeploy.measure.process import worker_environment
 from stmdeploy.measure.summary import summarize, wants_more
 from stmdeploy.registry import exporter_for_runtime
@@ -22,7 +22,6 @@ from stmdeploy.results.row import Environment, Prepared, PreparedArtifact, Proce
 from stmdeploy.results.store import DONE, FAILED, MEASURING, PlannedRow, Store, now_utc
 from stmdeploy.spec import LOOP, ExportSpec, ModelSpec, RunSpec
 from stmdeploy.sweep import RowSpec, SweepSpec, shuffled
-from stmdeploy.worker import Answer, LayersJob, MeasureJob, PrepareJob
 
 #: Where a store keeps the artifacts and LoadGen's logs of its sweeps, beside it.
 ARTIFACTS, LOGS = "artifacts", "loadgen-logs"

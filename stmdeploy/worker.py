@@ -12,17 +12,27 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pydantic import TypeAdapter
 
-from stmdeploy.artifact import Document, ModelInfo
+from stmdeploy.artifact import ModelInfo
 from stmdeploy.contracts import OperatorTime
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files import DestinationError, DiskFullError
+from stmdeploy.jobs import (
+    Answer,
+    EvaluateJob,
+    Job,
+    LayersJob,
+    MeasureJob,
+    PeaksJob,
+    PrepareJob,
+    Scored,
+    TurnsJob,
+)
 from stmdeploy.measure.process import ASIDE
 from stmdeploy.results.row import (
-    Environment,
     Peaks,
     Prepared,
     PreparedArtifact,
@@ -30,7 +40,7 @@ from stmdeploy.results.row import (
     Published,
     TurnsRun,
 )
-from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec, SamplingSpec
+from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,113 +58,6 @@ _BYTES_PER_MIB = 2**20
 _LONGEST_REASON = 300
 #: Unreadable images that an evaluation names; it counts them all.
 _NAMED_FILES = 100
-
-
-class PrepareJob(Document):
-    """A model to build, to count and to export."""
-
-    kind: Literal["prepare"] = "prepare"
-    model: ModelSpec
-    exports: tuple[ExportSpec, ...]
-
-
-class MeasureJob(Document):
-    """One process of a row. The artifact's hash was checked by the parent.
-
-    ``environment`` is what the parent has read of this machine and interpreter; None for another
-    interpreter, which then reads its own. ``memory_limit_mib`` bounds what the worker may
-    allocate; None for no bound. ``logs`` is where LoadGen writes.
-    """
-
-    kind: Literal["measure"] = "measure"
-    artifact: Path
-    model: ModelSpec
-    run: RunSpec
-    sampling: SamplingSpec
-    environment: Environment | None = None
-    memory_limit_mib: int | None = None
-    logs: Path | None = None
-
-
-class LayersJob(Document):
-    """Where the time of a row goes."""
-
-    kind: Literal["layers"] = "layers"
-    artifact: Path
-    model: ModelSpec
-    run: RunSpec
-    repeats: int
-
-
-class PeaksJob(Document):
-    """What the processor can do at most with so many threads.
-
-    ``libraries``: only these; empty for every one that is installed.
-    """
-
-    kind: Literal["peaks"] = "peaks"
-    threads: int
-    precisions: tuple[str, ...]
-    libraries: tuple[str, ...] = ()
-
-
-class EvaluateJob(Document):
-    """An artifact whose accuracy is measured, beside a reference in float32 if there is one.
-
-    ``run.batch`` images go through at a time. Hashes were checked by the parent.
-    """
-
-    kind: Literal["evaluate"] = "evaluate"
-    artifact: Path
-    model: ModelSpec
-    run: RunSpec
-    data: Path
-    class_map: Path | None = None
-    limit: int | None = None
-    reference: Path | None = None
-    reference_run: RunSpec | None = None
-
-
-class TurnsJob(Document):
-    """One side of a comparison; every later line on stdin asks for a turn."""
-
-    kind: Literal["turns"] = "turns"
-    artifact: Path
-    model: ModelSpec
-    run: RunSpec
-    memory_limit_mib: int | None = None
-
-
-Job = PrepareJob | MeasureJob | LayersJob | PeaksJob | EvaluateJob | TurnsJob
-
-
-class Scored(Document):
-    """What an evaluation counted; see `results.row.Evaluation`."""
-
-    images: int
-    top1: int
-    top5: int
-    agreed: int | None
-    reference_top1: int | None
-    skipped: int
-    skipped_files: tuple[str, ...]
-    data_sha256: str
-    runtime_facts: dict[str, str]
-    environment: Environment
-
-
-class Answer(Document):
-    """What was done, or one line saying why it was not; ``code`` is then an exit code."""
-
-    prepared: Prepared | None = None
-    process: ProcessRun | None = None
-    turns: TurnsRun | None = None
-    peaks: Peaks | None = None
-    scored: Scored | None = None
-    layers: tuple[tuple[OperatorTime, ...], ...] | None = None
-    failure: str = ""
-    hint: str = ""
-    code: int = int(ExitCode.OK)
 
 
 class _Asides:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from stmdeploy.jobs import Answer, MeasureJob
 from stmdeploy.measure.process import run_worker
 from stmdeploy.pipeline import export_model
 from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec, SamplingSpec
-from stmdeploy.worker import Answer, MeasureJob
 from tests.fakes import RecordedProgress
 
 CHATTY = """

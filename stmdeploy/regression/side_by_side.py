@@ -18,12 +18,11 @@ from pydantic import ValidationError
 from stmdeploy.contracts import Progress
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.hardware import memory_available_mib
-from stmdeploy.jobs import WORKER, worker_settings
+from stmdeploy.jobs import WORKER, Answer, TurnsJob, worker_settings
 from stmdeploy.measure.lock import machine_lock
 from stmdeploy.measure.process import ASIDE, Worker, WorkerError
 from stmdeploy.measure.turns import TURN, Inference, from_words
 from stmdeploy.results.row import TurnsRun
-from stmdeploy.worker import Answer, TurnsJob
 
 #: Every process takes so many turns, ...
 _TURNS = 2

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from stmdeploy.artifact import Artifact, Manifest, read_artifact
 from stmdeploy.errors import StmdeployError
+from stmdeploy.jobs import TurnsJob
 from stmdeploy.registry import exporter_for_runtime
 from stmdeploy.regression.bundle import BaselineRow, Bundle, is_bundle, open_bundle
 from stmdeploy.regression.side_by_side import Side
 from stmdeploy.spec import ModelSpec, RunSpec
-from stmdeploy.worker import TurnsJob
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from stmdeploy.artifact import Artifact
+from stmdeploy.jobs import TurnsJob
 from stmdeploy.measure.turns import Inference, from_words
 from stmdeploy.pipeline import export_model
 from stmdeploy.regression import side_by_side
@@ -25,7 +26,6 @@ from stmdeploy.regression.side_by_side import (
     pairs_that_fit,
 )
 from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec
-from stmdeploy.worker import TurnsJob
 from tests.fakes import RecordedProgress
 
 #: Writes when it begins and ends to a file, in one write each, and misbehaves on request.

@@ -69,9 +69,9 @@ class Judged:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """``choices``: rows that keep all limits and that no other one beats in both accuracy and
-    latency, the most accurate first. ``runners_up``: the others that keep them, then those that are
-    not certain. ``left_out``: the rest."""
+    """``choices``: rows that keep all limits and that no other one beats in accuracy, latency and
+    throughput together, the most accurate first. ``runners_up``: the others that keep them, then
+    those that are not certain. ``left_out``: the rest."""
 
     choices: tuple[Judged, ...]
     runners_up: tuple[Judged, ...]
@@ -163,20 +163,19 @@ def recommend(rows: Sequence[Row], limits: Limits) -> Recommendation:
     return Recommendation(tuple(front), (*others, *uncertain), tuple(left_out))
 
 
-def _order(one: Judged) -> tuple[float, float]:
-    """The most accurate first, of equal ones the fastest; without an accuracy last."""
-    accuracy = accuracy_of(one.row)
-    assert one.row.measurement is not None
-    return (-accuracy.value if accuracy else 0.0, one.row.measurement.latency_ms_p50)
+def _order(one: Judged) -> tuple[float, float, float]:
+    """The most accurate first, then the fastest, then the highest throughput; without an
+    accuracy last."""
+    accuracy, m = accuracy_of(one.row), one.row.measurement
+    assert m is not None
+    return (-accuracy.value if accuracy else 0.0, m.latency_ms_p50, -m.throughput_images_s)
 
 
 def _front(ordered: Sequence[Judged]) -> list[Judged]:
-    """Those that are faster than every one that is at least as accurate."""
+    """Those that none before them equals or beats in everything; none after them can."""
     front: list[Judged] = []
-    fastest = float("inf")
     for one in ordered:
-        assert one.row.measurement is not None
-        if one.row.measurement.latency_ms_p50 < fastest:
-            fastest = one.row.measurement.latency_ms_p50
+        _, latency, throughput = _order(one)
+        if not any(_order(b)[1] <= latency and _order(b)[2] <= throughput for b in front):
             front.append(one)
     return front

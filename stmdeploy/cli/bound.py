@@ -43,9 +43,19 @@ def bound(
     """
     from stmdeploy.bound import ASSUMPTIONS
     from stmdeploy.cli import console
+    from stmdeploy.errors import nearest
+    from stmdeploy.processors import find_profiles
     from stmdeploy.report.bounds import Workload, bound_table, bounds_of
+    from stmdeploy.spec import PRECISIONS, at_least
 
-    precisions = tuple(words(precision))
+    precisions, batches = tuple(words(precision)), numbers(batch, "--batch")
+    for word in precisions:
+        if word not in PRECISIONS:
+            raise StmdeployError(f"unknown precision {word!r}", nearest(word, PRECISIONS))
+    for number in batches:
+        at_least(1, number, "batch")
+    for name in words(gpu):
+        find_profiles(name)
     with console.progress() as progress:
         if artifact:
             if words(stm) or words(model):
@@ -67,7 +77,7 @@ def bound(
             workloads = [Workload(spec.label, done) for spec, done in found.items()]
         kinds = (*precisions, *(w.precision for w in workloads if w.precision))
         processors = _processors(words(gpu), kinds, progress)
-        bounds = bounds_of(workloads, processors, numbers(batch, "--batch"), precisions)
+        bounds = bounds_of(workloads, processors, batches, precisions)
     if json:
         console.print_json(
             {"kind": "bound, not measured", "assumptions": ASSUMPTIONS,

@@ -27,15 +27,22 @@ def list_(json: options.Json = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="As of `hardware list`, or a family: a100.")],
+    name: Annotated[str, typer.Argument(help="As of `hardware list`, a family (a100), or cpu.")],
     json: options.Json = False,
 ) -> None:
     """Show every figure of a profile, and which datasheet says so."""
     from dataclasses import asdict
 
     from stmdeploy.cli import console, listings
-    from stmdeploy.processors import find_profiles
+    from stmdeploy.processors import CPU, cpu_profile, find_profiles
 
+    if name.strip().lower() == CPU:
+        cpu = cpu_profile()
+        if json:
+            console.print_json({"profiles": [{"name": CPU, **asdict(cpu)}]})
+        else:
+            console.print_table(listings.cpu_figures(cpu))
+        return
     found = find_profiles(name)
     if json:
         console.print_json({"profiles": [asdict(profile) for profile in found]})
@@ -74,12 +81,13 @@ def measure(
     from stmdeploy.explaining import measured_peaks
     from stmdeploy.hardware import processor_name
     from stmdeploy.report.tables import peaks_table
-    from stmdeploy.spec import at_least, available_threads
+    from stmdeploy.spec import at_least, at_most, available_threads
 
     counts = numbers(threads, "--threads") or [available_threads()]
     kinds = tuple(words(precision) or ("fp32", "fp16", "bf16", "int8"))
     for count in counts:
         at_least(1, count, "threads")
+        at_most(available_threads(), count, "threads")
     if unknown := set(kinds) - {"fp32", "fp16", "bf16", "int8"}:
         raise StmdeployError(
             f"no product is of precision {', '.join(sorted(unknown))}",

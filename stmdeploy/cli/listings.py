@@ -11,7 +11,7 @@ from stmdeploy.backbones.sizes import side_step_px
 from stmdeploy.report.tables import ABSENT, TextTable
 
 if TYPE_CHECKING:
-    from stmdeploy.processors import Profile
+    from stmdeploy.processors import CpuProfile, Profile
 
 Listed = tuple[list[dict[str, Any]], TextTable]
 
@@ -93,7 +93,10 @@ def gpus() -> Listed:
         )
         for p in known
     )
-    notes = ("Figures are from the datasheets, dense.", f"This machine has {describe_machine()}.")
+    notes = (
+        "Figures are from the datasheets, dense; those of a cpu are measured.",
+        f"This machine has {describe_machine()}.",
+    )
     return [asdict(p) for p in known], TextTable(headers, cells, left=3, notes=notes)
 
 
@@ -127,6 +130,16 @@ def profile_figures(profile: Profile) -> TextTable:
     )
     headers = (f"{profile.name}: {profile.title}", "datasheet", "source")
     return TextTable(headers, cells, left=3, notes=notes)
+
+
+def cpu_figures(profile: CpuProfile) -> TextTable:
+    """What the profile ``cpu`` says: no figures, because they are measured."""
+    cells = (
+        ("batches", ", ".join(map(str, profile.batches))),
+        ("precisions", ", ".join(profile.precisions)),
+        ("peaks", f"{profile.source}: stmdeploy hardware measure"),
+    )
+    return TextTable((f"cpu: {profile.title}", ""), cells, left=2)
 
 
 def machine() -> tuple[dict[str, Any], TextTable]:

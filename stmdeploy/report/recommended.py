@@ -15,6 +15,7 @@ from stmdeploy.recommendation import (
 )
 from stmdeploy.report.tables import ABSENT, TextTable, significant
 from stmdeploy.results.frame import flat
+from stmdeploy.results.row import Measurement
 
 _WORDS = {Kept.NOT_CERTAIN: "not certain", Kept.NOT_KNOWN: "not known", Kept.NO: "broken"}
 
@@ -57,14 +58,23 @@ def reason(one: Judged, found: Recommendation) -> str:
     if short:
         return ", ".join(short)
     if one not in found.choices:
-        return "another one is at least as accurate and faster"
-    place = found.choices.index(one)
-    if accuracy_of(one.row) is None:
-        return "the fastest; its accuracy is not known"
-    if place == 0:
-        return "the most accurate that keeps every limit"
-    last = place == len(found.choices) - 1
-    return "the fastest that keeps every limit" if last else "faster, less accurate"
+        return "another one is as good in accuracy, latency and throughput"
+    found_best = [
+        word
+        for word, best in (
+            ("the most accurate", found.choices[0]),
+            ("the fastest", min(found.choices, key=lambda c: _measured(c).latency_ms_p50)),
+            ("the highest throughput",
+             max(found.choices, key=lambda c: _measured(c).throughput_images_s)),
+        )
+        if best is one and (word != "the most accurate" or accuracy_of(one.row))
+    ]  # fmt: skip
+    return " and ".join(found_best) or "none is as good in accuracy, latency and throughput"
+
+
+def _measured(one: Judged) -> Measurement:
+    assert one.row.measurement is not None
+    return one.row.measurement
 
 
 def _words(name: str) -> str:
@@ -73,8 +83,7 @@ def _words(name: str) -> str:
 
 
 def _cells(one: Judged) -> tuple[str, ...]:
-    row, m = one.row, one.row.measurement
-    assert m is not None
+    row, m = one.row, _measured(one)
     accuracy, latency = accuracy_of(row), latency_of(m)
     return (
         row.model,

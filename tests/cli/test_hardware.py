@@ -21,10 +21,16 @@ def test_a_profile_names_the_source_of_every_figure(capsys: pytest.CaptureFixtur
     assert names == ["a100-40gb", "a100-80gb"]
 
 
-@pytest.mark.parametrize("name", ["a1000", "cpu"])
-def test_a_profile_that_is_not_there(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["hardware", "show", name]) == 2
+def test_a_profile_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["hardware", "show", "a1000"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_cpu_has_no_datasheet(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["hardware", "show", "cpu"]) == 0
+    assert "measured at run time" in capsys.readouterr().out
+    assert main(["profile", "--gpu", "cpu", "--dry-run"]) == 2
+    assert "leave --gpu out" in capsys.readouterr().err
 
 
 def test_detect_says_which_profile_every_gpu_has(

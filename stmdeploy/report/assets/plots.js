@@ -72,23 +72,24 @@ function front(points, more) {
   return kept;
 }
 
-function drawPareto(rows, accuracy, cost) {
-  const stms = distinct(rows, "stm").sort(), devices = distinct(rows, "device_name").sort();
+// `all` has the mixers and devices of every row: a filter changes no colour.
+function drawPareto(rows, all, accuracy, cost) {
   const points = rows
     .filter((row) => row[accuracy.key] !== null && row[cost.key] !== null)
     .map((row) => ({ row, x: row[cost.key], y: row[accuracy.key] }));
   const traces = [];
-  devices.forEach((device, d) => {
+  all.devices.forEach((device, d) => {
     const here = points.filter((point) => point.row.device_name === device);
+    if (!here.length) return;
     const best = front(here, cost.more);
     traces.push({
       type: "scatter", mode: "lines", name: `front, ${plain(device)}`, hoverinfo: "skip",
       x: best.map((point) => point.x), y: best.map((point) => point.y),
       line: { color: COLOURS[6], dash: DASHES[d % DASHES.length], width: 2 },
     });
-    for (const stm of stms) {
+    for (const stm of all.stms) {
       const some = here.filter((point) => point.row.stm === stm);
-      if (some.length) traces.push(scatter(some, stm, stms, d, points.length, accuracy, cost));
+      if (some.length) traces.push(scatter(some, stm, all, d, points.length, accuracy, cost));
     }
   });
   document.getElementById("pareto-note").textContent = points.length
@@ -100,7 +101,7 @@ function drawPareto(rows, accuracy, cost) {
   });
 }
 
-function scatter(some, stm, stms, device, total, accuracy, cost) {
+function scatter(some, stm, all, device, total, accuracy, cost) {
   const few = total <= MOST_INTERVALS;
   const spread = (axis, at) => {
     if (!few || !axis.low) return undefined;
@@ -117,11 +118,15 @@ function scatter(some, stm, stms, device, total, accuracy, cost) {
       `<br>${accuracy.label}: ${short(p.y)}${accuracy.key === "top1" ? ` (${plain(p.row.top1_kind)})` : ""}`),
     hovertemplate: "%{hovertext}<extra></extra>",
     error_x: spread(cost, "x"), error_y: spread(accuracy, "y"),
-    marker: { color: COLOURS[stms.indexOf(stm) % COLOURS.length], symbol: SYMBOLS[device % SYMBOLS.length], size: 10 },
+    marker: { color: colourOf(stm, all), symbol: SYMBOLS[device % SYMBOLS.length], size: 10 },
   };
 }
 
-function drawScaling(rows) {
+function colourOf(stm, all) {
+  return COLOURS[all.stms.indexOf(stm) % COLOURS.length];
+}
+
+function drawScaling(rows, all) {
   const name = (row) => [row.model, row.runtime, row.precision, row.device_name, row.image,
     `${row.threads} threads`, row.scenario].join(", ");
   const lines = new Map();
@@ -131,11 +136,14 @@ function drawScaling(rows) {
     lines.get(name(row)).push(row);
   }
   const shown = [...lines.entries()].slice(0, MOST_LINES);
-  const traces = shown.flatMap(([title, some], i) => {
+  const alike = new Map();  // lines of one mixer differ by their dashes
+  const traces = shown.flatMap(([title, some]) => {
+    const stm = some[0].stm, number = alike.get(stm) || 0;
+    alike.set(stm, number + 1);
     const ordered = [...some].sort((a, b) => a.batch - b.batch);
     const common = {
       type: "scatter", mode: "lines+markers", name: plain(title), legendgroup: title,
-      x: ordered.map((row) => row.batch), line: { color: COLOURS[i % COLOURS.length], dash: DASHES[Math.floor(i / COLOURS.length) % DASHES.length] },
+      x: ordered.map((row) => row.batch), line: { color: colourOf(stm, all), dash: DASHES[number % DASHES.length] },
     };
     const error = {
       type: "data", symmetric: false, thickness: 1,
@@ -159,11 +167,10 @@ function drawScaling(rows) {
   });
 }
 
-function drawRoofline(rows, roofs) {
+function drawRoofline(rows, all, roofs) {
   const points = rows.filter((row) => row.graph_bytes && row.latency_ms_p50 !== null);
   const intensity = (row) => (2 * row.graph_macs) / row.graph_bytes;
-  const stms = distinct(rows, "stm").sort();
-  const traces = stms.map((stm, i) => {
+  const traces = all.stms.map((stm) => {
     const some = points.filter((row) => row.stm === stm);
     const rate = (row) => (2 * row.graph_macs) / row.latency_ms_p50 / 1e6;
     return {
@@ -172,12 +179,12 @@ function drawRoofline(rows, roofs) {
       hovertext: some.map((row) => `${described(row)}<br>${short(rate(row))} GFLOP/s, ` +
         `${short(row.efficiency_percent)} % of its bound`),
       hovertemplate: "%{hovertext}<extra></extra>",
-      marker: { color: COLOURS[i % COLOURS.length], size: 9 },
+      marker: { color: colourOf(stm, all), size: 9 },
     };
   }).filter((trace) => trace.x.length);
   const devices = new Set(points.map((row) => `${row.device_name} ${row.precision}`));
-  const all = points.map(intensity);
-  const [least, most] = [Math.min(1, ...all) / 2, Math.max(100, ...all) * 2];
+  const intensities = points.map(intensity);
+  const [least, most] = [Math.min(1, ...intensities) / 2, Math.max(100, ...intensities) * 2];
   for (const roof of roofs.filter((r) => devices.has(`${r.device_name} ${r.precision}`))) {
     roof.gb_s.forEach((speed, i) => {
       const ridge = roof.gflop_s / speed;

@@ -150,14 +150,15 @@
     return JSON.stringify({ rows: some.map((row) => Object.fromEntries(keys.map((key) => [key, row[key]]))) }, null, 1);
   }
 
+  const all = { stms: distinct(rows, "stm").sort(), devices: distinct(rows, "device_name").sort() };
   const plots = {
     pareto: () => {
       const batch = $("batch").value;
       const at = batch === "all" ? left() : left("batch").filter((row) => String(row.batch) === batch);
-      drawPareto(at, ACCURACIES[Number($("accuracy").value)], COSTS[Number($("cost").value)]);
+      drawPareto(at, all, ACCURACIES[Number($("accuracy").value)], COSTS[Number($("cost").value)]);
     },
-    scaling: () => drawScaling(left()),
-    roofline: () => drawRoofline(left(), data.roofs),
+    scaling: () => drawScaling(left(), all),
+    roofline: () => drawRoofline(left(), all, data.roofs),
     parts: () => drawParts(left(), data.kinds),
   };
   // A plot is drawn when it comes into sight, and again when something changes while it is there.

@@ -21,7 +21,8 @@ ASSUMPTIONS = (
     "their bytes at the bandwidth of the level of memory that holds them. Operators run one after "
     "another; each reads its inputs and writes its outputs once. Norms, activations, softmax, "
     "copies, the logits inside an attention, and starting operators cost nothing. Weights stay in "
-    "the caches between inferences as far as they fit."
+    "the caches between inferences as far as they fit; the rest comes while products keep the "
+    "processor busy, as far as that lasts."
 )
 #: Bytes of an element: the least that a runtime can move in a precision.
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int8-dynamic": 1}
@@ -43,20 +44,27 @@ def bound(operations: Sequence[Operation], batch: int, precision: str, peaks: Pe
     Raises:
         StmdeployError: the peaks have no rate for the precision.
     """
-    rate, size = _rate(precision, peaks), _BYTES[precision]
+    rate, size = rate_of(precision, peaks), _BYTES[precision]
     weights = sum(size * op.weight_elements * op.nodes for op in operations)
-    # What no cache keeps between two inferences comes again, of every operator its share.
-    weight_s = memory_s(weights, peaks.memory) / weights if weights else 0.0
-    total, compute, memory = 0.0, 0.0, 0.0
+    # What no cache keeps between two inferences comes again; whose weights that is, is free to
+    # choose, and it comes for nothing while an operator that has it is busy multiplying.
+    missing_ms = _MS_PER_S * memory_s(weights, peaks.memory)
+    slowest = _speed_at(weights, peaks.memory)
+    total, compute, memory, hidden = 0.0, 0.0, missing_ms, 0.0
     parts: defaultdict[str, float] = defaultdict(float)
     for op in operations:
         compute_ms = _MS_PER_S * 2 * op.macs * batch / (rate.tflops * 1e12)
-        activations_s = memory_s(size * op.activation_elements * batch, peaks.memory)
-        memory_ms = _MS_PER_S * (activations_s + size * op.weight_elements * weight_s)
+        acts_ms = _MS_PER_S * memory_s(size * op.activation_elements * batch, peaks.memory)
+        own_ms = _MS_PER_S * size * op.weight_elements / slowest if slowest else 0.0
         compute += op.nodes * compute_ms
-        memory += op.nodes * memory_ms
-        total += op.nodes * max(compute_ms, memory_ms)
-        parts[op.part] += op.nodes * max(compute_ms, memory_ms)
+        memory += op.nodes * acts_ms
+        total += op.nodes * max(compute_ms, acts_ms)
+        hidden += op.nodes * min(own_ms, max(0.0, compute_ms - acts_ms))
+        parts[op.part] += op.nodes * max(compute_ms, acts_ms)
+    shown_ms = max(0.0, missing_ms - hidden)
+    for op in operations if shown_ms else ():
+        parts[op.part] += shown_ms * size * op.weight_elements * op.nodes / weights
+    total += shown_ms
     return Bound(
         bound_ms=total,
         compute_ms=compute,
@@ -72,7 +80,12 @@ def bound(operations: Sequence[Operation], batch: int, precision: str, peaks: Pe
     )
 
 
-def _rate(precision: str, peaks: Peaks) -> Rate:
+def rate_of(precision: str, peaks: Peaks) -> Rate:
+    """The rate that products of a precision run at, at most.
+
+    Raises:
+        StmdeployError: the peaks have none for it.
+    """
     own, *others = _RATES.get(precision, (precision, "fp32"))
     usable = [rate for rate in peaks.rates if rate.precision in (own, *others)]
     if not any(rate.precision == own for rate in usable):
@@ -81,6 +94,15 @@ def _rate(precision: str, peaks: Peaks) -> Rate:
             f"choose one of: {', '.join(dict.fromkeys(rate.precision for rate in peaks.rates))}",
         )
     return max(usable, key=lambda rate: rate.tflops)
+
+
+def _speed_at(size: float, memory: Sequence[MemoryLevel]) -> float:
+    """Bytes a second of the level that the last of so many bytes come from; 0 if they are free."""
+    level = next(
+        one for one in memory
+        if one.up_to_mib is None or size <= one.up_to_mib * _BYTES_PER_MIB
+    )  # fmt: skip
+    return (level.gb_s or 0.0) * 1e9
 
 
 def memory_s(size: float, memory: Sequence[MemoryLevel]) -> float:

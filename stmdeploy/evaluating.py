@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -103,15 +104,24 @@ def _job(
             f"{artifact.path.name}: no artifact of these weights in fp32 lies beside it, so "
             "agreement cannot be told; name one with --reference"
         )
+    run = _run(spec, manifest)
+    beside = (
+        _run(replace(spec, runtime="", batch=run.batch), reference.manifest) if reference else None
+    )
+    if beside is not None and beside.batch != run.batch:
+        raise StmdeployError(
+            f"{artifact.path.name} and its reference were built for other batches",
+            "name an artifact with a free batch as --reference",
+        )
     return EvaluateJob(
         artifact=artifact.path.resolve(),
         model=ModelSpec(model.name, model.image_size, model.num_classes),
-        run=_run(spec, manifest),
+        run=run,
         data=spec.data.resolve(),
         class_map=spec.class_map.resolve() if spec.class_map else None,
         limit=spec.limit,
         reference=reference.path.resolve() if reference else None,
-        reference_run=_run(replace(spec, runtime=""), reference.manifest) if reference else None,
+        reference_run=beside,
     )
 
 
@@ -165,7 +175,11 @@ def _beside(artifact: Artifact) -> list[Artifact]:
     stem = artifact.path.stem.removesuffix(artifact.manifest.precision)
     suffixes = dict.fromkeys([artifact.path.suffix, ".onnx"])
     paths = [artifact.path.with_name(f"{stem}{_FULL}{suffix}") for suffix in suffixes]
-    return [read_artifact(path) for path in paths if path.is_file()]
+    found = []
+    for path in paths:
+        with suppress(StmdeployError):  # of another schema, or damaged: not a reference
+            found.append(read_artifact(path))
+    return found
 
 
 def _is_reference(one: Manifest, other: Manifest) -> bool:

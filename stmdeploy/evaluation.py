@@ -49,7 +49,7 @@ def score(
         tell: is told after every batch.
 
     Raises:
-        StmdeployError: (exit code 4) logits that are not finite, or of another number of classes.
+        StmdeployError: (exit code 4) logits that are not finite.
     """
     total = Score()
     if reference is not None:

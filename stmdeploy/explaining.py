@@ -48,6 +48,12 @@ class ProcessorPeaks:
             if found is not None:
                 self._measured[threads] = merged(before, found) if before else found
 
+    def know(self, run: RunSpec, peaks: Peaks) -> None:
+        """Peaks that were measured before, and stored."""
+        if run.device == "cpu":
+            mine = self._measured.get(run.threads)
+            self._measured[run.threads] = merged(mine, peaks) if mine else peaks
+
     def of(self, run: RunSpec) -> Peaks | None:
         """The peaks of what a run runs on; None where nothing is known of it."""
         if run.device == "cpu":
@@ -78,14 +84,12 @@ def measured_peaks(
     return answer.peaks
 
 
-def parts_of(
-    spec: RowSpec, artifact: PreparedArtifact, progress: Progress
-) -> dict[str, float] | None:
-    """Milliseconds of every part in one inference, by the runtime's profiler; None where it
+def parts_of(spec: RowSpec, artifact: PreparedArtifact, progress: Progress) -> dict[str, float]:
+    """Milliseconds of every part in one inference, by the runtime's profiler; empty where it
     does not tell."""
     run = spec.run
     if artifact.path is None or run.scenario.name != LOOP or run.in_flight != 1:
-        return None
+        return {}
     job = LayersJob(
         artifact=artifact.path,
         model=replace(spec.model, checkpoint=None),
@@ -93,4 +97,4 @@ def parts_of(
         repeats=_REPEATS,
     )
     answer = run_job(job, worker_settings(run), _TIMEOUT_S, progress, run.python)
-    return mean_ms(answer.layers, "part") if answer.layers else None
+    return mean_ms(answer.layers, "part") if answer.layers else {}

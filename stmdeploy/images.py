@@ -59,7 +59,8 @@ class ImageFolder:
         digest = hashlib.sha256()
         for path, label in self.files:
             name = path.relative_to(self.folder).as_posix()
-            digest.update(f"{name}\0{path.stat().st_size}\0{label}\n".encode())
+            line = f"{name}\0{path.stat().st_size}\0{label}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 
@@ -75,7 +76,12 @@ def image_folder(folder: Path, num_classes: int, class_map: Path | None = None) 
     """
     if not folder.is_dir():
         raise StmdeployError(f"{folder} is not a folder", "give a folder with one for each class")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    try:
+        names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    except OSError as error:
+        raise StmdeployError(
+            f"{folder} cannot be read: {(error.strerror or '').lower()}", "give another folder"
+        ) from error
     if not names:
         raise StmdeployError(f"{folder} holds no folders", "it must hold one for each class")
     classes = _mapped(names, num_classes, class_map) if class_map else _counted(names, num_classes)
@@ -83,7 +89,7 @@ def image_folder(folder: Path, num_classes: int, class_map: Path | None = None) 
         (path, classes[name])
         for name in names
         for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in SUFFIXES and path.is_file()
     )
     if not files:
         raise StmdeployError(f"{folder} holds no images", f"of {', '.join(sorted(SUFFIXES))}")

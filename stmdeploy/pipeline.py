@@ -195,7 +195,8 @@ def resume(
         StmdeployError: no such sweep, or its runtimes are no longer there.
     """
     store = Store(folder)
-    info = store.find_sweep(sweep, unfinished=sweep is None and not retry_failed)
+    newest_open = sweep is None and not retry_failed and not _unexplained(store)
+    info = store.find_sweep(sweep, unfinished=newest_open)
     check_sweep(SweepSpec.from_json(store.sweep_spec(info.id)))
     if retry_failed:
         for row in store.planned(info.id):
@@ -206,6 +207,17 @@ def resume(
         run.prepare()
         run.measure()
     return SweepResult(store.find_sweep(info.id), store.rows(info.id))
+
+
+def _unexplained(store: Store) -> bool:
+    """Whether the newest sweep was ended after its last measurement, before its rows were
+    explained."""
+    sweeps = store.sweeps()
+    if not sweeps or sweeps[-1].unfinished:
+        return False
+    if not SweepSpec.from_json(store.sweep_spec(sweeps[-1].id)).explain:
+        return False
+    return any(row.parts_ms is None for row in store.measured(sweeps[-1].id).values())
 
 
 def look_into(spec: SweepSpec, progress: Progress, repeats: int = 10) -> list[LayerTimes]:

@@ -69,9 +69,9 @@ class Judged:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """``choices``: rows that keep all limits and that no other one beats in accuracy, latency and
-    throughput together, the most accurate first. ``runners_up``: the others that keep them, then
-    those that are not certain. ``left_out``: the rest."""
+    """``choices``: rows that keep all limits and that no other one on the same device beats in
+    accuracy, latency and throughput together, the most accurate first. ``runners_up``: the others
+    that keep them, then those that are not certain. ``left_out``: the rest."""
 
     choices: tuple[Judged, ...]
     runners_up: tuple[Judged, ...]
@@ -79,10 +79,12 @@ class Recommendation:
 
 
 def accuracy_of(row: Row) -> Figure | None:
-    """A row's top-1 in per cent, as measured or else as published."""
-    if row.accuracy is not None:
-        top1 = row.accuracy.top1
-        return Figure(top1.percent, top1.low, top1.high, f"measured on {row.accuracy.data}")
+    """A row's top-1 in per cent, as measured or else as published; what was measured of weights
+    that nobody trained does not count."""
+    found = row.accuracy
+    if found is not None and found.weights != "synthetic":
+        kind = f"measured, {found.images} images"
+        return Figure(found.top1.percent, found.top1.low, found.top1.high, kind)
     published = row.published_top1_percent
     return None if published is None else Figure(published, published, published, "published")
 
@@ -156,7 +158,9 @@ def recommend(rows: Sequence[Row], limits: Limits) -> Recommendation:
         key=_order,
     )
     keeping = [one for one in all_judged if one.kept is Kept.YES]
-    front = _front(keeping)
+    devices = {one.row.device_name for one in keeping}
+    fronts = [_front([o for o in keeping if o.row.device_name == device]) for device in devices]
+    front = [one for one in keeping if any(one in some for some in fronts)]
     others = [one for one in keeping if one not in front]
     uncertain = [one for one in all_judged if one.kept is Kept.NOT_CERTAIN]
     left_out = [one for one in all_judged if one.kept > Kept.NOT_CERTAIN]

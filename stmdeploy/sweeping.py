@@ -165,11 +165,13 @@ class SweepRun:
             spec = RowSpec.from_json(specs[position].spec)
             artifact = self.artifact_of(spec)
             self._progress.step(f"looking into {spec.model.label} on {spec.run.runtime}")
+            if row.bound is not None:
+                self._peaks.know(spec.run, row.bound.peaks)
             found = {
                 "parts_ms": parts_of(spec, artifact, self._progress),
-                "bound": self._peaks.bound_of(spec.run, artifact.operations) or row.bound,
+                "bound": self._peaks.bound_of(spec.run, artifact.operations),
             }
-            self._store.save_row(self._sweep, position, row.model_copy(update=found), DONE)
+            self._store.explain_row(self._sweep, position, row.model_copy(update=found))
 
     def layers(self, repeats: int) -> Iterator[tuple[RowSpec, Answer]]:
         """Where the time of every row goes: so many inferences, operator by operator."""

@@ -222,6 +222,7 @@ def evaluate_here(job: EvaluateJob, progress: Progress) -> Scored:
 
     data = image_folder(job.data, job.model.num_classes, job.class_map).limited(job.limit)
     skipped: list[str] = []
+    data_sha256 = data.sha256  # now: a file that goes away meanwhile is skipped
     runner = load(job.artifact, job.run)
     beside = load(job.reference, job.reference_run) if job.reference and job.reference_run else None
     batches = batches_of(data, job.run.batch, job.model.image_size, job.run.threads, skip)
@@ -232,7 +233,7 @@ def evaluate_here(job: EvaluateJob, progress: Progress) -> Scored:
         **vars(counted),
         skipped=len(skipped),
         skipped_files=tuple(skipped[:_NAMED_FILES]),
-        data_sha256=data.sha256,
+        data_sha256=data_sha256,
         runtime_facts=runner.facts(),
         environment=environment(),
     )

@@ -152,6 +152,25 @@ def test_bytes_that_a_cache_holds_are_free() -> None:
     assert found.bound_ms == pytest.approx(1e3 * 8 * MIB / 1e9)
 
 
+def test_missing_weights_hide_behind_products() -> None:
+    """Two operators of 4 MiB of weights, half of which the cache keeps: the one that multiplies
+    for long takes what is missing."""
+    ops = [
+        Operation(
+            operator="MatMul", part=part, nodes=1, macs=macs,
+            weight_elements=MIB, activation_elements=0,
+        )
+        for part, macs in (("long", 10**10), ("short", 1))
+    ]  # fmt: skip
+    found = bound(ops, 1, "fp32", peaks((4, None), (None, 1.0)))
+    assert found.bound_ms == pytest.approx(20.0)  # 4.19 ms of reading are hidden in 20 ms
+    assert found.memory_ms == pytest.approx(1e3 * 4 * MIB / 1e9)
+    slow = bound(ops, 1, "fp32", peaks((4, None), (None, 0.1)))
+    # At a tenth of the speed 41.9 ms are missing: 20 of them behind the product.
+    assert slow.bound_ms == pytest.approx(1e3 * 4 * MIB / 1e8)
+    assert sum(slow.parts_ms.values()) == pytest.approx(slow.bound_ms)
+
+
 @given(
     st.floats(0, 1e10),
     st.floats(0, 1e10),

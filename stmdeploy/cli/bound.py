@@ -43,19 +43,10 @@ def bound(
     """
     from stmdeploy.bound import ASSUMPTIONS
     from stmdeploy.cli import console
-    from stmdeploy.errors import nearest
-    from stmdeploy.processors import find_profiles
     from stmdeploy.report.bounds import Workload, bound_table, bounds_of
-    from stmdeploy.spec import PRECISIONS, at_least
 
     precisions, batches = tuple(words(precision)), numbers(batch, "--batch")
-    for word in precisions:
-        if word not in PRECISIONS:
-            raise StmdeployError(f"unknown precision {word!r}", nearest(word, PRECISIONS))
-    for number in batches:
-        at_least(1, number, "batch")
-    for name in words(gpu):
-        find_profiles(name)
+    _check(precisions, batches, gpu)
     with console.progress() as progress:
         if artifact:
             if words(stm) or words(model):
@@ -75,6 +66,11 @@ def bound(
             form = lowering or ("reference" if gpu else None)
             found = operations_of(specs, form, progress)
             workloads = [Workload(spec.label, done) for spec, done in found.items()]
+        for workload in workloads:
+            if not workload.operations:
+                raise StmdeployError(
+                    f"{workload.model} has no graph with products", "name a model that multiplies"
+                )
         kinds = (*precisions, *(w.precision for w in workloads if w.precision))
         processors = _processors(words(gpu), kinds, progress)
         bounds = bounds_of(workloads, processors, batches, precisions)
@@ -85,6 +81,25 @@ def bound(
         )  # fmt: skip
     else:
         console.print_table(bound_table(bounds))
+
+
+def _check(precisions: tuple[str, ...], batches: list[int], gpu: list[str] | None) -> None:
+    """Raises StmdeployError for what cannot be, before any work."""
+    from stmdeploy.bound import rate_of
+    from stmdeploy.errors import nearest
+    from stmdeploy.processors import find_profiles, peaks_of
+    from stmdeploy.spec import PRECISIONS, at_least
+
+    for word in precisions:
+        if word not in PRECISIONS:
+            raise StmdeployError(f"unknown precision {word!r}", nearest(word, PRECISIONS))
+    for number in batches:
+        at_least(1, number, "batch")
+    if gpu is not None and not words(gpu):
+        raise StmdeployError("--gpu is empty", "name one, as in --gpu a100")
+    for profile in (p for name in words(gpu) for p in find_profiles(name)):
+        for word in precisions:
+            rate_of(word, peaks_of(profile))
 
 
 def _of_artifacts(paths: list[Path]) -> list[Workload]:

@@ -13,6 +13,8 @@ from stmdeploy.sweep import SweepSpec
 
 #: Of one process beside its sampling: start, load, inferences with copies.
 _OVERHEAD_S = 3.0
+#: Of a row that is explained, and of the peaks of the processor in every round.
+_EXPLAIN_S, _PEAKS_S = 4.0, 6.0
 #: Of one export that the store knows no time of.
 _EXPORT_S = 25.0
 
@@ -60,7 +62,12 @@ def _measuring_s(spec: SweepSpec) -> float:
     """An upper bound, but for runs that last longer than their share of the budget."""
     sampling = spec.sampling
     process_s = sampling.process_budget_s + sampling.warmup_limit_s + _OVERHEAD_S
-    return sum(
+    explaining_s = 0.0
+    if spec.explain:
+        threads = {run.threads for run in spec.runs if run.device == "cpu"}
+        explaining_s = len(spec.rows()) * _EXPLAIN_S
+        explaining_s += len(threads) * sampling.processes * _PEAKS_S
+    return explaining_s + sum(
         sampling.processes * process_s
         if row.run.scenario.name == LOOP
         else row.run.scenario.duration_s + process_s

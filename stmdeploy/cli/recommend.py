@@ -59,7 +59,9 @@ def recommend(
     from stmdeploy.recommendation import Limits
     from stmdeploy.recommendation import recommend as choose
     from stmdeploy.report.recommended import recommendation_document, recommendation_table
+    from stmdeploy.spec import at_least
 
+    at_least(0, runners_up, "runners-up")
     limits = Limits(max_latency_ms, min_throughput, max_memory_mib, max_energy_j, min_top1)
     rows, title = _of_device(open_store(out).newest_rows(), gpu, device)
     rows = _only(rows, stm, words(runtime), words(precision), numbers(batch, "--batch"))

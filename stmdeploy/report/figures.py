@@ -13,6 +13,7 @@ from stmdeploy.files import write_atomically
 from stmdeploy.recommendation import accuracy_of
 from stmdeploy.report.layers import kind_of_part
 from stmdeploy.results.row import Row
+from stmdeploy.spec import LOOP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +41,10 @@ def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
         raise StmdeployError(
             "matplotlib is not installed", "pip install 'stmdeploy[plot]'"
         ) from error
-    measured = [row for row in rows if row.measurement is not None and row.failure is None]
+    measured = [
+        row for row in rows
+        if row.measurement is not None and row.failure is None and row.scenario == LOOP
+    ]  # fmt: skip
     drawn = {
         "accuracy-latency": _accuracy_latency(measured),
         "throughput-batch": _throughput_batch(measured),
@@ -87,7 +91,11 @@ def _throughput_batch(rows: Sequence[Row]) -> Figure | None:
     lines: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         if row.measurement is not None:
-            name = f"{row.model}, {row.runtime}, {row.precision}"
+            name = ", ".join(
+                map(str, (row.model, row.runtime, row.precision, row.device_name, row.lowering,
+                          f"{row.image_height_px}x{row.image_width_px}", f"{row.threads} threads",
+                          f"{row.in_flight} in flight"))
+            )  # fmt: skip
             lines.setdefault(name, []).append((row.batch, row.measurement.throughput_images_s))
     if not any(len(points) > 1 for points in lines.values()):
         return None
@@ -142,7 +150,7 @@ def _title(rows: Sequence[Row]) -> str:
 
 def _draw_panel(panel: Axes, rows: Sequence[Row], batch: int) -> None:
     stms = sorted({row.stm for row in rows})
-    runtimes = sorted({row.runtime for row in rows})
+    runtimes = sorted({(row.runtime, row.device_name, row.precision) for row in rows})
     for row in rows:
         m, accuracy = row.measurement, accuracy_of(row)
         if row.batch != batch or m is None or accuracy is None:
@@ -151,7 +159,9 @@ def _draw_panel(panel: Axes, rows: Sequence[Row], batch: int) -> None:
         x = m.latency_ms_p50 / batch
         below, above = m.latency_ms_p50 - m.latency_ms_p50_low, m.latency_ms_p50_high
         spread = [[below / batch], [above / batch - x]]
-        marker = _MARKERS[runtimes.index(row.runtime) % len(_MARKERS)]
+        marker = _MARKERS[
+            runtimes.index((row.runtime, row.device_name, row.precision)) % len(_MARKERS)
+        ]
         colour = f"C{stms.index(row.stm)}"
         panel.errorbar(
             [x], [top1], xerr=spread, yerr=[[top1 - accuracy.low], [accuracy.high - top1]],

@@ -25,7 +25,7 @@ def report_page(rows: Sequence[Row], title: str, created_utc: str) -> bytes:
     """The report on some rows.
 
     Args:
-        rows: measured ones, and failed ones, which only the table shows.
+        rows: measured ones; of failed ones and of LoadGen's only the table tells.
         title: its heading.
         created_utc: when it is made.
     """
@@ -99,6 +99,7 @@ def _roofs(rows: Sequence[Row]) -> list[dict[str, Any]]:
         roofs[key] = {
             "device_name": row.device_name,
             "precision": row.precision,
+            "threads": row.threads,
             "gflop_s": _short(1e3 * rate.tflops),
             "gb_s": sorted({_short(level.gb_s) for level in peaks.memory if level.gb_s}),
             "kind": peaks.kind,

@@ -13,7 +13,7 @@ from stmdeploy.recommendation import (
     latency_of,
     memory_of,
 )
-from stmdeploy.report.tables import ABSENT, TextTable, significant
+from stmdeploy.report.tables import ABSENT, TextTable, significant, varying_settings
 from stmdeploy.results.frame import flat
 from stmdeploy.results.row import Measurement
 
@@ -24,12 +24,18 @@ def recommendation_table(found: Recommendation, title: str, runners_up: int) -> 
     """Choices, then so many runners-up, each with its reason."""
     shown = [("choice", one) for one in found.choices]
     shown += [("runner-up", one) for one in found.runners_up[:runners_up]]
-    cells = tuple((what, *_cells(one), reason(one, found)) for what, one in shown)
+    settings = varying_settings([one.row for _, one in shown])
+    cells = tuple(
+        (what, one.row.model, *(column[i] for column in settings.values()), *_cells(one),
+         reason(one, found))
+        for i, (what, one) in enumerate(shown)
+    )  # fmt: skip
     headers = (
-        title, "backbone", "runtime", "precision", "batch", "top-1 %", "latency ms",
+        title, "backbone", *settings, "batch", "top-1 %", "latency ms",
         "95 % interval", "images/s", "MiB", "why",
     )  # fmt: skip
-    return TextTable(headers, cells, left=4, notes=_notes(found, runners_up))
+    notes = _notes(found, runners_up)
+    return TextTable(headers, cells, left=2 + len(settings), notes=notes)
 
 
 def recommendation_document(found: Recommendation) -> dict[str, Any]:
@@ -86,9 +92,6 @@ def _cells(one: Judged) -> tuple[str, ...]:
     row, m = one.row, _measured(one)
     accuracy, latency = accuracy_of(row), latency_of(m)
     return (
-        row.model,
-        row.runtime,
-        row.precision,
         str(row.batch),
         f"{accuracy.value:.1f} ({accuracy.kind})" if accuracy else ABSENT,
         ("" if m.steady else "~") + significant(latency.value),
@@ -106,8 +109,8 @@ def _notes(found: Recommendation, runners_up: int) -> tuple[str, ...]:
         if kept > Kept.NOT_CERTAIN
     )
     notes = [
-        "Only what was measured and stored counts. A limit is kept when the whole 95 % interval "
-        "keeps it."
+        "Only stored rows count; their costs were measured, accuracy says where it is from. A "
+        "limit is kept when the whole 95 % interval keeps it, where a figure has one."
     ]
     if len(found.runners_up) > runners_up:
         notes.append(f"{len(found.runners_up) - runners_up} more runners-up: --runners-up.")

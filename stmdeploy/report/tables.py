@@ -89,8 +89,7 @@ def _scenario(row: Row) -> str:
 
 def profile_table(rows: Sequence[Row]) -> TextTable:
     """Accuracy beside cost, one line per row; columns that never vary are in the notes."""
-    optional = _settings(rows)
-    varying = {name: cells for name, cells in optional.items() if len(set(cells)) > 1}
+    varying = varying_settings(rows)
     if any(row.accuracy for row in rows):
         varying["measured top-1 %"] = [
             _number(row.accuracy.top1.percent if row.accuracy else None) for row in rows
@@ -105,6 +104,11 @@ def profile_table(rows: Sequence[Row]) -> TextTable:
     )
     notes = (*profile_notes(rows), *row_notes(rows))
     return TextTable(headers, cells, left=1 + len(varying), notes=notes)
+
+
+def varying_settings(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """The settings that are not the same in all rows, row by row."""
+    return {name: cells for name, cells in _settings(rows).items() if len(set(cells)) > 1}
 
 
 def _settings(rows: Sequence[Row]) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from stmdeploy.artifact import Document, ModelInfo, Operation
+from stmdeploy.spec import LOOP
 
 
 class Environment(Document):
@@ -286,9 +287,9 @@ class Row(Document):
     (224 px, 1000 classes); everything else was measured or counted here.
     ``relative_l2_error`` is of the artifact, as verified on the exporting machine.
     ``bound`` is None without a graph or without peaks; ``parts_ms`` is the time of the kinds of
-    parts by the runtime's own profiler, None where it has none.
-    ``accuracy`` is the newest evaluation of the very artifact on the same runtime, which the
-    store keeps apart and adds as it reads a row.
+    parts by the runtime's own profiler, empty where it has none, None where it was not asked.
+    ``accuracy`` is the evaluation of the very artifact, on the same runtime and provider, over
+    the most images, of equal ones the newest; the store keeps it apart and adds it as it reads.
     ``measurement`` is None and ``failure`` says why where the row could not be measured; the
     fields of the artifact are None where it could not be exported.
     """
@@ -337,4 +338,6 @@ class Row(Document):
         """How near the row comes to its bound: 1 at most, unless the peaks are too low."""
         if self.bound is None or self.measurement is None or self.failure is not None:
             return None
+        if self.scenario != LOOP or self.in_flight != 1:
+            return None  # its latency holds the waiting for others
         return self.bound.bound_ms / self.measurement.latency_ms_p50

@@ -75,6 +75,7 @@ evaluations = Table(
     metadata,
     Column("artifact_sha256", String(64), primary_key=True),
     Column("runtime", String(64), primary_key=True),
+    Column("provider", String(64), primary_key=True),
     Column("data_sha256", String(64), primary_key=True),
     Column("created_utc", String(32), nullable=False),
     Column("evaluation", Text, nullable=False),

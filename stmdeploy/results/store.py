@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, Engine, create_engine, delete, event, func, select, update
@@ -282,6 +282,15 @@ class Store:
             )
         )
 
+    def explain_row(self, sweep: str, position: int, row: Row) -> None:
+        """Keeps what explains a row; when it was measured does not change."""
+        with self._writing() as connection:
+            connection.execute(
+                update(rows)
+                .where(rows.c.sweep == sweep, rows.c.position == position)
+                .values(row=row.model_dump_json(exclude={"accuracy"}))
+            )
+
     def set_state(self, sweep: str, position: int, state: str) -> None:
         """Moves a row to another state, its figures kept."""
         with self._writing() as connection:
@@ -305,16 +314,16 @@ class Store:
     def newest_rows(self) -> tuple[Row, ...]:
         """The newest measurement of every row that was ever finished, sweep by sweep.
 
-        The same row on another machine is another one.
+        The same row on another machine, or of another lowering, is another one.
         """
         with self._reading() as connection:
             query = select(rows.c.key, rows.c.row, rows.c.sweep, rows.c.position)
-            query = query.where(rows.c.state == DONE).order_by(rows.c.measured_utc)
-            found = connection.execute(query).all()
-        newest: dict[tuple[str, str, str], tuple[str, int, Row]] = {}
-        for key, document, sweep, position in found:
-            row = self._read(document)
-            newest[key, row.device_name, row.environment.processor] = (sweep, position, row)
+            found = connection.execute(query.where(rows.c.state == DONE)).all()
+        read = [(key, self._read(document), *place) for key, document, *place in found]
+        newest: dict[tuple[str | None, ...], tuple[str, int, Row]] = {}
+        for key, row, sweep, position in sorted(read, key=lambda entry: entry[1].started_utc):
+            place = (key, row.lowering, row.device_name, row.environment.processor)
+            newest[place] = (sweep, position, row)
         ordered = sorted(newest.values(), key=lambda entry: entry[:2])
         return self._with_accuracy([row for _, _, row in ordered])
 
@@ -323,6 +332,7 @@ class Store:
         key = {
             "artifact_sha256": evaluation.artifact_sha256,
             "runtime": evaluation.runtime,
+            "provider": evaluation.provider,
             "data_sha256": evaluation.data_sha256,
         }
         with self._writing() as connection:
@@ -341,18 +351,28 @@ class Store:
         with self._reading() as connection:
             query = select(evaluations.c.evaluation).order_by(evaluations.c.created_utc)
             found = connection.execute(query).scalars().all()
-        return tuple(Evaluation.model_validate_json(document) for document in found)
+        return tuple(self._read(document, Evaluation) for document in found)
 
     def _with_accuracy(self, found: list[Row]) -> tuple[Row, ...]:
-        newest = {(e.artifact_sha256, e.runtime): e for e in self.evaluations()}
-        return tuple(
-            row.model_copy(update={"accuracy": newest.get((str(row.artifact_sha256), row.runtime))})
-            for row in found
-        )
+        # A quick look at a few images does not take the place of a whole data set.
+        by_size = sorted(self.evaluations(), key=lambda e: (e.images, e.created_utc))
+        best = {(e.artifact_sha256, e.runtime, e.provider): e for e in by_size}
 
-    def _read(self, document: str) -> Row:
+        def place(row: Row) -> tuple[str, str, str]:
+            facts = row.measurement.runtime_facts if row.measurement else {}
+            return str(row.artifact_sha256), row.runtime, facts.get("provider", "")
+
+        return tuple(row.model_copy(update={"accuracy": best.get(place(row))}) for row in found)
+
+    @overload
+    def _read(self, document: str) -> Row: ...
+
+    @overload
+    def _read(self, document: str, kind: type[Evaluation]) -> Evaluation: ...
+
+    def _read(self, document: str, kind: type[Row | Evaluation] = Row) -> Row | Evaluation:
         try:
-            return Row.model_validate_json(document)
+            return kind.model_validate_json(document)
         except ValidationError as error:
             first = error.errors()[0]
             raise StmdeployError(
@@ -395,6 +415,7 @@ class Store:
             }
         added = {}
         with self._writing() as connection:
+            _drop_older(connection, theirs[evaluations.name])
             for table in (sweeps, models, rows, processes, evaluations):
                 keys = list(table.primary_key.columns)
                 have = {tuple(line) for line in connection.execute(select(*keys))}
@@ -408,6 +429,14 @@ class Store:
                 added[table.name] = len(new)
             _take_fuller_rows(connection, theirs[rows.name])
         return added[sweeps.name], added[processes.name]
+
+
+def _drop_older(connection: Connection, theirs: list[dict[str, Any]]) -> None:
+    """Takes out evaluations that were made again, later, over there."""
+    for line in theirs:
+        same = [column == line[column.name] for column in evaluations.primary_key.columns]
+        older = evaluations.c.created_utc < line["created_utc"]
+        connection.execute(delete(evaluations).where(*same, older))
 
 
 def _take_fuller_rows(connection: Connection, theirs: list[dict[str, Any]]) -> None:

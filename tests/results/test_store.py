@@ -220,6 +220,11 @@ def test_an_evaluation_belongs_to_the_very_artifact(
     assert first.accuracy.top1.percent == 80.0  # over the same data the newer one stays
     assert second.accuracy is None
     assert len(store.evaluations()) == 1
+    few = evaluation(row, "2026-01-03", 10.0).model_copy(
+        update={"images": 5, "data_sha256": "3" * 64}
+    )
+    store.add_evaluation(few)
+    assert store.rows("s1")[0] == first  # fewer images, though newer
     # It is added as a row is read, and never stored with it.
     store.save_row("s1", 0, first, DONE)
     (tmp_path / "other").mkdir()

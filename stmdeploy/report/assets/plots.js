@@ -128,7 +128,7 @@ function colourOf(stm, all) {
 
 function drawScaling(rows, all) {
   const name = (row) => [row.model, row.runtime, row.precision, row.device_name, row.image,
-    `${row.threads} threads`, row.scenario].join(", ");
+    `${row.threads} threads`, row.in_flight > 1 ? `${row.in_flight} in flight` : "", row.lowering].filter(Boolean).join(", ");
   const lines = new Map();
   for (const row of rows) {
     if (row.latency_ms_p50 === null) continue;
@@ -182,16 +182,17 @@ function drawRoofline(rows, all, roofs) {
       marker: { color: colourOf(stm, all), size: 9 },
     };
   }).filter((trace) => trace.x.length);
-  const devices = new Set(points.map((row) => `${row.device_name} ${row.precision}`));
+  const place = (one) => [one.device_name, one.precision, one.threads].join(" ");
+  const places = new Set(points.map(place));
   const intensities = points.map(intensity);
   const [least, most] = [Math.min(1, ...intensities) / 2, Math.max(100, ...intensities) * 2];
-  for (const roof of roofs.filter((r) => devices.has(`${r.device_name} ${r.precision}`))) {
+  for (const roof of roofs.filter((one) => places.has(place(one)))) {
     roof.gb_s.forEach((speed, i) => {
       const ridge = roof.gflop_s / speed;
       const x = [least, Math.min(Math.max(ridge, least), most), most];
       traces.push({
         type: "scatter", mode: "lines", x, y: x.map((v) => Math.min(roof.gflop_s, v * speed)),
-        name: `${plain(roof.device_name)}, ${roof.precision}: ${short(roof.gflop_s)} GFLOP/s, ${short(speed)} GB/s (${roof.kind})`,
+        name: `${plain(roof.device_name)}, ${roof.precision}${roof.kind === "measured" ? `, ${roof.threads} threads` : ""}: ${short(roof.gflop_s)} GFLOP/s, ${short(speed)} GB/s (${roof.kind})`,
         line: { color: COLOURS[6], dash: DASHES[i % DASHES.length], width: 1.5 }, hoverinfo: "name",
       });
     });

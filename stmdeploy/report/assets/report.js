@@ -64,6 +64,9 @@
     fill($("batch"), [...batches.map((batch) => [batch, batch]), ["all", "all"]], batches[0]);
   }
 
+  // LoadGen's rows have latencies of another kind; the table alone has them.
+  const drawn = (ignored) => left(ignored).filter((row) => row.scenario === "loop");
+
   function left(ignored) {
     return rows.filter((row) => dimensions.every(([key]) => key === ignored || !off.get(key).has(row[key])));
   }
@@ -154,12 +157,12 @@
   const plots = {
     pareto: () => {
       const batch = $("batch").value;
-      const at = batch === "all" ? left() : left("batch").filter((row) => String(row.batch) === batch);
+      const at = batch === "all" ? drawn() : drawn("batch").filter((row) => String(row.batch) === batch);
       drawPareto(at, all, ACCURACIES[Number($("accuracy").value)], COSTS[Number($("cost").value)]);
     },
-    scaling: () => drawScaling(left(), all),
-    roofline: () => drawRoofline(left(), all, data.roofs),
-    parts: () => drawParts(left(), data.kinds),
+    scaling: () => drawScaling(drawn(), all),
+    roofline: () => drawRoofline(drawn().filter((row) => row.in_flight === 1), all, data.roofs),
+    parts: () => drawParts(drawn(), data.kinds),
   };
   // A plot is drawn when it comes into sight, and again when something changes while it is there.
   const stale = new Set(Object.keys(plots)), inSight = new Set();

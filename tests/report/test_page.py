@@ -15,7 +15,7 @@ import pytest
 
 from stmdeploy.bound import bound
 from stmdeploy.report.page import page_data, report_page
-from stmdeploy.results.row import Row
+from stmdeploy.results.row import Row, ScenarioResult
 from tests.test_bound import peaks
 
 try:
@@ -318,6 +318,24 @@ def test_a_failed_row_is_in_the_table_alone(show: Show, rows: list[Row]) -> None
     page = show([failed, *rows[2:]])
     assert cells(page, "failure").count("worker died") == 1
     assert points(page, "pareto") == 5
+
+
+def test_a_row_of_loadgen_shows_loadgens_figures(show: Show, rows: list[Row]) -> None:
+    m = rows[0].measurement
+    assert m is not None
+    scenario = ScenarioResult(
+        scenario="server", valid=False, reasons=(), queries=100, latency_ms_p50=50.0,
+        latency_ms_p90=60.0, latency_ms_p99=70.0, throughput_images_s=9.0, target_queries_s=9.0,
+        target_latency_ms=65.0, logs="", loadgen_version="6",
+    )  # fmt: skip
+    served = rows[0].model_copy(
+        update={"scenario": "server", "measurement": m.model_copy(update={"scenario": scenario})}
+    )
+    assert served.efficiency is None
+    page = show([served, *rows[1:]])
+    place = cells(page, "scenario").index("server INVALID")
+    assert cells(page, "latency ms")[place] == "50"
+    assert points(page, "pareto") == 5  # it is of another kind, and in the table alone
 
 
 def test_the_data_of_a_page(rows: list[Row]) -> None:

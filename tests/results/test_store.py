@@ -191,9 +191,15 @@ def test_the_newest_measurement_of_every_row(store: Store, make_row: MakeRow) ->
     store.save_row("s1", 1, make_row(batch=2, measurement=None, failure="died"), FAILED)
     store.save_row("s1", 2, make_row(batch=3), MEASURING)
     store.add_sweep("s2", "{}", [("a", "A"), ("a", "A")])
-    store.save_row("s2", 0, make_row(batch=10), DONE)
+    later = "2026-01-02T00:00:00+00:00"
+    store.save_row("s2", 0, make_row(batch=10, started_utc=later), DONE)
     store.save_row("s2", 1, make_row(batch=20, device_name="another"), DONE)
     assert [row.batch for row in store.newest_rows()] == [10, 20]
+    # Explaining an older row does not make it a newer one; another lowering is another row.
+    store.explain_row("s1", 0, make_row(batch=1, parts_ms={"stem": 1.0}))
+    assert [row.batch for row in store.newest_rows()] == [10, 20]
+    store.save_row("s1", 0, make_row(batch=1, lowering="reference"), DONE)
+    assert [row.batch for row in store.newest_rows()] == [1, 10, 20]
 
 
 def evaluation(row: Row, created: str, percent: float) -> Evaluation:
@@ -220,6 +226,9 @@ def test_an_evaluation_belongs_to_the_very_artifact(
     assert first.accuracy.top1.percent == 80.0  # over the same data the newer one stays
     assert second.accuracy is None
     assert len(store.evaluations()) == 1
+    on_gpu = evaluation(row, "2026-01-04", 5.0).model_copy(update={"provider": "CUDA"})
+    store.add_evaluation(on_gpu)
+    assert store.rows("s1")[0] == first  # another provider's is not this row's
     few = evaluation(row, "2026-01-03", 10.0).model_copy(
         update={"images": 5, "data_sha256": "3" * 64}
     )

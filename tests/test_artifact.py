@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.artifact import manifest_path, read_artifact
+from stmdeploy.artifact import MANIFEST_SCHEMA_VERSION, manifest_path, read_artifact
 from stmdeploy.pipeline import export_model
 from stmdeploy.spec import ExportSpec, ModelSpec
 from tests.fakes import RecordedProgress
@@ -94,6 +94,8 @@ def test_a_damaged_manifest(artifact: Path, text: str) -> None:
 
 def test_a_newer_manifest(artifact: Path) -> None:
     content = json.loads(manifest_path(artifact).read_text())
-    manifest_path(artifact).write_text(json.dumps({**content, "schema_version": 3}))
-    with pytest.raises(StmdeployError, match="has schema 3, this stmdeploy reads 2"):
+    newer = MANIFEST_SCHEMA_VERSION + 1
+    manifest_path(artifact).write_text(json.dumps({**content, "schema_version": newer}))
+    said = f"has schema {newer}, this stmdeploy reads {MANIFEST_SCHEMA_VERSION}"
+    with pytest.raises(StmdeployError, match=said):
         read_artifact(artifact)

@@ -48,7 +48,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images, labels = torch.from_numpy(batches[0].images), torch.from_numpy(batches[0].labels)
     torch.manual_seed(0)
     model = create_backbone("convnext", "micro", image_size=SIDE, num_classes=CLASSES).train()
-    rate, steps = 2e-3, 150
+    rate, steps = 2e-3, 80
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     for _ in range(steps):

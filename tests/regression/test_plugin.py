@@ -43,8 +43,14 @@ def test_it_passes_fails_and_skips(made: Made, pytester: pytest.Pytester) -> Non
     shutil.copytree(made.baseline, pytester.path / "baseline")
     shutil.copytree(made.slowed.parent, pytester.path / "slowed")
     pytester.makepyfile(TESTS)
-    run = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--strict-markers", "-rA")
-    run.assert_outcomes(passed=1, failed=3, skipped=1, errors=1)
+    # Between equal models one check in twenty may find a difference that is none, however small
+    # the threshold: then the unclear ones are no longer unclear, and are looked at again.
+    expected = {"passed": 1, "failed": 3, "skipped": 1, "errors": 1}
+    for _ in range(3):
+        run = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--strict-markers", "-rA")
+        if run.parseoutcomes() == expected:
+            break
+    run.assert_outcomes(**expected)
     run.stdout.fnmatch_lines_random(
         [
             "PASSED *::test_unchanged",

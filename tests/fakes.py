@@ -8,6 +8,8 @@ from itertools import chain, repeat
 import numpy as np
 import numpy.typing as npt
 
+from stmdeploy.results.row import Evaluation, Row, Share95
+
 
 class FakeClock:
     """A clock that moves only when told to."""
@@ -74,3 +76,17 @@ class RecordedProgress:
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+
+def evaluation(
+    row: Row, percent: float, created: str = "2026-01-01", half: float = 1.0
+) -> Evaluation:
+    """An evaluation of a row's artifact with a top-1, give or take half its interval."""
+    share = Share95(percent=percent, low=percent - half, high=percent + half)
+    return Evaluation(
+        artifact_sha256=str(row.artifact_sha256), model=row.model, weights="checkpoint",
+        weights_sha256="0" * 64, image_size=(224, 224), precision="fp32", runtime=row.runtime,
+        runtime_version="1", provider="CPU", data="val", data_sha256="2" * 64, images=100,
+        skipped=0, skipped_files=(), top1=share, top5=share, reference=None, agreement=None,
+        reference_top1=None, created_utc=created, environment=row.environment,
+    )  # fmt: skip

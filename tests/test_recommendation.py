@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from stmdeploy.cli.main import main
 from stmdeploy.recommendation import Limits, recommend
-from stmdeploy.results.row import Evaluation, Row, Share95
+from stmdeploy.results.row import Row
 from stmdeploy.results.store import DONE, Store
+from tests.fakes import evaluation
 
 MakeRow = Callable[..., Row]
 
@@ -58,7 +59,7 @@ def built(make_row: MakeRow, figures: dict[str, Any], i: int = 0) -> Row:
     accuracy = None
     if figures["measured"] is not None:
         value, half = figures["measured"]
-        accuracy = evaluation(row, Share95(percent=value, low=value - half, high=value + half))
+        accuracy = evaluation(row, value, half=half)
     return row.model_copy(
         update={
             "model": f"m{i}",
@@ -67,16 +68,6 @@ def built(make_row: MakeRow, figures: dict[str, Any], i: int = 0) -> Row:
             "accuracy": accuracy,
         }
     )
-
-
-def evaluation(row: Row, top1: Share95) -> Evaluation:
-    return Evaluation(
-        artifact_sha256=str(row.artifact_sha256), model=row.model, weights="checkpoint",
-        weights_sha256="0" * 64, image_size=(224, 224), precision="fp32", runtime=row.runtime,
-        runtime_version="1", provider="CPU", data="val", data_sha256="2" * 64, images=100,
-        skipped=0, skipped_files=(), top1=top1, top5=top1, reference=None, agreement=None,
-        reference_top1=None, created_utc="2026-01-01T00:00:00", environment=row.environment,
-    )  # fmt: skip
 
 
 def keeps_for_sure(row: Row, limits: Limits) -> bool:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.results.row import Evaluation, ProcessRun, Row, Share95
+from stmdeploy.results.row import ProcessRun, Row
 from stmdeploy.results.schema import SCHEMA_VERSION
 from stmdeploy.results.store import DONE, FAILED, MEASURING, PLANNED, Store, pack, unpack
+from tests.fakes import evaluation
 
 MakeRow = Callable[..., Row]
 MakeProcess = Callable[..., ProcessRun]
@@ -202,17 +203,6 @@ def test_the_newest_measurement_of_every_row(store: Store, make_row: MakeRow) ->
     assert [row.batch for row in store.newest_rows()] == [1, 10, 20]
 
 
-def evaluation(row: Row, created: str, percent: float) -> Evaluation:
-    share = Share95(percent=percent, low=percent - 1, high=percent + 1)
-    return Evaluation(
-        artifact_sha256=str(row.artifact_sha256), model=row.model, weights="checkpoint",
-        weights_sha256="0" * 64, image_size=(224, 224), precision="fp32", runtime=row.runtime,
-        runtime_version="1", provider="CPU", data="val", data_sha256="2" * 64, images=100,
-        skipped=0, skipped_files=(), top1=share, top5=share, reference=None, agreement=None,
-        reference_top1=None, created_utc=created, environment=row.environment,
-    )  # fmt: skip
-
-
 def test_an_evaluation_belongs_to_the_very_artifact(
     store: Store, tmp_path: Path, make_row: MakeRow
 ) -> None:
@@ -220,16 +210,16 @@ def test_an_evaluation_belongs_to_the_very_artifact(
     store.save_row("s1", 0, row, DONE)
     store.save_row("s1", 1, other, DONE)
     for created, percent in (("2026-01-01", 70.0), ("2026-01-02", 80.0)):
-        store.add_evaluation(evaluation(row, created, percent))
+        store.add_evaluation(evaluation(row, percent, created))
     first, second = store.rows("s1")
     assert first.accuracy is not None
     assert first.accuracy.top1.percent == 80.0  # over the same data the newer one stays
     assert second.accuracy is None
     assert len(store.evaluations()) == 1
-    on_gpu = evaluation(row, "2026-01-04", 5.0).model_copy(update={"provider": "CUDA"})
+    on_gpu = evaluation(row, 5.0, "2026-01-04").model_copy(update={"provider": "CUDA"})
     store.add_evaluation(on_gpu)
     assert store.rows("s1")[0] == first  # another provider's is not this row's
-    few = evaluation(row, "2026-01-03", 10.0).model_copy(
+    few = evaluation(row, 10.0, "2026-01-03").model_copy(
         update={"images": 5, "data_sha256": "3" * 64}
     )
     store.add_evaluation(few)

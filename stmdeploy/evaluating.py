@@ -56,11 +56,14 @@ class EvaluationSpec:
             at_least(1, self.limit, "number of images")
 
 
-def evaluate(spec: EvaluationSpec, folder: Path, progress: Progress) -> tuple[Evaluation, ...]:
+def evaluate(
+    spec: EvaluationSpec, folder: Path, progress: Progress, store_url: str = ""
+) -> tuple[Evaluation, ...]:
     """Measures the accuracy of artifacts, each in a worker, and stores it.
 
     Args:
         folder: of the store, which is made if there is none.
+        store_url: of a server that keeps the rows instead.
 
     Raises:
         StmdeployError: bad input before any work; or an artifact that cannot be run.
@@ -71,7 +74,7 @@ def evaluate(spec: EvaluationSpec, folder: Path, progress: Progress) -> tuple[Ev
         image_folder(spec.data, artifact.manifest.model.num_classes, spec.class_map)
     done = []
     with writable(folder):
-        store = Store(folder, create=True)
+        store = Store(folder, url=store_url, create=True)
         progress.expect(len(jobs))
         for artifact, job in zip(artifacts, jobs, strict=True):
             progress.step(f"evaluating {artifact.path.name} on {job.run.runtime}")

@@ -109,20 +109,25 @@ def check_sweep(spec: SweepSpec) -> None:
 
 
 def profile(
-    spec: SweepSpec, folder: Path, progress: Progress, on_row: Callable[[Row], None]
+    spec: SweepSpec,
+    folder: Path,
+    progress: Progress,
+    on_row: Callable[[Row], None],
+    *,
+    store_url: str = "",
 ) -> SweepResult:
     """Measures a sweep, each process of each row in a worker of its own.
 
-    What is measured is stored at once, in the store of `folder`; an interrupt keeps it, and
-    `resume` goes on from there. A row that fails is stored with its reason and the others go
-    on; `on_row` is told of every row that is finished.
+    What is measured is stored at once, in the store of `folder` or of a server; an interrupt
+    keeps it, and `resume` goes on from there. A row that fails is stored with its reason and the
+    others go on; `on_row` is told of every row that is finished.
 
     Raises:
         StmdeployError: bad input, before anything is measured; nothing is then left behind.
     """
     check_sweep(spec)
     with writable(folder):
-        store = Store(folder, create=True)
+        store = Store(folder, url=store_url, create=True)
         sweep = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         store.add_sweep(sweep, spec.to_json(), [(row.key, row.to_json()) for row in spec.rows()])
         run = SweepRun(store, sweep, progress, on_row)
@@ -188,13 +193,14 @@ def resume(
     on_row: Callable[[Row], None],
     *,
     retry_failed: bool = False,
+    store_url: str = "",
 ) -> SweepResult:
     """Goes on with a sweep where it was left; finished rows are not measured again.
 
     Raises:
         StmdeployError: no such sweep, or its runtimes are no longer there.
     """
-    store = Store(folder)
+    store = Store(folder, url=store_url)
     newest_open = sweep is None and not retry_failed and not _unexplained(store)
     info = store.find_sweep(sweep, unfinished=newest_open)
     check_sweep(SweepSpec.from_json(store.sweep_spec(info.id)))
@@ -203,7 +209,7 @@ def resume(
             if row.state == FAILED:
                 store.set_state(info.id, row.position, PLANNED)
     run = SweepRun(store, info.id, progress, on_row)
-    with writable(store.path.parent):
+    with writable(store.folder):
         run.prepare()
         run.measure()
     return SweepResult(store.find_sweep(info.id), store.rows(info.id))
@@ -251,4 +257,4 @@ def prune(store: Store, sweep: str, *, samples_only: bool) -> None:
         return
     store.remove_sweep(sweep)
     for kind in (ARTIFACTS, LOGS):
-        shutil.rmtree(store.path.parent / kind / sweep, ignore_errors=True)
+        shutil.rmtree(store.folder / kind / sweep, ignore_errors=True)

@@ -123,7 +123,7 @@ class SweepRun:
             ExportSpec(
                 model,
                 target,
-                self._store.path.parent / ARTIFACTS / self._sweep,
+                self._store.folder / ARTIFACTS / self._sweep,
                 precision,
                 self._spec.lowering,
                 calibration=self._spec.calibration,
@@ -265,7 +265,7 @@ class SweepRun:
         except StmdeployError as error:
             return Answer(failure=error.message)
         run, sampling = spec.run, self._spec.sampling
-        logs = self._store.path.parent / LOGS / self._sweep / spec.key
+        logs = self._store.folder / LOGS / self._sweep / spec.key
         job = MeasureJob(
             artifact=artifact.path,
             # The artifact holds the weights; the worker has no use for the checkpoint.

@@ -43,6 +43,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the store. [default: stmdeploy-results]")
     ] = None,
+    store_url: options.StoreUrl = None,
     json: options.Json = False,
 ) -> None:
     """Measure top-1 and top-5 of artifacts over labelled images, as published: resized to 256/224
@@ -71,7 +72,7 @@ def evaluate(
         reference=reference,
     )
     with console.progress() as progress:
-        found = run_evaluation(spec, out or RESULTS_ROOT, progress)
+        found = run_evaluation(spec, out or RESULTS_ROOT, progress, store_url or "")
     if json:
         console.print_json({"evaluations": [e.model_dump(mode="json") for e in found]})
     else:

@@ -90,6 +90,15 @@ ComputeCapability = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        envvar="STMDEPLOY_STORE",
+        help="Keep rows on a PostgreSQL server, postgresql+psycopg://HOST/DATABASE, and only what "
+        "lies beside them in --out. [default: results.db in --out]",
+    ),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for what is written.")]
 
 

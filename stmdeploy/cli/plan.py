@@ -19,7 +19,7 @@ _EXPLAIN_S, _PEAKS_S = 4.0, 6.0
 _EXPORT_S = 25.0
 
 
-def show_plan(spec: SweepSpec, folder: Path, *, json: bool) -> None:
+def show_plan(spec: SweepSpec, folder: Path, store_url: str, *, json: bool) -> None:
     """Prints the rows of a sweep, and how long it takes at most.
 
     Raises:
@@ -27,7 +27,7 @@ def show_plan(spec: SweepSpec, folder: Path, *, json: bool) -> None:
     """
     check_sweep(spec)
     rows = [(row.model, row.run) for row in spec.rows()]
-    export_s, measure_s = _exports_s(spec, folder), _measuring_s(spec)
+    export_s, measure_s = _exports_s(spec, folder, store_url), _measuring_s(spec)
     if json:
         console.print_json(
             {
@@ -75,11 +75,11 @@ def _measuring_s(spec: SweepSpec) -> float:
     )
 
 
-def _exports_s(spec: SweepSpec, folder: Path) -> float:
+def _exports_s(spec: SweepSpec, folder: Path, store_url: str) -> float:
     """By what the exports of the same models took before, where the store knows."""
     known: dict[str, float] = {}
-    if (folder / FILE_NAME).is_file():
-        store = Store(folder)
+    if store_url or (folder / FILE_NAME).is_file():
+        store = Store(folder, url=store_url, create=True)
         for sweep in store.sweeps():
             for prepared in store.prepared(sweep.id).values():
                 for artifact in prepared.artifacts:

@@ -153,6 +153,7 @@ def profile(
         typer.Option("--trace", help="With --layers: a folder for Chrome traces."),
     ] = None,
     out: options.Out = None,
+    store_url: options.StoreUrl = None,
     json: options.Json = False,
 ) -> None:
     """Measure backbones on this machine and print accuracy beside real cost.
@@ -167,17 +168,17 @@ def profile(
     from stmdeploy.cli.requests import RESULTS_ROOT
 
     flags = SweepFlags(**{f.name: values[f.name] for f in fields(SweepFlags)})
-    folder = out or RESULTS_ROOT
+    folder, url = out or RESULTS_ROOT, store_url or ""
     if resume:
         if flags != SweepFlags() or sweep is not None:
             raise StmdeployError("--resume takes no other row flags", "a sweep keeps its own")
-        _show(_resume(folder, retry_failed=retry_failed), folder, json=json)
+        _show(_resume(folder, url, retry_failed=retry_failed), folder, json=json)
         return
     spec = sweep_spec(flags.over(read_flags(sweep)) if sweep is not None else flags)
     if dry_run:
         from stmdeploy.cli.plan import show_plan
 
-        show_plan(spec, folder, json=json)
+        show_plan(spec, folder, url, json=json)
     elif layers:
         from stmdeploy.cli.layers import show_layers
 
@@ -185,7 +186,7 @@ def profile(
     else:
         if trace is not None:
             raise StmdeployError("--trace needs --layers", "add it")
-        _show(_profile(spec, folder), folder, json=json)
+        _show(_profile(spec, folder, url), folder, json=json)
 
 
 def _show(result: SweepResult, folder: Path, *, json: bool) -> None:
@@ -196,27 +197,29 @@ def _show(result: SweepResult, folder: Path, *, json: bool) -> None:
         raise typer.Exit(int(ExitCode.WORKER_FAILED))
 
 
-def _profile(spec: SweepSpec, folder: Path) -> SweepResult:
+def _profile(spec: SweepSpec, folder: Path, url: str) -> SweepResult:
     from stmdeploy.cli import console
     from stmdeploy.pipeline import profile as run_profile
 
     done: list[Row] = []
     try:
         with console.progress() as progress:
-            return run_profile(spec, folder, progress, done.append)
+            return run_profile(spec, folder, progress, done.append, store_url=url)
     except KeyboardInterrupt:
         _say_interrupted(len(done), folder)
         raise
 
 
-def _resume(folder: Path, *, retry_failed: bool) -> SweepResult:
+def _resume(folder: Path, url: str, *, retry_failed: bool) -> SweepResult:
     from stmdeploy.cli import console
     from stmdeploy.pipeline import resume as run_resume
 
     done: list[Row] = []
     try:
         with console.progress() as progress:
-            return run_resume(folder, None, progress, done.append, retry_failed=retry_failed)
+            return run_resume(
+                folder, None, progress, done.append, retry_failed=retry_failed, store_url=url
+            )
     except KeyboardInterrupt:
         _say_interrupted(len(done), folder)
         raise

@@ -48,6 +48,7 @@ def recommend(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the store. [default: stmdeploy-results]")
     ] = None,
+    store_url: options.StoreUrl = None,
     json: options.Json = False,
 ) -> None:
     """Choose among what was measured: the rows that keep every limit, the most accurate first.
@@ -63,7 +64,7 @@ def recommend(
 
     at_least(0, runners_up, "runners-up")
     limits = Limits(max_latency_ms, min_throughput, max_memory_mib, max_energy_j, min_top1)
-    rows, title = _of_device(open_store(out).newest_rows(), gpu, device)
+    rows, title = _of_device(open_store(out, store_url).newest_rows(), gpu, device)
     rows = _only(rows, stm, words(runtime), words(precision), numbers(batch, "--batch"))
     found = choose(rows, limits)
     if json:

@@ -37,6 +37,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the store. [default: stmdeploy-results]")
     ] = None,
+    store_url: options.StoreUrl = None,
     json: options.Json = False,
 ) -> None:
     """Write everything that was measured into one HTML file that needs no network.
@@ -51,11 +52,11 @@ def report(
     from stmdeploy.report.tables import profile_table
     from stmdeploy.results.store import now_utc
 
-    store = open_store(out)
+    store = open_store(out, store_url)
     rows = store.newest_rows() if sweep is None else rows_of(store, sweep)[1]
     if not rows:
-        raise StmdeployError(f"{store.path} holds no finished row", "go on: profile --resume")
-    path = html or store.path.parent / FILE_NAME
+        raise StmdeployError(f"{store.name} holds no finished row", "go on: profile --resume")
+    path = html or store.folder / FILE_NAME
     write_atomically(path, report_page(rows, title, now_utc()[:19]))
     console.say(f"wrote {path}, {len(rows)} rows")
     drawn: list[Path] = []

@@ -153,13 +153,22 @@ def run_specs(
     )
 
 
-def open_store(path: Path | None) -> Store:
-    """The store of a folder, or of `RESULTS_ROOT`.
+def open_store(path: Path | None, url: str | None) -> Store:
+    """The store of a server, or of a folder, or of `RESULTS_ROOT`.
 
     Raises:
         StmdeployError: there is none.
     """
-    return Store(path or RESULTS_ROOT)
+    return Store(path or RESULTS_ROOT, url=url or "")
+
+
+def store_of(word: str) -> Store:
+    """A store that an argument names: a URL, a file or a folder.
+
+    Raises:
+        StmdeployError: there is none.
+    """
+    return Store(RESULTS_ROOT, url=word) if "://" in word else Store(Path(word))
 
 
 def rows_of(store: Store, sweep: str | None) -> tuple[SweepInfo, tuple[Row, ...]]:

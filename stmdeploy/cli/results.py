@@ -24,13 +24,15 @@ Where = Annotated[
 
 
 @app.command("list")
-def list_(out: Where = None, json: options.Json = False) -> None:
+def list_(
+    out: Where = None, store_url: options.StoreUrl = None, json: options.Json = False
+) -> None:
     """List the sweeps."""
     from stmdeploy.cli import console
     from stmdeploy.cli.requests import open_store
     from stmdeploy.report.tables import TextTable
 
-    store = open_store(out)
+    store = open_store(out, store_url)
     sweeps = store.sweeps()
     if json:
         console.print_json(
@@ -49,6 +51,7 @@ def list_(out: Where = None, json: options.Json = False) -> None:
 def show(
     sweep: Sweep = None,
     out: Where = None,
+    store_url: options.StoreUrl = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -57,12 +60,12 @@ def show(
     from stmdeploy.cli.requests import open_store, rows_of
     from stmdeploy.report.tables import profile_table
 
-    store = open_store(out)
+    store = open_store(out, store_url)
     info, rows = rows_of(store, sweep)
     if markdown:
         console.print_text(profile_table(rows).markdown())
     else:
-        console.show_rows(rows, store.path.parent, info.id, json=json)
+        console.show_rows(rows, store.folder, info.id, json=json)
 
 
 @app.command()
@@ -73,35 +76,39 @@ def export(
         bool, typer.Option("--timm", help="CSV with the columns of timm's benchmarks.")
     ] = False,
     out: Where = None,
+    store_url: options.StoreUrl = None,
 ) -> None:
     """Write the rows of a sweep to a file."""
     from stmdeploy.cli.requests import open_store, rows_of
     from stmdeploy.results.frame import write_frame
 
     form = "timm" if timm else file.suffix.removeprefix(".")
-    write_frame(rows_of(open_store(out), sweep)[1], file, form)
+    write_frame(rows_of(open_store(out, store_url), sweep)[1], file, form)
 
 
 @app.command()
 def merge(
-    stores: Annotated[list[Path], typer.Argument(help="Stores to take over, files or folders.")],
+    stores: Annotated[
+        list[str], typer.Argument(help="Stores to take over: files, folders or URLs.")
+    ],
     out: Where = None,
+    store_url: options.StoreUrl = None,
 ) -> None:
     """Take over what other stores have and this one has not."""
     from stmdeploy.cli import console
-    from stmdeploy.cli.requests import RESULTS_ROOT
+    from stmdeploy.cli.requests import RESULTS_ROOT, store_of
     from stmdeploy.files import writable
     from stmdeploy.results.store import Store
 
-    others = [Store(path) for path in stores]
+    others = [store_of(word) for word in stores]
     folder = out or RESULTS_ROOT
     with writable(folder):
-        mine = Store(folder, create=True)
+        mine = Store(folder, url=store_url or "", create=True)
         for other in others:
-            if other.path.resolve() == mine.path.resolve():
-                raise StmdeployError(f"{other.path} is this store itself", "name another one")
+            if other.is_same_as(mine):
+                raise StmdeployError(f"{other.name} is this store itself", "name another one")
             sweeps, processes = mine.merge(other)
-            console.say(f"{other.path}: {sweeps} new sweeps, {processes} new measurements")
+            console.say(f"{other.name}: {sweeps} new sweeps, {processes} new measurements")
 
 
 @app.command()
@@ -114,6 +121,7 @@ def prune(
         bool, typer.Option("--samples", help="Throw away raw samples only; figures stay.")
     ] = False,
     out: Where = None,
+    store_url: options.StoreUrl = None,
 ) -> None:
     """Throw sweeps away, or their raw samples, with their artifacts."""
     from stmdeploy.cli import console
@@ -122,7 +130,7 @@ def prune(
 
     if (sweep is None) == (keep is None):
         raise StmdeployError("nothing says what to prune", "name sweeps, or give --keep N")
-    store = open_store(out)
+    store = open_store(out, store_url)
     known = store.sweeps()
     if keep is not None and keep < 0:
         raise StmdeployError(f"--keep {keep} is below 0", "give 0 or more")

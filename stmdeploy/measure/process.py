@@ -24,6 +24,8 @@ _INHERITED = frozenset(
     " CUDA_HOME CUDA_PATH CUDA_VISIBLE_DEVICES SYSTEMROOT SSL_CERT_FILE CC CXX".split()
 )
 _INHERITED_PREFIXES = ("LC_", "XDG_", "STMDEPLOY_")
+#: May hold a password, and no worker writes to a store.
+_KEPT_BACK = frozenset({"STMDEPLOY_STORE"})
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def worker_environment(settings: dict[str, str]) -> dict[str, str]:
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+        if (name in _INHERITED or name.startswith(_INHERITED_PREFIXES)) and name not in _KEPT_BACK
     }
     return {**inherited, **settings}
 

@@ -87,14 +87,17 @@ MIGRATIONS = {
 }
 
 
-def bring_up_to_date(connection: Connection, name: str) -> None:
+def bring_up_to_date(connection: Connection, name: str, *, create: bool = True) -> None:
     """Makes the tables of an empty store, or migrates an older one.
 
     Raises:
-        StmdeployError: the store is of a newer version, or is something else's.
+        StmdeployError: the store is empty and not to be made, of a newer version, or something
+            else's.
     """
     known = set(inspect(connection).get_table_names())
     if not known:
+        if not create:
+            raise StmdeployError(f"no results in {name}", "run `stmdeploy profile` first")
         metadata.create_all(connection)
         connection.execute(version_table.insert().values(version=SCHEMA_VERSION))
         return

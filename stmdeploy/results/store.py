@@ -1,4 +1,4 @@
-"""Where rows are kept: a database that several processes write to, whole after every process.
+"""Where rows are kept: a database that several write to, whole after every process.
 
 Every change is one transaction. A kill at any moment loses the process that was being measured
 and nothing else.
@@ -9,33 +9,23 @@ from __future__ import annotations
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, overload
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, Engine, create_engine, delete, event, func, select, update
-from sqlalchemy.exc import DatabaseError, IntegrityError, OperationalError
+from sqlalchemy import Connection, Table, delete, func, select, tuple_, update
+from sqlalchemy.exc import IntegrityError
 
 from stmdeploy.errors import StmdeployError
-from stmdeploy.files import DestinationError, DiskFullError
+from stmdeploy.results.database import FILE_NAME, Database, PostgresServer, SqliteFile
 from stmdeploy.results.row import Evaluation, Prepared, ProcessRun, Row
-from stmdeploy.results.schema import (
-    bring_up_to_date,
-    evaluations,
-    models,
-    processes,
-    rows,
-    sweeps,
-)
+from stmdeploy.results.schema import evaluations, models, processes, rows, sweeps
 
-FILE_NAME = "results.db"
 PLANNED, MEASURING, DONE, FAILED = "planned", "measuring", "done", "failed"
-#: How long a writer waits for the others.
-_BUSY_TIMEOUT_S = 60
-_READ_ONLY = "stmdeploy_read_only"
+#: Lines that a merge takes over at a time.
+_MERGED_AT_ONCE = 200
 _SERIES = ("samples_ms", "copies_ms", "warmup_ms")
 
 
@@ -86,39 +76,37 @@ def unpack(document: str, packed: bytes) -> ProcessRun:
 
 
 class Store:
-    """The results of this machine, or of several after a merge."""
+    """The results of this machine, or of several: after a merge, or on a server."""
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
-        """Opens a store, given its file or the folder that it lies in.
+    def __init__(self, path: Path, *, url: str = "", create: bool = False) -> None:
+        """Opens a store.
+
+        Args:
+            path: a SQLite file or the folder that it lies in; with a server, the folder for what
+                is kept beside the store.
+            url: of a PostgreSQL server; empty for the file.
+            create: makes the store where there is none.
 
         Raises:
-            StmdeployError: there is none, or it cannot be read.
+            StmdeployError: there is none, or it cannot be read or reached.
         """
-        self.path = path if path.suffix == ".db" else path / FILE_NAME
-        if not create and not self.path.is_file():
-            raise StmdeployError(
-                f"no results in {self.path}", "run `stmdeploy profile` first, or give --out"
-            )
-        if create and not self.path.parent.is_dir():
-            raise DestinationError(f"there is no folder {self.path.parent}", "make it first")
-        self._engine = _engine(self.path)
-        with self._writing() as connection:
-            bring_up_to_date(connection, str(self.path))
+        if url:
+            self.folder = path
+            self._database: Database = PostgresServer(url, create=create)
+        else:
+            file = path if path.suffix == ".db" else path / FILE_NAME
+            self.folder = file.parent
+            self._database = SqliteFile(file, create=create)
+        self.name = self._database.name
+        self._writing, self._reading = self._database.writing, self._database.reading
+
+    def is_same_as(self, other: Store) -> bool:
+        """Whether both are one database."""
+        return self._database.identity == other._database.identity
 
     def close(self) -> None:
-        """Gives the file up; what was written is complete."""
-        self._engine.dispose()
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with _plain_errors(self.path), self._engine.begin() as connection:
-            yield connection
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        engine = self._engine.execution_options(**{_READ_ONLY: True})
-        with _plain_errors(self.path), engine.connect() as connection:
-            yield connection
+        """Gives the database up; what was written is complete."""
+        self._database.close()
 
     def add_sweep(self, sweep: str, spec: str, planned: Sequence[tuple[str, str]]) -> None:
         """A new sweep and its rows, as (key, spec)."""
@@ -136,6 +124,7 @@ class Store:
         """One more row at the end of a sweep; its position, None if it has that row already."""
         with self._writing() as connection:
             mine = rows.c.sweep == sweep
+            _hold(connection, sweep)
             if connection.execute(select(rows.c.key).where(mine, rows.c.key == key)).first():
                 return None
             last = connection.execute(select(func.max(rows.c.position)).where(mine)).scalar_one()
@@ -147,10 +136,8 @@ class Store:
             return int(last) + 1
 
     def remove(self) -> None:
-        """Takes the store itself off the disk."""
-        self.close()
-        for suffix in ("", "-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        """Takes the store itself off the disk, if it is a file."""
+        self._database.remove()
 
     def remove_sweep(self, sweep: str) -> None:
         """Takes a sweep out, with everything measured in it."""
@@ -201,7 +188,7 @@ class Store:
         if not known:
             what = "unfinished sweep" if unfinished else "sweep"
             raise StmdeployError(
-                f"{self.path} has no {what}{f' {sweep!r}' if sweep else ''}",
+                f"{self.name} has no {what}{f' {sweep!r}' if sweep else ''}",
                 "see `stmdeploy results list`",
             )
         return known[-1]
@@ -225,6 +212,7 @@ class Store:
     def save_prepared(self, sweep: str, position: int, prepared: Prepared) -> None:
         """Keeps a prepared model; one that was there is replaced."""
         with self._writing() as connection:
+            _hold(connection, sweep)
             place = (models.c.sweep == sweep, models.c.position == position)
             connection.execute(delete(models).where(*place))
             connection.execute(
@@ -335,7 +323,7 @@ class Store:
             "provider": evaluation.provider,
             "data_sha256": evaluation.data_sha256,
         }
-        with self._writing() as connection:
+        with self._writing(alone=True) as connection:
             same = [evaluations.c[name] == value for name, value in key.items()]
             connection.execute(delete(evaluations).where(*same))
             connection.execute(
@@ -376,7 +364,7 @@ class Store:
         except ValidationError as error:
             first = error.errors()[0]
             raise StmdeployError(
-                f"a row of {self.path} is damaged at {'.'.join(map(str, first['loc']))}: "
+                f"a row of {self.name} is damaged at {'.'.join(map(str, first['loc']))}: "
                 f"{first['msg']}",
                 "measure again",
             ) from error
@@ -397,38 +385,49 @@ class Store:
 
     def reclaim(self) -> None:
         """Gives the space of what was taken out back to the disk."""
-        with _plain_errors(self.path):
-            connection = self._engine.raw_connection()
-            connection.cursor().execute("VACUUM")
-            connection.close()
+        self._database.reclaim()
 
     def merge(self, other: Store) -> tuple[int, int]:
-        """Takes over what another store has and this one has not; doubles nothing.
+        """Takes over what another store has and this one has not, or has less of.
 
         Returns:
             How many sweeps, and how many processes, are new here.
         """
-        with other._reading() as source:
-            theirs = {
-                table.name: [dict(line._mapping) for line in source.execute(select(table))]
-                for table in (sweeps, models, rows, processes, evaluations)
-            }
         added = {}
-        with self._writing() as connection:
-            _drop_older(connection, theirs[evaluations.name])
+        with other._reading() as source, self._writing(alone=True) as connection:
             for table in (sweeps, models, rows, processes, evaluations):
-                keys = list(table.primary_key.columns)
-                have = {tuple(line) for line in connection.execute(select(*keys))}
-                new = [
-                    line
-                    for line in theirs[table.name]
-                    if tuple(line[column.name] for column in keys) not in have
-                ]
-                if new:
-                    connection.execute(table.insert(), new)
-                added[table.name] = len(new)
-            _take_fuller_rows(connection, theirs[rows.name])
+                added[table.name] = 0
+                for lines in _lines_of(source, table):
+                    if table is rows:
+                        _take_fuller_rows(connection, lines)
+                    elif table is evaluations:
+                        _drop_older(connection, lines)
+                    added[table.name] += _add_missing(connection, table, lines)
         return added[sweeps.name], added[processes.name]
+
+
+def _hold(connection: Connection, sweep: str) -> None:
+    """On a server, keeps others from changing a sweep until the transaction ends."""
+    connection.execute(select(sweeps.c.id).where(sweeps.c.id == sweep).with_for_update())
+
+
+def _lines_of(source: Connection, table: Table) -> Iterator[list[dict[str, Any]]]:
+    """All lines of a table, some at a time: samples are large."""
+    found = source.execution_options(yield_per=_MERGED_AT_ONCE).execute(select(table))
+    for lines in found.mappings().partitions():
+        yield [dict(line) for line in lines]
+
+
+def _add_missing(connection: Connection, table: Table, lines: list[dict[str, Any]]) -> int:
+    """Inserts the lines whose key is not there yet; how many they were."""
+    keys = list(table.primary_key.columns)
+    wanted = [tuple(line[column.name] for column in keys) for line in lines]
+    there = select(*keys).where(tuple_(*keys).in_(wanted))
+    have = {tuple(line) for line in connection.execute(there)}
+    new = [line for line, key in zip(lines, wanted, strict=True) if key not in have]
+    if new:
+        connection.execute(table.insert(), new)
+    return len(new)
 
 
 def _drop_older(connection: Connection, theirs: list[dict[str, Any]]) -> None:
@@ -452,48 +451,6 @@ def _take_fuller_rows(connection: Connection, theirs: list[dict[str, Any]]) -> N
                 )
                 .values({name: line[name] for name in ("state", "row", "measured_utc")})
             )
-
-
-def _engine(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": _BUSY_TIMEOUT_S})
-
-    @event.listens_for(engine, "connect")
-    def _connect(connection: Any, _: object) -> None:
-        # BEGIN is said below, so that a writer waits for its turn at the start, not midway.
-        connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        reads = connection.get_execution_options().get(_READ_ONLY)
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-    return engine
-
-
-@contextmanager
-def _plain_errors(path: Path) -> Iterator[None]:
-    """Turns what a user can do something about into one line."""
-    try:
-        yield
-    except IntegrityError:
-        raise
-    except (OperationalError, DatabaseError) as error:
-        reason = str(error.orig).lower()
-        if "full" in reason:
-            raise DiskFullError(
-                f"cannot write to {path}: {reason}", "free some space and go on with --resume"
-            ) from error
-        if "readonly" in reason or "unable to open" in reason:
-            raise DestinationError(
-                f"cannot write to {path}: {reason}", "choose another --out or free some space"
-            ) from error
-        if "malformed" in reason or "not a database" in reason:
-            raise StmdeployError(
-                f"{path} is damaged: {reason}", "restore it, or choose another --out"
-            ) from error
-        raise StmdeployError(f"{path}: {reason}", "try again") from error
 
 
 def now_utc() -> str:

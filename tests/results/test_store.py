@@ -14,14 +14,15 @@ from stmdeploy.results.row import ProcessRun, Row
 from stmdeploy.results.schema import SCHEMA_VERSION
 from stmdeploy.results.store import DONE, FAILED, MEASURING, PLANNED, Store, pack, unpack
 from tests.fakes import evaluation
+from tests.results.conftest import Backend
 
 MakeRow = Callable[..., Row]
 MakeProcess = Callable[..., ProcessRun]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path, create=True)
+def store(backend: Backend) -> Store:
+    store = backend.new("first")
     store.add_sweep("s1", "{}", [("a", "A"), ("b", "B"), ("c", "C")])
     return store
 
@@ -38,14 +39,14 @@ def test_samples_are_small(make_process: MakeProcess) -> None:
 
 
 def test_a_process_and_its_row_appear_together(
-    store: Store, make_row: MakeRow, make_process: MakeProcess
+    backend: Backend, store: Store, make_row: MakeRow, make_process: MakeProcess
 ) -> None:
     process = make_process()
     assert store.add_process("s1", 1, 0, process, make_row(batch=7), MEASURING)
     assert store.processes("s1", 1) == (process,)
     assert [row.batch for row in store.rows("s1")] == [7]
     assert [row.state for row in store.planned("s1")] == [PLANNED, MEASURING, PLANNED]
-    assert Store(store.path).rows("s1") == store.rows("s1")
+    assert backend.again(store).rows("s1") == store.rows("s1")
 
 
 def test_no_process_is_kept_twice(
@@ -95,9 +96,9 @@ def test_removing_leaves_the_others(
 
 
 def test_a_merge_takes_what_is_new(
-    tmp_path: Path, make_row: MakeRow, make_process: MakeProcess
+    backend: Backend, make_row: MakeRow, make_process: MakeProcess
 ) -> None:
-    mine, theirs = (Store(tmp_path / f"{name}.db", create=True) for name in ("mine", "theirs"))
+    mine, theirs = backend.new("mine"), backend.new("theirs")
     for store in (mine, theirs):
         store.add_sweep("both", "{}", [("a", "A"), ("b", "B")])
         store.add_process("both", 0, 0, make_process(), make_row(batch=1), MEASURING)
@@ -112,20 +113,21 @@ def test_a_merge_takes_what_is_new(
     assert mine.find_sweep("both").states == {DONE: 1, PLANNED: 1}
 
 
-def _write(path: str, writer: int, count: int, row: Row, process: ProcessRun) -> None:
-    store = Store(Path(path))
+def _write(place: tuple[Path, str], writer: int, count: int, row: Row, process: ProcessRun) -> None:
+    store = Store(place[0], url=place[1])
     for i in range(count):
         assert store.add_process("many", writer * count + i, 0, process, row, DONE)
 
 
 @pytest.mark.slow
-def test_eight_writers(tmp_path: Path, make_row: MakeRow, make_process: MakeProcess) -> None:
+def test_eight_writers(backend: Backend, make_row: MakeRow, make_process: MakeProcess) -> None:
     writers, each = 8, 500
-    store = Store(tmp_path, create=True)
+    store = backend.new("many")
     store.add_sweep("many", "{}", [(str(i), "") for i in range(writers * each)])
     spawn = multiprocessing.get_context("spawn")
+    place = backend.place(store)
     jobs = [
-        spawn.Process(target=_write, args=(str(store.path), i, each, make_row(), make_process()))
+        spawn.Process(target=_write, args=(place, i, each, make_row(), make_process()))
         for i in range(writers)
     ]
     for job in jobs:
@@ -135,35 +137,53 @@ def test_eight_writers(tmp_path: Path, make_row: MakeRow, make_process: MakeProc
     assert [job.exitcode for job in jobs] == [0] * writers
     assert store.find_sweep("many").states == {DONE: 4000}
     assert len(store.rows("many")) == 4000
-    with sqlite3.connect(store.path) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        assert connection.execute("SELECT count(*) FROM processes").fetchone() == (4000,)
+    assert backend.execute(store, "SELECT count(*) FROM processes") == [(4000,)]
+    backend.check(store)
+
+
+def _add(place: tuple[Path, str], writer: int, count: int) -> None:
+    store = Store(place[0], url=place[1], create=True)
+    for i in range(count):
+        assert store.add_row("shared", f"{writer}-{i}", "") is not None
+
+
+@pytest.mark.slow
+def test_eight_writers_add_rows_to_one_sweep(backend: Backend) -> None:
+    """Every one of them takes the next free position; none is taken twice."""
+    store = backend.new("shared")
+    store.add_sweep("shared", "{}", [("first", "")])
+    spawn = multiprocessing.get_context("spawn")
+    jobs = [spawn.Process(target=_add, args=(backend.place(store), i, 40)) for i in range(8)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert [job.exitcode for job in jobs] == [0] * 8
+    assert [row.position for row in store.planned("shared")] == list(range(321))
 
 
 def test_a_store_of_version_1_is_migrated(
-    tmp_path: Path, make_row: MakeRow, make_process: MakeProcess
+    backend: Backend, make_row: MakeRow, make_process: MakeProcess
 ) -> None:
-    store = Store(tmp_path, create=True)
+    store = backend.new("old")
     store.add_sweep("old", "{}", [("a", "A")])
     store.add_process("old", 0, 0, make_process(), make_row(), DONE)
     store.close()
-    with sqlite3.connect(store.path) as connection:
-        connection.execute("ALTER TABLE rows DROP COLUMN measured_utc")
-        connection.execute("UPDATE schema_version SET version = 1")
-    migrated = Store(tmp_path)
+    backend.execute(store, "ALTER TABLE rows DROP COLUMN measured_utc")
+    backend.execute(store, "DROP TABLE evaluations")
+    backend.execute(store, "UPDATE schema_version SET version = 1")
+    migrated = backend.again(store)
     assert migrated.rows("old") == (make_row(),)
     migrated.save_row("old", 0, make_row(batch=3), DONE)
     assert migrated.rows("old")[0].batch == 3
-    with sqlite3.connect(store.path) as connection:
-        (version,) = connection.execute("SELECT version FROM schema_version").fetchone()
-    assert version == SCHEMA_VERSION
+    assert migrated.evaluations() == ()
+    assert backend.execute(store, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
 
 
-def test_a_newer_store_is_refused(store: Store) -> None:
-    with sqlite3.connect(store.path) as connection:
-        connection.execute("UPDATE schema_version SET version = 99")
+def test_a_newer_store_is_refused(backend: Backend, store: Store) -> None:
+    backend.execute(store, "UPDATE schema_version SET version = 99")
     with pytest.raises(StmdeployError, match="has schema 99, this stmdeploy writes"):
-        Store(store.path)
+        backend.again(store)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
@@ -178,10 +198,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         Store(tmp_path)
 
 
-def test_a_damaged_row_is_named(store: Store, make_row: MakeRow) -> None:
+def test_a_damaged_row_is_named(backend: Backend, store: Store, make_row: MakeRow) -> None:
     store.save_row("s1", 0, make_row(), DONE)
-    with sqlite3.connect(store.path) as connection:
-        connection.execute("""UPDATE rows SET row = '{"model": 3}' WHERE position = 0""")
+    backend.execute(store, """UPDATE rows SET row = '{"model": 3}' WHERE position = 0""")
     with pytest.raises(StmdeployError, match="damaged at model"):
         store.rows("s1")
 
@@ -204,7 +223,7 @@ def test_the_newest_measurement_of_every_row(store: Store, make_row: MakeRow) ->
 
 
 def test_an_evaluation_belongs_to_the_very_artifact(
-    store: Store, tmp_path: Path, make_row: MakeRow
+    backend: Backend, store: Store, make_row: MakeRow
 ) -> None:
     row, other = make_row(), make_row(artifact_sha256="9" * 64)
     store.save_row("s1", 0, row, DONE)
@@ -226,8 +245,7 @@ def test_an_evaluation_belongs_to_the_very_artifact(
     assert store.rows("s1")[0] == first  # fewer images, though newer
     # It is added as a row is read, and never stored with it.
     store.save_row("s1", 0, first, DONE)
-    (tmp_path / "other").mkdir()
-    copy = Store(tmp_path / "other", create=True)
+    copy = backend.new("other")
     copy.merge(store)
     assert copy.evaluations() == store.evaluations()
     assert copy.rows("s1") == store.rows("s1")

@@ -16,7 +16,7 @@ help:
 
 $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,loadgen,openvino,tensorrt-rtx,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,loadgen,openvino,tensorrt-rtx,cluster,postgres,dev]'
 	@touch $@
 
 profile: $(SETUP)
@@ -31,6 +31,7 @@ lint: $(SETUP)
 
 test: lint
 	.ci/browser
+	.ci/postgres
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 -m "not gpu"
 	BIN=$(BIN) .ci/self-check
 

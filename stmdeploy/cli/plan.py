@@ -7,7 +7,8 @@ from pathlib import Path
 from stmdeploy.cli import console
 from stmdeploy.pipeline import check_sweep
 from stmdeploy.report.tables import TextTable
-from stmdeploy.results.store import FILE_NAME, Store
+from stmdeploy.results.database import FILE_NAME
+from stmdeploy.results.store import Store
 from stmdeploy.spec import LOOP
 from stmdeploy.sweep import SweepSpec
 

@@ -36,8 +36,8 @@ from stmdeploy.artifact import (
 )
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files import publish, staging
+from stmdeploy.results.database import FILE_NAME
 from stmdeploy.results.row import Environment, Row
-from stmdeploy.results.store import FILE_NAME
 from stmdeploy.sweep import RowSpec
 
 #: 1: first version.

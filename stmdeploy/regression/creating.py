@@ -28,8 +28,9 @@ from stmdeploy.regression.machine import machine_key
 from stmdeploy.regression.side_by_side import measure_wave, waiting
 from stmdeploy.regression.sides import Contender, is_manifest
 from stmdeploy.regression.verdict import pair_figure
+from stmdeploy.results.database import FILE_NAME
 from stmdeploy.results.row import PreparedArtifact, Row
-from stmdeploy.results.store import FILE_NAME, now_utc
+from stmdeploy.results.store import now_utc
 from stmdeploy.spec import LOOP, ModelSpec, RunSpec
 from stmdeploy.sweep import RowSpec, SweepSpec
 from stmdeploy.sweeping import ARTIFACTS

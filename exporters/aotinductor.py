@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stmdeploy.artifact import Draft, TensorInfo
-from stmdeploy.contracts import ModuleFactory, Work
+from stmdeploy.contracts import ModuleFactory, Travels, Work
 from stmdeploy.errors import StmdeployError
 from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, RunSpec
 
@@ -29,8 +29,9 @@ class AotInductorExporter:
     tolerances = {"fp32": 1e-5}  # noqa: RUF012
     lowerings = ("tokens-plain", "reference")
     holds_code = True
+    travels: Travels = "nothing"
 
-    def unavailable(self) -> str:
+    def unavailable(self, *, source_only: bool = False) -> str:
         """Why this target cannot be used here; empty if it can."""
         from shutil import which
 

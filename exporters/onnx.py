@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stmdeploy.artifact import Draft
-from stmdeploy.contracts import ModuleFactory, Runner, Work
+from stmdeploy.contracts import ModuleFactory, Runner, Travels, Work
 from stmdeploy.spec import RunSpec
 
 from .onnx_graph import write_onnx
@@ -29,8 +29,9 @@ class OnnxExporter:
     tolerances = {"fp32": 1e-5, "fp16": 5e-3, "int8": None, "int8-dynamic": None}  # noqa: RUF012
     lowerings = ("tokens", "tokens-plain", "reference")
     holds_code = True
+    travels: Travels = "artifact"
 
-    def unavailable(self) -> str:
+    def unavailable(self, *, source_only: bool = False) -> str:
         """Why this target cannot be used here; empty if it can."""
         missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if not find_spec(name)]
         if not missing:

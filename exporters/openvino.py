@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stmdeploy.artifact import Calibration, Draft
-from stmdeploy.contracts import ModuleFactory, Work
+from stmdeploy.contracts import ModuleFactory, Travels, Work
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.spec import INPUT_NAME, RunSpec
 
@@ -37,8 +37,9 @@ class OpenVinoExporter:
     #: OpenVINO reads no DeformConv of ONNX.
     lowerings = ("tokens-plain", "tokens", "reference")
     holds_code = True
+    travels: Travels = "artifact"
 
-    def unavailable(self) -> str:
+    def unavailable(self, *, source_only: bool = False) -> str:
         """Why this target cannot be used here; empty if it can."""
         missing = [name for name in ("openvino", "onnxruntime") if not find_spec(name)]
         if not missing:

@@ -8,6 +8,7 @@ as exceptions, so every return value is checked, and the log is kept.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections import Counter
 from importlib import import_module
@@ -15,13 +16,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stmdeploy.artifact import Draft, EngineInfo, read_artifact
-from stmdeploy.contracts import ModuleFactory, Runner, Work
+from stmdeploy.artifact import Artifact, Draft, EngineInfo, read_artifact
+from stmdeploy.contracts import BuildWork, ModuleFactory, Runner, Travels, Work
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files import sha256_of
-from stmdeploy.spec import RunSpec
+from stmdeploy.spec import EngineSpec, RunSpec
 
-from .onnx_graph import write_onnx
+from .onnx_graph import OnnxFile, described, write_onnx
 from .operator_times import Inferences, of_tensorrt
 from .ort_session import OnnxRuntimeRunner, first_non_finite
 from .precision import calibration_of, converted, emulated
@@ -46,6 +47,7 @@ class TensorRtExporter:
     module_name = "tensorrt"
     install = "pip install 'stmdeploy[gpu,tensorrt]'"
     holds_code = True
+    travels: Travels = "source"
 
     @property
     def lowerings(self) -> tuple[str, ...]:
@@ -57,30 +59,72 @@ class TensorRtExporter:
             return plain_first
         return ("tokens", "tokens-plain", "reference") if takes_all else plain_first
 
-    def unavailable(self) -> str:
+    def unavailable(self, *, source_only: bool = False) -> str:
         """Why this target cannot be used here; empty if it can."""
-        missing = [name for name in (self.module_name, "onnxruntime") if not find_spec(name)]
+        wanted = ("onnxruntime",) if source_only else (self.module_name, "onnxruntime")
+        missing = [name for name in wanted if not find_spec(name)]
         return f"{' and '.join(missing)} not installed: {self.install}" if missing else ""
 
     def export(self, work: Work) -> Draft:
-        """Writes the engine, the layers it was fused into, and the ONNX file it is made of.
+        """Writes the engine, the layers it was fused into, and the ONNX file it is made of; or
+        that file alone, where the engine is built elsewhere.
 
         Raises:
             StmdeployError: a node that TensorRT has no layer for, settings it does not take,
                 or a build that failed; with the builder's own words.
         """
-        trt = import_module(self.module_name)
         source = work.folder / f"{work.spec.stem}.{self.target}.onnx"
         file = converted(write_onnx(work, source), work)
-        build = Build(trt, work.spec.engine, work)
+        if not work.spec.source_only:
+            build_work = BuildWork(work.spec.engine, work.folder, work.tell)
+            draft = self._built(file, work.spec.stem, work.spec.model.name, build_work)
+            return draft.model_copy(update={"calibration": calibration_of(work)})
+        return Draft(
+            files=file.files,
+            inputs=file.inputs,
+            outputs=file.outputs,
+            opset=file.opset,
+            operators=file.operators,
+            versions=file.versions,
+            calibration=calibration_of(work),
+            graph=file.path.name,
+            not_run="its engine is built where it runs",
+        )
+
+    def engine_key(self, engine: EngineSpec) -> dict[str, str]:
+        """The builder, its version, and what it builds for."""
+        trt = import_module(self.module_name)
+        asked = ",".join(engine.compute_capabilities)
+        return {
+            "builder": f"{self.module_name} {trt.__version__}",
+            "compute capability": asked or gpu_capability(),
+        }
+
+    def build(self, source: Artifact, work: BuildWork) -> Draft:
+        """The engine of a source, its fused layers, and the ONNX file, for the GPU that is here.
+
+        Raises:
+            StmdeployError: as `export`.
+        """
+        names = [file.name for file in source.manifest.files]
+        for name in names:
+            shutil.copyfile(source.path.with_name(name), work.folder / name)
+        stem = names[0].removesuffix(f".{self.target}.onnx")
+        file = described(work.folder / names[0], tuple(names[1:]))
+        draft = self._built(file, stem, source.manifest.model.name, work)
+        return draft.model_copy(update={"calibration": source.manifest.calibration})
+
+    def _built(self, file: OnnxFile, stem: str, model: str, work: BuildWork) -> Draft:
+        trt = import_module(self.module_name)
+        build = Build(trt, work.engine, model, work.tell)
         network = build.parsed(file)
         start = time.perf_counter()
         engine = build.serialized(network)
         build_s = time.perf_counter() - start
-        path = work.folder / (work.spec.stem + self.suffix)
+        path = work.folder / (stem + self.suffix)
         path.write_bytes(engine)
         layers = fused_layers(build.log.lines)
-        listing = work.folder / f"{work.spec.stem}.{self.target}.layers.json"
+        listing = work.folder / f"{stem}.{self.target}.layers.json"
         listing.write_text(json.dumps([layer.as_dict() for layer in layers], indent=1), "utf-8")
         return Draft(
             files=(path.name, listing.name, *file.files),
@@ -94,9 +138,9 @@ class TensorRtExporter:
                 version=trt.__version__,
                 gpu=build.gpu,
                 compute_capabilities=build.capabilities,
-                batch=work.spec.engine.batch,
-                builder_level=work.spec.engine.builder_level,
-                workspace_mib=work.spec.engine.workspace_mib,
+                batch=work.engine.batch,
+                builder_level=work.engine.builder_level,
+                workspace_mib=work.engine.workspace_mib,
                 layers_before=network.num_layers,
                 layers_after=len(layers) or None,
                 output_dtypes=dict(
@@ -104,10 +148,9 @@ class TensorRtExporter:
                 ),
                 weights_bytes=memory_bytes(build.log.lines, "Total Weights Memory"),
                 activation_bytes=memory_bytes(build.log.lines, "Total Activation Memory"),
-                onnx_sha256=sha256_of(source),
+                onnx_sha256=sha256_of(file.path),
                 build_s=build_s,
             ),
-            calibration=calibration_of(work),
             graph=file.path.name,
             not_run=build.why_not_run(),
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stmdeploy.contracts import Work
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.spec import INPUT_NAME, EngineSpec
 
@@ -51,7 +51,8 @@ class Build:
 
     trt: Any
     spec: EngineSpec
-    work: Work
+    model: str
+    tell: Callable[[str], None]
 
     def __post_init__(self) -> None:
         self.log = recording_logger(self.trt)
@@ -68,7 +69,7 @@ class Build:
         network = self.builder.create_network(_strongly_typed(self.trt))
         parser = self.trt.OnnxParser(network, self.log)
         if not parser.parse_from_file(str(file.path)):
-            raise _refusal(self.trt, parser, file, self.work)
+            raise _refusal(self.trt, parser, file, self.model)
         parts = parts_of(file.path)
         for index in range(network.num_layers):
             layer = network.get_layer(index)
@@ -86,7 +87,7 @@ class Build:
         engine = self.builder.build_serialized_network(network, config)
         if engine is None:
             raise StmdeployError(
-                f"{self.trt.__name__} built no engine of {self.work.spec.model.name}: "
+                f"{self.trt.__name__} built no engine of {self.model}: "
                 f"{self.log.first_error() or 'it gives no reason'}",
                 "try another precision, batch range or compute capability",
             )
@@ -106,7 +107,7 @@ class Build:
         if spec.builder_level is not None:
             config.builder_optimization_level = spec.builder_level
         config.add_optimization_profile(self._profile(network))
-        self.monitor = _progress_monitor(trt, self.work.tell)
+        self.monitor = _progress_monitor(trt, self.tell)
         config.progress_monitor = self.monitor
         self._set_target(config)
         if spec.timing_cache is not None:
@@ -194,7 +195,7 @@ def _capabilities(trt: Any) -> dict[str, Any]:
     return {f"{number // 10}.{number % 10}": members[number] for number in sorted(members)}
 
 
-def _refusal(trt: Any, parser: Any, file: OnnxFile, work: Work) -> StmdeployError:
+def _refusal(trt: Any, parser: Any, file: OnnxFile, model: str) -> StmdeployError:
     """What the parser did not take: the node, where it belongs, and the parser's words."""
     import onnx
 
@@ -205,14 +206,13 @@ def _refusal(trt: Any, parser: Any, file: OnnxFile, work: Work) -> StmdeployErro
         for node in onnx.load(file.path, load_external_data=False).graph.node
     }
     operator = error.node_operator() if error else "a node"
-    where = f"{parts.get(name) or 'an unknown part'} of {work.spec.model.name}"
+    where = f"{parts.get(name) or 'an unknown part'} of {model}"
     reason = " ".join(error.desc().split())[:200] if error else "the parser gives no reason"
     return StmdeployError(
         f"{trt.__name__} {trt.__version__} has no layer for {operator} {name!r} in {where}: "
         f"{reason}",
-        "leave --lowering out, so that the form is chosen by what the parser supports"
-        if work.spec.lowering
-        else "take another target",
+        "leave --lowering out, so that the form is chosen by what the parser supports, or take "
+        "another target",
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stmdeploy.artifact import Draft, TensorInfo
-from stmdeploy.contracts import ModuleFactory, Work
+from stmdeploy.contracts import ModuleFactory, Travels, Work
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, RunSpec
 
@@ -36,8 +36,9 @@ class TorchExporter:
     #: around it is what this stmdeploy builds.
     lowerings = ("reference",)
     holds_code = False
+    travels: Travels = "artifact"
 
-    def unavailable(self) -> str:
+    def unavailable(self, *, source_only: bool = False) -> str:
         """Always empty: torch is a dependency."""
         return ""
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from stmdeploy.artifact import Document, Draft, ModelInfo
-from stmdeploy.spec import ExportSpec, RunSpec
+from stmdeploy.artifact import Artifact, Document, Draft, ModelInfo
+from stmdeploy.spec import EngineSpec, ExportSpec, RunSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,6 +106,15 @@ class Work:
     tell: Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class BuildWork:
+    """One engine to build: by what settings, into which scratch folder, and who is told."""
+
+    engine: EngineSpec
+    folder: Path
+    tell: Callable[[str], None]
+
+
 class OperatorTime(Document):
     """One operator of one inference. ``part`` is as in "stage 2 mixer"; other if unknown."""
 
@@ -114,6 +123,11 @@ class OperatorTime(Document):
     part: str
     start_ms: float
     duration_ms: float
+
+
+#: The artifact itself; its source, from which an `EngineBuilder` makes the artifact where it
+#: runs; or nothing.
+Travels = Literal["artifact", "source", "nothing"]
 
 
 class Exporter(Protocol):
@@ -145,8 +159,15 @@ class Exporter(Protocol):
         """Whether an artifact says what is computed; otherwise it holds weights alone, and the
         code that loads it does."""
 
-    def unavailable(self) -> str:
-        """Why the target cannot be used here and what to install; empty if it can."""
+    @property
+    def travels(self) -> Travels:
+        """What can be used on another machine than the one that wrote it."""
+
+    def unavailable(self, *, source_only: bool = False) -> str:
+        """Why the target cannot be used here and what to install; empty if it can.
+
+        ``source_only``: no engine is built here, only what it is built from.
+        """
 
     def export(self, work: Work) -> Draft:
         """Writes ``spec.stem + suffix`` (and what belongs to it) into the folder."""
@@ -176,3 +197,19 @@ class Exporter(Protocol):
 
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """Where outputs that are not finite come from, in words; empty if it cannot tell."""
+
+
+@runtime_checkable
+class EngineBuilder(Protocol):
+    """What an exporter also is whose artifacts travel as their source."""
+
+    def engine_key(self, engine: EngineSpec) -> dict[str, str]:
+        """What an engine depends on beside its source: the builder, its version, the GPU, the
+        settings."""
+
+    def build(self, source: Artifact, work: BuildWork) -> Draft:
+        """Builds the engine of a source, for the machine this is.
+
+        Raises:
+            StmdeployError: a build that failed, with the builder's own words.
+        """

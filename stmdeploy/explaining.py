@@ -58,18 +58,27 @@ class ProcessorPeaks:
         """The peaks of what a run runs on; None where nothing is known of it."""
         if run.device == "cpu":
             return self._measured.get(run.threads)
-        profile = profile_of(run.gpu_name)
-        return peaks_of(profile) if profile is not None else None
+        return gpu_peaks(run.gpu_name)
 
     def bound_of(self, run: RunSpec, operations: tuple[Operation, ...]) -> Bound | None:
         """A row's bound; None without a graph, peaks, or a rate of its precision."""
-        peaks = self.of(run)
-        if peaks is None or not operations:
-            return None
-        try:
-            return bound(operations, run.batch, run.precision, peaks)
-        except StmdeployError:
-            return None
+        return bound_by(self.of(run), run, operations)
+
+
+def gpu_peaks(name: str) -> Peaks | None:
+    """What the datasheet says of a GPU; None where there is no profile of it."""
+    profile = profile_of(name)
+    return peaks_of(profile) if profile is not None else None
+
+
+def bound_by(peaks: Peaks | None, run: RunSpec, operations: tuple[Operation, ...]) -> Bound | None:
+    """A row's bound by some peaks; None without a graph, peaks, or a rate of its precision."""
+    if peaks is None or not operations:
+        return None
+    try:
+        return bound(operations, run.batch, run.precision, peaks)
+    except StmdeployError:
+        return None
 
 
 def measured_peaks(

@@ -38,11 +38,11 @@ def installed_gpus() -> tuple[Gpu, ...]:
 
     Those that ``CUDA_VISIBLE_DEVICES`` leaves out belong to somebody else.
     """
-    return visible_gpus(_all_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return visible_gpus(all_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def _all_gpus() -> list[Gpu]:
-    """What NVML tells, in the order of their indices."""
+def all_gpus() -> list[Gpu]:
+    """Those of others too, as NVML tells, in the order of their indices."""
     pynvml = _nvml()
     if pynvml is None:
         return []
@@ -60,6 +60,21 @@ def _all_gpus() -> list[Gpu]:
             )
             for handle in handles
         ]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def driver_version() -> str:
+    """Of NVIDIA's driver; empty without one."""
+    pynvml = _nvml()
+    if pynvml is None:
+        return ""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ""
+    try:
+        return _as_text(pynvml.nvmlSystemGetDriverVersion())
     finally:
         pynvml.nvmlShutdown()
 
@@ -192,6 +207,8 @@ def environment() -> Environment:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
+    if driver := driver_version():
+        versions["nvidia-driver"] = driver
     flags = _first_field("/proc/cpuinfo", "flags")
     return Environment(
         processor=processor_name(),

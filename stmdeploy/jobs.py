@@ -12,8 +12,15 @@ from stmdeploy.contracts import OperatorTime, Progress
 from stmdeploy.errors import ExitCode
 from stmdeploy.measure.lock import machine_lock
 from stmdeploy.measure.process import run_worker
-from stmdeploy.results.row import Environment, Peaks, Prepared, ProcessRun, TurnsRun
-from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec, SamplingSpec
+from stmdeploy.results.row import (
+    Environment,
+    Peaks,
+    Prepared,
+    PreparedArtifact,
+    ProcessRun,
+    TurnsRun,
+)
+from stmdeploy.spec import EngineSpec, ExportSpec, ModelSpec, RunSpec, SamplingSpec
 
 #: The entry point of every worker.
 WORKER = "stmdeploy.worker"
@@ -84,6 +91,16 @@ class EvaluateJob(Document):
     reference_run: RunSpec | None = None
 
 
+class EngineJob(Document):
+    """An engine to build of a source, for the device of a run; kept in a folder of engines."""
+
+    kind: Literal["engine"] = "engine"
+    source: Path
+    run: RunSpec
+    engine: EngineSpec
+    folder: Path
+
+
 class TurnsJob(Document):
     """One side of a comparison; every later line on stdin asks for a turn."""
 
@@ -94,7 +111,7 @@ class TurnsJob(Document):
     memory_limit_mib: int | None = None
 
 
-Job = PrepareJob | MeasureJob | LayersJob | PeaksJob | EvaluateJob | TurnsJob
+Job = PrepareJob | MeasureJob | LayersJob | PeaksJob | EvaluateJob | EngineJob | TurnsJob
 
 
 class Scored(Document):
@@ -116,6 +133,7 @@ class Answer(Document):
     """What was done, or one line saying why it was not; ``code`` is then an exit code."""
 
     prepared: Prepared | None = None
+    built: PreparedArtifact | None = None
     process: ProcessRun | None = None
     turns: TurnsRun | None = None
     peaks: Peaks | None = None

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from stmdeploy.cluster.dispatching import (
+    ClusterRun,
+    ClusterSpec,
+    Plan,
+    check_cluster_sweep,
+    plan,
+)
+from stmdeploy.cluster.ray_fleet import RayFleet
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files import writable
+from stmdeploy.hardware import environment
 from stmdeploy.measure.loadgen import why_no_loadgen
-from stmdeploy.registry import exporter_for_runtime, exporter_for_target
+from stmdeploy.measuring import check_interpreters
+from stmdeploy.preparing import ARTIFACTS, LOGS, PreparedSweep
+from stmdeploy.registry import exporter_for_runtime, exporter_for_target, exporter_of
 from stmdeploy.results.row import PreparedArtifact, Row
 from stmdeploy.results.store import FAILED, PLANNED, Store, SweepInfo
 from stmdeploy.spec import (
@@ -26,7 +38,7 @@ from stmdeploy.spec import (
     check_precision,
 )
 from stmdeploy.sweep import RowSpec, SweepSpec
-from stmdeploy.sweeping import ARTIFACTS, LOGS, SweepRun, check_interpreters
+from stmdeploy.sweeping import SweepRun
 
 if TYPE_CHECKING:
     from stmdeploy.artifact import Artifact, Operation
@@ -100,9 +112,13 @@ def export_model(spec: ExportSpec, progress: Progress) -> Artifact:
 def check_sweep(spec: SweepSpec) -> None:
     """Raises StmdeployError for a runtime, precision or interpreter that cannot be."""
     for run in spec.runs:
-        exporter = exporter_for_runtime(run.runtime)
+        exporter = exporter_of(run.runtime) if run.node else exporter_for_runtime(run.runtime)
         for precision in spec.precisions:
             check_precision(exporter.target, precision, exporter.tolerances)
+    if spec.nodes:
+        check_cluster_sweep(spec)
+        return
+    for run in spec.runs:
         if run.scenario.name != LOOP and not run.python and (hint := why_no_loadgen()):
             raise StmdeployError("mlcommons-loadgen is not installed", hint)
     check_interpreters({run.python for run in spec.runs})
@@ -115,8 +131,9 @@ def profile(
     on_row: Callable[[Row], None],
     *,
     store_url: str = "",
+    cluster: ClusterSpec | None = None,
 ) -> SweepResult:
-    """Measures a sweep, each process of each row in a worker of its own.
+    """Measures a sweep, each process of each row in a worker of its own; here, or on a cluster.
 
     What is measured is stored at once, in the store of `folder` or of a server; an interrupt
     keeps it, and `resume` goes on from there. A row that fails is stored with its reason and the
@@ -126,22 +143,66 @@ def profile(
         StmdeployError: bad input, before anything is measured; nothing is then left behind.
     """
     check_sweep(spec)
-    with writable(folder):
+    with _measuring(cluster, spec, progress) as measuring, writable(folder):
         store = Store(folder, url=store_url, create=True)
         sweep = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         store.add_sweep(sweep, spec.to_json(), [(row.key, row.to_json()) for row in spec.rows()])
-        run = SweepRun(store, sweep, progress, on_row)
+        prepared = PreparedSweep(store, sweep, progress)
         try:
-            run.prepare()
+            prepared.prepare()
         except StmdeployError:
             store.remove_sweep(sweep)
             if not store.sweeps():
                 store.remove()
             raise
-        run.measure()
+        measuring(prepared, progress, on_row)
         result = SweepResult(store.find_sweep(sweep), store.rows(sweep))
         store.close()
         return result
+
+
+Measuring = Callable[[PreparedSweep, "Progress", Callable[[Row], None]], None]
+
+
+@contextmanager
+def _measuring(
+    cluster: ClusterSpec | None, spec: SweepSpec, progress: Progress
+) -> Iterator[Measuring]:
+    """Who measures the rows of a sweep. A cluster is asked first who can run what, and let go
+    of at the end."""
+    if bool(spec.nodes) != (cluster is not None):
+        raise StmdeployError(
+            "the sweep is of the nodes of a cluster"
+            if spec.nodes
+            else "the sweep is of one machine",
+            "give --cluster ADDRESS" if spec.nodes else "leave --cluster out",
+        )
+    if cluster is None:
+        yield lambda prepared, told, on_row: SweepRun(prepared, told, on_row).measure()
+        return
+    progress.detail(f"asking the cluster {cluster.address}")
+    fleet = RayFleet(cluster.address)
+    try:
+        chosen = plan(fleet, spec.runs, environment(), cluster)
+        yield lambda prepared, told, on_row: ClusterRun(
+            prepared, fleet, cluster, told, on_row
+        ).measure(chosen)
+    finally:
+        fleet.close()
+
+
+def plan_cluster(spec: SweepSpec, cluster: ClusterSpec) -> Plan:
+    """Which nodes of a cluster would run what.
+
+    Raises:
+        StmdeployError: as `stmdeploy.cluster.dispatching.plan`.
+    """
+    check_sweep(spec)
+    fleet = RayFleet(cluster.address)
+    try:
+        return plan(fleet, spec.runs, environment(), cluster)
+    finally:
+        fleet.close()
 
 
 def prepare(spec: SweepSpec, folder: Path, progress: Progress) -> dict[RowSpec, PreparedArtifact]:
@@ -157,10 +218,10 @@ def prepare(spec: SweepSpec, folder: Path, progress: Progress) -> dict[RowSpec, 
     rows = spec.rows()
     store = Store(folder, create=True)
     store.add_sweep("prepared", spec.to_json(), [(row.key, row.to_json()) for row in rows])
-    run = SweepRun(store, "prepared", progress, lambda _: None)
-    run.prepare()
+    prepared = PreparedSweep(store, "prepared", progress)
+    prepared.prepare()
     store.close()
-    found = {row: run.artifact_of(row) for row in rows}
+    found = {row: prepared.artifact_of(row) for row in rows}
     for row, artifact in found.items():
         if artifact.failure:
             raise StmdeployError(
@@ -194,6 +255,7 @@ def resume(
     *,
     retry_failed: bool = False,
     store_url: str = "",
+    cluster: ClusterSpec | None = None,
 ) -> SweepResult:
     """Goes on with a sweep where it was left; finished rows are not measured again.
 
@@ -203,15 +265,16 @@ def resume(
     store = Store(folder, url=store_url)
     newest_open = sweep is None and not retry_failed and not _unexplained(store)
     info = store.find_sweep(sweep, unfinished=newest_open)
-    check_sweep(SweepSpec.from_json(store.sweep_spec(info.id)))
+    spec = SweepSpec.from_json(store.sweep_spec(info.id))
+    check_sweep(spec)
     if retry_failed:
         for row in store.planned(info.id):
             if row.state == FAILED:
                 store.set_state(info.id, row.position, PLANNED)
-    run = SweepRun(store, info.id, progress, on_row)
-    with writable(store.folder):
-        run.prepare()
-        run.measure()
+    prepared = PreparedSweep(store, info.id, progress)
+    with _measuring(cluster, spec, progress) as measuring, writable(store.folder):
+        prepared.prepare()
+        measuring(prepared, progress, on_row)
     return SweepResult(store.find_sweep(info.id), store.rows(info.id))
 
 
@@ -236,10 +299,10 @@ def look_into(spec: SweepSpec, progress: Progress, repeats: int = 10) -> list[La
     with TemporaryDirectory() as folder:
         store = Store(Path(folder), create=True)
         store.add_sweep("layers", spec.to_json(), [(r.key, r.to_json()) for r in spec.rows()])
-        run = SweepRun(store, "layers", progress, lambda _: None)
-        run.prepare()
+        prepared = PreparedSweep(store, "layers", progress)
+        prepared.prepare()
         found = []
-        for row, answer in run.layers(repeats):
+        for row, answer in SweepRun(prepared, progress, lambda _: None).layers(repeats):
             if answer.layers is None:
                 code = ExitCode(answer.code or ExitCode.WORKER_FAILED)
                 raise StmdeployError(

@@ -34,6 +34,7 @@ class Profile:
         name: what ``--gpu`` takes.
         title: the variant that the figures are of.
         names: what NVML calls it, and its near variants.
+        accelerator_type: what Ray calls nodes that have it; several profiles may share one.
         families: other names for ``--gpu``, which several profiles may share.
         compute_capability: such as ``8.0``.
         memory_gb, bandwidth_gb_s, l2_mb, tdp_w: memory, its bandwidth, last-level cache, power.
@@ -55,6 +56,7 @@ class Profile:
     precisions: tuple[str, ...]
     peak_tflops: dict[str, float]
     source: str
+    accelerator_type: str = ""
     families: tuple[str, ...] = ()
     tensor_tflops: dict[str, float] | None = None
     sources: dict[str, str] | None = None

@@ -20,15 +20,15 @@ def exporters() -> dict[str, Exporter]:
     return found
 
 
-def exporter_for_target(target: str) -> Exporter:
-    """The exporter of a target, such as ``onnx``.
+def exporter_for_target(target: str, *, source_only: bool = False) -> Exporter:
+    """The exporter of a target, such as ``onnx``; ``source_only``: its engine builds elsewhere.
 
     Raises:
         StmdeployError: unknown target, or its engine is not installed.
     """
     if target not in exporters():
         raise StmdeployError(f"unknown target {target!r}", nearest(target, exporters()))
-    return _available(exporters()[target])
+    return _available(exporters()[target], source_only=source_only)
 
 
 def exporter_for_runtime(runtime: str) -> Exporter:
@@ -37,13 +37,22 @@ def exporter_for_runtime(runtime: str) -> Exporter:
     Raises:
         StmdeployError: unknown runtime, or its engine is not installed.
     """
+    return _available(exporter_of(runtime))
+
+
+def exporter_of(runtime: str) -> Exporter:
+    """As `exporter_for_runtime`, wherever its engine is installed.
+
+    Raises:
+        StmdeployError: unknown runtime.
+    """
     by_runtime = {name: exporter for exporter in exporters().values() for name in exporter.runtimes}
     if runtime not in by_runtime:
         raise StmdeployError(f"unknown runtime {runtime!r}", nearest(runtime, by_runtime))
-    return _available(by_runtime[runtime])
+    return by_runtime[runtime]
 
 
-def _available(exporter: Exporter) -> Exporter:
-    if reason := exporter.unavailable():
+def _available(exporter: Exporter, *, source_only: bool = False) -> Exporter:
+    if reason := exporter.unavailable(source_only=source_only):
         raise StmdeployError(f"target {exporter.target!r} cannot be used here", reason)
     return exporter

@@ -139,6 +139,7 @@ class ExportSpec:
         opset: ONNX opset; None for the exporter's default.
         calibration: images for the low precisions.
         engine: of targets that build one.
+        source_only: of such targets, whether it is built elsewhere, where it runs.
     """
 
     model: ModelSpec
@@ -149,6 +150,7 @@ class ExportSpec:
     opset: int | None = None
     calibration: CalibrationSpec = field(default_factory=CalibrationSpec)
     engine: EngineSpec = field(default_factory=EngineSpec)
+    source_only: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -240,6 +242,9 @@ class RunSpec:
         in_flight: requests that run at once.
         python: the interpreter that runs the workers; empty for this one.
         scenario: how requests come; see `ScenarioSpec`.
+        node: the kind of a cluster's nodes that run it, a GPU as ``--gpu`` names it or any
+            accelerator type of the cluster; empty for this machine. Which GPU is then found
+            out there.
     """
 
     runtime: str
@@ -253,6 +258,7 @@ class RunSpec:
     in_flight: int = 1
     python: str = ""
     scenario: ScenarioSpec = field(default_factory=ScenarioSpec)
+    node: str = ""
 
     def __post_init__(self) -> None:
         at_least(1, self.batch, "batch")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from pydantic import TypeAdapter
 
@@ -29,17 +30,17 @@ class RowSpec:
     @property
     def key(self) -> str:
         """The same for the same row, in whatever sweep."""
-        content = TypeAdapter(RowSpec).dump_json(self)
+        content = _rows().dump_json(self)
         return hashlib.sha256(content).hexdigest()[:32]
 
     def to_json(self) -> str:
         """As `from_json` reads it."""
-        return TypeAdapter(RowSpec).dump_json(self).decode()
+        return _rows().dump_json(self).decode()
 
     @staticmethod
     def from_json(text: str) -> RowSpec:
         """Reads what `to_json` wrote."""
-        return TypeAdapter(RowSpec).validate_json(text)
+        return _rows().validate_json(text)
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ class SweepSpec:
         if self.memory_limit_mib is not None:
             at_least(64, self.memory_limit_mib, "memory limit in MiB")
 
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The kinds of a cluster's nodes that the rows are for; empty for this machine."""
+        return tuple(dict.fromkeys(run.node for run in self.runs if run.node))
+
     def rows(self) -> tuple[RowSpec, ...]:
         """The rows in the order of the table, each once."""
         combined = (
@@ -88,12 +94,23 @@ class SweepSpec:
 
     def to_json(self) -> str:
         """As `from_json` reads it."""
-        return TypeAdapter(SweepSpec).dump_json(self).decode()
+        return _sweeps().dump_json(self).decode()
 
     @staticmethod
     def from_json(text: str) -> SweepSpec:
         """Reads what `to_json` wrote."""
-        return TypeAdapter(SweepSpec).validate_json(text)
+        return _sweeps().validate_json(text)
+
+
+@cache
+def _rows() -> TypeAdapter[RowSpec]:
+    """Made once: that takes longer than what it does."""
+    return TypeAdapter(RowSpec)
+
+
+@cache
+def _sweeps() -> TypeAdapter[SweepSpec]:
+    return TypeAdapter(SweepSpec)
 
 
 def shuffled(positions: list[int], sweep: str, turn: int) -> list[int]:

@@ -77,6 +77,47 @@ def verify(
     )
 
 
+def verify_beside(
+    load: Callable[[int], Runner],
+    load_other: Callable[[int], Runner],
+    image_size: tuple[int, int],
+    tolerance_relative_l2: float | None,
+    batches: tuple[int, ...],
+) -> Verification:
+    """As `verify`, but against another runner of the same function, ``load_other``.
+
+    Raises:
+        StmdeployError: (exit code 4) as `verify`.
+    """
+    import numpy as np
+
+    def nothing(_: Images) -> str:
+        return ""
+
+    seed = secrets.randbits(32)
+    random = np.random.default_rng(seed)
+    relative, worst, names = 0.0, 0.0, ("", "")
+    for batch in batches:
+        images = random.standard_normal((batch, 3, *image_size), dtype=np.float32)
+        expected, other = _artifact_logits(_loaded(load_other, batch), images, nothing)
+        got, mine = _artifact_logits(_loaded(load, batch), images, nothing)
+        distance, difference = _distance(got, expected)
+        relative, worst, names = max(relative, distance), max(worst, difference), (mine, other)
+    if tolerance_relative_l2 is not None and relative > tolerance_relative_l2:
+        raise _differs(
+            f"outputs on {names[0]} differ from those on {names[1]} by {relative:.1e} relative L2, "
+            f"allowed {tolerance_relative_l2:.0e} (input seed {seed})"
+        )
+    return Verification(
+        runtime=f"{names[0]}, against {names[1]}",
+        batches=batches,
+        input_seed=seed,
+        relative_l2_error=relative,
+        worst_logit_difference=worst,
+        tolerance_relative_l2=tolerance_relative_l2,
+    )
+
+
 def fidelity(
     load: Callable[[int], Runner],
     module: nn.Module,

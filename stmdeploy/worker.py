@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from pydantic import TypeAdapter
 
-from stmdeploy.artifact import ModelInfo
+from stmdeploy.artifact import Artifact, ModelInfo
 from stmdeploy.contracts import OperatorTime
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files import DestinationError, DiskFullError
 from stmdeploy.jobs import (
     Answer,
+    EngineJob,
     EvaluateJob,
     Job,
     LayersJob,
@@ -113,7 +114,8 @@ def _exported(built: BuiltModel, spec: ExportSpec, progress: Progress) -> Prepar
 
     place: dict[str, Any] = {"target": spec.target, "precision": spec.precision}
     try:
-        artifact = export_built(built, exporter_for_target(spec.target), spec, progress)
+        exporter = exporter_for_target(spec.target, source_only=spec.source_only)
+        artifact = export_built(built, exporter, spec, progress)
     except DestinationError as error:
         if not isinstance(error, DiskFullError):
             raise
@@ -123,9 +125,14 @@ def _exported(built: BuiltModel, spec: ExportSpec, progress: Progress) -> Prepar
     except MemoryError:
         code = int(ExitCode.WORKER_FAILED)
         return PreparedArtifact(**place, failure="out of memory", code=code)
+    return _as_prepared(artifact)
+
+
+def _as_prepared(artifact: Artifact) -> PreparedArtifact:
     manifest = artifact.manifest
     return PreparedArtifact(
-        **place,
+        target=manifest.target,
+        precision=manifest.precision,
         path=artifact.path.resolve(),
         sha256=manifest.files[0].sha256,
         mib=artifact.size_bytes / _BYTES_PER_MIB,
@@ -135,6 +142,17 @@ def _exported(built: BuiltModel, spec: ExportSpec, progress: Progress) -> Prepar
         relative_l2_error=manifest.verification.relative_l2_error,
         operations=manifest.operations,
     )
+
+
+def build_here(job: EngineJob, progress: Progress) -> PreparedArtifact:
+    """Builds the engine of a source on this machine, or finds it built.
+
+    Raises:
+        StmdeployError: the build failed, or the engine differs from its source (4).
+    """
+    from stmdeploy.engines import built_engine
+
+    return _as_prepared(built_engine(job.source, job.run, job.engine, job.folder, progress))
 
 
 def _published(built: BuiltModel) -> Published | None:
@@ -315,6 +333,8 @@ def _do(job: Job, pipe: TextIO) -> Answer:
         return Answer(layers=operator_times(job))
     if isinstance(job, EvaluateJob):
         return Answer(scored=evaluate_here(job, _Asides(pipe)))
+    if isinstance(job, EngineJob):
+        return Answer(built=build_here(job, _Asides(pipe)))
     if isinstance(job, PeaksJob):
         return Answer(peaks=peaks_here(job))
     _limit_memory(job.memory_limit_mib)

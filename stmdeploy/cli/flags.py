@@ -11,11 +11,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from stmdeploy.cli.devices import devices_here, devices_of_cluster
 from stmdeploy.cli.options import numbers, words
 from stmdeploy.cli.requests import engine_spec, model_specs, run_specs
 from stmdeploy.errors import StmdeployError, nearest
-from stmdeploy.hardware import find_gpu
-from stmdeploy.processors import cpu_profile
 from stmdeploy.spec import (
     LOOP,
     SCENARIOS,
@@ -53,6 +52,7 @@ class SweepFlags:
     python: list[str] | None = None
     lowering: str | None = None
     gpu: str | None = None
+    nodes: list[str] | None = None
     provider: str | None = None
     hint: str | None = None
     use_cuda_graph: bool | None = None
@@ -121,15 +121,22 @@ def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def sweep_spec(flags: SweepFlags) -> SweepSpec:
+def sweep_spec(flags: SweepFlags, *, on_cluster: bool = False) -> SweepSpec:
     """What the flags ask for, checked. A GPU's profile has batches and precisions of its own.
 
+    Args:
+        on_cluster: whether ``--gpu`` and ``--nodes`` are kinds of a cluster's nodes, instead of
+            what this machine has.
+
     Raises:
-        StmdeployError: as `find_gpu`, `model_specs` and the specs themselves.
+        StmdeployError: as `devices_here`, `devices_of_cluster`, `model_specs` and the specs
+            themselves.
     """
-    gpu, profile = find_gpu(flags.gpu) if flags.gpu is not None else (None, cpu_profile())
-    batches = numbers(flags.batch, "--batch") or list(profile.batches)
-    precisions = words(flags.precision) or list(profile.precisions)
+    gpus, kinds = words([flags.gpu] if flags.gpu else None), words(flags.nodes)
+    find = devices_of_cluster if on_cluster else devices_here
+    devices = find(gpus, kinds, flags.threads is not None)
+    batches = numbers(flags.batch, "--batch") or list(devices.batches)
+    precisions = words(flags.precision) or list(devices.precisions)
     runtimes = words(flags.runtime) or ["onnxruntime"]
     engine = engine_spec(
         [f"{min(batches)},{max(batches)},{max(batches)}"],
@@ -157,7 +164,7 @@ def sweep_spec(flags: SweepFlags) -> SweepSpec:
             runtimes,
             batches,
             numbers(flags.threads, "--threads"),
-            gpu,
+            devices.places,
             settings,
             in_flight=numbers(flags.in_flight, "--in-flight"),
             scenarios=_scenarios(flags),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stmdeploy.backbones.catalog import list_backbones, resolve
 from stmdeploy.backbones.sizes import check_image_size
 from stmdeploy.cli.options import numbers, words
 from stmdeploy.errors import StmdeployError
-from stmdeploy.hardware import Gpu
 from stmdeploy.results.row import Row
 from stmdeploy.results.store import Store, SweepInfo
 from stmdeploy.spec import (
@@ -120,30 +119,33 @@ def run_specs(
     runtimes: list[str],
     batches: list[int],
     threads: list[int],
-    gpu: Gpu | None,
+    places: Sequence[Mapping[str, str]],
     settings: RunSettings,
     *,
     in_flight: Sequence[int] = (),
     scenarios: Sequence[ScenarioSpec] = (),
     pythons: Sequence[str] = (),
 ) -> tuple[RunSpec, ...]:
-    """Every combination, runtime by runtime, on the CPU or on a GPU.
+    """Every combination, place by place and runtime by runtime.
+
+    Args:
+        places: the fields of a run that say where it is, as `Devices` has them.
 
     Raises:
         StmdeployError: a figure out of range.
     """
-    device = ("cuda", gpu.uuid, gpu.name) if gpu is not None else ("cpu", "", "")
     return tuple(
         RunSpec(
             runtime,
             batch,
             count,
-            *device,
+            **place,
             settings=settings,
             in_flight=requests,
             python=python,
             scenario=scenario,
         )
+        for place in places
         for python in pythons or [""]
         for runtime in runtimes
         for scenario in scenarios or [ScenarioSpec()]

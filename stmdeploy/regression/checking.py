@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from stmdeploy.artifact import read_artifact
 from stmdeploy.contracts import Progress
 from stmdeploy.errors import StmdeployError
+from stmdeploy.measuring import check_interpreters
 from stmdeploy.pipeline import prepare
 from stmdeploy.registry import exporter_for_runtime
 from stmdeploy.regression.bundle import BaselineRow, Bundle, open_bundle
@@ -35,7 +36,6 @@ from stmdeploy.regression.verdict import (
 )
 from stmdeploy.results.store import now_utc
 from stmdeploy.sweep import SweepSpec
-from stmdeploy.sweeping import check_interpreters
 
 #: Ways of comparing: old artifact against new; one artifact under two interpreters; new
 #: measurements against stored ones.

@@ -15,6 +15,7 @@ from stmdeploy.contracts import Progress
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.hardware import environment
 from stmdeploy.pipeline import SweepResult, prepare, profile
+from stmdeploy.preparing import ARTIFACTS
 from stmdeploy.registry import exporter_for_runtime
 from stmdeploy.regression.bundle import (
     Baseline,
@@ -33,7 +34,6 @@ from stmdeploy.results.row import PreparedArtifact, Row
 from stmdeploy.results.store import now_utc
 from stmdeploy.spec import LOOP, ModelSpec, RunSpec
 from stmdeploy.sweep import RowSpec, SweepSpec
-from stmdeploy.sweeping import ARTIFACTS
 
 #: The calibration workload as a model; see `workload`, which imports torch.
 WORKLOAD = ModelSpec("stmdeploy.regression.workload:network", num_classes=10)

@@ -280,6 +280,18 @@ class Prepared(Document):
     artifacts: tuple[PreparedArtifact, ...]
 
 
+class Try(Document):
+    """One attempt to measure a row on a node of a cluster; ``failure`` is empty if it worked.
+
+    ``node`` is its name and id in the cluster, empty where it was lost before it could say.
+    """
+
+    node: str
+    started_utc: str
+    ended_utc: str
+    failure: str
+
+
 class Row(Document):
     """One line of the table: a model, how it was run, what it costs and how exact it is.
 
@@ -291,7 +303,9 @@ class Row(Document):
     ``accuracy`` is the evaluation of the very artifact, on the same runtime and provider, over
     the most images, of equal ones the newest; the store keeps it apart and adds it as it reads.
     ``measurement`` is None and ``failure`` says why where the row could not be measured; the
-    fields of the artifact are None where it could not be exported.
+    fields of the artifact are None where it could not be exported. ``node`` is the kind of
+    a cluster's nodes that it was asked of, and ``tries`` are the attempts there, the last the
+    one whose figures these are; empty on one machine.
     """
 
     model: str
@@ -329,6 +343,8 @@ class Row(Document):
     environment: Environment
     measurement: Measurement | None
     failure: str | None
+    node: str = ""
+    tries: tuple[Try, ...] = ()
     bound: Bound | None = None
     parts_ms: dict[str, float] | None = None
     accuracy: Evaluation | None = None

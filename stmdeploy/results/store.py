@@ -200,6 +200,20 @@ class Store:
             found = connection.execute(query.where(rows.c.sweep == sweep).order_by("position"))
             return tuple(PlannedRow(*line) for line in found)
 
+    def planned_row(self, sweep: str, position: int) -> PlannedRow:
+        """One row of a sweep."""
+        with self._reading() as connection:
+            query = select(rows.c.position, rows.c.key, rows.c.spec, rows.c.state)
+            mine = rows.c.sweep == sweep, rows.c.position == position
+            return PlannedRow(*connection.execute(query.where(*mine)).one())
+
+    def row_so_far(self, sweep: str, position: int) -> Row | None:
+        """What one row of a sweep comes to; None before it was begun."""
+        with self._reading() as connection:
+            mine = rows.c.sweep == sweep, rows.c.position == position
+            document = connection.execute(select(rows.c.row).where(*mine)).scalar_one()
+        return None if document is None else self._read(document)
+
     def prepared(self, sweep: str) -> dict[int, Prepared]:
         """The models of a sweep that are prepared, by their position in its spec."""
         with self._reading() as connection:
@@ -238,18 +252,32 @@ class Store:
         Returns:
             False, with nothing kept, if somebody else has measured that process already.
         """
-        document = process.model_copy(update=dict.fromkeys(_SERIES, ())).model_dump_json()
+        return self.add_processes(sweep, position, [process], row, state, first=number)
+
+    def add_processes(
+        self,
+        sweep: str,
+        position: int,
+        measured: Sequence[ProcessRun],
+        row: Row,
+        state: str,
+        *,
+        first: int = 0,
+    ) -> bool:
+        """As `add_process`, with several processes, the first of which has some number."""
+        lines = [
+            {
+                "sweep": sweep,
+                "position": position,
+                "number": number,
+                "process": process.model_copy(update=dict.fromkeys(_SERIES, ())).model_dump_json(),
+                "samples": pack(process),
+            }
+            for number, process in enumerate(measured, first)
+        ]
         try:
             with self._writing() as connection:
-                connection.execute(
-                    processes.insert().values(
-                        sweep=sweep,
-                        position=position,
-                        number=number,
-                        process=document,
-                        samples=pack(process),
-                    )
-                )
+                connection.execute(processes.insert(), lines)
                 self._set_row(connection, sweep, position, row, state)
         except IntegrityError:
             return False

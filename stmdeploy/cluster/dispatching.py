@@ -1,0 +1,410 @@
+"""Rows handed out to the nodes of a cluster, and taken back into the store as they finish."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stmdeploy.artifact import manifest_path, read_artifact
+from stmdeploy.cluster.documents import NodeFacts, RowAnswer, RowTask, Shipped
+from stmdeploy.cluster.fleet import Fleet, Handle, Lost, Node, Place
+from stmdeploy.cluster.kinds import (
+    LOADGEN,
+    Chosen,
+    Kind,
+    check_runtimes,
+    choose,
+    differences,
+    expected,
+    kind_of,
+)
+from stmdeploy.contracts import Progress
+from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.explaining import bound_by
+from stmdeploy.files import write_atomically
+from stmdeploy.preparing import LOGS, PreparedSweep, out_of_memory
+from stmdeploy.registry import exporter_of
+from stmdeploy.results.row import Environment, PreparedArtifact, ProcessRun, Row, Try
+from stmdeploy.results.store import DONE, FAILED, MEASURING, now_utc
+from stmdeploy.spec import LOOP, RunSpec
+from stmdeploy.sweep import RowSpec, SweepSpec, shuffled
+
+#: A row is tried so often, on another node each time as long as there is one.
+_MOST_TRIES = 3
+#: Tasks that Ray has in hand for every node, so that none waits for the driver.
+_AHEAD = 2
+_TICK_S = 1.0
+#: How often the nodes are looked at again, and how long a kind may have none before its rows are
+#: left for another time.
+_LOOK_S, _PATIENCE_S = 10.0, 300.0
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """The cluster to measure on.
+
+    Attributes:
+        address: as of `RayFleet`.
+        allow_version_differences: whether nodes may have other versions of the runtimes than
+            this machine and each other; every row records its own anyway.
+        patience_s: how long a kind of which no node is left is waited for.
+    """
+
+    address: str
+    allow_version_differences: bool = False
+    patience_s: float = _PATIENCE_S
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which nodes run which kind, and what they say of themselves by their ids.
+
+    ``differences`` between versions are in words; without any, ``versions`` are those that a
+    node must have which joins later.
+    """
+
+    chosen: Mapping[Kind, Chosen]
+    facts: Mapping[str, NodeFacts | str]
+    differences: tuple[str, ...]
+    versions: Mapping[str, str]
+
+
+def check_cluster_sweep(spec: SweepSpec) -> None:
+    """Raises StmdeployError for what cannot be measured on another machine."""
+    for run in spec.runs:
+        if exporter_of(run.runtime).travels == "nothing":
+            raise StmdeployError(
+                f"runtime {run.runtime} only runs on the machine that compiled it",
+                "leave it out, or measure it there without --cluster",
+            )
+        if run.python:
+            raise StmdeployError("--python is of one machine", "leave it out with --cluster")
+        kind_of(run)
+    if spec.engine.timing_cache is not None:
+        raise StmdeployError(
+            "--timing-cache-file is of one machine", "leave it out: nodes keep their engines"
+        )
+
+
+def plan(fleet: Fleet, runs: Iterable[RunSpec], here: Environment, spec: ClusterSpec) -> Plan:
+    """Asks the cluster who can run what.
+
+    Raises:
+        StmdeployError: a kind that nobody has, a runtime that is missing, or versions that
+            differ and may not.
+    """
+    wanted = list(runs)
+    nodes = fleet.nodes()
+    kinds = tuple(dict.fromkeys(kind_of(run) for run in wanted))
+    of_type = {kind.accelerator_type for kind in kinds}
+    asked = [node for node in nodes if node.accelerator_types & of_type]
+    facts = fleet.survey(asked) if asked else {}
+    chosen = choose(kinds, nodes, facts)
+    runtimes = tuple(dict.fromkeys(run.runtime for run in wanted))
+    loadgen = (LOADGEN,) if any(run.scenario.name != LOOP for run in wanted) else ()
+    check_runtimes(chosen, (*runtimes, *loadgen), facts)
+    found = differences(chosen, runtimes, facts, here)
+    if found and not spec.allow_version_differences:
+        raise StmdeployError(
+            f"versions differ: {'; '.join(found)}",
+            "install the same everywhere, or give --allow-version-differences",
+        )
+    return Plan(chosen, facts, found, {} if found else expected(chosen, runtimes, facts))
+
+
+@dataclass
+class _Queue:
+    """The rows of one kind that are still to be handed out, and where they may go."""
+
+    kind: Kind
+    avoided: set[str]
+    profile: str
+    waiting: deque[int] = field(default_factory=deque)
+    running: int = 0
+    nodes: int = 0
+    none_since: float | None = None
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A row in somebody's hands."""
+
+    queue: _Queue
+    position: int
+    started_utc: str
+
+
+class ClusterRun:
+    """A prepared sweep, being measured by the nodes of a cluster.
+
+    The driver keeps the positions of the open rows, and of nothing else more than the few rows
+    that are in hand.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedSweep,
+        fleet: Fleet,
+        cluster: ClusterSpec,
+        progress: Progress,
+        on_row: Callable[[Row], None],
+    ) -> None:
+        self._prepared, self._fleet, self._cluster = prepared, fleet, cluster
+        self._progress, self._on_row = progress, on_row
+        self._store, self._sweep, self._spec = prepared.store, prepared.id, prepared.spec
+        self._queues: dict[Kind, _Queue] = {}
+        self._running: dict[Handle, _Running] = {}
+        self._shipped: dict[Path, Shipped] = {}
+        self._versions: dict[str, str] = {}
+        self._looked = 0.0
+
+    def measure(self, plan: Plan) -> None:
+        """Measures every open row on a node of its kind.
+
+        Raises:
+            StmdeployError: (exit code 5) the cluster is gone, or no node of a kind came back.
+        """
+        for difference in plan.differences:
+            self._progress.warn(f"versions differ, and every row records its own: {difference}")
+        for kind, chosen in plan.chosen.items():
+            for reason in chosen.avoided.values():
+                self._progress.warn(f"a node is left out for {kind.flag}: {reason}")
+            self._queues[kind] = _Queue(kind, set(chosen.avoided), chosen.profile)
+        self._versions = dict(plan.versions)
+        self._line_up()
+        try:
+            while any(queue.waiting or queue.running for queue in self._queues.values()):
+                self._look_at_nodes()
+                self._hand_out()
+                if not self._running and self._patience_is_over():
+                    break
+                for handle, answer in self._fleet.wait(self._running.keys(), _TICK_S):
+                    self._take_back(self._running.pop(handle), answer)
+        except BaseException:
+            self._fleet.cancel(list(self._running))
+            raise
+        self._say_who_is_missed()
+
+    def _line_up(self) -> None:
+        kinds: dict[int, Kind] = {}
+        for row in self._store.planned(self._sweep):
+            if row.state not in (DONE, FAILED):
+                kinds[row.position] = kind_of(RowSpec.from_json(row.spec).run)
+        for position in shuffled(sorted(kinds), self._sweep, 0):
+            self._queues[kinds[position]].waiting.append(position)
+        self._progress.expect(len(kinds))
+
+    # The nodes
+
+    def _look_at_nodes(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < _LOOK_S and self._looked:
+            return
+        self._looked = now
+        nodes = self._fleet.nodes()
+        for queue in self._queues.values():
+            queue.nodes = len(_places(queue, nodes))
+            if queue.nodes or not (queue.waiting or queue.running):
+                queue.none_since = None
+            elif queue.none_since is None:
+                queue.none_since = now
+                self._progress.warn(f"no node is left for {queue.kind.flag}: waiting for one")
+            elif now - queue.none_since > self._cluster.patience_s:
+                self._give_back(queue)
+
+    def _give_back(self, queue: _Queue) -> None:
+        """Takes rows back that no node is left for."""
+        handles = [h for h, running in self._running.items() if running.queue is queue]
+        self._fleet.cancel(handles)
+        for handle in handles:
+            queue.waiting.append(self._running.pop(handle).position)
+            queue.running -= 1
+
+    def _patience_is_over(self) -> bool:
+        now = time.monotonic()
+        return all(
+            queue.none_since is not None and now - queue.none_since > self._cluster.patience_s
+            for queue in self._queues.values()
+            if queue.waiting
+        )
+
+    def _say_who_is_missed(self) -> None:
+        missed = [f"{len(q.waiting)} for {q.kind.flag}" for q in self._queues.values() if q.waiting]
+        if missed:
+            raise StmdeployError(
+                f"rows are left that no node can take: {', '.join(missed)}",
+                "bring a node back and go on with --resume --cluster ADDRESS",
+                ExitCode.WORKER_FAILED,
+            )
+
+    # The rows
+
+    def _hand_out(self) -> None:
+        for queue in self._queues.values():
+            while queue.waiting and queue.running < _AHEAD * queue.nodes:
+                self._start(queue, queue.waiting.popleft())
+
+    def _start(self, queue: _Queue, position: int) -> None:
+        spec = RowSpec.from_json(self._store.planned_row(self._sweep, position).spec)
+        artifact = self._prepared.artifact_of(spec)
+        if artifact.failure or artifact.path is None:
+            self._fail(spec, position, f"not exported: {artifact.failure}", ())
+            return
+        sweep = self._spec
+        task = RowTask(
+            row=spec,
+            artifact=self._ship(artifact.path),
+            is_source=exporter_of(spec.run.runtime).travels == "source",
+            engine=sweep.engine,
+            sampling=sweep.sampling,
+            row_timeout_s=sweep.row_timeout_s,
+            export_timeout_s=sweep.export_timeout_s,
+            memory_limit_mib=sweep.memory_limit_mib,
+            explain=sweep.explain,
+            profile=queue.profile,
+            versions=self._versions,
+        )
+        failed_on = {attempt.node for attempt in self._tries(position)}
+        place = Place(
+            queue.kind.accelerator_type,
+            queue.kind.gpu,
+            frozenset(queue.avoided | self._spared(queue, failed_on)),
+        )
+        handle = self._fleet.start(task, place)
+        self._running[handle] = _Running(queue, position, now_utc())
+        queue.running += 1
+
+    def _ship(self, path: Path) -> Shipped:
+        if path not in self._shipped:
+            manifest = read_artifact(path).manifest
+            for file in manifest.files:
+                self._fleet.share(file.sha256, path.with_name(file.name))
+            text = manifest_path(path).read_text("utf-8")
+            self._shipped[path] = Shipped(manifest=text, files=manifest.files)
+        return self._shipped[path]
+
+    def _spared(self, queue: _Queue, failed_on: set[str]) -> set[str]:
+        """Nodes that failed at a row before, as long as another one is there."""
+        if not failed_on:
+            return set()
+        nodes = _places(queue, self._fleet.nodes())
+        failed = {node.id for node in nodes if node.label in failed_on}
+        return failed if len(failed) < len(nodes) else set()
+
+    def _tries(self, position: int) -> tuple[Try, ...]:
+        row = self._store.row_so_far(self._sweep, position)
+        return row.tries if row is not None else ()
+
+    def _take_back(self, running: _Running, answer: RowAnswer | Lost) -> None:
+        queue, position = running.queue, running.position
+        queue.running -= 1
+        if isinstance(answer, RowAnswer) and answer.misplaced:
+            queue.avoided.add(answer.node_id)
+            self._progress.warn(f"{answer.node} is left out: {answer.misplaced}")
+            queue.waiting.append(position)
+            self._looked = 0.0
+            return
+        spec = RowSpec.from_json(self._store.planned_row(self._sweep, position).spec)
+        tries = (*self._tries(position), _try_of(running, answer))
+        if isinstance(answer, RowAnswer) and not answer.failure:
+            self._keep(spec, position, answer, tries)
+            return
+        if isinstance(answer, Lost):
+            self._looked = 0.0  # the nodes are others now
+        failure = tries[-1].failure
+        if len(tries) < _MOST_TRIES and not out_of_memory(failure):
+            so_far = self._prepared.row(spec, (), failure)
+            row = so_far.model_copy(update={"tries": tries})
+            self._store.save_row(self._sweep, position, row, MEASURING)
+            self._progress.warn(f"{_title(spec)}: {failure}; it is tried again")
+            queue.waiting.append(position)
+        else:
+            self._fail(spec, position, failure, tries)
+
+    def _fail(self, spec: RowSpec, position: int, failure: str, tries: tuple[Try, ...]) -> None:
+        row = self._prepared.row(spec, (), failure).model_copy(update={"tries": tries})
+        self._store.save_row(self._sweep, position, row, FAILED)
+        self._progress.step(f"{_title(spec)} failed: {failure}")
+        self._on_row(row)
+        added = self._prepared.add_smaller(spec, failure)
+        if added is not None:
+            self._queues[kind_of(spec.run)].waiting.append(added)
+            self._progress.expect(1)
+
+    def _keep(
+        self, spec: RowSpec, position: int, answer: RowAnswer, tries: tuple[Try, ...]
+    ) -> None:
+        operations = self._prepared.artifact_of(spec).operations
+        bound = bound_by(answer.peaks, spec.run, operations)
+        processes = self._with_logs(spec, answer)
+        row = self._prepared.row(spec, processes, bound=bound).model_copy(
+            update={
+                "device_name": answer.device,
+                "started_utc": answer.started_utc,
+                "parts_ms": answer.parts_ms if self._spec.explain else None,
+                "tries": tries,
+                **(_figures_of(answer.built) if answer.built else {}),
+            }
+        )
+        if self._store.add_processes(self._sweep, position, processes, row, DONE):
+            self._progress.step(f"{_title(spec)} measured on {answer.node}")
+            self._on_row(row)
+
+    def _with_logs(self, spec: RowSpec, answer: RowAnswer) -> tuple[ProcessRun, ...]:
+        """The processes, with LoadGen's logs brought here from the node."""
+        if not answer.logs:
+            return answer.processes
+        folder = (self._store.folder / LOGS / self._sweep / spec.key).resolve()
+        for name, text in answer.logs.items():
+            write_atomically(folder / name, text.encode())
+        return tuple(
+            process.model_copy(
+                update={"scenario": process.scenario.model_copy(update={"logs": str(folder)})}
+            )
+            if process.scenario
+            else process
+            for process in answer.processes
+        )
+
+
+def _places(queue: _Queue, nodes: Iterable[Node]) -> list[Node]:
+    """The nodes that a queue's rows may go to."""
+    return [
+        node
+        for node in nodes
+        if queue.kind.accelerator_type in node.accelerator_types and node.id not in queue.avoided
+    ]
+
+
+def _try_of(running: _Running, answer: RowAnswer | Lost) -> Try:
+    if isinstance(answer, Lost):
+        return Try(
+            node="",
+            started_utc=running.started_utc,
+            ended_utc=now_utc(),
+            failure=answer.reason,
+        )
+    return Try(
+        node=answer.node,
+        started_utc=answer.started_utc,
+        ended_utc=answer.ended_utc,
+        failure=answer.failure,
+    )
+
+
+def _figures_of(built: PreparedArtifact) -> dict[str, object]:
+    """The fields of a row that are of an engine which was built where it ran."""
+    return {
+        "artifact_sha256": built.sha256,
+        "artifact_mib": built.mib,
+        "build_s": built.build_s,
+        "relative_l2_error": built.relative_l2_error,
+    }
+
+
+def _title(spec: RowSpec) -> str:
+    run = spec.run
+    return f"{spec.model.label} on {run.runtime}, {run.node}, {run.precision}, batch {run.batch}"

@@ -1,0 +1,172 @@
+"""What runs on a node of a cluster: it looks at itself, and measures rows one at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from stmdeploy.artifact import manifest_path, read_artifact
+from stmdeploy.cluster.documents import NodeFacts, NodeGpu, RowAnswer, RowTask, Shipped
+from stmdeploy.cluster.kinds import LOADGEN
+from stmdeploy.contracts import Silent
+from stmdeploy.errors import StmdeployError
+from stmdeploy.explaining import gpu_peaks, measured_peaks, parts_of
+from stmdeploy.files import publish, staging
+from stmdeploy.hardware import all_gpus, environment, find_gpu
+from stmdeploy.jobs import EngineJob, run_job, worker_settings
+from stmdeploy.measure.loadgen import why_no_loadgen
+from stmdeploy.measure.summary import wants_more
+from stmdeploy.measuring import Limits, one_process
+from stmdeploy.registry import exporters
+from stmdeploy.results.row import Peaks, PreparedArtifact, ProcessRun
+from stmdeploy.results.store import now_utc
+from stmdeploy.sweep import RowSpec
+
+#: Gives the content of a file by its SHA-256.
+Fetch = Callable[[str], bytes]
+
+
+@dataclass(frozen=True)
+class Here:
+    """The node that this is: its id and name in the cluster."""
+
+    id: str
+    name: str
+
+
+def facts_here() -> NodeFacts:
+    """What this node is, and what it can run; with GPUs that this very task was not given."""
+    unavailable = {
+        runtime: reason
+        for exporter in exporters().values()
+        if (reason := exporter.unavailable())
+        for runtime in exporter.runtimes
+    }
+    if hint := why_no_loadgen():
+        unavailable[LOADGEN] = hint
+    return NodeFacts(
+        environment=environment(),
+        gpus=tuple(NodeGpu(name=gpu.name, sliced=gpu.sliced) for gpu in all_gpus()),
+        unavailable=unavailable,
+    )
+
+
+def cache_folder() -> Path:
+    """Where a node keeps artifacts and engines: ``$XDG_CACHE_HOME/stmdeploy/node``."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "stmdeploy" / "node"
+
+
+def measure_row(task: RowTask, here: Here, fetch: Fetch) -> RowAnswer:
+    """All processes of a row on this machine; what goes wrong is the answer's failure."""
+    answer: dict[str, Any] = {"node_id": here.id, "node": here.name, "started_utc": now_utc()}
+    try:
+        row = _row_here(task)
+    except StmdeployError as error:
+        return RowAnswer(**answer, ended_utc=now_utc(), misplaced=error.message)
+    try:
+        answer |= _measured(task, row, fetch)
+    except StmdeployError as error:
+        answer["failure"] = error.message
+    return RowAnswer(**answer, ended_utc=now_utc())
+
+
+def _row_here(task: RowTask) -> RowSpec:
+    """The row with the GPU that it is measured on, which must be of its kind.
+
+    Raises:
+        StmdeployError: as `find_gpu`, or another version of a package.
+    """
+    row, mine = task.row, environment().versions
+    for package, version in task.versions.items():
+        if mine.get(package, version) != version:
+            raise StmdeployError(f"it has {package} {mine[package]}, the others {version}")
+    if row.run.device == "cpu":
+        return row
+    gpu, _ = find_gpu(task.profile)
+    return replace(row, run=replace(row.run, gpu_uuid=gpu.uuid, gpu_name=gpu.name))
+
+
+def _measured(task: RowTask, row: RowSpec, fetch: Fetch) -> dict[str, Any]:
+    """The parts of the answer that measuring gives.
+
+    Raises:
+        StmdeployError: an artifact that cannot be placed, or an engine not be built.
+    """
+    artifact = place_artifact(task.artifact, fetch)
+    found: dict[str, Any] = {}
+    if task.is_source:
+        built = _built(task, row, artifact)
+        if built.path is None:
+            return {"failure": built.failure}
+        found["built"], artifact = built, built.path
+    limits = Limits(task.sampling, task.row_timeout_s, task.memory_limit_mib)
+    here = environment()
+    processes: tuple[ProcessRun, ...] = ()
+    with TemporaryDirectory(prefix="stmdeploy-logs-") as logs:
+        while wants_more(processes, row.run, task.sampling):
+            answer = one_process(row, artifact, limits, here, Path(logs), Silent())
+            if answer.process is None:
+                return {"failure": answer.failure}
+            processes = (*processes, answer.process)
+        found["logs"] = {
+            path.name: path.read_text("utf-8", "replace") for path in sorted(Path(logs).iterdir())
+        }
+    found |= {"processes": processes, "device": row.run.gpu_name or here.processor}
+    return found | (_explained(row, artifact) if task.explain else {})
+
+
+def place_artifact(shipped: Shipped, fetch: Fetch) -> Path:
+    """The main file of a shipped artifact in this node's cache, every hash checked.
+
+    Raises:
+        StmdeployError: the cache cannot be written to, or what came is not what was sent.
+    """
+    main = shipped.files[0]
+    folder = cache_folder() / "artifacts" / main.sha256
+    path = folder / main.name
+    try:
+        read_artifact(path)
+    except StmdeployError:  # not there yet, or not whole
+        with staging(folder) as scratch:
+            for file in shipped.files:
+                (scratch / file.name).write_bytes(fetch(file.sha256))
+            manifest = manifest_path(scratch / main.name)
+            manifest.write_text(shipped.manifest, "utf-8")
+            names = [file.name for file in shipped.files]
+            publish(scratch, [*reversed(names), manifest.name], folder)
+        read_artifact(path)
+    return path
+
+
+def _built(task: RowTask, row: RowSpec, source: Path) -> PreparedArtifact:
+    folder = cache_folder() / "engines"
+    job = EngineJob(source=source, run=row.run, engine=task.engine, folder=folder)
+    settings = worker_settings(row.run)
+    answer = run_job(job, settings, task.export_timeout_s, Silent())
+    if answer.built is not None:
+        return answer.built
+    failure = f"no engine: {answer.failure}"
+    return PreparedArtifact(target="", precision=row.run.precision, failure=failure)
+
+
+@cache
+def _cpu_peaks(threads: int, precision: str) -> Peaks | None:
+    """Measured once: the process that runs a node's tasks lives longer than one of them."""
+    return measured_peaks(threads, tuple(sorted({"fp32", precision})), Silent())
+
+
+def _explained(row: RowSpec, artifact: Path) -> dict[str, Any]:
+    """What this processor can do at most, and where the time of the row goes."""
+    prepared = PreparedArtifact(target="", precision=row.run.precision, path=artifact)
+    return {
+        "peaks": _cpu_peaks(row.run.threads, row.run.precision.removesuffix("-dynamic"))
+        if row.run.device == "cpu"
+        else gpu_peaks(row.run.gpu_name),
+        "parts_ms": parts_of(row, prepared, Silent()),
+    }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stmdeploy.errors import StmdeployError
 from stmdeploy.hardware import find_gpu
-from stmdeploy.processors import cpu_profile, find_profiles
+from stmdeploy.processors import CpuProfile, Profile, cpu_profile, find_profiles
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def devices_of_cluster(gpus: Sequence[str], nodes: Sequence[str], has_threads: b
             "give --threads",
         )
     profiles = [profile for name in gpus for profile in find_profiles(name)]
-    known = [*profiles, *([cpu_profile()] if nodes else [])]
+    known: list[Profile | CpuProfile] = [*profiles, *([cpu_profile()] if nodes else [])]
     batches = sorted({batch for profile in known for batch in profile.batches})
     common = [p for p in known[0].precisions if all(p in other.precisions for other in known)]
     places = [{"device": "cuda", "node": name.strip().lower()} for name in gpus]

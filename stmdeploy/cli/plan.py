@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from stmdeploy.cli import console
-from stmdeploy.pipeline import check_sweep
+from stmdeploy.cluster.dispatching import ClusterSpec
+from stmdeploy.cluster.kinds import Chosen, Kind
+from stmdeploy.pipeline import check_sweep, plan_cluster
 from stmdeploy.report.tables import TextTable
 from stmdeploy.results.database import FILE_NAME
 from stmdeploy.results.store import Store
-from stmdeploy.spec import LOOP
+from stmdeploy.spec import LOOP, ModelSpec, RunSpec
 from stmdeploy.sweep import SweepSpec
 
 #: Of one process beside its sampling: start, load, inferences with copies.
@@ -20,15 +24,18 @@ _EXPLAIN_S, _PEAKS_S = 4.0, 6.0
 _EXPORT_S = 25.0
 
 
-def show_plan(spec: SweepSpec, folder: Path, store_url: str, *, json: bool) -> None:
+def show_plan(
+    spec: SweepSpec, folder: Path, store_url: str, cluster: ClusterSpec | None, *, json: bool
+) -> None:
     """Prints the rows of a sweep, and how long it takes at most.
 
     Raises:
-        StmdeployError: as `check_sweep`.
+        StmdeployError: as `check_sweep`; with a cluster, as `plan_cluster`.
     """
     check_sweep(spec)
+    chosen = plan_cluster(spec, cluster).chosen if cluster is not None else {}
     rows = [(row.model, row.run) for row in spec.rows()]
-    export_s, measure_s = _exports_s(spec, folder, store_url), _measuring_s(spec)
+    export_s, measure_s = _exports_s(spec, folder, store_url), _longest_s(spec, chosen)
     if json:
         console.print_json(
             {
@@ -37,26 +44,60 @@ def show_plan(spec: SweepSpec, folder: Path, store_url: str, *, json: bool) -> N
                         "model": model.name, "image_size": model.image_size,
                         "precision": run.precision, "runtime": run.runtime, "batch": run.batch,
                         "threads": run.threads, "in_flight": run.in_flight, "device": run.device,
-                        "scenario": run.scenario.name,
+                        "scenario": run.scenario.name, "node": run.node,
                     }
                     for model, run in rows
                 ],
+                "nodes": {kind.name: [n.label for n in c.nodes] for kind, c in chosen.items()},
                 "estimated_export_s": export_s,
                 "estimated_measuring_s_at_most": measure_s,
             }
         )  # fmt: skip
         return
-    headers = ("backbone", "runtime", "precision", "scenario", "batch", "in flight", "threads")
+    headers = (
+        "backbone",
+        "node",
+        "runtime",
+        "precision",
+        "scenario",
+        "batch",
+        "in flight",
+        "threads",
+    )
     cells = tuple(
-        (m.label, r.runtime, r.precision, r.scenario.name, str(r.batch), str(r.in_flight),
-         str(r.threads))
+        (m.label, r.node or "this machine", r.runtime, r.precision, r.scenario.name,
+         str(r.batch), str(r.in_flight), str(r.threads))
         for m, r in rows
     )  # fmt: skip
     notes = (
         f"{len(rows)} rows. Exports: about {export_s / 60:.1f} min; "
         f"measuring: at most {measure_s / 60:.1f} min. Estimated, not measured.",
     )
-    console.print_table(TextTable(headers, cells, left=4, notes=notes))
+    console.print_table(TextTable(headers, cells, left=5, notes=(*_where(rows, chosen), *notes)))
+
+
+def _where(
+    rows: Sequence[tuple[ModelSpec, RunSpec]], chosen: Mapping[Kind, Chosen]
+) -> tuple[str, ...]:
+    """Which nodes would run how many rows, a line for every kind."""
+    lines = []
+    for kind, found in chosen.items():
+        count = sum(run.node == kind.name for _, run in rows)
+        names = ", ".join(node.label for node in found.nodes)
+        lines.append(f"{kind.flag}: {count} rows on {len(found.nodes)} nodes: {names}")
+        lines += [f"left out for {kind.flag}: {reason}" for reason in found.avoided.values()]
+    return tuple(lines)
+
+
+def _longest_s(spec: SweepSpec, chosen: Mapping[Kind, Chosen]) -> float:
+    """Of this machine, or of the kind of nodes that is busy longest, each node with its share."""
+    if not chosen:
+        return _measuring_s(spec)
+    return max(
+        _measuring_s(replace(spec, runs=tuple(r for r in spec.runs if r.node == kind.name)))
+        / len(found.nodes)
+        for kind, found in chosen.items()
+    )
 
 
 def _measuring_s(spec: SweepSpec) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,7 @@ from stmdeploy.cli import options
 from stmdeploy.errors import ExitCode, StmdeployError
 
 if TYPE_CHECKING:
+    from stmdeploy.cluster.dispatching import ClusterSpec
     from stmdeploy.pipeline import SweepResult
     from stmdeploy.results.row import Row
     from stmdeploy.sweep import SweepSpec
@@ -71,7 +73,18 @@ def profile(
     ] = None,
     lowering: options.Lowering = None,
     gpu: Annotated[
-        str | None, typer.Option("--gpu", help="Measure on this GPU: see `stmdeploy list gpus`.")
+        str | None,
+        typer.Option(
+            "--gpu",
+            help="Measure on this GPU: see `stmdeploy hardware list`. With --cluster several, as "
+            "a100,h100.",
+        ),
+    ] = None,
+    nodes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--nodes", help="With --cluster: measure the processors of these accelerator_types."
+        ),
     ] = None,
     provider: Annotated[
         str | None,
@@ -152,11 +165,26 @@ def profile(
         Path | None,
         typer.Option("--trace", help="With --layers: a folder for Chrome traces."),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            help="Measure on the nodes of a Ray cluster: ray://HOST:PORT, auto, HOST:PORT, or "
+            "local.",
+        ),
+    ] = None,
+    allow_version_differences: Annotated[
+        bool,
+        typer.Option(
+            "--allow-version-differences",
+            help="With --cluster: also use nodes whose runtimes have other versions.",
+        ),
+    ] = False,
     out: options.Out = None,
     store_url: options.StoreUrl = None,
     json: options.Json = False,
 ) -> None:
-    """Measure backbones on this machine and print accuracy beside real cost.
+    """Measure backbones and print accuracy beside real cost: here, or on a cluster's nodes.
 
     Without arguments: the five micro backbones at batches 1 and 8 on the CPU.
     """
@@ -166,51 +194,72 @@ def profile(
 
     from stmdeploy.cli.flags import SweepFlags, read_flags, sweep_spec
     from stmdeploy.cli.requests import RESULTS_ROOT
+    from stmdeploy.cluster.dispatching import ClusterSpec
 
     flags = SweepFlags(**{f.name: values[f.name] for f in fields(SweepFlags)})
-    folder, url = out or RESULTS_ROOT, store_url or ""
+    fleet = ClusterSpec(cluster, allow_version_differences) if cluster else None
+    if allow_version_differences and fleet is None:
+        raise StmdeployError("--allow-version-differences needs --cluster", "add it")
+    place = _Place(out or RESULTS_ROOT, store_url or "", fleet)
     if resume:
         if flags != SweepFlags() or sweep is not None:
             raise StmdeployError("--resume takes no other row flags", "a sweep keeps its own")
-        _show(_resume(folder, url, retry_failed=retry_failed), folder, json=json)
+        _show(_resume(place, retry_failed=retry_failed), place, json=json)
         return
-    spec = sweep_spec(flags.over(read_flags(sweep)) if sweep is not None else flags)
+    whole = flags.over(read_flags(sweep)) if sweep is not None else flags
+    spec = sweep_spec(whole, on_cluster=fleet is not None)
     if dry_run:
         from stmdeploy.cli.plan import show_plan
 
-        show_plan(spec, folder, url, json=json)
+        show_plan(spec, place.folder, place.store_url, fleet, json=json)
     elif layers:
         from stmdeploy.cli.layers import show_layers
 
+        if fleet is not None:
+            raise StmdeployError("--layers looks at this machine", "leave --cluster out")
         show_layers(spec, trace, json=json)
     else:
         if trace is not None:
             raise StmdeployError("--trace needs --layers", "add it")
-        _show(_profile(spec, folder, url), folder, json=json)
+        _show(_profile(spec, place), place, json=json)
 
 
-def _show(result: SweepResult, folder: Path, *, json: bool) -> None:
+@dataclass(frozen=True)
+class _Place:
+    """Where rows are kept, and where they are measured."""
+
+    folder: Path
+    store_url: str
+    cluster: ClusterSpec | None
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What `pipeline.profile` and `resume` take of it."""
+        return {"store_url": self.store_url, "cluster": self.cluster}
+
+
+def _show(result: SweepResult, place: _Place, *, json: bool) -> None:
     from stmdeploy.cli import console
 
-    console.show_rows(result.rows, folder, result.sweep.id, json=json)
+    console.show_rows(result.rows, place.folder, result.sweep.id, json=json)
     if any(row.failure for row in result.rows):
         raise typer.Exit(int(ExitCode.WORKER_FAILED))
 
 
-def _profile(spec: SweepSpec, folder: Path, url: str) -> SweepResult:
+def _profile(spec: SweepSpec, place: _Place) -> SweepResult:
     from stmdeploy.cli import console
     from stmdeploy.pipeline import profile as run_profile
 
     done: list[Row] = []
     try:
         with console.progress() as progress:
-            return run_profile(spec, folder, progress, done.append, store_url=url)
+            return run_profile(spec, place.folder, progress, done.append, **place.kept)
     except KeyboardInterrupt:
-        _say_interrupted(len(done), folder)
+        _say_interrupted(len(done), place.folder)
         raise
 
 
-def _resume(folder: Path, url: str, *, retry_failed: bool) -> SweepResult:
+def _resume(place: _Place, *, retry_failed: bool) -> SweepResult:
     from stmdeploy.cli import console
     from stmdeploy.pipeline import resume as run_resume
 
@@ -218,10 +267,10 @@ def _resume(folder: Path, url: str, *, retry_failed: bool) -> SweepResult:
     try:
         with console.progress() as progress:
             return run_resume(
-                folder, None, progress, done.append, retry_failed=retry_failed, store_url=url
+                place.folder, None, progress, done.append, retry_failed=retry_failed, **place.kept
             )
     except KeyboardInterrupt:
-        _say_interrupted(len(done), folder)
+        _say_interrupted(len(done), place.folder)
         raise
 
 

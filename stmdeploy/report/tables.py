@@ -13,7 +13,7 @@ from stmdeploy.spec import LOOP
 #: What stands where there is no figure.
 ABSENT = "-"
 #: Settings that go without saying.
-_USUAL = {("python", "this"), ("in flight", "1"), ("scenario", LOOP)}
+_USUAL = {("python", "this"), ("node", "this machine"), ("in flight", "1"), ("scenario", LOOP)}
 #: What stands before a figure that was not measured steadily.
 UNSTEADY = "~"
 
@@ -115,6 +115,7 @@ def _settings(rows: Sequence[Row]) -> dict[str, list[str]]:
     """What may vary from row to row, and is in the notes where it does not."""
     return {
         "image": [f"{row.image_height_px}x{row.image_width_px}" for row in rows],
+        "node": [row.node or "this machine" for row in rows],
         "python": [row.python or "this" for row in rows],
         "runtime": [row.runtime for row in rows],
         "precision": [row.precision for row in rows],

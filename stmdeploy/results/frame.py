@@ -20,7 +20,15 @@ FORMATS = ("csv", "parquet", "json", "timm")
 _NESTED = frozenset({"runtime_facts", "before", "after", "scenario", "advice"})
 _SCENARIO_FIGURES = tuple(name for name in ScenarioResult.model_fields if name != "scenario")
 _FACTS = ("runtime_version", "provider", "advice")
-_APART = {"measurement", "environment", "uncounted_operators", "bound", "parts_ms", "accuracy"}
+_APART = {
+    "measurement",
+    "environment",
+    "uncounted_operators",
+    "bound",
+    "parts_ms",
+    "accuracy",
+    "tries",
+}
 
 
 def flat(row: Row) -> dict[str, Any]:
@@ -45,6 +53,8 @@ def flat(row: Row) -> dict[str, Any]:
     return {
         **row.model_dump(exclude=_APART),
         **measured,
+        "node_name": row.tries[-1].node if row.tries else "",
+        "tries": len(row.tries),
         **_accuracy_figures(row),
         **_bound_figures(row),
         "uncounted_operators": uncounted,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -134,6 +135,7 @@ class _Running:
 
     queue: _Queue
     position: int
+    spec: RowSpec
     started_utc: str
 
 
@@ -151,15 +153,18 @@ class ClusterRun:
         cluster: ClusterSpec,
         progress: Progress,
         on_row: Callable[[Row], None],
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._now = now
         self._prepared, self._fleet, self._cluster = prepared, fleet, cluster
         self._progress, self._on_row = progress, on_row
         self._store, self._sweep, self._spec = prepared.store, prepared.id, prepared.spec
         self._queues: dict[Kind, _Queue] = {}
         self._running: dict[Handle, _Running] = {}
         self._shipped: dict[Path, Shipped] = {}
+        self._tried: set[int] = set()
         self._versions: dict[str, str] = {}
-        self._looked = 0.0
+        self._looked = -math.inf
 
     def measure(self, plan: Plan) -> None:
         """Measures every open row on a node of its kind.
@@ -191,6 +196,8 @@ class ClusterRun:
     def _line_up(self) -> None:
         kinds: dict[int, Kind] = {}
         for row in self._store.planned(self._sweep):
+            if row.state == MEASURING:
+                self._tried.add(row.position)
             if row.state not in (DONE, FAILED):
                 kinds[row.position] = kind_of(RowSpec.from_json(row.spec).run)
         for position in shuffled(sorted(kinds), self._sweep, 0):
@@ -200,8 +207,8 @@ class ClusterRun:
     # The nodes
 
     def _look_at_nodes(self) -> None:
-        now = time.monotonic()
-        if now - self._looked < _LOOK_S and self._looked:
+        now = self._now()
+        if now - self._looked < _LOOK_S:
             return
         self._looked = now
         nodes = self._fleet.nodes()
@@ -224,7 +231,7 @@ class ClusterRun:
             queue.running -= 1
 
     def _patience_is_over(self) -> bool:
-        now = time.monotonic()
+        now = self._now()
         return all(
             queue.none_since is not None and now - queue.none_since > self._cluster.patience_s
             for queue in self._queues.values()
@@ -274,7 +281,7 @@ class ClusterRun:
             frozenset(queue.avoided | self._spared(queue, failed_on)),
         )
         handle = self._fleet.start(task, place)
-        self._running[handle] = _Running(queue, position, now_utc())
+        self._running[handle] = _Running(queue, position, spec, now_utc())
         queue.running += 1
 
     def _ship(self, path: Path) -> Shipped:
@@ -295,6 +302,8 @@ class ClusterRun:
         return failed if len(failed) < len(nodes) else set()
 
     def _tries(self, position: int) -> tuple[Try, ...]:
+        if position not in self._tried:
+            return ()
         row = self._store.row_so_far(self._sweep, position)
         return row.tries if row is not None else ()
 
@@ -305,20 +314,21 @@ class ClusterRun:
             queue.avoided.add(answer.node_id)
             self._progress.warn(f"{answer.node} is left out: {answer.misplaced}")
             queue.waiting.append(position)
-            self._looked = 0.0
+            self._looked = -math.inf
             return
-        spec = RowSpec.from_json(self._store.planned_row(self._sweep, position).spec)
+        spec = running.spec
         tries = (*self._tries(position), _try_of(running, answer))
         if isinstance(answer, RowAnswer) and not answer.failure:
             self._keep(spec, position, answer, tries)
             return
         if isinstance(answer, Lost):
-            self._looked = 0.0  # the nodes are others now
+            self._looked = -math.inf  # the nodes are others now
         failure = tries[-1].failure
         if len(tries) < _MOST_TRIES and not out_of_memory(failure):
             so_far = self._prepared.row(spec, (), failure)
             row = so_far.model_copy(update={"tries": tries})
             self._store.save_row(self._sweep, position, row, MEASURING)
+            self._tried.add(position)
             self._progress.warn(f"{_title(spec)}: {failure}; it is tried again")
             queue.waiting.append(position)
         else:

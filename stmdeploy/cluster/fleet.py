@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -44,8 +44,8 @@ class Place:
     avoided: frozenset[str] = frozenset()
 
 
-class Handle(Protocol):
-    """A task that was started."""
+#: A task that was started.
+Handle = Hashable
 
 
 class Fleet(Protocol):

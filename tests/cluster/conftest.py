@@ -1,0 +1,69 @@
+"""A sweep over three kinds of nodes, prepared once for all tests of dispatching."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stmdeploy.artifact import read_artifact
+from stmdeploy.contracts import Silent
+from stmdeploy.preparing import PreparedSweep
+from stmdeploy.results.store import Store
+from stmdeploy.spec import ModelSpec, RunSpec, SamplingSpec
+from stmdeploy.sweep import SweepSpec
+from tests.cluster.local_cluster import LocalCluster, local_cluster
+
+MODEL = ModelSpec("unified_convnext_micro", (32, 32))
+NODES = ("A100", "H100", "L4")
+
+
+def sweep_spec(*batches: int, **fields: Any) -> SweepSpec:
+    """Rows of one model on three kinds of nodes, at some batches."""
+    runs = tuple(RunSpec("onnxruntime", batch, 1, node=node) for node in NODES for batch in batches)
+    spec = SweepSpec((MODEL,), runs, explain=False, sampling=SamplingSpec(budget_s=0.3))
+    return replace(spec, **fields)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> PreparedSweep:
+    """The model, built and exported by a sweep of its own."""
+    store = Store(tmp_path_factory.mktemp("exported"), create=True)
+    store.add_sweep("first", sweep_spec(1).to_json(), [("a", "")])
+    prepared = PreparedSweep(store, "first", Silent())
+    prepared.prepare()
+    return prepared
+
+
+@pytest.fixture
+def prepare(exported: PreparedSweep, tmp_path: Path) -> Callable[[SweepSpec], PreparedSweep]:
+    """Prepares a sweep of that model in a new store, or takes up the one that is there."""
+
+    def make(spec: SweepSpec) -> PreparedSweep:
+        store = Store(tmp_path, create=True)
+        if not store.sweeps():
+            store.add_sweep("s", spec.to_json(), [(r.key, r.to_json()) for r in spec.rows()])
+            store.save_prepared("s", 0, exported.store.prepared("first")[0])
+        prepared = PreparedSweep(store, "s", Silent())
+        prepared.prepare()
+        return prepared
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def artifact(exported: PreparedSweep) -> Path:
+    """Its main file."""
+    path = exported.store.prepared("first")[0].artifacts[0].path
+    assert path is not None
+    return read_artifact(path).path
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """A Ray cluster of this test module's own."""
+    with local_cluster() as made:
+        yield made

@@ -1,0 +1,76 @@
+"""A Ray cluster on this machine whose nodes carry accelerator types that it does not have.
+
+Underneath, every node measures the CPU; each has a folder for temporary files of its own, so
+that nothing but the cluster keeps two of them from measuring at the same time.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+#: Quicker than a cluster of many machines must be.
+_SYSTEM = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 4,
+}
+
+
+class LocalCluster:
+    """Nodes that can be added and killed."""
+
+    def __init__(self, folder: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._folder = folder
+        self._cluster: Any = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 0,
+                "include_dashboard": False,
+                "_system_config": _SYSTEM,
+            },
+        )
+        self._nodes: dict[str, Any] = {}
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def add(self, name: str, accelerator_type: str, **variables: str) -> None:
+        """One more node; `variables` are of its environment."""
+        own = self._folder / name
+        own.mkdir()
+        self._nodes[name] = self._cluster.add_node(
+            num_cpus=1,
+            node_name=name,
+            resources={f"accelerator_type:{accelerator_type}": 1},
+            env_vars={"TMPDIR": str(own), **variables},
+            object_store_memory=100 * 2**20,
+        )
+
+    def kill(self, name: str) -> None:
+        """As a machine that loses its power."""
+        self._cluster.remove_node(self._nodes.pop(name), allow_graceful=False)
+
+    def close(self) -> None:
+        import ray
+
+        ray.shutdown()
+        self._cluster.shutdown()
+
+
+@contextmanager
+def local_cluster() -> Iterator[LocalCluster]:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    with tempfile.TemporaryDirectory(prefix="stmdeploy-cluster-", dir="/tmp") as folder:
+        cluster = LocalCluster(Path(folder))
+        try:
+            yield cluster
+        finally:
+            cluster.close()

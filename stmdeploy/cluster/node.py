@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -128,7 +129,8 @@ def place_artifact(shipped: Shipped, fetch: Fetch) -> Path:
         StmdeployError: the cache cannot be written to, or what came is not what was sent.
     """
     main = shipped.files[0]
-    folder = cache_folder() / "artifacts" / main.sha256
+    content = "".join(file.sha256 for file in shipped.files)
+    folder = cache_folder() / "artifacts" / hashlib.sha256(content.encode()).hexdigest()
     path = folder / main.name
     try:
         read_artifact(path)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from stmdeploy.artifact import read_artifact
+from stmdeploy.artifact import manifest_path, read_artifact
+from stmdeploy.cluster.documents import RowTask, Shipped
 from stmdeploy.contracts import Silent
 from stmdeploy.preparing import PreparedSweep
 from stmdeploy.results.store import Store
@@ -60,6 +61,33 @@ def artifact(exported: PreparedSweep) -> Path:
     path = exported.store.prepared("first")[0].artifacts[0].path
     assert path is not None
     return read_artifact(path).path
+
+
+@pytest.fixture
+def make_task(artifact: Path) -> Callable[..., RowTask]:
+    """Builds a task of that model at batch 1; keyword arguments overwrite its fields."""
+
+    def build(**fields: object) -> RowTask:
+        spec = sweep_spec(1)
+        task = RowTask(
+            row=spec.rows()[0],
+            artifact=Shipped(
+                manifest=manifest_path(artifact).read_text("utf-8"),
+                files=read_artifact(artifact).manifest.files,
+            ),
+            is_source=False,
+            engine=spec.engine,
+            sampling=spec.sampling,
+            row_timeout_s=60.0,
+            export_timeout_s=60.0,
+            memory_limit_mib=None,
+            explain=False,
+            profile="",
+            versions={},
+        )
+        return task.model_copy(update=fields)
+
+    return build
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ that nothing but the cluster keeps two of them from measuring at the same time.
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,12 +28,13 @@ class LocalCluster:
     def __init__(self, folder: Path) -> None:
         from ray.cluster_utils import Cluster
 
-        self._folder = folder
+        self._folder, self._client_port = folder, _free_port()
         self._cluster: Any = Cluster(
             initialize_head=True,
             head_node_args={
                 "num_cpus": 0,
                 "include_dashboard": False,
+                "ray_client_server_port": self._client_port,
                 "_system_config": _SYSTEM,
             },
         )
@@ -41,6 +43,10 @@ class LocalCluster:
     @property
     def address(self) -> str:
         return str(self._cluster.address)
+
+    @property
+    def client_address(self) -> str:
+        return f"ray://127.0.0.1:{self._client_port}"
 
     def add(self, name: str, accelerator_type: str, **variables: str) -> None:
         """One more node; `variables` are of its environment."""
@@ -63,6 +69,12 @@ class LocalCluster:
 
         ray.shutdown()
         self._cluster.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager

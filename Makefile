@@ -46,6 +46,7 @@ bench: $(SETUP)
 	$(BIN)/python -m benchmarks.measuring
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.checking
+	$(BIN)/python -m benchmarks.dispatch
 
 clean:
 	rm -rf $(VENV) *.egg-info

@@ -1,0 +1,125 @@
+"""What a cluster costs a row: the time a node waits between two rows, as a share of a row.
+
+Rows are not measured but slept, ten seconds each, on local nodes of a real Ray cluster; everything
+else is real: the store, the shipped artifact, the answers with their samples.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import replace
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from stmdeploy.cluster.dispatching import ClusterRun, ClusterSpec, plan
+from stmdeploy.cluster.documents import RowAnswer, RowTask
+from stmdeploy.cluster.ray_fleet import RayFleet
+from stmdeploy.contracts import Silent
+from stmdeploy.hardware import environment
+from stmdeploy.jobs import Answer
+from stmdeploy.measuring import Limits, one_process
+from stmdeploy.preparing import PreparedSweep
+from stmdeploy.results.row import ProcessRun, Row
+from stmdeploy.results.store import Store, now_utc
+from stmdeploy.spec import ModelSpec, RunSpec, SamplingSpec
+from stmdeploy.sweep import SweepSpec
+from tests.cluster.local_cluster import local_cluster
+
+ROW_S, ROWS_OF_A_NODE = 10.0, 6
+KINDS = ("A100", "H100")
+_SAMPLES = 1000
+
+
+class SleepingFleet(RayFleet):
+    """Rows take a fixed time, and answer with what one real process measured."""
+
+    def __init__(self, address: str, process: ProcessRun) -> None:
+        super().__init__(address)
+        document = process.model_dump_json()
+
+        def sleep(task: str, files: dict[str, Any]) -> str:
+            import ray
+
+            started = now_utc()
+            read = RowTask.model_validate_json(task)
+            for file in read.artifact.files:
+                ray.get(files[file.sha256])
+            slept = ProcessRun.model_validate_json(document)
+            time.sleep(ROW_S)
+            return RowAnswer(
+                node_id=ray.get_runtime_context().get_node_id(),
+                node=ray.get_runtime_context().get_node_id(),
+                started_utc=started,
+                ended_utc=now_utc(),
+                device="asleep",
+                processes=(slept,) * 3,
+            ).model_dump_json()
+
+        self._measure = self._ray.remote(num_cpus=0, max_retries=0)(sleep)
+
+
+def _seconds(earlier: str, later: str) -> float:
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
+
+
+def _measured(prepared: PreparedSweep, folder: Path) -> ProcessRun:
+    """One process of a row, so that answers are as large as real ones."""
+    row = prepared.spec.rows()[0]
+    path = prepared.artifact_of(row).path
+    assert path is not None
+    limits = Limits(SamplingSpec(budget_s=0.3), 60.0, None)
+    answer: Answer = one_process(row, path, limits, environment(), folder, Silent())
+    assert answer.process is not None, answer.failure
+    samples = (answer.process.samples_ms * _SAMPLES)[:_SAMPLES]
+    return answer.process.model_copy(update={"samples_ms": samples})
+
+
+def main() -> None:
+    """Prints the ratio."""
+    runs = tuple(
+        RunSpec("onnxruntime", batch + 1, 1, node=kind)
+        for kind in KINDS
+        for batch in range(ROWS_OF_A_NODE)
+    )
+    model = ModelSpec("unified_convnext_micro", (64, 64))
+    spec = replace(SweepSpec((model,), runs), explain=False)
+    with tempfile.TemporaryDirectory() as name, local_cluster() as cluster:
+        store = Store(Path(name), create=True)
+        store.add_sweep("s", spec.to_json(), [(row.key, row.to_json()) for row in spec.rows()])
+        prepared = PreparedSweep(store, "s", Silent())
+        prepared.prepare()
+        for kind in KINDS:
+            cluster.add(f"{kind}-0", kind)
+        fleet = SleepingFleet(cluster.address, _measured(prepared, Path(name)))
+        where = ClusterSpec(cluster.address)
+        done: list[Row] = []
+        began = time.perf_counter()
+        ClusterRun(prepared, fleet, where, Silent(), done.append).measure(
+            plan(fleet, spec.runs, environment(), where)
+        )
+        whole_s = time.perf_counter() - began
+        fleet.close()
+    gaps = []
+    for kind in KINDS:
+        spans = sorted(
+            (row.tries[0].started_utc, row.tries[0].ended_utc) for row in done if row.node == kind
+        )
+        gaps += [_seconds(a[1], b[0]) for a, b in pairwise(spans)]
+    print(f"{len(done)} rows of {ROW_S:g} s on {len(KINDS)} nodes of one each")
+    print(
+        f"between two rows a node waits {1e3 * median(gaps):.0f} ms (median; mean "
+        f"{1e3 * fmean(gaps):.0f}, most {1e3 * max(gaps):.0f}): "
+        f"{100 * fmean(gaps) / ROW_S:.2f} % of a row"
+    )
+    print(
+        f"all together, with planning and the start of the nodes' first processes: "
+        f"{100 * (whole_s / (ROW_S * ROWS_OF_A_NODE) - 1):.1f} % over {ROWS_OF_A_NODE} rows"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -111,7 +111,8 @@ def test_its_steps_install_a_working_stmdeploy(tmp_path: Path) -> None:
     """Those of the first stage, CPU variant, on a copy of what is sent: paths moved, else as is."""
     source, target = tmp_path / "src", tmp_path / "opt"
     source.mkdir()
-    variables = {**os.environ, "VARIANT": "cpu"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    variables = {**os.environ, "VARIANT": "cpu", "PATH": path}
     ran = []
     for word, rest in _stages()[0]:
         if word == "COPY":

@@ -4,12 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.ready
 
-.PHONY: help profile test fast lint bench clean
+GPU_VENV := .venv-gpu
+GPU_EXTRAS ?= gpu,tensorrt,tensorrt-rtx,loadgen,cluster,dev
+
+.PHONY: help profile test test-gpu fast lint bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make profile  measure the five micro backbones on this machine, and report"
 	@echo "make test     lint, types, import contracts, every test, and the check of itself"
+	@echo "make test-gpu the tests that need an NVIDIA GPU, and a summary to paste"
 	@echo "make fast     the tests that take seconds"
 	@echo "make bench    the benchmarks"
 	@echo "make clean    remove the environment"
@@ -33,8 +37,14 @@ lint: $(SETUP)
 test: lint
 	.ci/browser
 	.ci/postgres
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 -m "not gpu"
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 -m ""
 	BIN=$(BIN) .ci/self-check
+
+# Where an NVIDIA GPU is; ends in a summary to paste. Its environment has torch with CUDA.
+test-gpu:
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[$(GPU_EXTRAS)]'
+	$(GPU_VENV)/bin/python -m pytest -m gpu tests/gpu
 
 fast: $(SETUP)
 	$(BIN)/python -m pytest
@@ -50,4 +60,4 @@ bench: $(SETUP)
 	$(BIN)/python -m benchmarks.dispatch
 
 clean:
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV) $(GPU_VENV) *.egg-info

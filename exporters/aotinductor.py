@@ -135,6 +135,9 @@ class AotInductorRunner:
         with self._torch.inference_mode():
             self._output = self._module(self._input)
 
+    def on_stream(self) -> None:
+        """None: it runs on the processor."""
+
     def output(self) -> Array:
         """The logits of the latest run."""
         if self._output is None:

@@ -211,6 +211,9 @@ class OpenVinoRunner:
         """One inference."""
         self.request.infer()
 
+    def on_stream(self) -> None:
+        """None: it runs on the processor."""
+
     def output(self) -> Array:
         """The logits of the latest run."""
         logits: Array = self.request.get_output_tensor().data

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stmdeploy.contracts import OnStream
+from stmdeploy.cuda import new_stream
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, RunSpec
 
@@ -29,7 +31,8 @@ class OnnxRuntimeRunner:
 
         self._ort = ort
         self._run = run
-        self._session = _session(path, run)
+        self._stream = _own_stream(run)
+        self._session = _session(path, run, self._stream)
         self._binding = self._session.io_binding()
         self._input: onnxruntime.OrtValue | None = None
         self._output: onnxruntime.OrtValue | None = None
@@ -64,6 +67,16 @@ class OnnxRuntimeRunner:
         self._session.run_with_iobinding(self._binding)
         self._binding.synchronize_outputs()
 
+    def on_stream(self) -> OnStream | None:
+        """The session's stream, and a run that does not wait for it."""
+        if self._stream is None:
+            return None
+        options = self._ort.RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        return OnStream(
+            self._stream, lambda: self._session.run_with_iobinding(self._binding, options)
+        )
+
     def output(self) -> Array:
         """The logits of the latest run, copied to the host."""
         if self._output is None:
@@ -83,7 +96,11 @@ class OnnxRuntimeRunner:
             "inter_op_threads": "1",
             "graph_optimization": "all",
             **_placement(self._session, provider),
-            **{f"provider.{key}": value for key, value in sorted(options.items())},
+            **{
+                f"provider.{key}": value
+                for key, value in sorted(options.items())
+                if key != _STREAM  # a number that says nothing
+            },
         }
 
 
@@ -110,9 +127,21 @@ _PROVIDERS = {
     "openvino": ("OpenVINOExecutionProvider", "install onnxruntime-openvino"),
 }
 _BYTES_PER_MIB = 2**20
+#: The option of the providers for GPUs that takes a stream.
+_STREAM = "user_compute_stream"
 
 
-def _session(path: Path, run: RunSpec) -> onnxruntime.InferenceSession:
+def _own_stream(run: RunSpec) -> int | None:
+    """A stream that the session is given, so that it can be timed by the device.
+
+    None on the CPU; for several requests in flight, which would wait for each other on it; and
+    where a graph is replayed, which ONNX Runtime always waits for.
+    """
+    alone = run.in_flight == 1 and not run.settings.cuda_graph
+    return new_stream() if run.device == "cuda" and alone else None
+
+
+def _session(path: Path, run: RunSpec, stream: int | None) -> onnxruntime.InferenceSession:
     import onnxruntime as ort
 
     name = run.settings.provider or run.device
@@ -124,7 +153,7 @@ def _session(path: Path, run: RunSpec) -> onnxruntime.InferenceSession:
         raise StmdeployError(f"this onnxruntime has no {provider}", install, ExitCode.WORKER_FAILED)
     options = session_options(run)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    session = ort.InferenceSession(path, options, providers=provider_of(run, path))
+    session = ort.InferenceSession(path, options, providers=provider_of(run, path, stream))
     if session.get_providers()[0] != provider:
         raise StmdeployError(
             f"onnxruntime fell back from {provider} to {session.get_providers()[0]}",
@@ -145,13 +174,19 @@ def session_options(run: RunSpec) -> onnxruntime.SessionOptions:
     return options
 
 
-def provider_of(run: RunSpec, path: Path) -> list[tuple[str, dict[str, str]]]:
-    """The provider that is asked for; behind one that builds engines, CUDA for what it refuses."""
+def provider_of(
+    run: RunSpec, path: Path, stream: int | None = None
+) -> list[tuple[str, dict[str, str]]]:
+    """The provider that is asked for; behind one that builds engines, CUDA for what it refuses.
+
+    All of them on one stream, where one is given.
+    """
     name = run.settings.provider or run.device
     builds = name in ("tensorrt", "nvtensorrtrtx")
     options = provider_options(name, run, _image_shape(path) if builds else "")
     behind = [("cuda", provider_options("cuda", run, ""))] if builds else []
-    return [(_PROVIDERS[key][0], values) for key, values in ((name, options), *behind)]
+    own = {} if stream is None else {_STREAM: str(stream)}
+    return [(_PROVIDERS[key][0], values | own) for key, values in ((name, options), *behind)]
 
 
 def _image_shape(path: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stmdeploy.artifact import EngineInfo
+from stmdeploy.contracts import OnStream
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, RunSpec
 
@@ -118,14 +119,21 @@ class TensorRtRunner:
                 ExitCode.WORKER_FAILED,
             )
 
-    def run(self) -> None:
-        """One inference; returns when the stream is done."""
+    def _submit(self) -> None:
         if self._graph is not None:
             with self._torch.cuda.stream(self._stream):
                 self._graph.replay()
         else:
             self._execute()
+
+    def run(self) -> None:
+        """One inference; returns when the stream is done."""
+        self._submit()
         self._stream.synchronize()
+
+    def on_stream(self) -> OnStream:
+        """Its own stream."""
+        return OnStream(self._stream.cuda_stream, self._submit)
 
     def output(self) -> Array:
         """The logits of the latest run, on the host."""

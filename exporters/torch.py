@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stmdeploy.artifact import Draft, TensorInfo
-from stmdeploy.contracts import ModuleFactory, Travels, Work
+from stmdeploy.contracts import ModuleFactory, OnStream, Travels, Work
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, RunSpec
 
 from .operator_times import OTHERS, Inferences, of_torch
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from stmdeploy.contracts import Array
 
 
+_WARM_RUNS_BEFORE_CAPTURE = 3
 #: torch's names of the precisions.
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
@@ -133,6 +136,8 @@ class TorchRunner:
         self._compiled = run.runtime == "torch-compile"
         if self._compiled:
             self.module.compile(dynamic=False)
+        self._stream = torch.cuda.Stream() if run.device == "cuda" else None  # type: ignore[no-untyped-call]
+        self._graph: torch.cuda.CUDAGraph | None = None
         self._input: Tensor | None = None
         self._output: Tensor | None = None
 
@@ -141,25 +146,63 @@ class TorchRunner:
         return self._torch.from_numpy(images).to(self._run.device, self._dtype)
 
     def prepare(self, images: Array) -> None:
-        """Copies the input to the device."""
+        """Copies the input to the device; records the graph, where one is replayed."""
+        self._graph = None
         self._input = self.prepared(images)
+        if self._stream is not None:
+            self._torch.cuda.synchronize()
+            if self._run.settings.cuda_graph:
+                self._record()
 
     def feed(self, images: Array) -> None:
         """Copies an input over the one before."""
         if self._input is None:
             raise RuntimeError("prepare() comes before feed()")
-        self._input.copy_(self._torch.from_numpy(images))
+        with self._lane():
+            self._input.copy_(self._torch.from_numpy(images))
+        self._wait()
 
     def another(self) -> TorchRunner:
-        """The same module, with an input of its own."""
-        return copy.copy(self)
+        """The same module, with an input and a stream of its own."""
+        twin = copy.copy(self)
+        if self._stream is not None:
+            twin._stream = self._torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        return twin
+
+    def _lane(self) -> AbstractContextManager[object]:
+        """Where the work goes: this runner's stream, on a GPU."""
+        return nullcontext() if self._stream is None else self._torch.cuda.stream(self._stream)
+
+    def _wait(self) -> None:
+        if self._stream is not None:
+            self._stream.synchronize()
+
+    def _record(self) -> None:
+        """Some inferences first: capturing must not meet anything that happens only once."""
+        for _ in range(_WARM_RUNS_BEFORE_CAPTURE):
+            self.run()
+        graph = self._torch.cuda.CUDAGraph()
+        with self._torch.inference_mode(), self._torch.cuda.graph(graph, stream=self._stream):
+            self._output = self.module(self._input)
+        self._graph = graph
+
+    def _submit(self) -> None:
+        with self._torch.inference_mode(), self._lane():
+            if self._graph is not None:
+                self._graph.replay()
+            else:
+                self._output = self.module(self._input)
 
     def run(self) -> None:
         """One inference; returns when the device is done."""
-        with self._torch.inference_mode():
-            self._output = self.module(self._input)
-        if self._run.device == "cuda":
-            self._torch.cuda.synchronize()
+        self._submit()
+        self._wait()
+
+    def on_stream(self) -> OnStream | None:
+        """Its own stream, on a GPU."""
+        if self._stream is None:
+            return None
+        return OnStream(self._stream.cuda_stream, self._submit)
 
     def output(self) -> Array:
         """The logits of the latest run, on the host."""
@@ -176,4 +219,5 @@ class TorchRunner:
             "provider": f"{'inductor' if self._compiled else 'eager'}, {self._run.device}",
             "intra_op_threads": str(self._torch.get_num_threads()),
             "tf32": "off",
+            "cuda_graph": str(self._graph is not None).lower(),
         }

@@ -55,6 +55,17 @@ class Silent:
         """Nothing."""
 
 
+@dataclass(frozen=True)
+class OnStream:
+    """How a runner puts one inference on a CUDA stream without waiting for it.
+
+    ``handle`` is the stream, as a number.
+    """
+
+    handle: int
+    submit: Callable[[], None]
+
+
 class Runner(Protocol):
     """A loaded model. It never times itself: `run` returns when the outputs are there."""
 
@@ -76,6 +87,9 @@ class Runner(Protocol):
     def another(self) -> Runner:
         """One more request over the same loaded model; it wants its own `prepare`, and may run
         in a thread of its own."""
+
+    def on_stream(self) -> OnStream | None:
+        """For timing by the device; None on a processor, or where the runtime always waits."""
 
 
 ModuleFactory = Callable[[], "nn.Module"]

@@ -22,15 +22,31 @@ _RECORDED_PACKAGES = (
     "tensorrt", "tensorrt-rtx-cu12", "numpy",
 )  # fmt: skip
 _KIB_PER_GIB = 1 << 20
+_EXCLUSIVE, _PROHIBITED = "exclusive process", "prohibited"
+#: NVML's constants, and what they mean.
+COMPUTE_MODES = {
+    "NVML_COMPUTEMODE_DEFAULT": "default",
+    "NVML_COMPUTEMODE_EXCLUSIVE_PROCESS": _EXCLUSIVE,
+    "NVML_COMPUTEMODE_PROHIBITED": _PROHIBITED,
+}
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU of this machine, as the driver calls it. ``sliced``: it is divided by MIG."""
+    """A GPU of this machine, as the driver calls it.
+
+    Attributes:
+        name, uuid: what the driver reports.
+        sliced: whether MIG divides it.
+        mode: who may compute on it, one of `COMPUTE_MODES`.
+        users: processes that compute on it now.
+    """
 
     name: str
     uuid: str
     sliced: bool = False
+    mode: str = "default"
+    users: int = 0
 
 
 def installed_gpus() -> tuple[Gpu, ...]:
@@ -57,6 +73,8 @@ def all_gpus() -> list[Gpu]:
                 _as_text(pynvml.nvmlDeviceGetName(handle)),
                 _as_text(pynvml.nvmlDeviceGetUUID(handle)),
                 _is_sliced(pynvml, handle),
+                _compute_mode(pynvml, handle),
+                _users(pynvml, handle),
             )
             for handle in handles
         ]
@@ -101,6 +119,22 @@ def _is_sliced(nvml: Any, handle: Any) -> bool:
     return bool(current == nvml.NVML_DEVICE_MIG_ENABLE)
 
 
+def _compute_mode(nvml: Any, handle: Any) -> str:
+    """Who may compute on a GPU: one of `COMPUTE_MODES`."""
+    names = {getattr(nvml, constant): name for constant, name in COMPUTE_MODES.items()}
+    try:
+        return names.get(nvml.nvmlDeviceGetComputeMode(handle), "default")
+    except nvml.NVMLError:
+        return "default"  # a GPU that has no modes
+
+
+def _users(nvml: Any, handle: Any) -> int:
+    try:
+        return len(nvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    except nvml.NVMLError:
+        return 0
+
+
 def visible_gpus(gpus: Sequence[Gpu], visible: str | None) -> tuple[Gpu, ...]:
     """Those GPUs that ``CUDA_VISIBLE_DEVICES`` allows, by index or by how a UUID begins."""
     if visible is None:
@@ -118,7 +152,7 @@ def find_gpu(name: str) -> tuple[Gpu, Profile]:
 
     Raises:
         StmdeployError: unknown name; no such GPU here, which says what is here; two kinds of
-            the family; or one that MIG divides.
+            the family; or one that is divided by MIG, or that somebody has for himself.
     """
     wanted = find_profiles(name)
     here = [
@@ -135,13 +169,24 @@ def find_gpu(name: str) -> tuple[Gpu, Profile]:
         raise StmdeployError(
             f"--gpu {name} is {' and '.join(kinds)} here", f"say which: --gpu {kinds[0]}"
         )
-    whole = [(gpu, profile) for gpu, profile in here if not gpu.sliced]
-    if not whole:
+    usable = [(gpu, profile) for gpu, profile in here if not _why_not(gpu)]
+    if not usable:
         raise StmdeployError(
-            f"{here[0][0].name} is divided by MIG, and the profile is of a whole one",
-            "turn MIG off, or give its slices a profile of their own",
+            f"{here[0][0].name} {_why_not(here[0][0])}",
+            "see `nvidia-smi -q -d COMPUTE` and `nvidia-smi mig`, and set it free",
         )
-    return whole[0]
+    return usable[0]
+
+
+def _why_not(gpu: Gpu) -> str:
+    """Why a GPU cannot be measured as a whole one; empty if it can."""
+    if gpu.sliced:
+        return "is divided by MIG, and the profile is of a whole one"
+    if gpu.mode == _PROHIBITED:
+        return "is in compute mode prohibited"
+    if gpu.mode == _EXCLUSIVE and gpu.users:
+        return "is in exclusive-process mode, and another process has it"
+    return ""
 
 
 def why_no_gpus() -> str:

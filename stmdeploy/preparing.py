@@ -22,7 +22,8 @@ ARTIFACTS, LOGS = "artifacts", "loadgen-logs"
 #: How engines and systems say that memory is out.
 _OUT_OF_MEMORY = (
     "out of memory", "memoryerror", "bad_alloc", "failed to allocate", "cannot allocate",
-    "can't allocate", "defaultcpuallocator",
+    "can't allocate", "defaultcpuallocator", "outofmemory", "out_of_memory", "alloc_failed",
+    "memoryallocation", "insufficient memory",
 )  # fmt: skip
 
 

@@ -259,6 +259,7 @@ def evaluate_here(job: EvaluateJob, progress: Progress) -> Scored:
 
 def measure_process(job: MeasureJob) -> ProcessRun:
     """Loads the artifact of a job in this process and measures it."""
+    from stmdeploy.cuda import EventTimer
     from stmdeploy.hardware import environment, load_average
     from stmdeploy.measure.clock import HostClock
     from stmdeploy.measure.conditions import read_conditions
@@ -277,6 +278,7 @@ def measure_process(job: MeasureJob) -> ProcessRun:
         conditions=lambda: read_conditions(job.run.gpu_uuid),
         load_average=load_average,
         environment=job.environment or environment(),
+        device_timer=EventTimer,
     )
     return measure(
         exporter.import_engine,

@@ -8,6 +8,7 @@ from itertools import chain, repeat
 import numpy as np
 import numpy.typing as npt
 
+from stmdeploy.contracts import OnStream
 from stmdeploy.results.row import Evaluation, Row, Share95
 
 
@@ -44,6 +45,9 @@ class FakeRunner:
 
     def another(self) -> FakeRunner:
         return self
+
+    def on_stream(self) -> OnStream | None:
+        return None
 
     def run(self) -> None:
         self.runs += 1

@@ -27,6 +27,11 @@ class RecordedNvml:
     """NVML's answers, as recorded: (name, uuid, MIG mode; None where there is none)."""
 
     NVML_DEVICE_MIG_ENABLE = 1
+    NVML_COMPUTEMODE_DEFAULT = 0
+    NVML_COMPUTEMODE_PROHIBITED = 2
+    NVML_COMPUTEMODE_EXCLUSIVE_PROCESS = 3
+    mode = 0
+    users: tuple[int, ...] = ()
 
     class NVMLError(Exception):
         pass
@@ -45,6 +50,14 @@ class RecordedNvml:
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
         return index
+
+    def nvmlDeviceGetComputeMode(self, handle: int) -> int:  # noqa: N802
+        del handle
+        return self.mode
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> tuple[int, ...]:  # noqa: N802
+        del handle
+        return self.users
 
     def nvmlDeviceGetName(self, handle: int) -> str | bytes:  # noqa: N802
         return self.gpus[handle][0]
@@ -134,6 +147,20 @@ def test_a_gpu_that_mig_divides(nvml: Install) -> None:
         hardware.find_gpu("h100")
     nvml(("NVIDIA H100 80GB HBM3", "GPU-0", 1), ("NVIDIA H100 80GB HBM3", "GPU-1", 0))
     assert hardware.find_gpu("h100")[0].uuid == "GPU-1"
+
+
+def test_a_gpu_that_somebody_has_for_himself(nvml: Install) -> None:
+    library = nvml(("NVIDIA L4", "GPU-0", None))
+    library.users = (4711,)
+    assert hardware.find_gpu("l4")[0].users == 1, "shared: measured, and said to be unsteady"
+    library.mode = library.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS
+    with pytest.raises(StmdeployError, match="exclusive-process mode, and another process has it"):
+        hardware.find_gpu("l4")
+    library.users = ()
+    assert hardware.find_gpu("l4")[0].mode == "exclusive process"
+    library.mode = library.NVML_COMPUTEMODE_PROHIBITED
+    with pytest.raises(StmdeployError, match="compute mode prohibited"):
+        hardware.find_gpu("l4")
 
 
 def test_no_nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

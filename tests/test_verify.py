@@ -41,6 +41,9 @@ class Spoilt:
     def feed(self, images: Array) -> None:
         self.images = torch.from_numpy(images)
 
+    def on_stream(self) -> None:
+        return None
+
     def another(self) -> Spoilt:
         return self
 

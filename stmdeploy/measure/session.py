@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from stmdeploy.contracts import Runner
 from stmdeploy.measure.clock import Clock
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from stmdeploy.contracts import Array
 
 _NS_PER_MS, _NS_PER_S = 1e6, 1e9
-#: Inferences with host copies: this share of a process's budget, at least so many.
+#: Inferences with host copies, and those timed by the device: this share of a process's budget,
+#: at least so many.
 _COPIES_SHARE, _COPIES_MIN = 0.1, 5
 
 
@@ -33,6 +34,14 @@ class Machine:
     conditions: Callable[[], Conditions]
     load_average: Callable[[], float | None]
     environment: Environment
+    device_timer: Callable[[int], DeviceTimer]
+
+
+class DeviceTimer(Protocol):
+    """Times work on a CUDA stream; `stmdeploy.cuda.EventTimer` is the real one."""
+
+    def time_ms(self, submit: Callable[[], None]) -> float:
+        """Milliseconds of what `submit` puts on the stream."""
 
 
 #: Runs one of LoadGen's scenarios over a loaded model.
@@ -124,6 +133,7 @@ def measure(
         samples_ms=_in_ms(sampled.durations_ns),
         copies_ms=_in_ms(_with_copies(runner, images, clock, sampling)),
         warmup_ms=_in_ms(warm.durations_ns),
+        device_ms=_on_device(runner, machine, sampling),
         warmup_ended_by=warm.ended_by,
         stopped_by=sampled.stopped_by,
         window_s=window_ns / _NS_PER_S,
@@ -198,6 +208,19 @@ def _with_copies(
     while len(durations) < _COPIES_MIN or clock.now_ns() < deadline:
         durations.append(timed(whole, clock))
     return tuple(durations)
+
+
+def _on_device(runner: Runner, machine: Machine, sampling: SamplingSpec) -> tuple[float, ...]:
+    """Inferences as the GPU itself times them; none where it does not."""
+    stream = runner.on_stream()
+    if stream is None:
+        return ()
+    timer = machine.device_timer(stream.handle)
+    found: list[float] = []
+    deadline = machine.clock.now_ns() + _COPIES_SHARE * sampling.process_budget_s * _NS_PER_S
+    while len(found) < _COPIES_MIN or machine.clock.now_ns() < deadline:
+        found.append(timer.time_ms(stream.submit))
+    return tuple(found)
 
 
 def _in_ms(durations_ns: tuple[int, ...]) -> tuple[float, ...]:

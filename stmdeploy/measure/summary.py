@@ -29,6 +29,7 @@ def summarize(processes: Sequence[ProcessRun], run: RunSpec, sampling: SamplingS
     images = run.batch * len(pooled)
     energy, source = _energy(processes, images)
     copies = [median(process.copies_ms) for process in processes if process.copies_ms]
+    on_device = [median(process.device_ms) for process in processes if process.device_ms]
     return Measurement(
         latency_ms_p50=interval.median,
         latency_ms_p50_low=interval.low,
@@ -39,6 +40,7 @@ def summarize(processes: Sequence[ProcessRun], run: RunSpec, sampling: SamplingS
         latency_ms_p95=tails.get(0.95),
         latency_ms_p99=tails.get(0.99),
         latency_with_copies_ms_p50=median(copies) if copies and run.in_flight == 1 else None,
+        latency_on_device_ms_p50=median(on_device) if on_device else None,
         throughput_images_s=_throughput(processes, run, images),
         runtime_import_ms=median(process.runtime_import_ms for process in processes),
         load_ms=median(process.load_ms for process in processes),

@@ -63,8 +63,9 @@ class ProcessRun(Document):
     """What one worker process measured of a row. Samples are in the order they were taken.
 
     ``copies_ms`` are inferences with the input brought to the runtime and the output brought
-    back, each time. ``window_s`` is how long the samples took altogether. ``energy_j`` is of
-    that window, by the meter ``energy_source``. Memory is as in `Measurement`.
+    back, each time; ``device_ms`` are inferences by the GPU's own clock, without the host.
+    ``window_s`` is how long the samples took altogether. ``energy_j`` is of that window, by the
+    meter ``energy_source``. Memory is as in `Measurement`.
     """
 
     samples_ms: tuple[float, ...]
@@ -86,6 +87,7 @@ class ProcessRun(Document):
     before: Conditions
     after: Conditions
     environment: Environment
+    device_ms: tuple[float, ...] = ()
     scenario: ScenarioResult | None = None
 
 
@@ -108,17 +110,17 @@ class Measurement(Document):
     """A row's figures, out of all its processes.
 
     Latency is of one inference of the whole batch, input and output already on the device;
-    ``latency_with_copies_ms_p50`` includes bringing both there and back. The median is the
-    geometric mean of the processes' medians; ``latency_ms_p50_low`` and ``_high`` bound its
-    95 % interval (`stmdeploy.measure.statistics`). A percentile is None where the samples are
-    too few for it. Throughput is images over the time of all samples, with as many requests
-    in flight as the row says. Memory is the worker's resident set on the host, GPU or not:
-    ``memory_before_load_mib`` with the runtime imported and the input made,
-    ``memory_peak_mib`` the most that any process held. ``runtime_import_ms`` is of the
-    runtime's library, ``load_ms`` from the artifact to a runner ready for its input; for torch
-    that includes building the module. Energy is None
-    where no meter can be read. ``steady`` is the verdict on the measurement itself, and
-    ``advice`` says what to do about it.
+    ``latency_with_copies_ms_p50`` includes bringing both there and back;
+    ``latency_on_device_ms_p50`` is by the GPU's own events, None where nothing tells it. The median
+    is the geometric mean of the processes' medians; ``latency_ms_p50_low`` and ``_high`` bound its
+    95 % interval (`stmdeploy.measure.statistics`). A percentile is None where the samples are too
+    few for it. Throughput is images over the time of all samples, with as many requests in flight
+    as the row says. Memory is the worker's resident set on the host, GPU or not:
+    ``memory_before_load_mib`` with the runtime imported and the input made, ``memory_peak_mib`` the
+    most that any process held. ``runtime_import_ms`` is of the runtime's library, ``load_ms`` from
+    the artifact to a runner ready for its input; for torch that includes building the module.
+    Energy is None where no meter can be read. ``steady`` is the verdict on the measurement itself,
+    and ``advice`` says what to do about it.
     """
 
     latency_ms_p50: float
@@ -130,6 +132,7 @@ class Measurement(Document):
     latency_ms_p95: float | None
     latency_ms_p99: float | None
     latency_with_copies_ms_p50: float | None
+    latency_on_device_ms_p50: float | None = None
     throughput_images_s: float
     runtime_import_ms: float
     load_ms: float

@@ -26,7 +26,8 @@ from stmdeploy.results.schema import evaluations, models, processes, rows, sweep
 PLANNED, MEASURING, DONE, FAILED = "planned", "measuring", "done", "failed"
 #: Lines that a merge takes over at a time.
 _MERGED_AT_ONCE = 200
-_SERIES = ("samples_ms", "copies_ms", "warmup_ms")
+#: New ones come last: older processes end before them.
+_SERIES = ("samples_ms", "copies_ms", "warmup_ms", "device_ms")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class SweepInfo:
 
 
 def pack(process: ProcessRun) -> bytes:
-    """The three series of a process as compressed doubles, each behind its length."""
+    """The series of a process as compressed doubles, each behind its length."""
     numbers = array("d")
     for name in _SERIES:
         series = getattr(process, name)
@@ -69,6 +70,8 @@ def unpack(document: str, packed: bytes) -> ProcessRun:
     numbers.frombytes(zlib.decompress(packed))
     series, at = {}, 0
     for name in _SERIES:
+        if at == len(numbers):
+            break
         length = int(numbers[at])
         series[name] = tuple(numbers[at + 1 : at + 1 + length])
         at += 1 + length

@@ -230,18 +230,6 @@ def test_a_missing_provider_is_an_error(micro: Path) -> None:
     assert error.value.code == ExitCode.WORKER_FAILED
 
 
-@pytest.mark.gpu
-def test_the_same_binding_code_runs_on_cuda(micro: Path) -> None:
-    images = np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32)
-    outputs = []
-    for device in ("cpu", "cuda"):
-        runner = ort_session.OnnxRuntimeRunner(micro, RunSpec("onnxruntime", 2, 1, device))
-        runner.prepare(images)
-        runner.run()
-        outputs.append(runner.output())
-    assert np.allclose(outputs[0], outputs[1], atol=1e-2)
-
-
 @pytest.mark.parametrize(
     ("scopes", "part"),
     [

@@ -234,27 +234,6 @@ def test_an_engine_of_every_mixer_in_every_precision(family: str, tmp_path: Path
     assert weights["int8"] < 0.8 * weights["fp16"] < 0.5 * weights["fp32"]  # type: ignore[operator]
 
 
-@pytest.mark.gpu
-def test_an_engine_runs(built: Artifact) -> None:
-    import numpy as np
-
-    from stmdeploy.backbones.source import build_module
-
-    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
-    import torch
-
-    with torch.inference_mode():
-        expected = build_module(SMALL)(torch.from_numpy(images)).numpy()
-    for graph in (False, True):
-        from stmdeploy.spec import RunSettings
-
-        run = RunSpec("tensorrt-rtx", 2, 1, "cuda", settings=RunSettings(cuda_graph=graph))
-        runner = TensorRtRtxExporter().load(built.path, run, build)
-        runner.prepare(images)
-        runner.run()
-        assert np.allclose(runner.output(), expected, atol=1e-3)
-
-
 def test_classic_and_rtx_share_everything_but_names() -> None:
     assert issubclass(TensorRtRtxExporter, TensorRtExporter)
     own = {name for name in vars(TensorRtRtxExporter) if not name.startswith("__")}

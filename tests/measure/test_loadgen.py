@@ -34,6 +34,9 @@ class Sleeper:
     def facts(self) -> dict[str, str]:
         return {}
 
+    def on_stream(self) -> None:
+        return None
+
     def another(self) -> Runner:
         return self
 

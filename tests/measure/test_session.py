@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from stmdeploy.contracts import OnStream
 from stmdeploy.measure.session import Machine, measure, peak_memory_mib
 from stmdeploy.results.row import Conditions, Environment, ProcessRun, ScenarioResult
 from stmdeploy.spec import RunSpec, SamplingSpec, ScenarioSpec
@@ -19,6 +22,26 @@ def no_scenario(_: object) -> ScenarioResult:
     raise AssertionError("not asked for")
 
 
+class FakeTimer:
+    """Tells what the clock did, less a millisecond that the host took of it."""
+
+    def __init__(self, stream: int, clock: FakeClock) -> None:
+        assert stream == 7
+        self._clock = clock
+
+    def time_ms(self, submit: Callable[[], None]) -> float:
+        before = self._clock.now_ns()
+        submit()
+        return (self._clock.now_ns() - before) / 1e6 - 1.0
+
+
+class OnGpu(FakeRunner):
+    """A runner with a stream."""
+
+    def on_stream(self) -> OnStream:
+        return OnStream(7, self.run)
+
+
 def process_of(runner: FakeRunner, clock: FakeClock, run: RunSpec, **changes: object) -> ProcessRun:
     def load() -> FakeRunner:
         clock.advance_ms(250.0)
@@ -30,6 +53,7 @@ def process_of(runner: FakeRunner, clock: FakeClock, run: RunSpec, **changes: ob
         conditions=lambda: Conditions(package_energy_j=next(energy)),
         load_average=lambda: 1.5,
         environment=Environment.model_validate(TEST_ENVIRONMENT),
+        device_timer=lambda stream: FakeTimer(stream, clock),
     )
     return measure(
         lambda: clock.advance_ms(40.0),
@@ -40,6 +64,15 @@ def process_of(runner: FakeRunner, clock: FakeClock, run: RunSpec, **changes: ob
         machine,
         changes.get("play", no_scenario),  # type: ignore[arg-type]
     )
+
+
+def test_a_gpu_times_its_own_inferences() -> None:
+    """Beside the samples, which stay the host's; a processor has none."""
+    clock = FakeClock()
+    result = process_of(OnGpu(clock, [5.0]), clock, RunSpec("fake", 8, 1))
+    assert set(result.samples_ms) == {5.0}
+    assert len(result.device_ms) >= 5 and set(result.device_ms) == {4.0}
+    assert process_of(FakeRunner(clock, [5.0]), clock, RunSpec("fake", 8, 1)).device_ms == ()
 
 
 def test_a_process_of_known_times() -> None:

@@ -31,6 +31,7 @@ class OnnxRuntimeRunner:
 
         self._ort = ort
         self._run = run
+        _check_provider(run)
         self._stream = _own_stream(run)
         self._session = _session(path, run, self._stream)
         self._binding = self._session.io_binding()
@@ -141,16 +142,22 @@ def _own_stream(run: RunSpec) -> int | None:
     return new_stream() if run.device == "cuda" and alone else None
 
 
-def _session(path: Path, run: RunSpec, stream: int | None) -> onnxruntime.InferenceSession:
+def _check_provider(run: RunSpec) -> None:
+    """Raises StmdeployError (exit code 5) if this onnxruntime was built without the provider."""
     import onnxruntime as ort
 
-    name = run.settings.provider or run.device
-    provider, install = _PROVIDERS[name]
+    provider, install = _PROVIDERS[run.settings.provider or run.device]
     if run.device == "cuda" and hasattr(ort, "preload_dlls"):
         # Finds the CUDA libraries that come as Python packages, torch's among them.
         ort.preload_dlls()
     if provider not in ort.get_available_providers():
         raise StmdeployError(f"this onnxruntime has no {provider}", install, ExitCode.WORKER_FAILED)
+
+
+def _session(path: Path, run: RunSpec, stream: int | None) -> onnxruntime.InferenceSession:
+    import onnxruntime as ort
+
+    provider, _ = _PROVIDERS[run.settings.provider or run.device]
     options = session_options(run)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = ort.InferenceSession(path, options, providers=provider_of(run, path, stream))

@@ -15,12 +15,10 @@ from stmdeploy.preparing import out_of_memory
         "RuntimeError: [enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate",
         "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         # ONNX Runtime
-        "Fail: [ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested "
-        "buffer of size 123",
+        "Fail: [ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 1",
         "RuntimeException: CUDA failure 2: out of memory ; GPU=0",
         # TensorRT
-        "the engine failed: [defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of "
-        "memory)",
+        "the engine failed: [defaultAllocator.cpp] Error Code 1: Cuda Runtime (out of memory)",
         "no execution context: IExecutionContext: Error Code 2: OutOfMemory (Requested size was",
         "CUDA: cudaErrorMemoryAllocation",
         # the system

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from stmdeploy import StmdeployError
-from stmdeploy.exporters.ort_session import provider_options
+from stmdeploy.exporters.ort_session import provider_of, provider_options
 from stmdeploy.spec import EngineSpec, RunSettings, RunSpec
 
 
@@ -48,6 +50,25 @@ def test_the_others() -> None:
     assert provider_options("openvino", run("openvino"), "")["num_of_threads"] == "2"
     hinted = provider_options("openvino", run("openvino", hint="throughput"), "")
     assert json.loads(hinted["load_config"]) == {"CPU": {"PERFORMANCE_HINT": "THROUGHPUT"}}
+
+
+def test_all_providers_of_a_session_share_its_stream(tmp_path: Path) -> None:
+    """What an engine does not take, CUDA does behind it, in order."""
+    (name, first), (fallback, second) = provider_of(run("tensorrt"), _graph(tmp_path), 77)
+    assert (name, fallback) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+    assert first["user_compute_stream"] == second["user_compute_stream"] == "77"
+    assert "user_compute_stream" not in provider_of(run("cuda"), tmp_path)[0][1]
+
+
+def _graph(folder: Path) -> Path:
+    """A file whose input is an image."""
+    shape = ["batch", 3, 64, 64]
+    value = helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)
+    node = helper.make_node("Identity", ["image"], ["logits"])
+    out = helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)
+    path = folder / "graph.onnx"
+    onnx.save(helper.make_model(helper.make_graph([node], "g", [value], [out])), path)
+    return path
 
 
 @pytest.mark.parametrize(("provider", "device"), [("cuda", "cpu"), ("openvino", "cuda")])

@@ -62,7 +62,7 @@ def test_all_providers_of_a_session_share_its_stream(tmp_path: Path) -> None:
 
 def _graph(folder: Path) -> Path:
     """A file whose input is an image."""
-    shape = ["batch", 3, 64, 64]
+    shape: list[str | int | None] = ["batch", 3, 64, 64]
     value = helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)
     node = helper.make_node("Identity", ["image"], ["logits"])
     out = helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)

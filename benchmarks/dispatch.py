@@ -15,8 +15,9 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from stmdeploy.cluster.dispatching import ClusterRun, ClusterSpec, plan
+from stmdeploy.cluster.dispatching import ClusterRun
 from stmdeploy.cluster.documents import RowAnswer, RowTask
+from stmdeploy.cluster.planning import ClusterSpec, plan
 from stmdeploy.cluster.ray_fleet import RayFleet
 from stmdeploy.contracts import Silent
 from stmdeploy.hardware import environment

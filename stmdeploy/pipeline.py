@@ -12,13 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from stmdeploy.cluster.dispatching import (
-    ClusterRun,
-    ClusterSpec,
-    Plan,
-    check_cluster_sweep,
-    plan,
-)
+from stmdeploy.cluster.dispatching import ClusterRun
+from stmdeploy.cluster.planning import ClusterSpec, Plan, check_cluster_sweep, plan
 from stmdeploy.cluster.ray_fleet import RayFleet
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files import writable

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from stmdeploy.cli import console
-from stmdeploy.cluster.dispatching import ClusterSpec
 from stmdeploy.cluster.kinds import Chosen, Kind
+from stmdeploy.cluster.planning import ClusterSpec
 from stmdeploy.pipeline import check_sweep, plan_cluster
 from stmdeploy.report.tables import TextTable
 from stmdeploy.results.database import FILE_NAME

@@ -12,7 +12,7 @@ from stmdeploy.cli import options
 from stmdeploy.errors import ExitCode, StmdeployError
 
 if TYPE_CHECKING:
-    from stmdeploy.cluster.dispatching import ClusterSpec
+    from stmdeploy.cluster.planning import ClusterSpec
     from stmdeploy.pipeline import SweepResult
     from stmdeploy.results.row import Row
     from stmdeploy.sweep import SweepSpec
@@ -194,7 +194,7 @@ def profile(
 
     from stmdeploy.cli.flags import SweepFlags, read_flags, sweep_spec
     from stmdeploy.cli.requests import RESULTS_ROOT
-    from stmdeploy.cluster.dispatching import ClusterSpec
+    from stmdeploy.cluster.planning import ClusterSpec
 
     flags = SweepFlags(**{f.name: values[f.name] for f in fields(SweepFlags)})
     fleet = ClusterSpec(cluster, allow_version_differences) if cluster else None

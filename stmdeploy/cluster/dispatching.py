@@ -5,115 +5,32 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stmdeploy.artifact import manifest_path, read_artifact
-from stmdeploy.cluster.documents import NodeFacts, RowAnswer, RowTask, Shipped
+from stmdeploy.cluster.documents import RowAnswer, RowTask, Shipped
 from stmdeploy.cluster.fleet import Fleet, Handle, Lost, Node, Place
-from stmdeploy.cluster.kinds import (
-    LOADGEN,
-    Chosen,
-    Kind,
-    check_runtimes,
-    choose,
-    differences,
-    expected,
-    kind_of,
-)
+from stmdeploy.cluster.kinds import Kind, kind_of
+from stmdeploy.cluster.planning import ClusterSpec, Plan
 from stmdeploy.contracts import Progress
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.explaining import bound_by
 from stmdeploy.files import write_atomically
 from stmdeploy.preparing import LOGS, PreparedSweep, out_of_memory
 from stmdeploy.registry import exporter_of
-from stmdeploy.results.row import Environment, PreparedArtifact, ProcessRun, Row, Try
+from stmdeploy.results.row import PreparedArtifact, ProcessRun, Row, Try
 from stmdeploy.results.store import DONE, FAILED, MEASURING, now_utc
-from stmdeploy.spec import LOOP, RunSpec
-from stmdeploy.sweep import RowSpec, SweepSpec, shuffled
+from stmdeploy.sweep import RowSpec, shuffled
 
 #: A row is tried so often, on another node each time as long as there is one.
 _MOST_TRIES = 3
 #: Tasks that Ray has in hand for every node, so that none waits for the driver.
 _AHEAD = 2
 _TICK_S = 1.0
-#: How often the nodes are looked at again, and how long a kind may have none before its rows are
-#: left for another time.
-_LOOK_S, _PATIENCE_S = 10.0, 300.0
-
-
-@dataclass(frozen=True)
-class ClusterSpec:
-    """The cluster to measure on.
-
-    Attributes:
-        address: as of `RayFleet`.
-        allow_version_differences: whether nodes may have other versions of the runtimes than
-            this machine and each other; every row records its own anyway.
-        patience_s: how long a kind of which no node is left is waited for.
-    """
-
-    address: str
-    allow_version_differences: bool = False
-    patience_s: float = _PATIENCE_S
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which nodes run which kind, and what they say of themselves by their ids.
-
-    ``differences`` between versions are in words; without any, ``versions`` are those that a
-    node must have which joins later.
-    """
-
-    chosen: Mapping[Kind, Chosen]
-    facts: Mapping[str, NodeFacts | str]
-    differences: tuple[str, ...]
-    versions: Mapping[str, str]
-
-
-def check_cluster_sweep(spec: SweepSpec) -> None:
-    """Raises StmdeployError for what cannot be measured on another machine."""
-    for run in spec.runs:
-        if exporter_of(run.runtime).travels == "nothing":
-            raise StmdeployError(
-                f"runtime {run.runtime} only runs on the machine that compiled it",
-                "leave it out, or measure it there without --cluster",
-            )
-        if run.python:
-            raise StmdeployError("--python is of one machine", "leave it out with --cluster")
-        kind_of(run)
-    if spec.engine.timing_cache is not None:
-        raise StmdeployError(
-            "--timing-cache-file is of one machine", "leave it out: nodes keep their engines"
-        )
-
-
-def plan(fleet: Fleet, runs: Iterable[RunSpec], here: Environment, spec: ClusterSpec) -> Plan:
-    """Asks the cluster who can run what.
-
-    Raises:
-        StmdeployError: a kind that nobody has, a runtime that is missing, or versions that
-            differ and may not.
-    """
-    wanted = list(runs)
-    nodes = fleet.nodes()
-    kinds = tuple(dict.fromkeys(kind_of(run) for run in wanted))
-    of_type = {kind.accelerator_type for kind in kinds}
-    asked = [node for node in nodes if node.accelerator_types & of_type]
-    facts = fleet.survey(asked) if asked else {}
-    chosen = choose(kinds, nodes, facts)
-    runtimes = tuple(dict.fromkeys(run.runtime for run in wanted))
-    loadgen = (LOADGEN,) if any(run.scenario.name != LOOP for run in wanted) else ()
-    check_runtimes(chosen, (*runtimes, *loadgen), facts)
-    found = differences(chosen, runtimes, facts, here)
-    if found and not spec.allow_version_differences:
-        raise StmdeployError(
-            f"versions differ: {'; '.join(found)}",
-            "install the same everywhere, or give --allow-version-differences",
-        )
-    return Plan(chosen, facts, found, {} if found else expected(chosen, runtimes, facts))
+#: How often the nodes are looked at again.
+_LOOK_S = 10.0
 
 
 @dataclass

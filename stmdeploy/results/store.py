@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, Table, delete, func, select, tuple_, update
+from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from stmdeploy.errors import StmdeployError
 from stmdeploy.results.database import FILE_NAME, Database, PostgresServer, SqliteFile
+from stmdeploy.results.merging import take_over
 from stmdeploy.results.row import Evaluation, Prepared, ProcessRun, Row
 from stmdeploy.results.schema import evaluations, models, processes, rows, sweeps
 
 PLANNED, MEASURING, DONE, FAILED = "planned", "measuring", "done", "failed"
-#: Lines that a merge takes over at a time.
-_MERGED_AT_ONCE = 200
 #: New ones come last: older processes end before them.
 _SERIES = ("samples_ms", "copies_ms", "warmup_ms", "device_ms")
 
@@ -424,64 +423,13 @@ class Store:
         Returns:
             How many sweeps, and how many processes, are new here.
         """
-        added = {}
-        with other._reading() as source, self._writing(alone=True) as connection:
-            for table in (sweeps, models, rows, processes, evaluations):
-                added[table.name] = 0
-                for lines in _lines_of(source, table):
-                    if table is rows:
-                        _take_fuller_rows(connection, lines)
-                    elif table is evaluations:
-                        _drop_older(connection, lines)
-                    added[table.name] += _add_missing(connection, table, lines)
-        return added[sweeps.name], added[processes.name]
+        with other._reading() as source, self._writing(alone=True) as target:
+            return take_over(source, target)
 
 
 def _hold(connection: Connection, sweep: str) -> None:
     """On a server, keeps others from changing a sweep until the transaction ends."""
     connection.execute(select(sweeps.c.id).where(sweeps.c.id == sweep).with_for_update())
-
-
-def _lines_of(source: Connection, table: Table) -> Iterator[list[dict[str, Any]]]:
-    """All lines of a table, some at a time: samples are large."""
-    found = source.execution_options(yield_per=_MERGED_AT_ONCE).execute(select(table))
-    for lines in found.mappings().partitions():
-        yield [dict(line) for line in lines]
-
-
-def _add_missing(connection: Connection, table: Table, lines: list[dict[str, Any]]) -> int:
-    """Inserts the lines whose key is not there yet; how many they were."""
-    keys = list(table.primary_key.columns)
-    wanted = [tuple(line[column.name] for column in keys) for line in lines]
-    there = select(*keys).where(tuple_(*keys).in_(wanted))
-    have = {tuple(line) for line in connection.execute(there)}
-    new = [line for line, key in zip(lines, wanted, strict=True) if key not in have]
-    if new:
-        connection.execute(table.insert(), new)
-    return len(new)
-
-
-def _drop_older(connection: Connection, theirs: list[dict[str, Any]]) -> None:
-    """Takes out evaluations that were made again, later, over there."""
-    for line in theirs:
-        same = [column == line[column.name] for column in evaluations.primary_key.columns]
-        older = evaluations.c.created_utc < line["created_utc"]
-        connection.execute(delete(evaluations).where(*same, older))
-
-
-def _take_fuller_rows(connection: Connection, theirs: list[dict[str, Any]]) -> None:
-    """Rows that were measured later over there replace ours."""
-    for line in theirs:
-        if line["measured_utc"] is not None:
-            connection.execute(
-                update(rows)
-                .where(
-                    rows.c.sweep == line["sweep"],
-                    rows.c.position == line["position"],
-                    func.coalesce(rows.c.measured_utc, "") < line["measured_utc"],
-                )
-                .values({name: line[name] for name in ("state", "row", "measured_utc")})
-            )
 
 
 def now_utc() -> str:

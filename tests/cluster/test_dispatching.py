@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.cluster.dispatching import ClusterRun, ClusterSpec, Plan, check_cluster_sweep, plan
+from stmdeploy.cluster.dispatching import ClusterRun
 from stmdeploy.cluster.documents import RowAnswer, RowTask
 from stmdeploy.cluster.fleet import Node
+from stmdeploy.cluster.planning import ClusterSpec, Plan, check_cluster_sweep, plan
 from stmdeploy.errors import ExitCode
 from stmdeploy.preparing import PreparedSweep
 from stmdeploy.results.row import ProcessRun, Row

@@ -1,0 +1,73 @@
+"""What one database has and another has not, taken over line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import Connection, Table, delete, func, select, tuple_, update
+
+from stmdeploy.results.schema import evaluations, models, processes, rows, sweeps
+
+#: Lines that are taken over at a time: samples are large.
+_AT_ONCE = 200
+
+
+def take_over(source: Connection, target: Connection) -> tuple[int, int]:
+    """Brings what is missing or older in one database up to what another has.
+
+    Returns:
+        How many sweeps, and how many processes, are new.
+    """
+    added = {}
+    for table in (sweeps, models, rows, processes, evaluations):
+        added[table.name] = 0
+        for lines in _lines_of(source, table):
+            if table is rows:
+                _take_fuller_rows(target, lines)
+            elif table is evaluations:
+                _drop_older(target, lines)
+            added[table.name] += _add_missing(target, table, lines)
+    return added[sweeps.name], added[processes.name]
+
+
+def _lines_of(source: Connection, table: Table) -> Iterator[list[dict[str, Any]]]:
+    """All lines of a table, some at a time."""
+    found = source.execution_options(yield_per=_AT_ONCE).execute(select(table))
+    for lines in found.mappings().partitions():
+        yield [dict(line) for line in lines]
+
+
+def _add_missing(connection: Connection, table: Table, lines: list[dict[str, Any]]) -> int:
+    """Inserts the lines whose key is not there yet; how many they were."""
+    keys = list(table.primary_key.columns)
+    wanted = [tuple(line[column.name] for column in keys) for line in lines]
+    there = select(*keys).where(tuple_(*keys).in_(wanted))
+    have = {tuple(line) for line in connection.execute(there)}
+    new = [line for line, key in zip(lines, wanted, strict=True) if key not in have]
+    if new:
+        connection.execute(table.insert(), new)
+    return len(new)
+
+
+def _drop_older(connection: Connection, theirs: list[dict[str, Any]]) -> None:
+    """Takes out evaluations that were made again, later, over there."""
+    for line in theirs:
+        same = [column == line[column.name] for column in evaluations.primary_key.columns]
+        older = evaluations.c.created_utc < line["created_utc"]
+        connection.execute(delete(evaluations).where(*same, older))
+
+
+def _take_fuller_rows(connection: Connection, theirs: list[dict[str, Any]]) -> None:
+    """Rows that were measured later over there replace ours."""
+    for line in theirs:
+        if line["measured_utc"] is not None:
+            connection.execute(
+                update(rows)
+                .where(
+                    rows.c.sweep == line["sweep"],
+                    rows.c.position == line["position"],
+                    func.coalesce(rows.c.measured_utc, "") < line["measured_utc"],
+                )
+                .values({name: line[name] for name in ("state", "row", "measured_utc")})
+            )

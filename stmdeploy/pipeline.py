@@ -23,7 +23,7 @@ from stmdeploy.measuring import check_interpreters
 from stmdeploy.preparing import ARTIFACTS, LOGS, PreparedSweep
 from stmdeploy.registry import exporter_for_runtime, exporter_for_target, exporter_of
 from stmdeploy.results.row import PreparedArtifact, Row
-from stmdeploy.results.store import FAILED, PLANNED, Store, SweepInfo
+from stmdeploy.results.store import DONE, FAILED, PLANNED, Store, SweepInfo
 from stmdeploy.spec import (
     LOOP,
     ExportSpec,
@@ -138,7 +138,7 @@ def profile(
         StmdeployError: bad input, before anything is measured; nothing is then left behind.
     """
     check_sweep(spec)
-    with _measuring(cluster, spec, progress) as measuring, writable(folder):
+    with _measuring(cluster, spec, spec.runs, progress) as measuring, writable(folder):
         store = Store(folder, url=store_url, create=True)
         sweep = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         store.add_sweep(sweep, spec.to_json(), [(row.key, row.to_json()) for row in spec.rows()])
@@ -161,10 +161,10 @@ Measuring = Callable[[PreparedSweep, "Progress", Callable[[Row], None]], None]
 
 @contextmanager
 def _measuring(
-    cluster: ClusterSpec | None, spec: SweepSpec, progress: Progress
+    cluster: ClusterSpec | None, spec: SweepSpec, runs: tuple[RunSpec, ...], progress: Progress
 ) -> Iterator[Measuring]:
-    """Who measures the rows of a sweep. A cluster is asked first who can run what, and let go
-    of at the end."""
+    """Who measures the rows of a sweep, of which some runs are still open. A cluster is asked
+    first who can run those, and let go of at the end."""
     if bool(spec.nodes) != (cluster is not None):
         raise StmdeployError(
             "the sweep is of the nodes of a cluster"
@@ -178,7 +178,7 @@ def _measuring(
     progress.detail(f"asking the cluster {cluster.address}")
     fleet = RayFleet(cluster.address)
     try:
-        chosen = plan(fleet, spec.runs, environment(), cluster)
+        chosen = plan(fleet, runs, environment(), cluster)
         yield lambda prepared, told, on_row: ClusterRun(
             prepared, fleet, cluster, told, on_row
         ).measure(chosen)
@@ -267,7 +267,15 @@ def resume(
             if row.state == FAILED:
                 store.set_state(info.id, row.position, PLANNED)
     prepared = PreparedSweep(store, info.id, progress)
-    with _measuring(cluster, spec, progress) as measuring, writable(store.folder):
+    still_open = tuple(
+        RowSpec.from_json(row.spec).run
+        for row in store.planned(info.id)
+        if row.state not in (DONE, FAILED)
+    )
+    with (
+        _measuring(cluster, spec, still_open, progress) as measuring,
+        writable(store.folder),
+    ):
         prepared.prepare()
         measuring(prepared, progress, on_row)
     return SweepResult(store.find_sweep(info.id), store.rows(info.id))

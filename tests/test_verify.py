@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from stmdeploy import StmdeployError
+from stmdeploy.artifact import Verification
 from stmdeploy.errors import ExitCode
-from stmdeploy.verify import verify
+from stmdeploy.verify import verify, verify_beside
 
 Array = npt.NDArray[np.float32]
 
@@ -136,3 +137,22 @@ def test_an_engine_that_fails() -> None:
     with pytest.raises(StmdeployError, match="does not run at batch 1: opset 99") as error:
         verify(load, Linear(), (2, 2), 1e-5, explain)
     assert error.value.code == ExitCode.OUTPUTS_DIFFER
+
+
+def test_one_runner_beside_another() -> None:
+    """As an engine is compared with the graph it was built of."""
+    module = Linear()
+
+    def against(spoil: str) -> Verification:
+        return verify_beside(
+            lambda _: Spoilt(module, spoil), lambda _: Spoilt(module, ""), (2, 2), 1e-5, (1, 3)
+        )
+
+    same = against("nothing")
+    assert same.relative_l2_error == 0.0 and same.batches == (1, 3)
+    assert same.runtime.count(", against ") == 1
+    with pytest.raises(StmdeployError, match=r"differ from those on .* allowed 1e-05") as error:
+        against("last image")
+    assert error.value.code == ExitCode.OUTPUTS_DIFFER
+    with pytest.raises(StmdeployError, match="not finite"):
+        against("nan")

@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,7 +107,8 @@ class ClusterRun:
                 for handle, answer in self._fleet.wait(self._running.keys(), _TICK_S):
                     self._take_back(self._running.pop(handle), answer)
         except BaseException:
-            self._fleet.cancel(list(self._running))
+            with suppress(StmdeployError):  # the cluster may be what is gone
+                self._fleet.cancel(list(self._running))
             raise
         self._say_who_is_missed()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stmdeploy.contracts import OperatorTime
+from stmdeploy.errors import StmdeployError
 from stmdeploy.spec import INPUT_NAME, RunSpec
 
 from .onnx_graph import PART_NOTE, part_of
@@ -37,7 +38,13 @@ _US_PER_MS = _MS_PER_S = 1000.0
 
 
 def of_onnxruntime(path: Path, run: RunSpec, images: Array, repeats: int) -> Inferences:
-    """By ONNX Runtime's profiler. Slower than without: every node is timed."""
+    """By ONNX Runtime's profiler. Slower than without: every node is timed.
+
+    Raises:
+        StmdeployError: on a GPU, where it times how long kernels take to start.
+    """
+    if run.device != "cpu":
+        raise StmdeployError("onnxruntime does not tell where its time goes on a GPU", OTHERS)
     import onnx
     import onnxruntime as ort
 
@@ -46,7 +53,9 @@ def of_onnxruntime(path: Path, run: RunSpec, images: Array, repeats: int) -> Inf
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        session = ort.InferenceSession(path, options, providers=provider_of(run, path))
+        session = ort.InferenceSession(
+            path, options, providers=provider_of(run, path), enable_fallback=0
+        )
         for _ in range(_WARM_RUNS + repeats):
             session.run(None, {INPUT_NAME: images})
         events = json.loads(Path(session.end_profiling()).read_text("utf-8"))

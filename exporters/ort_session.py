@@ -7,6 +7,8 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +68,8 @@ class OnnxRuntimeRunner:
     def run(self) -> None:
         """One inference; returns when the device is done."""
         self._session.run_with_iobinding(self._binding)
-        self._binding.synchronize_outputs()
+        if self._run.in_flight == 1:  # it waits for the whole device, other requests included
+            self._binding.synchronize_outputs()
 
     def on_stream(self) -> OnStream | None:
         """The session's stream, and a run that does not wait for it."""
@@ -124,7 +127,10 @@ _PROVIDERS = {
     "cpu": ("CPUExecutionProvider", "pip install 'stmdeploy[cpu]'"),
     "cuda": ("CUDAExecutionProvider", "pip install 'stmdeploy[gpu]'"),
     "tensorrt": ("TensorrtExecutionProvider", "pip install 'stmdeploy[gpu]' and TensorRT 10"),
-    "nvtensorrtrtx": ("NvTensorRTRTXExecutionProvider", "install onnxruntime-trt-rtx"),
+    "nvtensorrtrtx": (
+        "NvTensorRTRTXExecutionProvider",
+        "build onnxruntime with it",
+    ),
     "openvino": ("OpenVINOExecutionProvider", "install onnxruntime-openvino"),
 }
 _BYTES_PER_MIB = 2**20
@@ -150,6 +156,9 @@ def _check_provider(run: RunSpec) -> None:
     if run.device == "cuda" and hasattr(ort, "preload_dlls"):
         # Finds the CUDA libraries that come as Python packages, torch's among them.
         ort.preload_dlls()
+    if run.settings.provider == "tensorrt":
+        with suppress(ImportError):  # then the loader must find its libraries by itself
+            import_module("tensorrt")
     if provider not in ort.get_available_providers():
         raise StmdeployError(f"this onnxruntime has no {provider}", install, ExitCode.WORKER_FAILED)
 
@@ -160,7 +169,9 @@ def _session(path: Path, run: RunSpec, stream: int | None) -> onnxruntime.Infere
     provider, _ = _PROVIDERS[run.settings.provider or run.device]
     options = session_options(run)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    session = ort.InferenceSession(path, options, providers=provider_of(run, path, stream))
+    session = ort.InferenceSession(
+        path, options, providers=provider_of(run, path, stream), enable_fallback=0
+    )
     if session.get_providers()[0] != provider:
         raise StmdeployError(
             f"onnxruntime fell back from {provider} to {session.get_providers()[0]}",
@@ -227,13 +238,14 @@ def provider_options(name: str, run: RunSpec, image_shape: str) -> dict[str, str
         }
     if name == "tensorrt":
         options = {f"trt_profile_{key}_shapes": shape for key, shape in shapes.items()}
-        options["trt_cuda_graph_enable"] = graph
+        # This provider takes these words and no numbers.
+        options["trt_cuda_graph_enable"] = str(run.settings.cuda_graph)
         if workspace:
             options["trt_max_workspace_size"] = str(workspace)
         if run.settings.engine.builder_level is not None:
             options["trt_builder_optimization_level"] = str(run.settings.engine.builder_level)
         if run.settings.engine.timing_cache is not None:
-            options["trt_timing_cache_enable"] = "1"
+            options["trt_timing_cache_enable"] = "True"
             options["trt_timing_cache_path"] = str(
                 run.settings.engine.timing_cache.absolute().parent
             )  # a folder: ONNX Runtime names the file after the GPU

@@ -11,6 +11,7 @@ import json
 import shutil
 import time
 from collections import Counter
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -212,7 +213,9 @@ class TensorRtExporter:
         self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
     ) -> Inferences:
         """By TensorRT's profiler, where a GPU is; `build` is not used."""
-        runner = self.load(path, run, build)
+        # A graph would be replayed without a word to the profiler.
+        plain = replace(run, settings=replace(run.settings, cuda_graph=False))
+        runner = self.load(path, plain, build)
         runner.prepare(images)
         return of_tensorrt(import_module(self.module_name), runner, repeats)
 

@@ -59,17 +59,32 @@ class TensorRtRunner:
                 "export it again, here",
                 ExitCode.WORKER_FAILED,
             )
-        self.context = self._engine.create_execution_context()
-        if self.context is None:
-            raise StmdeployError(
-                f"{path}: no execution context: {self._log.first_error()}",
-                "the device may be out of memory",
-                ExitCode.WORKER_FAILED,
-            )
+        self.context = self._new_context()
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self._graph: Any = None
         self._input: Tensor | None = None
         self._output: Tensor | None = None
+
+    def _new_context(self) -> Any:
+        """An execution context, its kernels made for the very shapes before they run.
+
+        Left alone, TensorRT-RTX runs others at first and makes those beside the measurement.
+        """
+        config: tuple[Any, ...] = ()
+        if hasattr(self._engine, "create_runtime_config"):
+            own = self._engine.create_runtime_config()
+            if hasattr(own, "dynamic_shapes_kernel_specialization_strategy"):
+                eager = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+                own.dynamic_shapes_kernel_specialization_strategy = eager
+            config = (own,)
+        context = self._engine.create_execution_context(*config)
+        if context is None:
+            raise StmdeployError(
+                f"no execution context: {self._log.first_error()}",
+                "the device may be out of memory",
+                ExitCode.WORKER_FAILED,
+            )
+        return context
 
     def prepare(self, images: Array) -> None:
         """Copies the input to the device, makes room for the output, records the graph."""
@@ -83,8 +98,11 @@ class TensorRtRunner:
             )
         shape = tuple(context.get_tensor_shape(OUTPUT_NAME))
         self._output = torch.empty(shape, dtype=torch.float32, device="cuda")
-        context.set_tensor_address(INPUT_NAME, self._input.data_ptr())
-        context.set_tensor_address(OUTPUT_NAME, self._output.data_ptr())
+        for name, tensor in ((INPUT_NAME, self._input), (OUTPUT_NAME, self._output)):
+            if not context.set_tensor_address(name, tensor.data_ptr()):
+                raise StmdeployError(
+                    f"the engine has no {name!r}: {self._log.first_error()}", "export it again"
+                )
         torch.cuda.synchronize()
         if self._run.settings.cuda_graph:
             self._record()
@@ -99,13 +117,20 @@ class TensorRtRunner:
     def another(self) -> TensorRtRunner:
         """The same engine, with an execution context and a stream of its own."""
         twin = copy.copy(self)
-        twin.context = self._engine.create_execution_context()
+        twin.context = self._new_context()
         twin._stream = self._torch.cuda.Stream()  # type: ignore[no-untyped-call]
         return twin
 
     def _record(self) -> None:
         for _ in range(_WARM_RUNS_BEFORE_CAPTURE):
             self.run()
+        handle = self._stream.cuda_stream
+        if hasattr(self.context, "is_stream_capturable") and not (
+            self.context.is_stream_capturable(handle)
+        ):
+            raise StmdeployError(
+                "the engine cannot be recorded as a CUDA graph", "leave --use-cuda-graph out"
+            )
         graph = self._torch.cuda.CUDAGraph()
         with self._torch.cuda.graph(graph, stream=self._stream):
             self._execute()

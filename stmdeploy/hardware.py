@@ -67,19 +67,25 @@ def all_gpus() -> list[Gpu]:
     except pynvml.NVMLError:
         return []  # no driver, or no library of it
     try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return [
-            Gpu(
-                _as_text(pynvml.nvmlDeviceGetName(handle)),
-                _as_text(pynvml.nvmlDeviceGetUUID(handle)),
-                _is_sliced(pynvml, handle),
-                _compute_mode(pynvml, handle),
-                _users(pynvml, handle),
-            )
-            for handle in handles
-        ]
+        found = (_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
+        return [gpu for gpu in found if gpu is not None]
     finally:
         pynvml.nvmlShutdown()
+
+
+def _gpu(nvml: Any, index: int) -> Gpu | None:
+    """A GPU by its number; None for one that is lost, or that this user may not see."""
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        return Gpu(
+            _as_text(nvml.nvmlDeviceGetName(handle)),
+            _as_text(nvml.nvmlDeviceGetUUID(handle)),
+            _is_sliced(nvml, handle),
+            _compute_mode(nvml, handle),
+            _users(nvml, handle),
+        )
+    except nvml.NVMLError:
+        return None
 
 
 def driver_version() -> str:

@@ -101,7 +101,10 @@ class PreparedSweep:
 
     def _prepare_job(self, model: ModelSpec, exports: tuple[ExportSpec, ...]) -> Answer:
         job = PrepareJob(model=model, exports=exports)
-        return run_job(job, {}, self.spec.export_timeout_s, self._progress)
+        # An engine is for the GPU that builds it: the one that the sweep is measured on.
+        uuid = next((run.gpu_uuid for run in self.spec.runs if run.gpu_uuid), "")
+        settings = {"CUDA_VISIBLE_DEVICES": uuid} if uuid else {}
+        return run_job(job, settings, self.spec.export_timeout_s, self._progress)
 
     def artifact_of(self, spec: RowSpec) -> PreparedArtifact:
         """What was prepared of a row's model for its runtime and precision."""

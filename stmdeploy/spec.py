@@ -266,6 +266,11 @@ class RunSpec:
         at_least(1, self.in_flight, "requests in flight")
         at_most(MAX_IN_FLIGHT, self.in_flight, "requests in flight")
         self.scenario.check_batch(self.batch)
+        if self.settings.cuda_graph and self.in_flight > 1 and self.runtime == "onnxruntime":
+            raise StmdeployError(
+                "a CUDA graph of onnxruntime belongs to one request",
+                "leave --use-cuda-graph or --in-flight out",
+            )
         provider = self.settings.provider
         if provider and (provider in GPU_PROVIDERS) != (self.device == "cuda"):
             where, hint = (

@@ -21,7 +21,8 @@ _LAST_WORDS = 300
 #: What a worker inherits: where things are, not how libraries are to behave.
 _INHERITED = frozenset(
     "PATH HOME USER LOGNAME SHELL TMPDIR TMP TEMP TZ LANG PYTHONPATH VIRTUAL_ENV LD_LIBRARY_PATH"
-    " CUDA_HOME CUDA_PATH CUDA_VISIBLE_DEVICES SYSTEMROOT SSL_CERT_FILE CC CXX".split()
+    " CUDA_HOME CUDA_PATH CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER SYSTEMROOT SSL_CERT_FILE"
+    " CC CXX".split()
 )
 _INHERITED_PREFIXES = ("LC_", "XDG_", "STMDEPLOY_")
 #: May hold a password, and no worker writes to a store.

@@ -87,8 +87,10 @@ def load_model(
     start = clock.now_ns()
     runner = load()
     load_ns = clock.now_ns() - start
-    runner.prepare(images)
-    first_ns = timed(runner.run, clock)
+    start = clock.now_ns()
+    runner.prepare(images)  # where a graph is replayed, it is recorded here
+    runner.run()
+    first_ns = clock.now_ns() - start
     return Loaded(
         runner=runner,
         images=images,

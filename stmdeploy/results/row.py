@@ -119,8 +119,9 @@ class Measurement(Document):
     ``memory_before_load_mib`` with the runtime imported and the input made, ``memory_peak_mib`` the
     most that any process held. ``runtime_import_ms`` is of the runtime's library, ``load_ms`` from
     the artifact to a runner ready for its input; for torch that includes building the module.
-    Energy is None where no meter can be read. ``steady`` is the verdict on the measurement itself,
-    and ``advice`` says what to do about it.
+    ``first_inference_ms`` is from there to the first output, the input brought to the device and a
+    CUDA graph recorded on the way. Energy is None where no meter can be read. ``steady`` is the
+    verdict on the measurement itself, and ``advice`` says what to do about it.
     """
 
     latency_ms_p50: float

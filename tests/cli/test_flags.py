@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stmdeploy.cli import flags
+from stmdeploy import StmdeployError
+from stmdeploy.cli import devices
 from stmdeploy.cli.flags import SweepFlags, sweep_spec
 from stmdeploy.hardware import Gpu
 from stmdeploy.processors import profiles
@@ -14,7 +15,7 @@ from stmdeploy.processors import profiles
 def an_l4(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with that GPU."""
     found = (Gpu("NVIDIA L4", "GPU-1"), profiles()["l4"])
-    monkeypatch.setattr(flags, "find_gpu", lambda _: found)
+    monkeypatch.setattr(devices, "find_gpu", lambda _: found)
 
 
 @pytest.mark.usefixtures("an_l4")
@@ -39,3 +40,28 @@ def test_on_the_cpu() -> None:
     spec = sweep_spec(SweepFlags(stm=["dcn"]))
     assert [(run.device, run.batch) for run in spec.runs] == [("cpu", 1), ("cpu", 8)]
     assert spec.precisions == ("fp32",)
+
+
+def test_a_cluster_has_places_instead_of_devices() -> None:
+    """Nobody looks at this machine; what is measured suits all kinds."""
+    spec = sweep_spec(SweepFlags(stm=["dcn"], gpu="A100,l4"), on_cluster=True)
+    assert spec.nodes == ("a100", "l4")
+    assert {(run.device, run.gpu_uuid, run.gpu_name) for run in spec.runs} == {("cuda", "", "")}
+    assert {run.batch for run in spec.runs} == {1, 8, 32} and spec.precisions == ("fp16",)
+    cpu = sweep_spec(SweepFlags(nodes=["EPYC"], threads=["4"]), on_cluster=True)
+    assert {(run.device, run.node, run.threads) for run in cpu.runs} == {("cpu", "EPYC", 4)}
+
+
+@pytest.mark.parametrize(
+    ("given", "on_cluster", "says"),
+    [
+        (SweepFlags(gpu="a100,l4"), False, "is of several machines; give --cluster"),
+        (SweepFlags(nodes=["EPYC"]), False, "is of several machines; give --cluster"),
+        (SweepFlags(), True, "--cluster needs to know which nodes"),
+        (SweepFlags(nodes=["EPYC"]), True, "--nodes needs --threads"),
+        (SweepFlags(gpu="a1000"), True, "unknown GPU 'a1000'"),
+    ],
+)
+def test_what_does_not_say_where(given: SweepFlags, on_cluster: bool, says: str) -> None:
+    with pytest.raises(StmdeployError, match=says):
+        sweep_spec(given, on_cluster=on_cluster)

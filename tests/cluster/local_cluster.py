@@ -60,6 +60,10 @@ class LocalCluster:
             object_store_memory=100 * 2**20,
         )
 
+    def has_measured(self, name: str) -> bool:
+        """Whether a node has begun with any row."""
+        return bool(list((self._folder / name).glob("stmdeploy-*.lock")))
+
     def kill(self, name: str) -> None:
         """As a machine that loses its power."""
         self._cluster.remove_node(self._nodes.pop(name), allow_graceful=False)

@@ -26,10 +26,10 @@ def test_tensorrt() -> None:
         "trt_profile_min_shapes": "image:32x3x224x224",
         "trt_profile_opt_shapes": "image:32x3x224x224",
         "trt_profile_max_shapes": "image:32x3x224x224",
-        "trt_cuda_graph_enable": "1",
+        "trt_cuda_graph_enable": "True",
         "trt_max_workspace_size": str(64 * 2**20),
         "trt_builder_optimization_level": "3",
-        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(Path.cwd()),
     }
 

@@ -51,7 +51,7 @@ class SweepFlags:
     target_latency_ms: float | None = None
     python: list[str] | None = None
     lowering: str | None = None
-    gpu: str | None = None
+    gpu: list[str] | None = None
     nodes: list[str] | None = None
     provider: str | None = None
     hint: str | None = None
@@ -132,7 +132,7 @@ def sweep_spec(flags: SweepFlags, *, on_cluster: bool = False) -> SweepSpec:
         StmdeployError: as `devices_here`, `devices_of_cluster`, `model_specs` and the specs
             themselves.
     """
-    gpus, kinds = words([flags.gpu] if flags.gpu else None), words(flags.nodes)
+    gpus, kinds = words(flags.gpu), words(flags.nodes)
     find = devices_of_cluster if on_cluster else devices_here
     devices = find(gpus, kinds, flags.threads is not None)
     batches = numbers(flags.batch, "--batch") or list(devices.batches)

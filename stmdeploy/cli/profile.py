@@ -73,7 +73,7 @@ def profile(
     ] = None,
     lowering: options.Lowering = None,
     gpu: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--gpu",
             help="Measure on this GPU: see `stmdeploy hardware list`. With --cluster several, as "

@@ -18,7 +18,7 @@ from stmdeploy.cluster.planning import ClusterSpec, Plan
 from stmdeploy.contracts import Progress
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.explaining import bound_by
-from stmdeploy.files import write_atomically
+from stmdeploy.files import DiskFullError, write_atomically
 from stmdeploy.preparing import LOGS, PreparedSweep, out_of_memory
 from stmdeploy.registry import exporter_of
 from stmdeploy.results.row import PreparedArtifact, ProcessRun, Row, Try
@@ -278,7 +278,13 @@ class ClusterRun:
                 **(_figures_of(answer.built) if answer.built else {}),
             }
         )
-        if self._store.add_processes(self._sweep, position, processes, row, DONE):
+        try:
+            kept = self._store.add_processes(self._sweep, position, processes, row, DONE)
+        except DiskFullError as error:
+            # Without its samples a row takes little room; if not even that is left, this raises.
+            self._fail(spec, position, error.message, tries)
+            return
+        if kept:
             self._progress.step(f"{_title(spec)} measured on {answer.node}")
             self._on_row(row)
 

@@ -286,18 +286,18 @@ class Store:
         return True
 
     def save_row(self, sweep: str, position: int, row: Row, state: str) -> None:
-        """Keeps what a row comes to."""
+        """Keeps what a row comes to; one that somebody has finished meanwhile stays so."""
         with self._writing() as connection:
             self._set_row(connection, sweep, position, row, state)
 
     @staticmethod
     def _set_row(connection: Connection, sweep: str, position: int, row: Row, state: str) -> None:
+        place = [rows.c.sweep == sweep, rows.c.position == position]
+        if state != DONE:
+            place.append(rows.c.state != DONE)
+        document = row.model_dump_json(exclude={"accuracy"})
         connection.execute(
-            update(rows)
-            .where(rows.c.sweep == sweep, rows.c.position == position)
-            .values(
-                row=row.model_dump_json(exclude={"accuracy"}), state=state, measured_utc=now_utc()
-            )
+            update(rows).where(*place).values(row=document, state=state, measured_utc=now_utc())
         )
 
     def explain_row(self, sweep: str, position: int, row: Row) -> None:

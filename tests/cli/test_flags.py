@@ -20,7 +20,7 @@ def an_l4(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("an_l4")
 def test_a_gpu_has_batches_and_precisions_of_its_own() -> None:
-    spec = sweep_spec(SweepFlags(stm=["dcn"], gpu="l4"))
+    spec = sweep_spec(SweepFlags(stm=["dcn"], gpu=["l4"]))
     assert [run.batch for run in spec.runs] == [1, 8, 32]
     assert spec.precisions == ("fp16",)
     assert {(run.device, run.gpu_uuid, run.gpu_name) for run in spec.runs} == {
@@ -31,7 +31,7 @@ def test_a_gpu_has_batches_and_precisions_of_its_own() -> None:
 
 @pytest.mark.usefixtures("an_l4")
 def test_what_is_asked_for_is_stronger() -> None:
-    spec = sweep_spec(SweepFlags(stm=["dcn"], gpu="l4", batch=["4"], precision=["fp32,int8"]))
+    spec = sweep_spec(SweepFlags(stm=["dcn"], gpu=["l4"], batch=["4"], precision=["fp32,int8"]))
     assert [run.batch for run in spec.runs] == [4]
     assert spec.precisions == ("fp32", "int8")
 
@@ -44,7 +44,7 @@ def test_on_the_cpu() -> None:
 
 def test_a_cluster_has_places_instead_of_devices() -> None:
     """Nobody looks at this machine; what is measured suits all kinds."""
-    spec = sweep_spec(SweepFlags(stm=["dcn"], gpu="A100,l4"), on_cluster=True)
+    spec = sweep_spec(SweepFlags(stm=["dcn"], gpu=["A100,l4"]), on_cluster=True)
     assert spec.nodes == ("a100", "l4")
     assert {(run.device, run.gpu_uuid, run.gpu_name) for run in spec.runs} == {("cuda", "", "")}
     assert {run.batch for run in spec.runs} == {1, 8, 32} and spec.precisions == ("fp16",)
@@ -55,11 +55,11 @@ def test_a_cluster_has_places_instead_of_devices() -> None:
 @pytest.mark.parametrize(
     ("given", "on_cluster", "says"),
     [
-        (SweepFlags(gpu="a100,l4"), False, "is of several machines; give --cluster"),
+        (SweepFlags(gpu=["a100,l4"]), False, "is of several machines; give --cluster"),
         (SweepFlags(nodes=["EPYC"]), False, "is of several machines; give --cluster"),
         (SweepFlags(), True, "--cluster needs to know which nodes"),
         (SweepFlags(nodes=["EPYC"]), True, "--nodes needs --threads"),
-        (SweepFlags(gpu="a1000"), True, "unknown GPU 'a1000'"),
+        (SweepFlags(gpu=["a1000"]), True, "unknown GPU 'a1000'"),
     ],
 )
 def test_what_does_not_say_where(given: SweepFlags, on_cluster: bool, says: str) -> None:

@@ -17,9 +17,11 @@ from stmdeploy.cluster.documents import RowAnswer, RowTask
 from stmdeploy.cluster.fleet import Node
 from stmdeploy.cluster.planning import ClusterSpec, Plan, check_cluster_sweep, plan
 from stmdeploy.errors import ExitCode
+from stmdeploy.files import DiskFullError
+from stmdeploy.pipeline import resume
 from stmdeploy.preparing import PreparedSweep
 from stmdeploy.results.row import ProcessRun, Row
-from stmdeploy.results.store import DONE, FAILED
+from stmdeploy.results.store import DONE, FAILED, Store
 from stmdeploy.spec import EngineSpec, RunSpec, ScenarioSpec
 from stmdeploy.sweep import SweepSpec
 from tests.cluster.conftest import NODES, sweep_spec
@@ -183,6 +185,36 @@ def test_a_driver_that_ends_is_taken_up(
     assert len(_run(resumed, again, progress)) == 30 - before
     assert resumed.store.find_sweep("s").states == {DONE: 30}
     assert len({(row.node, row.batch) for row in resumed.store.rows("s")}) == 30
+
+
+def test_a_full_disk_costs_the_row(
+    prepare: Prepare, works: Outcome, progress: RecordedProgress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare(sweep_spec(1))
+
+    def full(*_: object, **__: object) -> bool:
+        raise DiskFullError("cannot write to results.db: database or disk is full")
+
+    monkeypatch.setattr(prepared.store, "add_processes", full)
+    fleet = SimulatedFleet(list(nodes(A100=1, H100=1, L4=1)), works)
+    done = _run(prepared, fleet, progress)
+    assert [row.failure for row in done] == [
+        "cannot write to results.db: database or disk is full"
+    ] * 3
+
+
+def test_a_sweep_says_whose_it_is(prepare: Prepare, tmp_path: Path) -> None:
+    """A cluster's is not measured here by mistake, nor the other way round."""
+    prepare(sweep_spec(1)).store.close()
+    with pytest.raises(StmdeployError, match="is of the nodes of a cluster; give --cluster"):
+        resume(tmp_path, None, RecordedProgress(), lambda _: None)
+    here = Path(tmp_path / "here")
+    here.mkdir()
+    local = sweep_spec(1, runs=(RunSpec("onnxruntime", 1, 1),))
+    store = Store(here, create=True)
+    store.add_sweep("s", local.to_json(), [(r.key, r.to_json()) for r in local.rows()])
+    with pytest.raises(StmdeployError, match="is of one machine; leave --cluster out"):
+        resume(here, None, RecordedProgress(), lambda _: None, cluster=SPEC)
 
 
 def test_tries_are_remembered_by_the_next_driver(

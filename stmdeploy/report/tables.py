@@ -187,7 +187,13 @@ def row_notes(rows: Sequence[Row]) -> tuple[str, ...]:
         for row in rows
         if row.measurement is not None and row.measurement.advice and row.failure is None
     ]
-    return (*unsteady, *failed)
+    again = [
+        f"tried {len(row.tries)} times: {row.model}, {row.node}, batch {row.batch}: "
+        + "; ".join(f"{t.node or 'a lost node'}: {t.failure}" for t in row.tries if t.failure)
+        for row in rows
+        if len(row.tries) > 1
+    ]
+    return (*unsteady, *failed, *again)
 
 
 def _evaluation_notes(rows: Sequence[Row]) -> tuple[str, ...]:

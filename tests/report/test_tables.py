@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from stmdeploy.report.tables import TextTable, profile_table, significant
-from stmdeploy.results.row import Row, ScenarioResult
+from stmdeploy.results.row import Row, ScenarioResult, Try
 
 MakeRow = Callable[..., Row]
 
@@ -99,3 +99,13 @@ def test_a_table_for_latex() -> None:
         r"\bottomrule",
         r"\end{tabular}",
     ]
+
+
+def test_rows_that_were_tried_again_say_so(make_row: MakeRow) -> None:
+    moment = {"started_utc": "2026-01-01", "ended_utc": "2026-01-02"}
+    lost = Try(node="", failure="the node is dead", **moment)
+    crashed = Try(node="gpu-1", failure="worker died of SIGSEGV", **moment)
+    row = make_row(node="a100", tries=(lost, crashed, Try(node="gpu-2", failure="", **moment)))
+    (note,) = [n for n in profile_table([row, make_row()]).notes if "tried" in n]
+    assert note.startswith("tried 3 times: unified_dcn_v3_micro, a100, batch 1: ")
+    assert note.endswith("a lost node: the node is dead; gpu-1: worker died of SIGSEGV")

@@ -56,6 +56,7 @@ class SleepingFleet(RayFleet):
                 node=ray.get_runtime_context().get_node_id(),
                 started_utc=started,
                 ended_utc=now_utc(),
+                environment=slept.environment,
                 device="asleep",
                 processes=(slept,) * 3,
             ).model_dump_json()

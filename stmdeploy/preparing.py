@@ -140,7 +140,8 @@ class PreparedSweep:
             lowering=artifact.lowering,
             runtime=run.runtime,
             device=run.device,
-            device_name=run.gpu_name or machine.processor,
+            # What a node of a cluster has is only known once it has measured.
+            device_name=run.gpu_name or (run.node if not processes else "") or machine.processor,
             threads=run.threads,
             in_flight=run.in_flight,
             scenario=run.scenario.name,

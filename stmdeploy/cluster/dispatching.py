@@ -21,7 +21,7 @@ from stmdeploy.explaining import bound_by
 from stmdeploy.files import DiskFullError, write_atomically
 from stmdeploy.preparing import LOGS, PreparedSweep, out_of_memory
 from stmdeploy.registry import exporter_of
-from stmdeploy.results.row import PreparedArtifact, ProcessRun, Row, Try
+from stmdeploy.results.row import Environment, PreparedArtifact, ProcessRun, Row, Try
 from stmdeploy.results.store import DONE, FAILED, MEASURING, now_utc
 from stmdeploy.sweep import RowSpec, shuffled
 
@@ -177,7 +177,7 @@ class ClusterRun:
         spec = RowSpec.from_json(self._store.planned_row(self._sweep, position).spec)
         artifact = self._prepared.artifact_of(spec)
         if artifact.failure or artifact.path is None:
-            self._fail(spec, position, f"not exported: {artifact.failure}", ())
+            self._fail(spec, position, f"not exported: {artifact.failure}")
             return
         sweep = self._spec
         task = RowTask(
@@ -251,10 +251,18 @@ class ClusterRun:
             self._progress.warn(f"{_title(spec)}: {failure}; it is tried again")
             queue.waiting.append(position)
         else:
-            self._fail(spec, position, failure, tries)
+            self._fail(spec, position, failure, tries, _environment_of(answer))
 
-    def _fail(self, spec: RowSpec, position: int, failure: str, tries: tuple[Try, ...]) -> None:
-        row = self._prepared.row(spec, (), failure).model_copy(update={"tries": tries})
+    def _fail(
+        self,
+        spec: RowSpec,
+        position: int,
+        failure: str,
+        tries: tuple[Try, ...] = (),
+        environment: dict[str, Environment] | None = None,
+    ) -> None:
+        told = {"tries": tries, **(environment or {})}
+        row = self._prepared.row(spec, (), failure).model_copy(update=told)
         self._store.save_row(self._sweep, position, row, FAILED)
         self._progress.step(f"{_title(spec)} failed: {failure}")
         self._on_row(row)
@@ -282,7 +290,7 @@ class ClusterRun:
             kept = self._store.add_processes(self._sweep, position, processes, row, DONE)
         except DiskFullError as error:
             # Without its samples a row takes little room; if not even that is left, this raises.
-            self._fail(spec, position, error.message, tries)
+            self._fail(spec, position, error.message, tries, _environment_of(answer))
             return
         if kept:
             self._progress.step(f"{_title(spec)} measured on {answer.node}")
@@ -312,6 +320,11 @@ def _places(queue: _Queue, nodes: Iterable[Node]) -> list[Node]:
         for node in nodes
         if queue.kind.accelerator_type in node.accelerator_types and node.id not in queue.avoided
     ]
+
+
+def _environment_of(answer: RowAnswer | Lost) -> dict[str, Environment]:
+    """That of the node that failed, where it could say."""
+    return {"environment": answer.environment} if isinstance(answer, RowAnswer) else {}
 
 
 def _try_of(running: _Running, answer: RowAnswer | Lost) -> Try:

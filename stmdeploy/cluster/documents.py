@@ -64,6 +64,7 @@ class RowAnswer(Document):
     node: str
     started_utc: str
     ended_utc: str
+    environment: Environment
     device: str = ""
     processes: tuple[ProcessRun, ...] = ()
     built: PreparedArtifact | None = None

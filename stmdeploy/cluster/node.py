@@ -24,7 +24,7 @@ from stmdeploy.measure.loadgen import why_no_loadgen
 from stmdeploy.measure.summary import wants_more
 from stmdeploy.measuring import Limits, one_process
 from stmdeploy.registry import exporters
-from stmdeploy.results.row import Peaks, PreparedArtifact, ProcessRun
+from stmdeploy.results.row import Environment, Peaks, PreparedArtifact, ProcessRun
 from stmdeploy.results.store import now_utc
 from stmdeploy.sweep import RowSpec
 
@@ -65,25 +65,31 @@ def cache_folder() -> Path:
 
 def measure_row(task: RowTask, here: Here, fetch: Fetch) -> RowAnswer:
     """All processes of a row on this machine; what goes wrong is the answer's failure."""
-    answer: dict[str, Any] = {"node_id": here.id, "node": here.name, "started_utc": now_utc()}
+    machine = environment()
+    answer: dict[str, Any] = {
+        "node_id": here.id,
+        "node": here.name,
+        "started_utc": now_utc(),
+        "environment": machine,
+    }
     try:
-        row = _row_here(task)
+        row = _row_here(task, machine)
     except StmdeployError as error:
         return RowAnswer(**answer, ended_utc=now_utc(), misplaced=error.message)
     try:
-        answer |= _measured(task, row, fetch)
+        answer |= _measured(task, row, machine, fetch)
     except StmdeployError as error:
         answer["failure"] = error.message
     return RowAnswer(**answer, ended_utc=now_utc())
 
 
-def _row_here(task: RowTask) -> RowSpec:
+def _row_here(task: RowTask, machine: Environment) -> RowSpec:
     """The row with the GPU that it is measured on, which must be of its kind.
 
     Raises:
         StmdeployError: as `find_gpu`, or another version of a package.
     """
-    row, mine = task.row, environment().versions
+    row, mine = task.row, machine.versions
     for package, version in task.versions.items():
         if mine.get(package, version) != version:
             raise StmdeployError(f"it has {package} {mine[package]}, the others {version}")
@@ -93,7 +99,7 @@ def _row_here(task: RowTask) -> RowSpec:
     return replace(row, run=replace(row.run, gpu_uuid=gpu.uuid, gpu_name=gpu.name))
 
 
-def _measured(task: RowTask, row: RowSpec, fetch: Fetch) -> dict[str, Any]:
+def _measured(task: RowTask, row: RowSpec, machine: Environment, fetch: Fetch) -> dict[str, Any]:
     """The parts of the answer that measuring gives.
 
     Raises:
@@ -107,18 +113,17 @@ def _measured(task: RowTask, row: RowSpec, fetch: Fetch) -> dict[str, Any]:
             return {"failure": built.failure}
         found["built"], artifact = built, built.path
     limits = Limits(task.sampling, task.row_timeout_s, task.memory_limit_mib)
-    here = environment()
     processes: tuple[ProcessRun, ...] = ()
     with TemporaryDirectory(prefix="stmdeploy-logs-") as logs:
         while wants_more(processes, row.run, task.sampling):
-            answer = one_process(row, artifact, limits, here, Path(logs), Silent())
+            answer = one_process(row, artifact, limits, machine, Path(logs), Silent())
             if answer.process is None:
                 return {"failure": answer.failure}
             processes = (*processes, answer.process)
         found["logs"] = {
             path.name: path.read_text("utf-8", "replace") for path in sorted(Path(logs).iterdir())
         }
-    found |= {"processes": processes, "device": row.run.gpu_name or here.processor}
+    found |= {"processes": processes, "device": row.run.gpu_name or machine.processor}
     return found | (_explained(row, artifact) if task.explain else {})
 
 

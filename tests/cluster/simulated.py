@@ -151,6 +151,7 @@ def answered(node: Node, *processes: ProcessRun, **fields: object) -> RowAnswer:
         node=node.label,
         started_utc="2026-01-01T00:00:00",
         ended_utc="2026-01-01T00:00:10",
+        environment=environment(onnxruntime="of the node"),
         device="Test CPU",
         processes=processes,
     )

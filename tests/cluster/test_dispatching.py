@@ -144,6 +144,8 @@ def test_a_row_that_fails_everywhere_fails(
     done = _run(prepared, fleet, progress)
     (failed,) = [row for row in done if row.failure]
     assert (failed.node, failed.batch, len(failed.tries)) == ("A100", 2, 3)
+    assert failed.device_name == "A100" and failed.environment.processor == "Test CPU"
+    assert failed.environment.versions == {"onnxruntime": "of the node"}
     assert prepared.store.find_sweep("s").states == {DONE: 5, FAILED: 1}
 
 

@@ -19,7 +19,7 @@ from stmdeploy.spec import available_threads
 #: Packages whose versions are recorded with every row, where they are installed.
 _RECORDED_PACKAGES = (
     "stmdeploy", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino",
-    "tensorrt", "tensorrt-rtx-cu12", "numpy",
+    "tensorrt", "tensorrt-rtx-cu12", "numpy", "mlcommons_loadgen",
 )  # fmt: skip
 _KIB_PER_GIB = 1 << 20
 _EXCLUSIVE, _PROHIBITED = "exclusive process", "prohibited"

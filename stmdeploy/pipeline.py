@@ -21,9 +21,9 @@ from stmdeploy.hardware import environment
 from stmdeploy.measure.loadgen import why_no_loadgen
 from stmdeploy.measuring import check_interpreters
 from stmdeploy.preparing import ARTIFACTS, LOGS, PreparedSweep
-from stmdeploy.registry import exporter_for_runtime, exporter_for_target, exporter_of
+from stmdeploy.registry import exporter_for_runtime, exporter_for_target
 from stmdeploy.results.row import PreparedArtifact, Row
-from stmdeploy.results.store import DONE, FAILED, PLANNED, Store, SweepInfo
+from stmdeploy.results.store import DONE, FAILED, Store, SweepInfo
 from stmdeploy.spec import (
     LOOP,
     ExportSpec,
@@ -107,7 +107,7 @@ def export_model(spec: ExportSpec, progress: Progress) -> Artifact:
 def check_sweep(spec: SweepSpec) -> None:
     """Raises StmdeployError for a runtime, precision or interpreter that cannot be."""
     for run in spec.runs:
-        exporter = exporter_of(run.runtime) if run.node else exporter_for_runtime(run.runtime)
+        exporter = exporter_for_runtime(run.runtime, source_only=bool(run.node))
         for precision in spec.precisions:
             check_precision(exporter.target, precision, exporter.tolerances)
     if spec.nodes:
@@ -258,27 +258,38 @@ def resume(
         StmdeployError: no such sweep, or its runtimes are no longer there.
     """
     store = Store(folder, url=store_url)
-    newest_open = sweep is None and not retry_failed and not _unexplained(store)
-    info = store.find_sweep(sweep, unfinished=newest_open)
+    info = _to_resume(store, sweep, retry_failed=retry_failed, on_cluster=cluster is not None)
     spec = SweepSpec.from_json(store.sweep_spec(info.id))
     check_sweep(spec)
-    if retry_failed:
-        for row in store.planned(info.id):
-            if row.state == FAILED:
-                store.set_state(info.id, row.position, PLANNED)
-    prepared = PreparedSweep(store, info.id, progress)
+    states = {DONE} if retry_failed else {DONE, FAILED}
     still_open = tuple(
-        RowSpec.from_json(row.spec).run
-        for row in store.planned(info.id)
-        if row.state not in (DONE, FAILED)
+        RowSpec.from_json(row.spec).run for row in store.planned(info.id) if row.state not in states
     )
+    prepared = PreparedSweep(store, info.id, progress)
     with (
         _measuring(cluster, spec, still_open, progress) as measuring,
         writable(store.folder),
     ):
+        if retry_failed:
+            store.plan_failed_again(info.id)
         prepared.prepare()
         measuring(prepared, progress, on_row)
     return SweepResult(store.find_sweep(info.id), store.rows(info.id))
+
+
+def _to_resume(
+    store: Store, sweep: str | None, *, retry_failed: bool, on_cluster: bool
+) -> SweepInfo:
+    """The sweep that is named; else the newest that is open, of a cluster's or of one machine's
+    as it is to be measured, for a server holds those of others too."""
+    if sweep is not None or retry_failed or (_unexplained(store) and not on_cluster):
+        return store.find_sweep(sweep)
+    newest = store.find_sweep(None, unfinished=True)
+    for info in reversed(store.sweeps()):
+        nodes = SweepSpec.from_json(store.sweep_spec(info.id)).nodes
+        if info.unfinished and bool(nodes) == on_cluster:
+            return info
+    return newest  # which says what is wrong with it
 
 
 def _unexplained(store: Store) -> bool:

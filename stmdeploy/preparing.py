@@ -19,6 +19,8 @@ from stmdeploy.sweep import RowSpec, SweepSpec
 
 #: Where a store keeps the artifacts and LoadGen's logs of its sweeps, beside it.
 ARTIFACTS, LOGS = "artifacts", "loadgen-logs"
+#: How failures begin that no process of the row had.
+NOT_EXPORTED, NO_ENGINE = "not exported: ", "no engine: "
 #: How engines and systems say that memory is out.
 _OUT_OF_MEMORY = (
     "out of memory", "memoryerror", "bad_alloc", "failed to allocate", "cannot allocate",
@@ -170,7 +172,10 @@ class PreparedSweep:
 
     def add_smaller(self, spec: RowSpec, failure: str) -> int | None:
         """Half the batch of a row that ran out of memory, where the sweep wants that; where."""
-        if out_of_memory(failure) and self.spec.smaller_batch and spec.run.batch > 1:
+        # Exports and engines are not of a batch.
+        elsewhere = failure.startswith((NOT_EXPORTED, NO_ENGINE))
+        memory = out_of_memory(failure) and not elsewhere
+        if memory and self.spec.smaller_batch and spec.run.batch > 1:
             smaller = replace(spec, run=replace(spec.run, batch=spec.run.batch // 2))
             return self.store.add_row(self.id, smaller.key, smaller.to_json())
         return None

@@ -31,13 +31,15 @@ def exporter_for_target(target: str, *, source_only: bool = False) -> Exporter:
     return _available(exporters()[target], source_only=source_only)
 
 
-def exporter_for_runtime(runtime: str) -> Exporter:
+def exporter_for_runtime(runtime: str, *, source_only: bool = False) -> Exporter:
     """The exporter whose artifacts a runtime, such as ``onnxruntime``, runs.
+
+    ``source_only``: its engine builds and runs elsewhere.
 
     Raises:
         StmdeployError: unknown runtime, or its engine is not installed.
     """
-    return _available(exporter_of(runtime))
+    return _available(exporter_of(runtime), source_only=source_only)
 
 
 def exporter_of(runtime: str) -> Exporter:

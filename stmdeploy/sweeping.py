@@ -14,8 +14,8 @@ from stmdeploy.files import DiskFullError
 from stmdeploy.jobs import Answer, LayersJob, run_job, worker_settings
 from stmdeploy.measure.summary import wants_more
 from stmdeploy.measuring import Limits, one_process
-from stmdeploy.preparing import LOGS, PreparedSweep
-from stmdeploy.results.row import PreparedArtifact, ProcessRun, Row
+from stmdeploy.preparing import LOGS, NOT_EXPORTED, PreparedSweep
+from stmdeploy.results.row import Environment, PreparedArtifact, ProcessRun, Row
 from stmdeploy.results.store import DONE, FAILED, MEASURING, PlannedRow
 from stmdeploy.sweep import RowSpec, shuffled
 
@@ -74,7 +74,7 @@ class SweepRun:
             self._progress.step(f"looking into {spec.model.label} on {spec.run.runtime}")
             artifact = self._prepared.artifact_of(spec)
             if artifact.path is None:
-                yield spec, Answer(failure=f"not exported: {artifact.failure}")
+                yield spec, Answer(failure=f"{NOT_EXPORTED}{artifact.failure}")
                 continue
             job = LayersJob(
                 artifact=artifact.path,
@@ -99,6 +99,7 @@ class SweepRun:
         """One more process of a row, and what the row comes to with it."""
         spec, position = RowSpec.from_json(planned.spec), planned.position
         before = self._store.processes(self._sweep, position)
+        self._check_machine(before)
         self._progress.step(
             f"measuring {spec.model.label} on {spec.run.runtime}, batch {spec.run.batch}, "
             f"process {len(before) + 1}"
@@ -111,7 +112,7 @@ class SweepRun:
         artifact = self._prepared.artifact_of(spec)
         found = self._process(spec, artifact) if not artifact.failure else None
         if found is None or found.process is None:
-            failure = found.failure if found else f"not exported: {artifact.failure}"
+            failure = found.failure if found else f"{NOT_EXPORTED}{artifact.failure}"
             self._fail(spec, position, failure)
             return
         processes = (*before, found.process)
@@ -128,6 +129,16 @@ class SweepRun:
             return
         if kept and not more:
             self._on_row(row)
+
+    def _check_machine(self, before: tuple[ProcessRun, ...]) -> None:
+        """Raises StmdeployError for a row that another machine has begun: a row is of one."""
+        here = _machine(self._prepared.environment)
+        for process in before[:1]:
+            if (there := _machine(process.environment)) != here:
+                raise StmdeployError(
+                    f"sweep {self._sweep} was begun on {there}, this is {here}",
+                    "resume it there, or name another with --sweep-id",
+                )
 
     def _fail(self, spec: RowSpec, position: int, failure: str) -> None:
         row = self._prepared.row(spec, (), failure)
@@ -153,3 +164,7 @@ class SweepRun:
     def _row(self, spec: RowSpec, processes: tuple[ProcessRun, ...]) -> Row:
         bound = self._peaks.bound_of(spec.run, self._prepared.artifact_of(spec).operations)
         return self._prepared.row(spec, processes, bound=bound)
+
+
+def _machine(environment: Environment) -> str:
+    return ", ".join((environment.processor, *environment.gpus))

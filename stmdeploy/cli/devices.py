@@ -14,12 +14,13 @@ from stmdeploy.processors import CpuProfile, Profile, cpu_profile, find_profiles
 class Devices:
     """Where rows run, and what is measured there where nothing else is asked for.
 
-    ``places`` are fields of `RunSpec`.
+    ``places`` are fields of `RunSpec`; ``threads`` is empty for all that there are.
     """
 
     places: tuple[dict[str, str], ...]
     batches: tuple[int, ...]
     precisions: tuple[str, ...]
+    threads: tuple[int, ...] = ()
 
 
 def devices_here(gpus: Sequence[str], nodes: Sequence[str], _: bool = False) -> Devices:
@@ -42,7 +43,8 @@ def devices_here(gpus: Sequence[str], nodes: Sequence[str], _: bool = False) -> 
 def devices_of_cluster(gpus: Sequence[str], nodes: Sequence[str], has_threads: bool) -> Devices:
     """GPUs of nodes by their names, and processors of nodes by the nodes' accelerator types.
 
-    Of several kinds the batches are those of all, the precisions those that all have.
+    GPUs get one thread of the processor, the same whatever machine drives. Of several kinds the
+    batches are those of all, the precisions those that all have.
 
     Raises:
         StmdeployError: no kind, an unknown one, or processors without ``--threads``: nobody
@@ -64,4 +66,4 @@ def devices_of_cluster(gpus: Sequence[str], nodes: Sequence[str], has_threads: b
     common = [p for p in known[0].precisions if all(p in other.precisions for other in known)]
     places = [{"device": "cuda", "node": name.strip().lower()} for name in gpus]
     places += [{"device": "cpu", "node": name} for name in nodes]
-    return Devices(tuple(places), tuple(batches), tuple(common) or ("fp32",))
+    return Devices(tuple(places), tuple(batches), tuple(common) or ("fp32",), (1,))

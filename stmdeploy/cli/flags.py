@@ -149,7 +149,7 @@ def sweep_spec(flags: SweepFlags, *, on_cluster: bool = False) -> SweepSpec:
         engine=engine,
         **_given(provider=flags.provider, hint=flags.hint, cuda_graph=flags.use_cuda_graph),
     )
-    reference = flags.gpu is not None and set(runtimes) <= _CPU_FORMS
+    reference = bool(gpus) and not kinds and set(runtimes) <= _CPU_FORMS
     return SweepSpec(
         models=model_specs(
             stm=flags.stm,
@@ -163,7 +163,7 @@ def sweep_spec(flags: SweepFlags, *, on_cluster: bool = False) -> SweepSpec:
         runs=run_specs(
             runtimes,
             batches,
-            numbers(flags.threads, "--threads"),
+            numbers(flags.threads, "--threads") or list(devices.threads),
             devices.places,
             settings,
             in_flight=numbers(flags.in_flight, "--in-flight"),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from stmdeploy.cli import console
 from stmdeploy.cluster.kinds import Chosen, Kind
 from stmdeploy.cluster.planning import ClusterSpec
+from stmdeploy.errors import StmdeployError
 from stmdeploy.pipeline import check_sweep, plan_cluster
 from stmdeploy.report.tables import TextTable
-from stmdeploy.results.database import FILE_NAME
 from stmdeploy.results.store import Store
 from stmdeploy.spec import LOOP, ModelSpec, RunSpec
 from stmdeploy.sweep import SweepSpec
@@ -120,8 +121,8 @@ def _measuring_s(spec: SweepSpec) -> float:
 def _exports_s(spec: SweepSpec, folder: Path, store_url: str) -> float:
     """By what the exports of the same models took before, where the store knows."""
     known: dict[str, float] = {}
-    if store_url or (folder / FILE_NAME).is_file():
-        store = Store(folder, url=store_url, create=True)
+    with suppress(StmdeployError):  # no store yet
+        store = Store(folder, url=store_url)
         for sweep in store.sweeps():
             for prepared in store.prepared(sweep.id).values():
                 for artifact in prepared.artifacts:

@@ -155,6 +155,12 @@ def profile(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the newest unfinished sweep.")
     ] = False,
+    sweep_id: Annotated[
+        str | None,
+        typer.Option(
+            "--sweep-id", help="With --resume: which, as of `results list`. [default: the newest]"
+        ),
+    ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="With --resume: also measure failed rows again.")
     ] = False,
@@ -194,18 +200,18 @@ def profile(
 
     from stmdeploy.cli.flags import SweepFlags, read_flags, sweep_spec
     from stmdeploy.cli.requests import RESULTS_ROOT
-    from stmdeploy.cluster.planning import ClusterSpec
 
     flags = SweepFlags(**{f.name: values[f.name] for f in fields(SweepFlags)})
-    fleet = ClusterSpec(cluster, allow_version_differences) if cluster else None
-    if allow_version_differences and fleet is None:
-        raise StmdeployError("--allow-version-differences needs --cluster", "add it")
+    fleet = _cluster(cluster, store_url, allow_version_differences)
     place = _Place(out or RESULTS_ROOT, store_url or "", fleet)
     if resume:
         if flags != SweepFlags() or sweep is not None:
             raise StmdeployError("--resume takes no other row flags", "a sweep keeps its own")
-        _show(_resume(place, retry_failed=retry_failed), place, json=json)
+        if dry_run or layers:
+            raise StmdeployError("--resume measures", "leave --dry-run and --layers out")
+        _show(_resume(place, sweep_id, retry_failed=retry_failed), place, json=json)
         return
+    _check_only_of_resume(sweep_id, retry_failed=retry_failed)
     whole = flags.over(read_flags(sweep)) if sweep is not None else flags
     spec = sweep_spec(whole, on_cluster=fleet is not None)
     if dry_run:
@@ -238,6 +244,36 @@ class _Place:
         return {"store_url": self.store_url, "cluster": self.cluster}
 
 
+def _check_only_of_resume(sweep_id: str | None, *, retry_failed: bool) -> None:
+    if retry_failed or sweep_id is not None:
+        raise StmdeployError("--retry-failed and --sweep-id need --resume", "add it")
+
+
+def _cluster(address: str | None, store_url: str | None, any_versions: bool) -> ClusterSpec | None:
+    from stmdeploy.cluster.planning import ClusterSpec
+
+    if address:
+        _check_secret(store_url)
+        return ClusterSpec(address, any_versions)
+    if any_versions:
+        raise StmdeployError("--allow-version-differences needs --cluster", "add it")
+    return None
+
+
+def _check_secret(store_url: str | None) -> None:
+    """Ray shows everybody on the cluster how its drivers were started."""
+    import os
+
+    from stmdeploy.results.database import server_url
+
+    given = store_url is not None and os.environ.get("STMDEPLOY_STORE") != store_url
+    if given and server_url(store_url or "").password:
+        raise StmdeployError(
+            "--store has a password, and Ray shows the command line to the whole cluster",
+            "put the URL into STMDEPLOY_STORE, or the password into PGPASSWORD",
+        )
+
+
 def _show(result: SweepResult, place: _Place, *, json: bool) -> None:
     from stmdeploy.cli import console
 
@@ -259,7 +295,7 @@ def _profile(spec: SweepSpec, place: _Place) -> SweepResult:
         raise
 
 
-def _resume(place: _Place, *, retry_failed: bool) -> SweepResult:
+def _resume(place: _Place, sweep_id: str | None, *, retry_failed: bool) -> SweepResult:
     from stmdeploy.cli import console
     from stmdeploy.pipeline import resume as run_resume
 
@@ -267,7 +303,12 @@ def _resume(place: _Place, *, retry_failed: bool) -> SweepResult:
     try:
         with console.progress() as progress:
             return run_resume(
-                place.folder, None, progress, done.append, retry_failed=retry_failed, **place.kept
+                place.folder,
+                sweep_id,
+                progress,
+                done.append,
+                retry_failed=retry_failed,
+                **place.kept,
             )
     except KeyboardInterrupt:
         _say_interrupted(len(done), place.folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +13,13 @@ from pathlib import Path
 from stmdeploy.artifact import manifest_path, read_artifact
 from stmdeploy.cluster.documents import RowAnswer, RowTask, Shipped
 from stmdeploy.cluster.fleet import Fleet, Handle, Lost, Node, Place
-from stmdeploy.cluster.kinds import Kind, kind_of
+from stmdeploy.cluster.kinds import Kind, kind_of, why_not
 from stmdeploy.cluster.planning import ClusterSpec, Plan
 from stmdeploy.contracts import Progress
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.explaining import bound_by
 from stmdeploy.files import DiskFullError, write_atomically
-from stmdeploy.preparing import LOGS, PreparedSweep, out_of_memory
+from stmdeploy.preparing import LOGS, NOT_EXPORTED, PreparedSweep, out_of_memory
 from stmdeploy.registry import exporter_of
 from stmdeploy.results.row import Environment, PreparedArtifact, ProcessRun, Row, Try
 from stmdeploy.results.store import DONE, FAILED, MEASURING, now_utc
@@ -54,6 +54,7 @@ class _Running:
     queue: _Queue
     position: int
     spec: RowSpec
+    place: Place
     started_utc: str
 
 
@@ -80,6 +81,7 @@ class ClusterRun:
         self._queues: dict[Kind, _Queue] = {}
         self._running: dict[Handle, _Running] = {}
         self._shipped: dict[Path, Shipped] = {}
+        self._met: set[str] = set()
         self._tried: set[int] = set()
         self._versions: dict[str, str] = {}
         self._looked = -math.inf
@@ -96,6 +98,7 @@ class ClusterRun:
             for reason in chosen.avoided.values():
                 self._progress.warn(f"a node is left out for {kind.flag}: {reason}")
             self._queues[kind] = _Queue(kind, set(chosen.avoided), chosen.profile)
+        self._met = set(plan.facts)
         self._versions = dict(plan.versions)
         self._line_up()
         try:
@@ -119,9 +122,11 @@ class ClusterRun:
                 self._tried.add(row.position)
             if row.state not in (DONE, FAILED):
                 kinds[row.position] = kind_of(RowSpec.from_json(row.spec).run)
-        for position in shuffled(sorted(kinds), self._sweep, 0):
+        # Rows that another driver opened again meanwhile are its own.
+        mine = sorted(position for position, kind in kinds.items() if kind in self._queues)
+        for position in shuffled(mine, self._sweep, 0):
             self._queues[kinds[position]].waiting.append(position)
-        self._progress.expect(len(kinds))
+        self._progress.expect(len(mine))
 
     # The nodes
 
@@ -131,6 +136,8 @@ class ClusterRun:
             return
         self._looked = now
         nodes = self._fleet.nodes()
+        self._meet(nodes)
+        self._take_back_unplaceable(nodes)
         for queue in self._queues.values():
             queue.nodes = len(_places(queue, nodes))
             if queue.nodes or not (queue.waiting or queue.running):
@@ -141,13 +148,38 @@ class ClusterRun:
             elif now - queue.none_since > self._cluster.patience_s:
                 self._give_back(queue)
 
+    def _meet(self, nodes: Sequence[Node]) -> None:
+        """Asks nodes that joined since what they are; those that do not fit are left out."""
+        wanted = {queue.kind.accelerator_type for queue in self._queues.values()}
+        new = [n for n in nodes if n.id not in self._met and n.accelerator_types & wanted]
+        facts = self._fleet.survey(new) if new else {}
+        for node in new:
+            self._met.add(node.id)
+            for queue in self._queues.values():
+                if queue.kind.accelerator_type not in node.accelerator_types:
+                    continue
+                if reason := why_not(queue.kind, node, facts[node.id]):
+                    queue.avoided.add(node.id)
+                    self._progress.warn(f"{node.label} is left out: {reason}")
+
+    def _take_back_unplaceable(self, nodes: Sequence[Node]) -> None:
+        """Rows that wait for a node which is gone, and may not go to those that are left."""
+        for handle, running in list(self._running.items()):
+            kind, avoided = running.place.accelerator_type, running.place.avoided
+            of_type = [node for node in nodes if kind in node.accelerator_types]
+            if of_type and all(node.id in avoided for node in of_type):
+                self._give_up([handle])
+
     def _give_back(self, queue: _Queue) -> None:
         """Takes rows back that no node is left for."""
-        handles = [h for h, running in self._running.items() if running.queue is queue]
+        self._give_up([h for h, running in self._running.items() if running.queue is queue])
+
+    def _give_up(self, handles: list[Handle]) -> None:
         self._fleet.cancel(handles)
         for handle in handles:
-            queue.waiting.append(self._running.pop(handle).position)
-            queue.running -= 1
+            running = self._running.pop(handle)
+            running.queue.waiting.append(running.position)
+            running.queue.running -= 1
 
     def _patience_is_over(self) -> bool:
         now = self._now()
@@ -177,12 +209,17 @@ class ClusterRun:
         spec = RowSpec.from_json(self._store.planned_row(self._sweep, position).spec)
         artifact = self._prepared.artifact_of(spec)
         if artifact.failure or artifact.path is None:
-            self._fail(spec, position, f"not exported: {artifact.failure}")
+            self._fail(spec, position, f"{NOT_EXPORTED}{artifact.failure}")
+            return
+        try:
+            shipped = self._ship(artifact.path)
+        except (StmdeployError, OSError) as error:
+            self._fail(spec, position, f"{NOT_EXPORTED}{error}")
             return
         sweep = self._spec
         task = RowTask(
             row=spec,
-            artifact=self._ship(artifact.path),
+            artifact=shipped,
             is_source=exporter_of(spec.run.runtime).travels == "source",
             engine=sweep.engine,
             sampling=sweep.sampling,
@@ -200,7 +237,7 @@ class ClusterRun:
             frozenset(queue.avoided | self._spared(queue, failed_on)),
         )
         handle = self._fleet.start(task, place)
-        self._running[handle] = _Running(queue, position, spec, now_utc())
+        self._running[handle] = _Running(queue, position, spec, place, now_utc())
         queue.running += 1
 
     def _ship(self, path: Path) -> Shipped:
@@ -243,8 +280,8 @@ class ClusterRun:
         if isinstance(answer, Lost):
             self._looked = -math.inf  # the nodes are others now
         failure = tries[-1].failure
-        if len(tries) < _MOST_TRIES and not out_of_memory(failure):
-            so_far = self._prepared.row(spec, (), failure)
+        if len(tries) < _MOST_TRIES and not _is_final(answer):
+            so_far = self._prepared.row(spec, (), f"to be tried again: {failure}")
             row = so_far.model_copy(update={"tries": tries})
             self._store.save_row(self._sweep, position, row, MEASURING)
             self._tried.add(position)
@@ -274,19 +311,9 @@ class ClusterRun:
     def _keep(
         self, spec: RowSpec, position: int, answer: RowAnswer, tries: tuple[Try, ...]
     ) -> None:
-        operations = self._prepared.artifact_of(spec).operations
-        bound = bound_by(answer.peaks, spec.run, operations)
-        processes = self._with_logs(spec, answer)
-        row = self._prepared.row(spec, processes, bound=bound).model_copy(
-            update={
-                "device_name": answer.device,
-                "started_utc": answer.started_utc,
-                "parts_ms": answer.parts_ms if self._spec.explain else None,
-                "tries": tries,
-                **(_figures_of(answer.built) if answer.built else {}),
-            }
-        )
         try:
+            processes = self._with_logs(spec, answer)
+            row = self._row_of(spec, answer, processes, tries)
             kept = self._store.add_processes(self._sweep, position, processes, row, DONE)
         except DiskFullError as error:
             # Without its samples a row takes little room; if not even that is left, this raises.
@@ -295,6 +322,26 @@ class ClusterRun:
         if kept:
             self._progress.step(f"{_title(spec)} measured on {answer.node}")
             self._on_row(row)
+
+    def _row_of(
+        self,
+        spec: RowSpec,
+        answer: RowAnswer,
+        processes: tuple[ProcessRun, ...],
+        tries: tuple[Try, ...],
+    ) -> Row:
+        """The row of an answer, with what only its node knows."""
+        operations = self._prepared.artifact_of(spec).operations
+        bound = bound_by(answer.peaks, spec.run, operations)
+        return self._prepared.row(spec, processes, bound=bound).model_copy(
+            update={
+                "device_name": answer.device,
+                "started_utc": answer.started_utc,
+                "parts_ms": answer.parts_ms if self._spec.explain else None,
+                "tries": tries,
+                **(_figures_of(answer.built) if answer.built else {}),
+            }
+        )
 
     def _with_logs(self, spec: RowSpec, answer: RowAnswer) -> tuple[ProcessRun, ...]:
         """The processes, with LoadGen's logs brought here from the node."""
@@ -320,6 +367,13 @@ def _places(queue: _Queue, nodes: Iterable[Node]) -> list[Node]:
         for node in nodes
         if queue.kind.accelerator_type in node.accelerator_types and node.id not in queue.avoided
     ]
+
+
+def _is_final(answer: RowAnswer | Lost) -> bool:
+    """Whether another node would fail too: memory that an engine says is out, but not a worker
+    that was killed, nor a node."""
+    told = isinstance(answer, RowAnswer) and "SIGKILL" not in answer.failure
+    return told and isinstance(answer, RowAnswer) and out_of_memory(answer.failure)
 
 
 def _environment_of(answer: RowAnswer | Lost) -> dict[str, Environment]:

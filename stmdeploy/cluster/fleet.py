@@ -12,11 +12,12 @@ from stmdeploy.cluster.documents import NodeFacts, RowAnswer, RowTask
 
 @dataclass(frozen=True)
 class Node:
-    """A node that is alive, and the accelerator types that it carries."""
+    """A node that is alive, the accelerator types that it carries, and how many GPUs it lends."""
 
     id: str
     name: str
     accelerator_types: frozenset[str]
+    gpus: int = 0
 
     @property
     def label(self) -> str:

@@ -13,8 +13,11 @@ from stmdeploy.processors import find_profiles
 from stmdeploy.results.row import Environment
 from stmdeploy.spec import RunSpec
 
+#: Stands for LoadGen among the runtimes that a node has.
+LOADGEN = "loadgen"
 #: The packages that a runtime's figures hang on; those of one tuple are one library.
 _PACKAGES = {
+    LOADGEN: ("mlcommons_loadgen",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "openvino": ("openvino",),
     "torch": ("torch",),
@@ -22,10 +25,6 @@ _PACKAGES = {
     "tensorrt": ("tensorrt",),
     "tensorrt-rtx": ("tensorrt-rtx-cu12",),
 }
-
-
-#: Stands for LoadGen among the runtimes that a node has.
-LOADGEN = "loadgen"
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def _nodes_for(kind: Kind, nodes: Sequence[Node], facts: Mapping[str, NodeFacts 
             f"{kind.flag}; there {_there(nodes)}",
             "name what is there, or start such a node",
         )
-    why = {node.id: _why_not(kind, facts[node.id]) for node in of_type}
+    why = {node.id: why_not(kind, node, facts[node.id]) for node in of_type}
     chosen = tuple(node for node in of_type if not why[node.id])
     if not chosen:
         node = of_type[0]
@@ -116,7 +115,7 @@ def _there(nodes: Sequence[Node]) -> str:
     return "are " + ", ".join(f"{word} x{count}" for word, count in sorted(counted.items()))
 
 
-def _why_not(kind: Kind, facts: NodeFacts | str) -> str:
+def why_not(kind: Kind, node: Node, facts: NodeFacts | str) -> str:
     """Why a node of the right type cannot run a kind; empty if it can."""
     if isinstance(facts, str):
         return facts
@@ -126,7 +125,9 @@ def _why_not(kind: Kind, facts: NodeFacts | str) -> str:
     if not fitting:
         names = ", ".join(gpu.name for gpu in facts.gpus) or "no GPU that NVML can see"
         return f"it has {names}"
-    return "MIG divides its GPUs" if all(gpu.sliced for gpu in fitting) else ""
+    if all(gpu.sliced for gpu in fitting):
+        return "MIG divides its GPUs"
+    return "" if node.gpus else "it lends the cluster no GPU"
 
 
 def _profile(kind: Kind, nodes: Sequence[Node], facts: Mapping[str, NodeFacts | str]) -> str:

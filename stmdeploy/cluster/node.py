@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,7 +25,8 @@ from stmdeploy.jobs import EngineJob, run_job, worker_settings
 from stmdeploy.measure.loadgen import why_no_loadgen
 from stmdeploy.measure.summary import wants_more
 from stmdeploy.measuring import Limits, one_process
-from stmdeploy.registry import exporters
+from stmdeploy.preparing import NO_ENGINE
+from stmdeploy.registry import exporter_of, exporters
 from stmdeploy.results.row import Environment, Peaks, PreparedArtifact, ProcessRun
 from stmdeploy.results.store import now_utc
 from stmdeploy.sweep import RowSpec
@@ -80,6 +83,9 @@ def measure_row(task: RowTask, here: Here, fetch: Fetch) -> RowAnswer:
         answer |= _measured(task, row, machine, fetch)
     except StmdeployError as error:
         answer["failure"] = error.message
+    except Exception as error:  # noqa: BLE001  (an answer names the node; without one nobody knows)
+        traceback.print_exc()
+        answer["failure"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     return RowAnswer(**answer, ended_utc=now_utc())
 
 
@@ -87,12 +93,14 @@ def _row_here(task: RowTask, machine: Environment) -> RowSpec:
     """The row with the GPU that it is measured on, which must be of its kind.
 
     Raises:
-        StmdeployError: as `find_gpu`, or another version of a package.
+        StmdeployError: as `find_gpu`, another version of a package, or no such runtime.
     """
     row, mine = task.row, machine.versions
     for package, version in task.versions.items():
         if mine.get(package, version) != version:
             raise StmdeployError(f"it has {package} {mine[package]}, the others {version}")
+    if reason := exporter_of(row.run.runtime).unavailable():
+        raise StmdeployError(f"it cannot run {row.run.runtime}: {reason}")
     if row.run.device == "cpu":
         return row
     gpu, _ = find_gpu(task.profile)
@@ -121,7 +129,9 @@ def _measured(task: RowTask, row: RowSpec, machine: Environment, fetch: Fetch) -
                 return {"failure": answer.failure}
             processes = (*processes, answer.process)
         found["logs"] = {
-            path.name: path.read_text("utf-8", "replace") for path in sorted(Path(logs).iterdir())
+            path.relative_to(logs).as_posix(): path.read_text("utf-8", "replace")
+            for path in sorted(Path(logs).rglob("*"))
+            if path.is_file()
         }
     found |= {"processes": processes, "device": row.run.gpu_name or machine.processor}
     return found | (_explained(row, artifact) if task.explain else {})
@@ -137,28 +147,27 @@ def place_artifact(shipped: Shipped, fetch: Fetch) -> Path:
     content = "".join(file.sha256 for file in shipped.files)
     folder = cache_folder() / "artifacts" / hashlib.sha256(content.encode()).hexdigest()
     path = folder / main.name
-    try:
-        read_artifact(path)
-    except StmdeployError:  # not there yet, or not whole
-        with staging(folder) as scratch:
-            for file in shipped.files:
-                (scratch / file.name).write_bytes(fetch(file.sha256))
-            manifest = manifest_path(scratch / main.name)
-            manifest.write_text(shipped.manifest, "utf-8")
-            names = [file.name for file in shipped.files]
-            publish(scratch, [*reversed(names), manifest.name], folder)
-        read_artifact(path)
-    return path
+    with suppress(StmdeployError):
+        return read_artifact(path).path
+    with staging(folder) as scratch:  # it is not there yet, or not whole
+        for file in shipped.files:
+            (scratch / file.name).write_bytes(fetch(file.sha256))
+        manifest = manifest_path(scratch / main.name)
+        manifest.write_text(shipped.manifest, "utf-8")
+        names = [file.name for file in shipped.files]
+        publish(scratch, [*reversed(names), manifest.name], folder)
+    return read_artifact(path).path
 
 
 def _built(task: RowTask, row: RowSpec, source: Path) -> PreparedArtifact:
-    folder = cache_folder() / "engines"
+    # A home may be shared by nodes, and an engine must not change while it is measured.
+    folder = cache_folder() / "engines" / os.uname().nodename
     job = EngineJob(source=source, run=row.run, engine=task.engine, folder=folder)
     settings = worker_settings(row.run)
     answer = run_job(job, settings, task.export_timeout_s, Silent())
     if answer.built is not None:
         return answer.built
-    failure = f"no engine: {answer.failure}"
+    failure = f"{NO_ENGINE}{answer.failure}"
     return PreparedArtifact(target="", precision=row.run.precision, failure=failure)
 
 

@@ -47,8 +47,8 @@ class ClusterSpec:
 class Plan:
     """Which nodes run which kind, and what they say of themselves by their ids.
 
-    ``differences`` between versions are in words; without any, ``versions`` are those that a
-    node must have which joins later.
+    ``differences`` between versions are in words; ``versions`` are those that a node must have
+    which joins later: of stmdeploy alone where the others may differ.
     """
 
     chosen: Mapping[Kind, Chosen]
@@ -89,12 +89,28 @@ def plan(fleet: Fleet, runs: Iterable[RunSpec], here: Environment, spec: Cluster
     facts = fleet.survey(asked) if asked else {}
     chosen = choose(kinds, nodes, facts)
     runtimes = tuple(dict.fromkeys(run.runtime for run in wanted))
-    loadgen = (LOADGEN,) if any(run.scenario.name != LOOP for run in wanted) else ()
-    check_runtimes(chosen, (*runtimes, *loadgen), facts)
+    if any(run.scenario.name != LOOP for run in wanted):
+        runtimes = (*runtimes, LOADGEN)
+    check_runtimes(chosen, runtimes, facts)
+    _check_alone(chosen)
     found = differences(chosen, runtimes, facts, here)
     if found and not spec.allow_version_differences:
         raise StmdeployError(
             f"versions differ: {'; '.join(found)}",
             "install the same everywhere, or give --allow-version-differences",
         )
-    return Plan(chosen, facts, found, {} if found else expected(chosen, runtimes, facts))
+    return Plan(chosen, facts, found, expected(chosen, () if found else runtimes, facts))
+
+
+def _check_alone(chosen: Mapping[Kind, Chosen]) -> None:
+    """Raises StmdeployError for a node of two accelerator types, which would run a row of each."""
+    types: dict[str, Kind] = {}
+    for kind, found in chosen.items():
+        for node in found.nodes:
+            other = types.setdefault(node.id, kind)
+            if other.accelerator_type != kind.accelerator_type:
+                raise StmdeployError(
+                    f"node {node.label} is of {other.flag} and of {kind.flag}: it would measure "
+                    "both at once",
+                    "measure one kind after the other",
+                )

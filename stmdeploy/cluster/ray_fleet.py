@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
+import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,9 @@ from stmdeploy.errors import ExitCode, StmdeployError
 _TYPE_PREFIX = "accelerator_type:"
 _NODE_ID = "ray.io/node-id"
 _SURVEY_TIMEOUT_S = 60.0
+_CONNECT_TIMEOUT_S, _HEAD_TIMEOUT_S = 5.0, 90.0
+#: What may hold a password, and is not to be in the environment of a cluster's processes.
+_SECRETS = ("STMDEPLOY_STORE", "PGPASSWORD")
 #: What `--cluster` takes beside an address.
 LOCAL, AUTO = "local", "auto"
 
@@ -55,8 +61,7 @@ class RayFleet:
 
     def nodes(self) -> tuple[Node, ...]:
         """Those that are alive now."""
-        with _lost_cluster():
-            listed: list[dict[str, Any]] = self._ray.nodes()
+        listed: list[dict[str, Any]] = _in_time(self._ray.nodes)
         return tuple(
             Node(
                 id=node["NodeID"],
@@ -64,8 +69,10 @@ class RayFleet:
                 accelerator_types=frozenset(
                     name.removeprefix(_TYPE_PREFIX)
                     for name, amount in node["Resources"].items()
-                    if name.startswith(_TYPE_PREFIX) and amount >= 1
+                    # One, which a row takes whole: of more, two rows could run at once.
+                    if name.startswith(_TYPE_PREFIX) and amount == 1
                 ),
+                gpus=int(node["Resources"].get("GPU", 0)),
             )
             for node in sorted(listed, key=lambda node: str(node["NodeID"]))
             if node["Alive"]
@@ -73,13 +80,15 @@ class RayFleet:
 
     def survey(self, nodes: Sequence[Node]) -> dict[str, NodeFacts | str]:
         """What nodes say of themselves; an environment without stmdeploy says why it cannot."""
-        asked = {
-            node.id: self._survey.options(label_selector={_NODE_ID: node.id}).remote()
-            for node in nodes
-        }
+        if not nodes:
+            return {}
         with _lost_cluster():
+            asked = {
+                node.id: self._survey.options(label_selector={_NODE_ID: node.id}).remote()
+                for node in nodes
+            }
             self._ray.wait(list(asked.values()), num_returns=len(asked), timeout=_SURVEY_TIMEOUT_S)
-        return {id: self._facts_of(reference) for id, reference in asked.items()}
+            return {id: self._facts_of(reference) for id, reference in asked.items()}
 
     def _facts_of(self, reference: Any) -> NodeFacts | str:
         try:
@@ -124,13 +133,15 @@ class RayFleet:
             ended, _ = self._ray.wait(list(started), num_returns=1, timeout=timeout_s)
             if ended:  # others may have ended with it
                 ended, _ = self._ray.wait(list(started), num_returns=len(started), timeout=0)
-        return [(reference, self._answer_of(reference)) for reference in ended]
+            return [(reference, self._answer_of(reference)) for reference in ended]
 
     def _answer_of(self, reference: Any) -> RowAnswer | Lost:
         try:
             return RowAnswer.model_validate_json(self._ray.get(reference))
         except self._ray.exceptions.RayError as error:
             return Lost(f"{type(error).__name__}: {_last_line(error)}")
+        except ValueError as error:
+            return Lost(f"its answer is of another stmdeploy: {_last_line(error)}")
 
     def cancel(self, started: Collection[Handle]) -> None:
         """Gives tasks up, running ones too."""
@@ -147,9 +158,14 @@ class RayFleet:
 def _connect(ray: Any, address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Left alone, Ray ends this process when the head has been gone for a minute.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "86400")
+    _check_reachable(address)
     given: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
         given |= {"include_dashboard": False}
+    secrets = {name: os.environ.pop(name) for name in _SECRETS if name in os.environ}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, **given)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
@@ -158,14 +174,55 @@ def _connect(ray: Any, address: str) -> None:
             "give ray://HOST:10001, or from a machine of the cluster auto; its Ray and Python "
             "must be the versions that are here",
         ) from error
+    finally:
+        os.environ.update(secrets)  # no node has a use for them
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts one of its own there
+
+
+def _check_reachable(address: str) -> None:
+    """Raises StmdeployError for a HOST:PORT where nobody listens; Ray would wait for minutes."""
+    host, found, port = address.rpartition(":")
+    if not found or "/" in address or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise StmdeployError(
+            f"--cluster {address}: nobody listens there: {error.strerror or error}",
+            "give the address that `ray start` printed, or ray://HOST:10001",
+        ) from error
+
+
+def _in_time(ask: Callable[[], Any]) -> Any:
+    """What a call to the head gives, which waits for ever where the head is gone.
+
+    Raises:
+        StmdeployError: (exit code 5) no answer in time.
+    """
+    given: list[Any] = []
+
+    def run() -> None:
+        with suppress(Exception):
+            given.append(ask())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(_HEAD_TIMEOUT_S)
+    with _lost_cluster():
+        if not given:
+            raise ConnectionError("its head does not answer")
+    return given[0]
 
 
 @contextmanager
 def _lost_cluster() -> Iterator[None]:
     """The head of a cluster that is gone takes everything with it, but for what is stored."""
+    from ray.exceptions import RayError
+
     try:
         yield
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, RayError) as error:
         raise StmdeployError(
             f"the cluster is gone: {_last_line(error)}",
             "what was measured is kept; go on with --resume --cluster ADDRESS",

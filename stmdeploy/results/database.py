@@ -152,7 +152,7 @@ def server_url(url: str) -> URL:
     hint = f"write {SERVER_DRIVER}://HOST/DATABASE, and the password into PGPASSWORD or ~/.pgpass"
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter would say what it could not read
         raise StmdeployError("--store is no URL of a database", hint) from None
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername=SERVER_DRIVER)
@@ -220,7 +220,7 @@ def _file_fault(name: str, error: DBAPIError) -> StmdeployError:
         )
     if "malformed" in reason or "not a database" in reason:
         return StmdeployError(f"{name} is damaged: {reason}", "restore it, or choose another --out")
-    return StmdeployError(f"{name}: {reason}", "try again")
+    return StmdeployError(f"{name}: {reason}", "go on with --resume", ExitCode.WORKER_FAILED)
 
 
 def _server_fault(name: str, error: DBAPIError) -> StmdeployError:

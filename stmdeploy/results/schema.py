@@ -21,8 +21,9 @@ from sqlalchemy.schema import CreateTable
 
 from stmdeploy.errors import StmdeployError
 
-#: 1: first version.  2: rows say when they were last measured.  3: evaluations.
-SCHEMA_VERSION = 3
+#: 1: first version.  2: rows say when they were last measured.  3: evaluations.  4: rows of
+#: clusters, in the documents alone.
+SCHEMA_VERSION = 4
 
 metadata = MetaData()
 version_table = Table("schema_version", metadata, Column("version", Integer, nullable=False))
@@ -84,6 +85,7 @@ evaluations = Table(
 MIGRATIONS = {
     2: ("ALTER TABLE rows ADD COLUMN measured_utc VARCHAR(32)",),
     3: (str(CreateTable(evaluations, if_not_exists=True)),),
+    4: (),
 }
 
 

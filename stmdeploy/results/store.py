@@ -309,13 +309,13 @@ class Store:
                 .values(row=row.model_dump_json(exclude={"accuracy"}))
             )
 
-    def set_state(self, sweep: str, position: int, state: str) -> None:
-        """Moves a row to another state, its figures kept."""
+    def plan_failed_again(self, sweep: str) -> None:
+        """Opens the failed rows of a sweep once more; what somebody has finished stays."""
         with self._writing() as connection:
             connection.execute(
                 update(rows)
-                .where(rows.c.sweep == sweep, rows.c.position == position)
-                .values(state=state)
+                .where(rows.c.sweep == sweep, rows.c.state == FAILED)
+                .values(state=PLANNED)
             )
 
     def rows(self, sweep: str) -> tuple[Row, ...]:

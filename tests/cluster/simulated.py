@@ -34,7 +34,7 @@ def facts(*gpus: str, sliced: bool = False, **versions: str) -> NodeFacts:
 def nodes(**kinds: int) -> tuple[Node, ...]:
     """So many of every accelerator type, named after it."""
     return tuple(
-        Node(f"{kind}-{i}".ljust(16, "0"), f"{kind}-{i}", frozenset({kind}))
+        Node(f"{kind}-{i}".ljust(16, "0"), f"{kind}-{i}", frozenset({kind}), gpus=1)
         for kind, count in kinds.items()
         for i in range(count)
     )
@@ -76,6 +76,7 @@ class SimulatedFleet:
 
     def __post_init__(self) -> None:
         self._waiting: deque[_Task] = deque()
+        self._late: dict[str, float] = {}
         self._busy: dict[str, tuple[float, Node, _Task, RowAnswer | None, float]] = {}
 
     def nodes(self) -> tuple[Node, ...]:
@@ -96,7 +97,7 @@ class SimulatedFleet:
 
     def _assign(self) -> None:
         for node in self.alive:
-            if node.id in self._busy:
+            if node.id in self._busy or self._late.get(node.id, 0.0) > self.now:
                 continue
             for handle in self._waiting:
                 place = handle.place
@@ -126,6 +127,10 @@ class SimulatedFleet:
             self.alive.remove(node)
             return [(handle, Lost("NodeDiedError: the node is dead"))]
         return [(handle, answer)]
+
+    def busy_first(self, node: Node) -> None:
+        """Keeps a node that joins from being given a row before anybody has looked at it."""
+        self._late[node.id] = self.now + 11.0
 
     def kill(self, name: str) -> None:
         """The node dies now, with what it is doing."""

@@ -257,6 +257,81 @@ def test_a_node_that_comes_back_in_time_goes_on(
     assert any("no node is left for --nodes H100" in line for line in progress.warnings)
 
 
+def test_a_row_that_waits_for_a_node_that_dies_comes_back(
+    prepare: Prepare, make_process: MakeProcess, progress: RecordedProgress
+) -> None:
+    """It failed on the one node of its kind that is left, and may go there after all."""
+    prepared = prepare(sweep_spec(1, 2, 3))
+    failures: list[RowTask] = []
+
+    def outcome(task: RowTask, node: Node) -> tuple[float, RowAnswer | None]:
+        if node.name == "A100-1":
+            return 1000.0, answered(node, make_process())
+        if node.name == "A100-0" and not failures:
+            failures.append(task)
+            return 1.0, answered(node, failure="worker died of SIGSEGV")
+        return 10.0, answered(node, make_process())
+
+    fleet = SimulatedFleet(list(nodes(A100=2, H100=1, L4=1)), outcome)
+
+    def at_100_s() -> None:
+        if fleet.now > 100 and any(node.name == "A100-1" for node in fleet.alive):
+            fleet.kill("A100-1")
+
+    fleet.on_tick = at_100_s
+    done = _run(prepared, fleet, progress)
+    assert len(done) == 9 and all(row.failure is None for row in done)
+
+
+def test_a_late_node_that_cannot_is_left_out(
+    prepare: Prepare, make_process: MakeProcess, progress: RecordedProgress
+) -> None:
+    """Though it would always be the first one that is free again."""
+    prepared = prepare(sweep_spec(*range(1, 11)))
+    late = nodes(A100=3)[2]
+
+    def outcome(_: RowTask, node: Node) -> tuple[float, RowAnswer | None]:
+        assert node != late
+        return 10.0, answered(node, make_process())
+
+    fleet = SimulatedFleet(list(nodes(A100=2, H100=1, L4=1)), outcome)
+    fleet.said = {late.id: "No module named 'stmdeploy'"}
+
+    def joins() -> None:
+        if fleet.now > 15 and late not in fleet.alive:
+            fleet.alive.append(late)
+            fleet.busy_first(late)
+
+    fleet.on_tick = joins
+    assert len(_run(prepared, fleet, progress)) == 30
+    assert any("is left out: No module named 'stmdeploy'" in w for w in progress.warnings)
+
+
+def test_a_killed_worker_is_tried_elsewhere(
+    prepare: Prepare, make_process: MakeProcess, progress: RecordedProgress
+) -> None:
+    """It may have been a preemption; what an engine says of its memory is final."""
+    prepared = prepare(sweep_spec(1))
+
+    def outcome(_: RowTask, node: Node) -> tuple[float, RowAnswer | None]:
+        if node.name == "A100-0":
+            why = "worker was killed (SIGKILL), most likely out of memory"
+            return 1.0, answered(node, failure=why)
+        return 10.0, answered(node, make_process())
+
+    fleet = SimulatedFleet(list(nodes(A100=2, H100=1, L4=1)), outcome)
+    done = _run(prepared, fleet, progress)
+    assert all(row.failure is None for row in done)
+
+
+def test_a_node_of_two_kinds_is_refused(works: Outcome) -> None:
+    both = Node("both", "both", frozenset({"A100", "EPYC"}), gpus=1)
+    fleet = SimulatedFleet([both, *nodes(H100=1, L4=1)], works)
+    runs = [*sweep_spec(1).runs, RunSpec("onnxruntime", 1, 1, node="EPYC")]
+    with pytest.raises(StmdeployError, match="would measure both at once"):
+        plan(fleet, runs, environment(), SPEC)
+
+
 def test_a_misplaced_row_goes_elsewhere_and_is_nobodys_failure(
     prepare: Prepare, make_process: MakeProcess, progress: RecordedProgress
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from stmdeploy import StmdeployError
@@ -47,6 +49,14 @@ def test_nodes_are_left_out_with_the_reason() -> None:
     assert [reason.partition(": ")[2] for reason in found.avoided.values()] == [
         "it has Tesla T4", "MIG divides its GPUs", "it does not answer",
     ]  # fmt: skip
+
+
+def test_a_node_without_gpus_to_lend_is_left_out() -> None:
+    """NVML sees its GPU, but Ray would never find a free one."""
+    (node,) = nodes(A100=1)
+    unlent = replace(node, gpus=0)
+    with pytest.raises(StmdeployError, match="it lends the cluster no GPU"):
+        choose([A100], [unlent], {node.id: facts(LARGE)})
 
 
 def test_one_name_is_one_gpu() -> None:

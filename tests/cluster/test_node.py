@@ -16,7 +16,7 @@ from stmdeploy.cluster.node import Here, cache_folder, facts_here, measure_row, 
 from stmdeploy.contracts import Silent
 from stmdeploy.engines import built_engine
 from stmdeploy.jobs import PrepareJob, run_job
-from stmdeploy.spec import EngineSpec, ExportSpec, RunSpec
+from stmdeploy.spec import EngineSpec, ExportSpec, RunSpec, ScenarioSpec
 from tests.cluster.conftest import MODEL
 
 HERE = Here("0" * 16, "test (00000000)")
@@ -100,6 +100,31 @@ def test_another_version_is_no_failure(make_task: MakeTask, fetch: Callable[[str
     assert answer.misplaced == f"it has onnxruntime {mine}, the others 0.1"
 
 
+@pytest.mark.slow
+def test_logs_of_a_scenario_come_along(make_task: MakeTask, fetch: Callable[[str], bytes]) -> None:
+    """Those of Server's search too, which lie in a folder of their own."""
+    pytest.importorskip("mlperf_loadgen")
+    row = make_task().row
+    server = ScenarioSpec("server", duration_s=1.0, target_latency_ms=200.0)
+    answer = measure_row(
+        make_task(row=replace(row, run=replace(row.run, scenario=server))), HERE, fetch
+    )
+    assert answer.failure == "" and len(answer.processes) == 1
+    assert any(name.endswith("summary.txt") for name in answer.logs)
+    assert any(name.startswith("search/") for name in answer.logs)
+
+
+def test_what_nobody_expects_is_an_answer_too(make_task: MakeTask) -> None:
+    """Without one the driver would not know which node it was."""
+
+    def lost(_: str) -> bytes:
+        raise RuntimeError("the object store is gone")
+
+    answer = measure_row(make_task(), HERE, lost)
+    assert answer.failure == "RuntimeError: the object store is gone"
+    assert answer.node == HERE.name
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What an engine is built from, as the driver exports it; the builder is not asked."""
@@ -157,5 +182,5 @@ def test_a_row_of_a_source_builds_there(source: Path, make_task: MakeTask, tmp_p
     contents = {file.sha256: source.with_name(file.name).read_bytes() for file in files}
     answer = measure_row(task, HERE, contents.__getitem__)
     assert answer.failure.endswith("is built, not run: no GPU")
-    assert list((cache_folder() / "engines").glob("*/*.rtx.engine"))
+    assert list((cache_folder() / "engines").rglob("*.rtx.engine"))
     shutil.rmtree(tmp_path / "cache")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from stmdeploy.cli.main import main
 from stmdeploy.cluster.documents import NodeFacts, RowAnswer, RowTask, Shipped
 from stmdeploy.cluster.fleet import Lost, Place
 from stmdeploy.cluster.ray_fleet import RayFleet
@@ -208,3 +209,19 @@ def test_no_cluster_is_one_line(tmp_path: Path) -> None:
     assert found.returncode == 2
     assert found.stderr.splitlines()[-1].startswith("stmdeploy: --cluster ray://127.0.0.1:1: no ")
     assert "Traceback" not in found.stderr
+
+
+def test_nobody_who_listens_is_said_soon(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["profile", "--nodes", "H100", "--threads", "1", "--dry-run"]
+    assert main([*words, "--cluster", "127.0.0.1:1"]) == 2
+    assert "--cluster 127.0.0.1:1: nobody listens there" in capsys.readouterr().err
+
+
+def test_a_password_on_the_command_line_stays_off_the_cluster(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Ray keeps the command lines of its drivers, and shows them."""
+    words = ["profile", "--nodes", "H100", "--threads", "1", "--cluster", "127.0.0.1:1"]
+    assert main([*words, "--store", "postgresql://me:secret@host/db"]) == 2
+    said = capsys.readouterr().err
+    assert "put the URL into STMDEPLOY_STORE" in said and "secret" not in said

@@ -146,7 +146,16 @@ def test_a_server_that_is_not_there_is_one_line(
     assert "secret-guess" not in said and "word/with" not in said and "\n" not in said
 
 
-@pytest.mark.parametrize("url", ["mysql://me:secret@host/db", "me:secret@host", "sqlite:///x.db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://me:secret@host/db",
+        "me:secret@host",
+        "sqlite:///x.db",
+        "postgresql://me:secret/db",
+        "postgresql://me@host:secret/db",
+    ],
+)
 def test_other_databases_are_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(
         StmdeployError, match=r"write postgresql\+psycopg://HOST/DATABASE"

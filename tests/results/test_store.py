@@ -79,15 +79,15 @@ def test_a_failed_row_is_kept_with_its_reason(store: Store, make_row: MakeRow) -
 
 
 def test_a_finished_row_stays(store: Store, make_row: MakeRow, make_process: MakeProcess) -> None:
-    """Whatever another driver of the same sweep makes of it later; unless it is planned anew."""
+    """Whatever another driver of the same sweep makes of it later; a failed one is planned anew."""
     assert store.add_process("s1", 0, 0, make_process(), make_row(batch=1), DONE)
     store.save_row("s1", 0, make_row(measurement=None, failure="node lost"), MEASURING)
     store.save_row("s1", 0, make_row(measurement=None, failure="node lost"), FAILED)
     assert [row.failure for row in store.rows("s1")] == [None]
     assert store.planned("s1")[0].state == DONE
-    store.set_state("s1", 0, PLANNED)
-    store.save_row("s1", 0, make_row(measurement=None, failure="again"), FAILED)
-    assert [row.failure for row in store.rows("s1")] == ["again"]
+    store.save_row("s1", 1, make_row(measurement=None, failure="died"), FAILED)
+    store.plan_failed_again("s1")
+    assert [row.state for row in store.planned("s1")] == [DONE, PLANNED, PLANNED]
 
 
 def test_a_row_is_added_once(store: Store) -> None:

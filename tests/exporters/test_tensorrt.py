@@ -138,12 +138,12 @@ def test_settings_that_are_taken(tmp_path: Path) -> None:
     settings = EngineSpec((1, 1, 1), workspace_mib=64, builder_level=1,
                           compute_capabilities=("8.6", "12.0"))  # fmt: skip
     progress = RecordedProgress()
-    engine = export(SMALL, tmp_path, progress, engine=settings, precision="bf16").manifest.engine
+    engine = export(SMALL, tmp_path, progress, engine=settings, precision="fp16").manifest.engine
     assert any(detail.startswith("tensorrt_rtx: ") for detail in progress.details)
     assert engine is not None
     assert engine.compute_capabilities == ("8.6", "12.0")
     assert (engine.workspace_mib, engine.builder_level) == (64, 1)
-    assert engine.output_dtypes["BFloat16"] > 100
+    assert engine.output_dtypes["Half"] > 100
 
 
 def test_classic_tensorrt_without_a_gpu() -> None:

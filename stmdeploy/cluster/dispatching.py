@@ -372,8 +372,9 @@ def _places(queue: _Queue, nodes: Iterable[Node]) -> list[Node]:
 def _is_final(answer: RowAnswer | Lost) -> bool:
     """Whether another node would fail too: memory that an engine says is out, but not a worker
     that was killed, nor a node."""
-    told = isinstance(answer, RowAnswer) and "SIGKILL" not in answer.failure
-    return told and isinstance(answer, RowAnswer) and out_of_memory(answer.failure)
+    if isinstance(answer, Lost) or "SIGKILL" in answer.failure:
+        return False
+    return out_of_memory(answer.failure)
 
 
 def _environment_of(answer: RowAnswer | Lost) -> dict[str, Environment]:

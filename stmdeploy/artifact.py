@@ -13,8 +13,8 @@ from stmdeploy.errors import StmdeployError
 from stmdeploy.files import sha256_of
 
 #: 1: first version. 2: precisions, fidelity, engines, cost, a seal over the manifest itself.
-#: 3: the operations of the graph.
-MANIFEST_SCHEMA_VERSION = 3
+#: 3: the operations of the graph. 4: known outputs; errors are those of the worst row.
+MANIFEST_SCHEMA_VERSION = 4
 _EXPORT_AGAIN = "export it again"
 
 
@@ -69,13 +69,26 @@ class FileInfo(Document):
     size_bytes: int
 
 
+class KnownOutputs(Document):
+    """What the model gives in float64 for the three images of a seed (`stmdeploy.probe`).
+
+    ``values``: of every image each ``step``-th output, float32 in little-endian order, base64.
+    """
+
+    seed: int
+    step: int
+    values: str
+
+
 class Verification(Document):
     """Outputs against the float64 PyTorch reference, over fresh random inputs.
 
-    Errors are the worst over `batches`; ``relative_l2_error`` is ||y - r|| / ||r|| over all
-    logits of a batch. ``runtime`` is what gave the outputs: the artifact's own, or, for an
-    engine that cannot run on the exporting machine, another one with the graph it was built
-    from. ``tolerance_relative_l2`` is None for precisions that are reported, not judged.
+    Errors are those of the worst row of any of `batches`: ``relative_l2_error`` is ||y - r|| /
+    ||r|| over the logits of one image. ``row_dependence`` is how far, relatively, the logits of an
+    image moved by where it stood in a batch, or as another one of the batch changed. ``runtime`` is
+    what gave the outputs: the artifact's own, or, for an engine that cannot run on the exporting
+    machine, another one with the graph it was built from. ``tolerance_relative_l2`` is None for
+    precisions that are reported, not judged. ``outputs`` are for whoever runs the artifact.
     """
 
     runtime: str
@@ -83,7 +96,9 @@ class Verification(Document):
     input_seed: int
     relative_l2_error: float
     worst_logit_difference: float
+    row_dependence: float
     tolerance_relative_l2: float | None
+    outputs: KnownOutputs
 
 
 class Fidelity(Document):
@@ -262,7 +277,7 @@ def read_artifact(path: Path) -> Artifact:
     """
     if path.is_dir() or not path.name:
         raise StmdeployError(f"{path} is a folder", "name an artifact, as in FOLDER/NAME.onnx")
-    manifest = _read_manifest(manifest_path(path))
+    manifest = read_manifest(path)
     if manifest.files[0].name != path.name:
         raise StmdeployError(
             f"{manifest_path(path)} is the manifest of {manifest.files[0].name}, not of this file",
@@ -273,7 +288,13 @@ def read_artifact(path: Path) -> Artifact:
     return Artifact(path, manifest)
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(artifact: Path) -> Manifest:
+    """The manifest beside an artifact, whose files are not looked at.
+
+    Raises:
+        StmdeployError: it is missing, unreadable, of another schema or edited.
+    """
+    path = manifest_path(artifact)
     try:
         text = path.read_text("utf-8")
         schema = _Schema.model_validate_json(text)

@@ -1,4 +1,4 @@
-"""Engines built where they run: looked up by what they depend on, or built and compared."""
+"""Engines built where they run: looked up by what they depend on, or built and verified."""
 
 from __future__ import annotations
 
@@ -26,14 +26,11 @@ from stmdeploy.errors import StmdeployError
 from stmdeploy.files import publish, staging
 from stmdeploy.hardware import driver_version
 from stmdeploy.registry import exporter_for_target
-from stmdeploy.spec import EngineSpec, RunSpec, available_threads
-from stmdeploy.verify import verify_beside
+from stmdeploy.spec import EngineSpec, RunSpec
+from stmdeploy.verify import verified_batches, verify
 
 if TYPE_CHECKING:
     from torch import nn
-
-#: Images per inference when an engine is compared with its source.
-_BATCHES = (1, 3)
 
 
 def built_engine(
@@ -42,8 +39,8 @@ def built_engine(
     """The engine of a source on this machine: found in a folder of engines, or built into it.
 
     An engine is looked up by what it depends on: the source's content, the GPU and its driver,
-    the builder's version, and the settings. A new one is compared with its source where it can
-    run; ``relative_l2_error`` is then a bound, the source's own added.
+    the builder's version, and the settings. A new one is verified against the outputs that its
+    source says the model gives, where it can run.
 
     Raises:
         StmdeployError: a source that was changed, a build that failed, or outputs that differ.
@@ -59,7 +56,7 @@ def built_engine(
     progress.step(f"building {name}")
     with staging(place) as scratch:
         draft = exporter.build(source, BuildWork(engine, scratch, progress.detail))
-        verification = _beside_source(exporter, source, scratch / draft.files[0], draft, run)
+        verification = _verified(exporter, source, scratch / draft.files[0], draft, run)
         manifest = source.manifest.model_copy(
             update={
                 "state": "built, not run" if draft.not_run else "verified",
@@ -90,33 +87,26 @@ def engine_key(source: Artifact, builder: dict[str, str], run: RunSpec, engine: 
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _beside_source(
+def _verified(
     exporter: Exporter, source: Artifact, main: Path, draft: Draft, run: RunSpec
 ) -> Verification:
-    """The engine against the graph it was built of; the source's own word where it cannot run."""
+    """The engine against what the model is known to give; the source's own word where it cannot
+    run."""
     mine = source.manifest.verification
     if draft.not_run:
         return mine
-    as_graph = draft.model_copy(update={"not_run": "the graph itself"})
-
-    def graph(batch: int) -> Runner:
-        on_cpu = RunSpec(run.runtime, batch, available_threads(), precision=run.precision)
-        return exporter.check(main, as_graph, on_cpu, _no_module)
 
     def built(batch: int) -> Runner:
         return exporter.check(main, draft, replace(run, batch=batch), _no_module)
 
-    least, most = draft.engine.batch[::2] if draft.engine else _BATCHES
-    batches = tuple(sorted({min(max(batch, least), most) for batch in _BATCHES}))
-    size = source.manifest.model.image_size
-    # Both may be off by the tolerance, to either side.
-    allowed = mine.tolerance_relative_l2 and 2 * mine.tolerance_relative_l2
-    found = verify_beside(built, graph, size, allowed, batches)
-    return found.model_copy(
-        update={
-            "relative_l2_error": mine.relative_l2_error + found.relative_l2_error,
-            "worst_logit_difference": mine.worst_logit_difference + found.worst_logit_difference,
-        }
+    return verify(
+        built,
+        mine.outputs,
+        source.manifest.model.image_size,
+        source.manifest.precision,
+        mine.tolerance_relative_l2,
+        lambda _: "",
+        verified_batches(draft),
     )
 
 

@@ -33,7 +33,7 @@ from stmdeploy.spec import (
     available_threads,
     check_precision,
 )
-from stmdeploy.verify import fidelity, verify
+from stmdeploy.verify import fidelity, known_outputs, verified_batches, verify
 
 if TYPE_CHECKING:
     from stmdeploy.contracts import Array
@@ -43,8 +43,8 @@ EXPORT_STEPS = 2
 FULL_PRECISION = "fp32"
 RANDOM = "random"
 _CALIBRATION_SEED, _JUDGING_SEED = 1, 2
-#: Images per inference when an artifact is verified and judged.
-_BATCHES, _JUDGING_BATCH = (1, 3), 4
+#: Images per inference when an artifact is judged.
+_JUDGING_BATCH = 4
 
 
 def export_built(
@@ -172,15 +172,18 @@ def _checked(
     def explain(images: Array) -> str:
         return exporter.explain(main, draft, images)
 
-    # Only a running engine is bound to the batches it was built for.
-    bound = draft.engine is not None and not draft.not_run
-    least, most = draft.engine.batch[::2] if draft.engine and bound else (1, _JUDGING_BATCH)
-    batches = tuple(sorted({min(max(batch, least), most) for batch in _BATCHES}))
     verification = verify(
-        load, built.module, spec.model.image_size, exporter.tolerances[spec.precision], explain,
-        batches,
-    )  # fmt: skip
+        load,
+        known_outputs(built.module, spec.model.image_size),
+        spec.model.image_size,
+        spec.precision,
+        exporter.tolerances[spec.precision],
+        explain,
+        verified_batches(draft),
+    )
     if judging is None:
         return verification, None
-    batch = min(max(_JUDGING_BATCH, least), most)
+    batch = _JUDGING_BATCH
+    if draft.engine and not draft.not_run:
+        batch = min(max(batch, draft.engine.batch[0]), draft.engine.batch[2])
     return verification, fidelity(load, built.module, judging, source, explain, batch)

@@ -123,8 +123,9 @@ class PreparedSweep:
         processes: tuple[ProcessRun, ...],
         failure: str | None = None,
         bound: Bound | None = None,
+        code: int = int(ExitCode.WORKER_FAILED),
     ) -> Row:
-        """What a row comes to with some processes, or why it has none."""
+        """What a row comes to with some processes, or why it has none and with which exit code."""
         prepared, artifact, run = self._models[spec.model], self.artifact_of(spec), spec.run
         machine = processes[0].environment if processes else self.environment
         published = prepared.published if run.precision == "fp32" else None
@@ -167,6 +168,7 @@ class PreparedSweep:
             environment=machine,
             measurement=(summarize(processes, run, self.spec.sampling) if processes else None),
             failure=failure,
+            failure_code=code if failure else 0,
             bound=bound,
         )
 

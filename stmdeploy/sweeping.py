@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stmdeploy.artifact import read_artifact
 from stmdeploy.contracts import Progress
-from stmdeploy.errors import StmdeployError
+from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.explaining import ProcessorPeaks, parts_of
 from stmdeploy.files import DiskFullError
 from stmdeploy.jobs import Answer, LayersJob, run_job, worker_settings
@@ -113,7 +113,7 @@ class SweepRun:
         found = self._process(spec, artifact) if not artifact.failure else None
         if found is None or found.process is None:
             failure = found.failure if found else f"{NOT_EXPORTED}{artifact.failure}"
-            self._fail(spec, position, failure)
+            self._fail(spec, position, failure, found.code if found else artifact.code)
             return
         processes = (*before, found.process)
         more = wants_more(processes, spec.run, self._spec.sampling)
@@ -125,7 +125,7 @@ class SweepRun:
             )
         except DiskFullError as error:
             # Without its samples a row takes little room; if not even that is left, this raises.
-            self._fail(spec, position, error.message)
+            self._fail(spec, position, error.message, int(ExitCode.WORKER_FAILED))
             return
         if kept and not more:
             self._on_row(row)
@@ -140,8 +140,8 @@ class SweepRun:
                     "resume it there, or name another with --sweep-id",
                 )
 
-    def _fail(self, spec: RowSpec, position: int, failure: str) -> None:
-        row = self._prepared.row(spec, (), failure)
+    def _fail(self, spec: RowSpec, position: int, failure: str, code: int) -> None:
+        row = self._prepared.row(spec, (), failure, code=code or int(ExitCode.WORKER_FAILED))
         self._store.save_row(self._sweep, position, row, FAILED)
         self._on_row(row)
         self._prepared.add_smaller(spec, failure)

@@ -10,9 +10,10 @@ import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from stmdeploy.artifact import Fidelity, Verification
+from stmdeploy.artifact import Draft, Fidelity, KnownOutputs, Verification
 from stmdeploy.contracts import Runner
-from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.errors import StmdeployError
+from stmdeploy.probe import Found, NotFiniteError, Probe, differs, known, probe_images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,96 +27,102 @@ if TYPE_CHECKING:
 BATCHES = (1, 3)
 #: Says where outputs that are not finite come from; takes the images.
 Explain = Callable[["Images"], str]
+_NOTHING_WRITTEN = "no artifact was written"
+
+
+def known_outputs(module: nn.Module, image_size: tuple[int, int]) -> KnownOutputs:
+    """What a module gives in float64 for three fresh images, each on its own.
+
+    Args:
+        module: float32, in eval mode; left as it is.
+        image_size: (height, width) in pixels.
+
+    Raises:
+        StmdeployError: it does not run in float64, or gives nothing to compare with.
+        StmdeployError: (exit code 4) it mixes the images of a batch itself.
+    """
+    import numpy as np
+
+    seed = secrets.randbits(32)
+    images, reference = probe_images(seed, image_size), _in_float64(module)
+    alone = np.concatenate([_reference_logits(reference, image[None]) for image in images])
+    lengths = np.linalg.norm(alone.reshape(len(alone), -1), axis=1)
+    if not (np.isfinite(lengths).all() and (lengths > 0).all()):
+        raise StmdeployError(
+            "the model's own outputs in float64 are all zero or not finite",
+            "there is nothing to compare an artifact with; check the weights",
+        )
+    together = _reference_logits(reference, images)
+    if together.shape != alone.shape or not np.allclose(together, alone, rtol=1e-6, atol=1e-9):
+        raise differs(
+            "the model itself mixes the images of a batch: alone, they have other outputs"
+        )
+    return known(seed, alone)
 
 
 def verify(
     load: Callable[[int], Runner],
-    module: nn.Module,
+    outputs: KnownOutputs,
     image_size: tuple[int, int],
+    precision: str,
     tolerance_relative_l2: float | None,
     explain: Explain,
     batches: tuple[int, ...] = BATCHES,
 ) -> Verification:
-    """Runs an artifact at some batches and compares it with the module in float64.
+    """Runs an artifact at some batches and compares every row with the module in float64.
 
     Args:
         load: gives a runner for a batch.
-        module: the reference, float32, in eval mode; left as it is.
+        outputs: what the module gives, of `known_outputs`.
         image_size: (height, width) in pixels.
-        tolerance_relative_l2: bound on ||y - r|| / ||r||; None to report it only.
+        precision: of the artifact.
+        tolerance_relative_l2: bound on ||y - r|| / ||r|| of a row; None to report it only.
         explain: asked where outputs that are not finite come from.
         batches: images per inference.
 
     Raises:
-        StmdeployError: (exit code 4) outputs that differ beyond the tolerance, are not
-            finite or have another shape.
+        StmdeployError: (exit code 4) outputs that differ beyond the tolerance, are not finite,
+            have another shape, or depend on the other images of the batch.
     """
-    import numpy as np
-
-    seed = secrets.randbits(32)
-    random = np.random.default_rng(seed)
-    reference = _in_float64(module)
-    relative, worst, runtime = 0.0, 0.0, ""
-    for batch in batches:
-        images = random.standard_normal((batch, 3, *image_size), dtype=np.float32)
-        expected = _reference_logits(reference, images)
-        got, runtime = _artifact_logits(_loaded(load, batch), images, explain)
-        distance, difference = _distance(got, expected)
-        relative, worst = max(relative, distance), max(worst, difference)
-    if tolerance_relative_l2 is not None and relative > tolerance_relative_l2:
-        raise _differs(
-            f"outputs differ from PyTorch float64 by {relative:.1e} relative L2, "
-            f"allowed {tolerance_relative_l2:.0e} (input seed {seed})"
-        )
+    probe = Probe(outputs, image_size, precision, tolerance_relative_l2)
+    found = [_at_batch(_loaded(load, batch), probe, batch, explain) for batch in batches]
     return Verification(
-        runtime=runtime,
+        runtime=found[-1].runtime,
         batches=batches,
-        input_seed=seed,
-        relative_l2_error=relative,
-        worst_logit_difference=worst,
+        input_seed=outputs.seed,
+        relative_l2_error=max(one.relative_l2_error for one in found),
+        worst_logit_difference=max(one.worst_difference for one in found),
+        row_dependence=max(one.row_dependence for one in found),
         tolerance_relative_l2=tolerance_relative_l2,
+        outputs=outputs,
     )
 
 
-def verify_beside(
-    load: Callable[[int], Runner],
-    load_other: Callable[[int], Runner],
-    image_size: tuple[int, int],
-    tolerance_relative_l2: float | None,
-    batches: tuple[int, ...],
-) -> Verification:
-    """As `verify`, but against another runner of the same function, ``load_other``.
+def verified_batches(draft: Draft) -> tuple[int, ...]:
+    """The batches to verify at: those of every artifact, and the ends of an engine's range.
 
-    Raises:
-        StmdeployError: (exit code 4) as `verify`.
+    Only a running engine is bound to its range; the graph that stands in for it runs at any.
     """
-    import numpy as np
+    if draft.engine is None:
+        return BATCHES
+    least, _, most = draft.engine.batch
+    inside = BATCHES if draft.not_run else [min(max(batch, least), most) for batch in BATCHES]
+    return tuple(sorted({*inside, least, most}))
 
-    def nothing(_: Images) -> str:
-        return ""
 
-    seed = secrets.randbits(32)
-    random = np.random.default_rng(seed)
-    relative, worst, names = 0.0, 0.0, ("", "")
-    for batch in batches:
-        images = random.standard_normal((batch, 3, *image_size), dtype=np.float32)
-        expected, other = _artifact_logits(_loaded(load_other, batch), images, nothing)
-        got, mine = _artifact_logits(_loaded(load, batch), images, nothing)
-        distance, difference = _distance(got, expected)
-        relative, worst, names = max(relative, distance), max(worst, difference), (mine, other)
-    if tolerance_relative_l2 is not None and relative > tolerance_relative_l2:
-        raise _differs(
-            f"outputs on {names[0]} differ from those on {names[1]} by {relative:.1e} relative L2, "
-            f"allowed {tolerance_relative_l2:.0e} (input seed {seed})"
-        )
-    return Verification(
-        runtime=f"{names[0]}, against {names[1]}",
-        batches=batches,
-        input_seed=seed,
-        relative_l2_error=relative,
-        worst_logit_difference=worst,
-        tolerance_relative_l2=tolerance_relative_l2,
-    )
+def _at_batch(runner: Runner, probe: Probe, batch: int, explain: Explain) -> Found:
+    images = probe.batch(batch)
+    try:
+        runner.prepare(images)
+        return probe.look(runner, images)
+    except NotFiniteError as error:
+        cause = _explained(explain, images)
+        raise differs(f"{error.message}{cause and ': '}{cause}", _NOTHING_WRITTEN) from error
+    except StmdeployError as error:
+        error.hint = _NOTHING_WRITTEN
+        raise
+    except Exception as error:  # every engine has exceptions of its own
+        raise _does_not_run(batch, error) from error
 
 
 def fidelity(
@@ -146,13 +153,15 @@ def fidelity(
         some = images[start : start + batch]
         expected.append(_reference_logits(reference, some))
         filled = np.concatenate((some, np.repeat(some[-1:], batch - len(some), axis=0)))
-        got.append(_artifact_logits(runner, filled, explain)[0][: len(some)])
+        got.append(_artifact_logits(runner, filled, explain)[: len(some)])
     right, answered = np.concatenate(expected), np.concatenate(got)
+    if right.shape != answered.shape:
+        raise differs(f"outputs have shape {answered.shape}, not {right.shape}", _NOTHING_WRITTEN)
     agreed = (right.argmax(axis=1) == answered.argmax(axis=1)).mean()
     return Fidelity(
         source=source,
         images=len(images),
-        relative_l2_error=_distance(answered, right)[0],
+        relative_l2_error=float(np.linalg.norm(answered - right) / np.linalg.norm(right)),
         top1_agreement_percent=100 * float(agreed),
     )
 
@@ -166,8 +175,8 @@ def _loaded(load: Callable[[int], Runner], batch: int) -> Runner:
         raise _does_not_run(batch, error) from error
 
 
-def _artifact_logits(runner: Runner, images: Images, explain: Explain) -> tuple[Logits, str]:
-    """The artifact's outputs, all finite, and the runtime that gave them."""
+def _artifact_logits(runner: Runner, images: Images, explain: Explain) -> Logits:
+    """The artifact's outputs, all finite."""
     import numpy as np
 
     try:
@@ -180,9 +189,11 @@ def _artifact_logits(runner: Runner, images: Images, explain: Explain) -> tuple[
         raise _does_not_run(len(images), error) from error
     if not np.isfinite(logits).all():
         cause = _explained(explain, images)
-        raise _differs(f"outputs are not finite at batch {len(images)}{cause and ': '}{cause}")
-    facts = runner.facts()
-    return logits, f"{facts['runtime']} {facts['version']} ({facts['provider']})"
+        raise differs(
+            f"outputs are not finite at batch {len(images)}{cause and ': '}{cause}",
+            _NOTHING_WRITTEN,
+        )
+    return logits
 
 
 def _explained(explain: Explain, images: Images) -> str:
@@ -194,25 +205,7 @@ def _explained(explain: Explain, images: Images) -> str:
 
 
 def _does_not_run(batch: int, error: Exception) -> StmdeployError:
-    return _differs(f"the artifact does not run at batch {batch}: {error}")
-
-
-def _distance(got: Logits, expected: Logits) -> tuple[float, float]:
-    """Relative L2 distance and the largest difference of a logit."""
-    import numpy as np
-
-    if got.shape != expected.shape:
-        raise _differs(
-            f"outputs have shape {got.shape}, not {expected.shape}, at batch {len(expected)}"
-        )
-    length = float(np.linalg.norm(expected))
-    if not (np.isfinite(length) and length > 0):
-        raise StmdeployError(
-            "the model's own outputs in float64 are all zero or not finite",
-            "there is nothing to compare an artifact with; check the weights",
-        )
-    difference = got - expected
-    return float(np.linalg.norm(difference)) / length, float(np.abs(difference).max())
+    return differs(f"the artifact does not run at batch {batch}: {error}", _NOTHING_WRITTEN)
 
 
 def _in_float64(module: nn.Module) -> nn.Module:
@@ -236,7 +229,3 @@ def _reference_logits(reference: nn.Module, images: Images) -> Logits:
             "hold tensors as parameters or buffers, so that they are cast with the module",
         ) from error
     return logits
-
-
-def _differs(message: str) -> StmdeployError:
-    return StmdeployError(message, "no artifact was written", ExitCode.OUTPUTS_DIFFER)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from stmdeploy.backbones.source import BuiltModel
     from stmdeploy.contracts import Array, ModuleFactory, Progress, Runner
+    from stmdeploy.probe import Probe
     from stmdeploy.results.row import ScenarioResult
 
 #: Seed of the input images: standard normal, never all zeros.
@@ -178,6 +179,15 @@ def _images(model: ModelSpec, run: RunSpec) -> Array:
     return random.standard_normal((run.batch, 3, *model.image_size), dtype=np.float32)
 
 
+def _probe(artifact: Path, model: ModelSpec, run: RunSpec) -> Probe:
+    """What the artifact's manifest says that the model gives."""
+    from stmdeploy.artifact import read_manifest
+    from stmdeploy.probe import Probe
+
+    found = read_manifest(artifact).verification
+    return Probe(found.outputs, model.image_size, run.precision, found.tolerance_relative_l2)
+
+
 def _builder(model: ModelSpec) -> ModuleFactory:
     def build() -> nn.Module:
         from stmdeploy.backbones.source import build_module
@@ -272,7 +282,11 @@ def measure_process(job: MeasureJob) -> ProcessRun:
         assert job.logs is not None
         return play(lanes, job.run, job.logs)
 
+    def check(runner: Runner, images: Array) -> None:
+        probe.look(runner, images)
+
     exporter = exporter_for_runtime(job.run.runtime)
+    probe = _probe(job.artifact, job.model, job.run)
     machine = Machine(
         clock=HostClock(),
         conditions=lambda: read_conditions(job.run.gpu_uuid),
@@ -283,7 +297,8 @@ def measure_process(job: MeasureJob) -> ProcessRun:
     return measure(
         exporter.import_engine,
         lambda: exporter.load(job.artifact, job.run, _builder(job.model)),
-        lambda: _images(job.model, job.run),
+        lambda: probe.batch(job.run.batch),
+        check,
         job.run,
         job.sampling,
         machine,
@@ -292,7 +307,10 @@ def measure_process(job: MeasureJob) -> ProcessRun:
 
 
 def turns_of(job: TurnsJob, pipe: TextIO) -> TurnsRun:
-    """One side of a comparison, in this process: words from stdin, turns to the parent."""
+    """One side of a comparison, in this process: words from stdin, turns to the parent.
+
+    Both sides run the same images, so those whose outputs are known come before them.
+    """
     from stmdeploy.hardware import environment
     from stmdeploy.measure.clock import HostClock
     from stmdeploy.measure.turns import Inference, take_turns, to_words
@@ -302,11 +320,19 @@ def turns_of(job: TurnsJob, pipe: TextIO) -> TurnsRun:
         pipe.write(f"{ASIDE}{to_words(turn)}\n")
         pipe.flush()
 
+    def check(runner: Runner, images: Array) -> None:
+        known = probe.batch(job.run.batch)
+        runner.prepare(known)
+        probe.look(runner, known)
+        runner.prepare(images)
+
     exporter = exporter_for_runtime(job.run.runtime)
+    probe = _probe(job.artifact, job.model, job.run)
     return take_turns(
         exporter.import_engine,
         lambda: exporter.load(job.artifact, job.run, _builder(job.model)),
         lambda: _images(job.model, job.run),
+        check,
         HostClock(),
         environment(),
         lambda: sys.stdin.readline().strip(),

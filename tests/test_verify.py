@@ -11,7 +11,8 @@ from torch import nn
 from stmdeploy import StmdeployError
 from stmdeploy.artifact import Verification
 from stmdeploy.errors import ExitCode
-from stmdeploy.verify import verify, verify_beside
+from stmdeploy.probe import Probe, known
+from stmdeploy.verify import known_outputs, verify
 
 Array = npt.NDArray[np.float32]
 
@@ -51,12 +52,18 @@ class Spoilt:
     def output(self) -> Array:
         with torch.no_grad():
             y: Array = self.module(self.images).numpy()
-        if self.spoil == "last image" and len(y) == 3:
-            y[2] *= 1.001
+        if self.spoil == "last image" and len(y) > 1:
+            y[-1] *= 1.001
         elif self.spoil == "nan":
-            y[0, 0] = np.nan
+            y[-1, 0] = np.nan
         elif self.spoil == "frozen":
             y = y[:1]
+        elif self.spoil == "wrong order":
+            y = y[::-1].copy()
+        elif self.spoil == "leak":
+            y += 3e-2 * np.roll(y, 1, axis=0) * (len(y) > 1)
+        elif self.spoil == "by place" and len(y) > 3:
+            y[3] += 0.1
         return y
 
     def facts(self) -> dict[str, str]:
@@ -67,30 +74,96 @@ def explain(_: Array) -> str:
     return "the first is Div node_div of stage 2 mixer"
 
 
-def run(spoil: str) -> float:
+def run(
+    spoil: str,
+    batches: tuple[int, ...] = (1, 3),
+    precision: str = "fp32",
+    tolerance: float | None = 1e-5,
+) -> Verification:
     module = Linear()
-    report = verify(lambda _: Spoilt(module, spoil), module, (2, 2), 1e-5, explain)
-    assert report.batches == (1, 3)
-    assert report.worst_logit_difference < 1e-5
+    known = known_outputs(module, (2, 2))
     assert next(module.parameters()).dtype == torch.float32
-    return report.relative_l2_error
+    return verify(
+        lambda _: Spoilt(module, spoil), known, (2, 2), precision, tolerance, explain, batches
+    )
 
 
 def test_a_right_artifact() -> None:
-    assert 0 < run("nothing") < 1e-6
+    report = run("nothing", (1, 2, 3, 8, 32))
+    assert 0 < report.relative_l2_error < 1e-6
+    assert report.worst_logit_difference < 1e-5
+    assert report.row_dependence < 1e-6
+    assert report.batches == (1, 2, 3, 8, 32)
+    assert report.runtime == "fake 1 (test)"
 
 
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        ("last image", r"differ from PyTorch float64 by .* allowed 1e-05 \(input seed \d+\)"),
-        ("nan", "not finite at batch 1"),
-        ("frozen", r"shape \(1, 4\), not \(3, 4\), at batch 3"),
+        (
+            "last image",
+            r"differ from PyTorch float64 by .* in row 2 of a batch of 3, allowed 1e-05 "
+            r"\(input seed \d+\)",
+        ),
+        ("wrong order", r"in row [02] of a batch of 3"),
+        ("leak", r"in row \d of a batch of 3"),
+        ("nan", "not finite at batch 1: the first is Div node_div of stage 2 mixer"),
+        ("frozen", r"shape \(1, 4\) at batch 3, not 3 rows of 4"),
     ],
 )
 def test_a_wrong_artifact(spoil: str, says: str) -> None:
     with pytest.raises(StmdeployError, match=says) as error:
         run(spoil)
+    assert error.value.code == ExitCode.OUTPUTS_DIFFER
+    assert error.value.hint == "no artifact was written"
+
+
+def test_a_row_that_is_not_finite_is_named() -> None:
+    with pytest.raises(StmdeployError, match="not finite at batch 3, the first is row 2"):
+        run("nan", (3,))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        ("leak", r"row \d of a batch of 2 moved as the image of row 1 changed: outputs differ by"),
+        ("by place", r"rows 0 and 3 of a batch of 4 hold the same image: outputs differ by"),
+    ],
+)
+def test_rows_must_not_depend_on_each_other_even_where_errors_are_not_judged(
+    spoil: str, says: str
+) -> None:
+    batches = (2,) if spoil == "leak" else (4,)
+    with pytest.raises(StmdeployError, match=says) as error:
+        run(spoil, batches, "int8", None)
+    assert error.value.code == ExitCode.OUTPUTS_DIFFER
+
+
+def test_scales_of_a_whole_batch_are_reported() -> None:
+    """int8-dynamic: activations of all images share a scale."""
+    assert run("leak", (1, 3), "int8-dynamic", None).row_dependence > 1e-4
+
+
+def test_large_outputs_are_kept_in_part() -> None:
+    outputs = np.arange(3 * 10_000, dtype=np.float64).reshape(3, 10_000)
+    kept = known(7, outputs)
+    assert kept.step == 3
+    assert len(kept.values) < 3 * 4096 * 4 * 4 / 3 + 4
+    probe = Probe(kept, (2, 2), "fp32", 1e-5)
+    assert probe.kept(outputs.astype(np.float32), 3).shape == (3, 3334)
+    with pytest.raises(StmdeployError, match="shape"):
+        probe.kept(outputs[:2].astype(np.float32), 3)
+
+
+class MixesItself(Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        return y - y.mean(dim=0) / 2
+
+
+def test_a_model_that_mixes_the_images_of_a_batch_is_refused() -> None:
+    with pytest.raises(StmdeployError, match="the model itself mixes the images") as error:
+        known_outputs(MixesItself(), (2, 2))
     assert error.value.code == ExitCode.OUTPUTS_DIFFER
 
 
@@ -122,9 +195,8 @@ class PlainTensor(Linear):
     ],
 )
 def test_a_reference_that_cannot_judge(module: nn.Module, says: str) -> None:
-    right = Linear()
     with pytest.raises(StmdeployError, match=says):
-        verify(lambda _: Spoilt(right, "nothing"), module, (2, 2), 1e-5, explain)
+        known_outputs(module, (2, 2))
 
 
 def test_an_engine_that_fails() -> None:
@@ -135,24 +207,5 @@ def test_an_engine_that_fails() -> None:
         raise EngineError("opset 99")
 
     with pytest.raises(StmdeployError, match="does not run at batch 1: opset 99") as error:
-        verify(load, Linear(), (2, 2), 1e-5, explain)
+        verify(load, known_outputs(Linear(), (2, 2)), (2, 2), "fp32", 1e-5, explain)
     assert error.value.code == ExitCode.OUTPUTS_DIFFER
-
-
-def test_one_runner_beside_another() -> None:
-    """As an engine is compared with the graph it was built of."""
-    module = Linear()
-
-    def against(spoil: str) -> Verification:
-        return verify_beside(
-            lambda _: Spoilt(module, spoil), lambda _: Spoilt(module, ""), (2, 2), 1e-5, (1, 3)
-        )
-
-    same = against("nothing")
-    assert same.relative_l2_error == 0.0 and same.batches == (1, 3)
-    assert same.runtime.count(", against ") == 1
-    with pytest.raises(StmdeployError, match=r"differ from those on .* allowed 1e-05") as error:
-        against("last image")
-    assert error.value.code == ExitCode.OUTPUTS_DIFFER
-    with pytest.raises(StmdeployError, match="not finite"):
-        against("nan")

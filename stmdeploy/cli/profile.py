@@ -278,8 +278,9 @@ def _show(result: SweepResult, place: _Place, *, json: bool) -> None:
     from stmdeploy.cli import console
 
     console.show_rows(result.rows, place.folder, result.sweep.id, json=json)
-    if any(row.failure for row in result.rows):
-        raise typer.Exit(int(ExitCode.WORKER_FAILED))
+    if codes := {row.failure_code for row in result.rows if row.failure}:
+        differ = int(ExitCode.OUTPUTS_DIFFER)
+        raise typer.Exit(differ if differ in codes else int(ExitCode.WORKER_FAILED))
 
 
 def _profile(spec: SweepSpec, place: _Place) -> SweepResult:

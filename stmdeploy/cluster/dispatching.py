@@ -209,7 +209,8 @@ class ClusterRun:
         spec = RowSpec.from_json(self._store.planned_row(self._sweep, position).spec)
         artifact = self._prepared.artifact_of(spec)
         if artifact.failure or artifact.path is None:
-            self._fail(spec, position, f"{NOT_EXPORTED}{artifact.failure}")
+            failure = f"{NOT_EXPORTED}{artifact.failure}"
+            self._fail(spec, position, failure, code=artifact.code)
             return
         try:
             shipped = self._ship(artifact.path)
@@ -288,7 +289,8 @@ class ClusterRun:
             self._progress.warn(f"{_title(spec)}: {failure}; it is tried again")
             queue.waiting.append(position)
         else:
-            self._fail(spec, position, failure, tries, _environment_of(answer))
+            code = answer.code if isinstance(answer, RowAnswer) else 0
+            self._fail(spec, position, failure, tries, _environment_of(answer), code=code)
 
     def _fail(
         self,
@@ -297,9 +299,12 @@ class ClusterRun:
         failure: str,
         tries: tuple[Try, ...] = (),
         environment: dict[str, Environment] | None = None,
+        *,
+        code: int = 0,
     ) -> None:
         told = {"tries": tries, **(environment or {})}
-        row = self._prepared.row(spec, (), failure).model_copy(update=told)
+        code = code or int(ExitCode.WORKER_FAILED)
+        row = self._prepared.row(spec, (), failure, code=code).model_copy(update=told)
         self._store.save_row(self._sweep, position, row, FAILED)
         self._progress.step(f"{_title(spec)} failed: {failure}")
         self._on_row(row)

@@ -57,7 +57,8 @@ class RowAnswer(Document):
 
     ``node`` is the node's name and id; ``device`` the processor or GPU that measured. ``built``
     is the engine that was made there. ``misplaced`` says why that node cannot take the row, which
-    is then nobody's failure. ``logs`` are LoadGen's, by name.
+    is then nobody's failure. ``code`` is the exit code of a failure. ``logs`` are LoadGen's, by
+    name.
     """
 
     node_id: str
@@ -72,4 +73,5 @@ class RowAnswer(Document):
     parts_ms: dict[str, float] | None = None
     logs: dict[str, str] = Field(default_factory=dict)
     failure: str = ""
+    code: int = 0
     misplaced: str = ""

@@ -82,7 +82,7 @@ def measure_row(task: RowTask, here: Here, fetch: Fetch) -> RowAnswer:
     try:
         answer |= _measured(task, row, machine, fetch)
     except StmdeployError as error:
-        answer["failure"] = error.message
+        answer |= {"failure": error.message, "code": int(error.code)}
     except Exception as error:  # noqa: BLE001  (an answer names the node; without one nobody knows)
         traceback.print_exc()
         answer["failure"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -118,7 +118,7 @@ def _measured(task: RowTask, row: RowSpec, machine: Environment, fetch: Fetch) -
     if task.is_source:
         built = _built(task, row, artifact)
         if built.path is None:
-            return {"failure": built.failure}
+            return {"failure": built.failure, "code": built.code}
         found["built"], artifact = built, built.path
     limits = Limits(task.sampling, task.row_timeout_s, task.memory_limit_mib)
     processes: tuple[ProcessRun, ...] = ()
@@ -126,7 +126,7 @@ def _measured(task: RowTask, row: RowSpec, machine: Environment, fetch: Fetch) -
         while wants_more(processes, row.run, task.sampling):
             answer = one_process(row, artifact, limits, machine, Path(logs), Silent())
             if answer.process is None:
-                return {"failure": answer.failure}
+                return {"failure": answer.failure, "code": answer.code}
             processes = (*processes, answer.process)
         found["logs"] = {
             path.relative_to(logs).as_posix(): path.read_text("utf-8", "replace")
@@ -168,7 +168,9 @@ def _built(task: RowTask, row: RowSpec, source: Path) -> PreparedArtifact:
     if answer.built is not None:
         return answer.built
     failure = f"{NO_ENGINE}{answer.failure}"
-    return PreparedArtifact(target="", precision=row.run.precision, failure=failure)
+    return PreparedArtifact(
+        target="", precision=row.run.precision, failure=failure, code=answer.code
+    )
 
 
 @cache

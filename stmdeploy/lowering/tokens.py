@@ -148,7 +148,9 @@ def attend(
         return y
     q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
     logits = q @ k.transpose(-1, -2)
-    mixed = (logits if bias is None else logits + bias).softmax(dim=-1) @ v
+    # The bias first: of two products added up, OpenVINO takes the second for the logits of
+    # q and k (halo's bias is a product too; 2026.4.1 fuses the wrong one the other way round).
+    mixed = (logits if bias is None else bias + logits).softmax(dim=-1) @ v
     return mixed.transpose(1, 2).flatten(2)
 
 

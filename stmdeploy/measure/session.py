@@ -44,6 +44,9 @@ class DeviceTimer(Protocol):
         """Milliseconds of what `submit` puts on the stream."""
 
 
+#: Raises StmdeployError (exit code 4) if what a runner gives for the images it is prepared with is
+#: not what it should be; leaves it as it was.
+Check = Callable[[Runner, "Array"], None]
 #: Runs one of LoadGen's scenarios over a loaded model.
 PlayScenario = Callable[[list[Runner]], ScenarioResult]
 
@@ -78,9 +81,10 @@ def load_model(
     import_runtime: Callable[[], None],
     load: Callable[[], Runner],
     make_images: Callable[[], Array],
+    check: Check,
     clock: Clock,
 ) -> Loaded:
-    """Brings a model to its first inference; the arguments are those of `measure`."""
+    """Brings a model to its first inference, and checks it; the arguments are of `measure`."""
     import_ns = timed(import_runtime, clock)
     images = make_images()
     memory_before = peak_memory_mib()
@@ -91,6 +95,7 @@ def load_model(
     runner.prepare(images)  # where a graph is replayed, it is recorded here
     runner.run()
     first_ns = clock.now_ns() - start
+    check(runner, images)
     return Loaded(
         runner=runner,
         images=images,
@@ -105,6 +110,7 @@ def measure(
     import_runtime: Callable[[], None],
     load: Callable[[], Runner],
     make_images: Callable[[], Array],
+    check: Check,
     run: RunSpec,
     sampling: SamplingSpec,
     machine: Machine,
@@ -116,13 +122,14 @@ def measure(
         import_runtime: imports what `load` needs, so that its time and memory are the model's.
         load: gives the runner; its time is the load time.
         make_images: gives N 3 H W float32; after the import, which it may share a library with.
+        check: looks at the outputs before anything is timed, and again after the last sample.
         run: how many requests are in flight, and which scenario.
         sampling: when to stop.
         machine: the clock, and what is recorded beside the samples.
         play: used for every scenario but our own loop.
     """
     clock = machine.clock
-    loaded = load_model(import_runtime, load, make_images, clock)
+    loaded = load_model(import_runtime, load, make_images, check, clock)
     runner, images = loaded.runner, loaded.images
     load_now = machine.load_average()
     warm = warm_up(runner.run, clock, sampling)
@@ -131,6 +138,8 @@ def measure(
     sampled = _sample(lanes, run, sampling, clock, play)
     window_ns, after = clock.now_ns() - began, machine.conditions()
     energy, source = energy_j(before, after)
+    runner.feed(images)  # LoadGen's queries may have left others
+    check(runner, images)
     return ProcessRun(
         samples_ms=_in_ms(sampled.durations_ns),
         copies_ms=_in_ms(_with_copies(runner, images, clock, sampling)),

@@ -13,7 +13,7 @@ from stmdeploy.contracts import Runner
 from stmdeploy.measure.clock import Clock
 from stmdeploy.measure.run_delay import RunDelay
 from stmdeploy.measure.sampling import timed
-from stmdeploy.measure.session import load_model, peak_memory_mib
+from stmdeploy.measure.session import Check, load_model, peak_memory_mib
 from stmdeploy.results.row import Environment, TurnsRun
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def take_turns(
     import_runtime: Callable[[], None],
     load: Callable[[], Runner],
     make_images: Callable[[], Array],
+    check: Check,
     clock: Clock,
     environment: Environment,
     next_word: Callable[[], str],
@@ -57,12 +58,12 @@ def take_turns(
     """Loads a model and warms it up, then takes a turn whenever it is told to.
 
     Args:
-        import_runtime, load, make_images, clock: as of `session.measure`.
+        import_runtime, load, make_images, check, clock: as of `session.measure`.
         environment: recorded with what is measured.
         next_word: waits for `TURN`; empty ends it.
         answer: takes the inferences of every turn, and once, before the first, none.
     """
-    loaded = load_model(import_runtime, load, make_images, clock)
+    loaded = load_model(import_runtime, load, make_images, check, clock)
     for _ in range(WARM_RUNS):
         loaded.runner.run()
     answer([])

@@ -171,7 +171,7 @@ def _compare(
         entry.row.name: _comparison(spec, bundle, entry, len(entries), dice, progress)
         for entry in entries
     }
-    failures: dict[str, str] = {}
+    failures: dict[str, StmdeployError] = {}
     while open_names := [
         name
         for name, comparison in running.items()
@@ -184,12 +184,12 @@ def _compare(
             try:
                 comparison.step()
             except SideFailedError as error:
-                failures[name] = str(error)
+                failures[name] = error
     return [
         judge_row(
             entry,
             running[entry.row.name],
-            failures.get(entry.row.name, ""),
+            failures.get(entry.row.name),
             differing,
             stored=spec.stored,
         )

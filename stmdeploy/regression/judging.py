@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.regression.bundle import BaselineRow
 from stmdeploy.regression.comparison import Comparison
 from stmdeploy.regression.gates import FIDELITY, judge_gates
@@ -38,7 +39,7 @@ class Entry:
 def judge_row(
     entry: Entry,
     comparison: Comparison,
-    failure: str,
+    failure: StmdeployError | None,
     differing: tuple[str, ...],
     *,
     stored: bool,
@@ -47,7 +48,7 @@ def judge_row(
 
     Args:
         comparison: as far as it came.
-        failure: what a worker failed with; empty if none did.
+        failure: what a worker failed with; None if none did.
         differing: what is different from the machine of stored numbers, in words.
         stored: whether the other side of the comparison is the calibration workload.
     """
@@ -90,14 +91,16 @@ def judge_row(
 def _judged(
     entry: Entry,
     comparison: Comparison,
-    failure: str,
+    failure: StmdeployError | None,
     differing: tuple[str, ...],
     gates: tuple[Gate, ...],
     *,
     stored: bool,
 ) -> Judged:
     """The gravest thing that was found, and what to do about it."""
-    if failure:
+    if failure is not None and failure.code is ExitCode.OUTPUTS_DIFFER:
+        return OUTPUTS_DIFFER, (failure.message,)
+    if failure is not None:
         hint = "run `stmdeploy inspect` on the artifact, and check again"
         return FAILED, (f"{failure}: {hint}",)
     distance = _outputs_distance(entry, comparison.pairs, stored=stored)

@@ -71,10 +71,13 @@ class Wave:
 
 
 class SideFailedError(StmdeployError):
-    """A worker of one side died, hung, or could not load its artifact."""
+    """A worker of one side died, hung, or could not load its artifact; or (exit code 4) its
+    outputs are not the model's."""
 
-    def __init__(self, side: str, reason: str, hint: str = "") -> None:
-        super().__init__(f"{side}: {reason}", hint, ExitCode.WORKER_FAILED)
+    def __init__(self, side: str, reason: str, hint: str = "", code: int = 0) -> None:
+        differ = code == ExitCode.OUTPUTS_DIFFER
+        kind = ExitCode.OUTPUTS_DIFFER if differ else ExitCode.WORKER_FAILED
+        super().__init__(f"{side}: {reason}", hint, kind)
 
 
 @dataclass
@@ -103,7 +106,7 @@ class _Player:
             raise SideFailedError(self.name, str(error)) from error
         if not line.startswith(ASIDE):
             answer = Answer.model_validate_json(line)
-            raise SideFailedError(self.name, answer.failure, answer.hint)
+            raise SideFailedError(self.name, answer.failure, answer.hint, answer.code)
         return from_words(line.removeprefix(ASIDE))
 
     def end(self) -> Half:
@@ -114,7 +117,7 @@ class _Player:
         except (ValidationError, WorkerError) as error:
             raise SideFailedError(self.name, "it ended without an answer") from error
         if answer.turns is None:
-            raise SideFailedError(self.name, answer.failure, answer.hint)
+            raise SideFailedError(self.name, answer.failure, answer.hint, answer.code)
         return Half(tuple(self.inferences), answer.turns)
 
     @property

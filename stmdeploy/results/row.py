@@ -307,7 +307,8 @@ class Row(Document):
     ``accuracy`` is the evaluation of the very artifact, on the same runtime and provider, over
     the most images, of equal ones the newest; the store keeps it apart and adds it as it reads.
     ``measurement`` is None and ``failure`` says why where the row could not be measured; the
-    fields of the artifact are None where it could not be exported. ``node`` is the kind of
+    fields of the artifact are None where it could not be exported. ``failure_code`` is the exit
+    code of the failure, 0 without one. ``node`` is the kind of
     a cluster's nodes that it was asked of, and ``tries`` are the attempts there, the last the
     one whose figures these are; empty on one machine.
     """
@@ -347,6 +348,7 @@ class Row(Document):
     environment: Environment
     measurement: Measurement | None
     failure: str | None
+    failure_code: int = 0
     node: str = ""
     tries: tuple[Try, ...] = ()
     bound: Bound | None = None

@@ -85,6 +85,25 @@ def test_dcn_is_its_definition(size: Size) -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_dcn_samples_exactly_in_16_bits(dtype: torch.dtype, bound: float) -> None:
+    # 56 pixels a side and 16 channels a head: where torch's own 16-bit sampling is not finite.
+    mixer = DeformableConv(32, 2, (56, 56))
+    fill_synthetic(mixer)
+    x = torch.randn(1, 56, 56, 32, generator=torch.Generator().manual_seed(0))
+    expected = mixer.eval()(x)
+    got = mixer.to(dtype)(x.to(dtype))
+    assert got.dtype == dtype
+    assert (got.float() - expected).norm() / expected.norm() < bound
+
+
+def test_dcn_positions_stay_whole_numbers_in_any_dtype() -> None:
+    # bfloat16 knows no odd number above 256.
+    mixer = DeformableConv(16, 1, (300, 2)).to(torch.bfloat16)
+    assert mixer.base[-1, 4].tolist() == [1, 299]
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("size", [(7, 7), (14, 7)])
 def test_halo_is_its_definition(size: Size) -> None:
     mixer = HaloAttention(8, 2, size)

@@ -78,6 +78,13 @@ def test_an_operator_without_a_rule_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_halo_of_one_head_runs(tmp_path: Path) -> None:
+    """Its position term is a product too, which OpenVINO must not take for that of q and k."""
+    manifest = read_artifact(export(tmp_path, model=ModelSpec("unified_halo_micro"))).manifest
+    assert manifest.lowering == "tokens-plain"
+    assert manifest.verification.relative_l2_error <= 1e-5
+
+
 @pytest.mark.slow
 def test_int8_by_nncf(tmp_path: Path) -> None:
     pytest.importorskip("nncf")

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from stmdeploy import StmdeployError
 from stmdeploy.contracts import OnStream
+from stmdeploy.errors import ExitCode
 from stmdeploy.measure.session import Machine, measure, peak_memory_mib
 from stmdeploy.results.row import Conditions, Environment, ProcessRun, ScenarioResult
 from stmdeploy.spec import RunSpec, SamplingSpec, ScenarioSpec
@@ -20,6 +22,10 @@ SPEC = SamplingSpec(budget_s=0.5, processes=1, warmup_s=0.001, warmup_min=5)
 
 def no_scenario(_: object) -> ScenarioResult:
     raise AssertionError("not asked for")
+
+
+def unchecked(_runner: object, _images: object) -> None:
+    return None
 
 
 class FakeTimer:
@@ -59,6 +65,7 @@ def process_of(runner: FakeRunner, clock: FakeClock, run: RunSpec, **changes: ob
         lambda: clock.advance_ms(40.0),
         load,
         lambda: IMAGES,
+        changes.get("check", unchecked),  # type: ignore[arg-type]
         run,
         SPEC,
         machine,
@@ -92,7 +99,32 @@ def test_a_process_of_known_times() -> None:
     assert result.energy_source == "rapl"
     assert result.load_average_1min == 1.5
     assert runner.prepared is IMAGES
-    assert runner.fed == len(result.copies_ms)
+    assert runner.fed == len(result.copies_ms) + 1
+
+
+def test_outputs_are_checked_before_the_first_sample_and_after_the_last() -> None:
+    clock, seen = FakeClock(), list[int]()
+    runner = FakeRunner(clock, [5.0])
+
+    def check(checked: object, images: object) -> None:
+        assert checked is runner and images is IMAGES
+        seen.append(runner.runs)
+
+    result = process_of(runner, clock, RunSpec("fake", 8, 1), check=check)
+    first, last = seen
+    assert first == 1, "after the first inference"
+    assert last >= 1 + len(result.warmup_ms) + len(result.samples_ms)
+
+
+def test_wrong_outputs_leave_no_figure() -> None:
+    def check(_runner: object, _images: object) -> None:
+        raise StmdeployError("row 2 of a batch of 8 is wrong", "", ExitCode.OUTPUTS_DIFFER)
+
+    clock = FakeClock()
+    runner = FakeRunner(clock, [5.0])
+    with pytest.raises(StmdeployError, match="row 2"):
+        process_of(runner, clock, RunSpec("fake", 8, 1), check=check)
+    assert runner.runs == 1
 
 
 def test_several_in_flight() -> None:

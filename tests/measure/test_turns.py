@@ -97,6 +97,7 @@ def test_a_side_takes_turns_until_it_is_told_nothing_more() -> None:
         lambda: clock.advance_ms(40.0),
         lambda: runner,
         lambda: np.zeros((1, 3, 2, 2), np.float32),
+        lambda _runner, _images: None,
         clock,
         Environment.model_validate(TEST_ENVIRONMENT),
         lambda: next(words),

@@ -2,6 +2,10 @@
 
 Plain PyTorch (`grid_sample`), so that no compiler or CUDA build is needed. The sampled map
 ends in zeros whichever way it is padded, so the authors' ring of zeros is left out.
+
+Positions and samples are computed in float32 at least. Near pixel 56 the steps of float16 are a
+thirty-second of a pixel and those of bfloat16 a quarter; and torch's `grid_sample` of either gives
+values on the CPU that are not finite (pytorch/pytorch#127224, seen with 2.13).
 """
 
 from __future__ import annotations
@@ -60,21 +64,22 @@ class DeformableConv(nn.Module):
         self.attention_weights = nn.Linear(channels, heads * POINTS)
         self.value_proj = nn.Linear(channels, channels)
         self.output_proj = nn.Linear(channels, channels)
-        # Both are whole numbers, so casting the module to another dtype keeps them exact.
+        # Integers, so that casting the module to another dtype leaves them exact.
         h, w = size
-        self.register_buffer("base", sampling_base(size), persistent=False)
-        self.register_buffer("side", torch.tensor([float(w), float(h)]), persistent=False)
+        self.register_buffer("base", sampling_base(size).int(), persistent=False)
+        self.register_buffer("side", torch.tensor([w, h], dtype=torch.int32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         n, h, w, c = x.shape
         g, d = self.heads, c // self.heads
         q = self.dw_conv(to_channels_first(x))
 
+        exact = torch.promote_types(x.dtype, torch.float32)
         offsets = self.sampling_offsets(q).reshape(n, h * w, g, POINTS, 2).transpose(1, 2)
         # Pixel p of an axis of s pixels lies at (2p + 1) / s - 1 on the grid's -1 .. 1.
-        grid = (2 * (self.base + offsets) + 1) / self.side - 1
+        grid = (2 * (self.base + offsets.to(exact)) + 1) / self.side - 1
         weights = self.attention_weights(q).reshape(n, h * w, g, POINTS).softmax(dim=-1)
-        value = self.value_proj(x).reshape(n, h, w, g, d).permute(0, 3, 4, 1, 2)
+        value = self.value_proj(x).reshape(n, h, w, g, d).permute(0, 3, 4, 1, 2).to(exact)
 
         samples = F.grid_sample(
             value.reshape(n * g, d, h, w),
@@ -84,7 +89,7 @@ class DeformableConv(nn.Module):
             align_corners=False,
         )
         weights = weights.transpose(1, 2).reshape(n * g, 1, h * w, POINTS)
-        y = (samples * weights).sum(dim=-1).reshape(n, c, h, w)
+        y = (samples * weights).sum(dim=-1).reshape(n, c, h, w).to(x.dtype)
         return self.output_proj(to_channels_last(y))  # type: ignore[no-any-return]
 
 

@@ -19,7 +19,7 @@ from stmdeploy.results.row import Row, ScenarioResult
 from tests.test_bound import peaks
 
 try:
-    from playwright.sync_api import Browser, Page, sync_playwright
+    from playwright.sync_api import Browser, Page, Route, sync_playwright
 except ImportError:  # pragma: no cover
     pytest.skip("playwright is not installed", allow_module_level=True)
 
@@ -155,6 +155,23 @@ def points(page: Page, plot: str) -> int:
 
 
 Show = Callable[..., Page]
+PLOTS = ("pareto", "scaling", "roofline", "parts")
+#: What the buttons on a plot do; all of it stays in the browser.
+BUTTONS = [
+    "Download plot as a PNG", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes",
+]  # fmt: skip
+LINKS = """
+elements => elements.flatMap(e => ["href", "action", "src"].map(n => e.getAttribute(n)))
+  .filter(address => address !== null)
+"""
+#: What a page could send something with, each made to tell instead.
+SENDING = """
+() => { for (const [owner, name] of [[window, "open"], [window, "fetch"], [navigator, "sendBeacon"],
+    [XMLHttpRequest.prototype, "open"], [HTMLFormElement.prototype, "submit"],
+    [HTMLFormElement.prototype, "requestSubmit"], [window, "WebSocket"], [window, "Worker"]]) {
+  owner[name] = () => { throw new Error(`sent by ${name}`); };
+} }
+"""
 
 
 def test_plots_and_the_table_show_every_row(show: Show, rows: list[Row]) -> None:
@@ -249,6 +266,40 @@ def test_markup_in_names_stays_text(show: Show, make_row: MakeRow) -> None:
         page.get_by_role("button", name="Download CSV").click()
     found = list(csv.DictReader(io.StringIO(Path(started.value.path()).read_text("utf-8"))))
     assert [line["device_name"] for line in found] == [EVIL, "'=1+1"]
+
+
+def test_no_button_sends_anything(show: Show, rows: list[Row]) -> None:
+    """Every plot has the buttons that were chosen and no others, and none of them all, nor a
+    link, leads anywhere outside."""
+    page = show(rows)
+    page.evaluate(SENDING)
+    asked: list[str] = []
+    page.context.on("page", lambda other: asked.append(f"another window, {other.url}"))
+
+    def refuse(route: Route) -> None:
+        asked.append(route.request.url)
+        route.abort()
+
+    page.context.route("**/*", refuse)
+    for plot in PLOTS:
+        look_at(page, plot)
+        # Buttons, the logo among them, are links without an address.
+        assert page.locator(f"#{plot} a:not(.modebar-btn)").count() == 0
+        buttons = page.locator(f"#{plot} .modebar-btn")
+        titles = [button.get_attribute("data-title") for button in buttons.all()]
+        assert titles == BUTTONS
+        for button in buttons.all():
+            button.dispatch_event("click")
+    for button in page.locator("button").all():
+        button.dispatch_event("click")
+    page.wait_for_timeout(300)
+    links = page.eval_on_selector_all("[href], [action], [src]", LINKS)
+    assert set(links) <= {"#table", "#care", "data:,"}
+    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == []
+    assert page.url.split("#")[0].endswith("/report.html")
+    policy = page.locator("meta[http-equiv]").get_attribute("content") or ""
+    assert "default-src 'none'" in policy
+    assert "form-action 'none'" in policy
 
 
 @pytest.mark.slow

@@ -24,6 +24,12 @@ const COSTS = [
   { key: "params_m", label: "parameters, M, counted" },
 ];
 
+// Buttons by name: whatever else Plotly comes with, such as one that uploads the plot, stays out.
+const CONFIG = {
+  modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]],
+  displaylogo: false, showSendToCloud: false, plotlyServerURL: "", responsive: true,
+};
+
 // Plotly reads its texts as a kind of HTML; names are to stay what they are.
 function plain(text) {
   return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
@@ -54,7 +60,7 @@ function layout(changes) {
 }
 
 function draw(id, traces, changes) {
-  return Plotly.react(id, traces, layout(changes), { displaylogo: false, responsive: true });
+  return Plotly.react(id, traces, layout(changes), CONFIG);
 }
 
 function described(row) {

@@ -10,14 +10,13 @@ from typing import Any
 
 from stmdeploy.bound import ASSUMPTIONS
 from stmdeploy.complexity import KINDS
-from stmdeploy.report.columns import COLUMNS, figures_of
+from stmdeploy.report.columns import COLUMNS, PERCENT, figures_of
 from stmdeploy.report.layers import kind_of_part
 from stmdeploy.report.tables import peaks_in_words, profile_notes
 from stmdeploy.results.row import Row
 
 #: What plots need beside the columns.
 _PLOTTED = ("top1", "top1_low", "top1_high", "top1_kind", "graph_macs", "graph_bytes")
-_PERCENT = 100.0
 _DIGITS = 6
 
 
@@ -42,6 +41,7 @@ def report_page(rows: Sequence[Row], title: str, created_utc: str) -> bytes:
         machines=_machines(rows),
         notes=profile_notes(rows),
         assumptions=ASSUMPTIONS,
+        has_ap=any(row.published_box_ap_percent is not None for row in rows),
         has_bounds=any(row.bound for row in rows),
         data=_for_script(page_data(rows)),
         plotly=get_plotlyjs(),
@@ -82,7 +82,7 @@ def _shares(row: Row) -> list[float] | None:
         return None
     by_kind = dict.fromkeys(KINDS, 0.0)
     for part, ms in row.parts_ms.items():
-        by_kind[kind_of_part(part)] += _PERCENT * ms / whole
+        by_kind[kind_of_part(part)] += PERCENT * ms / whole
     return [_short(share) for share in by_kind.values()]
 
 

@@ -371,6 +371,16 @@ def test_a_failed_row_is_in_the_table_alone(show: Show, rows: list[Row]) -> None
     assert points(page, "pareto") == 5
 
 
+def test_nobody_pairs_the_detectors_figures_with_this_latency(show: Show, rows: list[Row]) -> None:
+    page = show(rows)
+    heads = [text.split("\n")[0].strip() for text in page.locator("#heads th").all_inner_texts()]
+    assert heads[-2:] == [f"{name} AP of the detector at 800x1344" for name in ("box", "mask")]
+    assert "published" in page.locator("#heads th").last.inner_text()
+    offered = page.locator("#accuracy").inner_text() + page.locator("#cost").inner_text()
+    assert "AP" not in offered
+    assert "No latency of a detector is in this report" in page.locator("#table").inner_text()
+
+
 def test_a_row_of_loadgen_shows_loadgens_figures(show: Show, rows: list[Row]) -> None:
     m = rows[0].measurement
     assert m is not None

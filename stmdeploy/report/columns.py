@@ -70,7 +70,12 @@ COLUMNS = (
 
 
 def figures_of(row: Row) -> dict[str, Any]:
-    """A row by the keys of `COLUMNS`, and a few more that only plots need."""
+    """A row by the keys of `COLUMNS`, and a few more that only plots need.
+
+    What failed has no measured figures, whatever it came to before it did.
+    """
+    if row.failure is not None:
+        row = row.model_copy(update={"measurement": None})
     figures = flat(row)
     m = row.measurement
     accuracy = accuracy_of(row)

@@ -10,24 +10,27 @@ from typing import Any
 
 from stmdeploy.bound import ASSUMPTIONS
 from stmdeploy.complexity import KINDS
-from stmdeploy.report.columns import COLUMNS, figures_of
+from stmdeploy.report.caveats import caveats, is_unsteady
+from stmdeploy.report.columns import COLUMNS, PERCENT, figures_of
 from stmdeploy.report.layers import kind_of_part
-from stmdeploy.report.tables import peaks_in_words, profile_notes
+from stmdeploy.report.tables import UNSTEADY, peaks_in_words, profile_notes
 from stmdeploy.results.row import Row
 
 #: What plots need beside the columns.
-_PLOTTED = ("top1", "top1_low", "top1_high", "top1_kind", "graph_macs", "graph_bytes")
-_PERCENT = 100.0
+_PLOTTED = ("top1", "top1_low", "top1_high", "top1_kind", "graph_macs", "graph_bytes", "advice")
 _DIGITS = 6
 
 
-def report_page(rows: Sequence[Row], title: str, created_utc: str) -> bytes:
+def report_page(
+    rows: Sequence[Row], title: str, created_utc: str, failed_since: Sequence[Row] = ()
+) -> bytes:
     """The report on some rows.
 
     Args:
         rows: measured ones; of failed ones and of LoadGen's only the table tells.
         title: its heading.
         created_utc: when it is made.
+        failed_since: failures of some of them that are newer than what was measured.
     """
     from jinja2 import Environment
     from plotly.offline import get_plotlyjs
@@ -41,6 +44,11 @@ def report_page(rows: Sequence[Row], title: str, created_utc: str) -> bytes:
         rows=rows,
         machines=_machines(rows),
         notes=profile_notes(rows),
+        topics=caveats(rows, failed_since),
+        failed=sum(row.failure is not None for row in rows),
+        unsteady=sum(map(is_unsteady, rows)),
+        mark=UNSTEADY,
+        has_ap=any(row.published_box_ap_percent is not None for row in rows),
         assumptions=ASSUMPTIONS,
         has_bounds=any(row.bound for row in rows),
         data=_for_script(page_data(rows)),
@@ -62,6 +70,7 @@ def page_data(rows: Sequence[Row]) -> dict[str, Any]:
         "kinds": KINDS,
         "shares": [_shares(row) for row in rows],
         "roofs": _roofs(rows),
+        "unsteady": UNSTEADY,
     }
 
 
@@ -82,7 +91,7 @@ def _shares(row: Row) -> list[float] | None:
         return None
     by_kind = dict.fromkeys(KINDS, 0.0)
     for part, ms in row.parts_ms.items():
-        by_kind[kind_of_part(part)] += _PERCENT * ms / whole
+        by_kind[kind_of_part(part)] += PERCENT * ms / whole
     return [_short(share) for share in by_kind.values()]
 
 

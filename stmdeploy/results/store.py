@@ -21,6 +21,7 @@ from sqlalchemy.exc import IntegrityError
 from stmdeploy.errors import StmdeployError
 from stmdeploy.results.database import FILE_NAME, Database, PostgresServer, SqliteFile
 from stmdeploy.results.merging import take_over
+from stmdeploy.results.newest import Entry, NewestRows, newest_measured, newest_states
 from stmdeploy.results.row import Evaluation, Prepared, ProcessRun, Row
 from stmdeploy.results.schema import evaluations, models, processes, rows, sweeps
 
@@ -334,16 +335,28 @@ class Store:
 
         The same row on another machine, or of another lowering, is another one.
         """
+        found = newest_measured(self._entries(DONE))
+        return self._with_accuracy([entry.row for entry in found])
+
+    def newest_states(self) -> NewestRows:
+        """As `newest_rows`, with the rows that failed; one that is to be tried again counts as
+        failed until then."""
+        found, since = newest_states(self._entries(DONE), self._entries(FAILED, PLANNED))
+        return NewestRows(
+            self._with_accuracy([entry.row for entry in found]),
+            self._with_accuracy([entry.row for entry in since]),
+        )
+
+    def _entries(self, *states: str) -> list[Entry]:
+        """The rows in some states that were begun, of all sweeps."""
         with self._reading() as connection:
-            query = select(rows.c.key, rows.c.row, rows.c.sweep, rows.c.position)
-            found = connection.execute(query.where(rows.c.state == DONE)).all()
-        read = [(key, self._read(document), *place) for key, document, *place in found]
-        newest: dict[tuple[str | None, ...], tuple[str, int, Row]] = {}
-        for key, row, sweep, position in sorted(read, key=lambda entry: entry[1].started_utc):
-            place = (key, row.lowering, row.device_name, row.environment.processor)
-            newest[place] = (sweep, position, row)
-        ordered = sorted(newest.values(), key=lambda entry: entry[:2])
-        return self._with_accuracy([row for _, _, row in ordered])
+            query = select(rows.c.key, rows.c.sweep, rows.c.position, rows.c.row)
+            mine = rows.c.state.in_(states), rows.c.row.is_not(None)
+            found = connection.execute(query.where(*mine)).all()
+        return [
+            Entry(key, sweep, position, self._read(document))
+            for key, sweep, position, document in found
+        ]
 
     def add_evaluation(self, evaluation: Evaluation) -> None:
         """Keeps an evaluation, in place of an older one over the same data."""

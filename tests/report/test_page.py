@@ -19,7 +19,7 @@ from stmdeploy.results.row import Row, ScenarioResult
 from tests.test_bound import peaks
 
 try:
-    from playwright.sync_api import Browser, Page, sync_playwright
+    from playwright.sync_api import Browser, FloatRect, Page, Route, sync_playwright
 except ImportError:  # pragma: no cover
     pytest.skip("playwright is not installed", allow_module_level=True)
 
@@ -60,9 +60,9 @@ def show(browser: Browser, faults: list[str], tmp_path: Path) -> Iterator[Callab
     contexts = []
     requests: list[str] = []
 
-    def opened(rows: list[Row], **settings: object) -> Page:
+    def opened(rows: list[Row], since: tuple[Row, ...] = (), **settings: object) -> Page:
         path = tmp_path / "report.html"
-        path.write_bytes(report_page(rows, "Report", "2026-01-01T00:00:00"))
+        path.write_bytes(report_page(rows, "Report", "2026-01-01T00:00:00", since))
         context = browser.new_context(accept_downloads=True, **settings)  # type: ignore[arg-type]
         contexts.append(context)
         page = context.new_page()
@@ -119,6 +119,18 @@ def sample(make_row: MakeRow, stm: str, batch: int, device: str, factor: float =
     )
 
 
+def unsteady(row: Row, *advice: str) -> Row:
+    """The row, had it not been measured steadily."""
+    assert row.measurement is not None
+    shaken = row.measurement.model_copy(update={"steady": False, "advice": advice})
+    return row.model_copy(update={"measurement": shaken})
+
+
+def failed(row: Row, failure: str) -> Row:
+    """The row, had it failed."""
+    return row.model_copy(update={"measurement": None, "bound": None, "failure": failure})
+
+
 def cells(page: Page, column: str) -> list[str]:
     """The texts of a column of the table, by its heading."""
     heads = [text.split("\n")[0].strip() for text in page.locator("#heads th").all_inner_texts()]
@@ -155,6 +167,27 @@ def points(page: Page, plot: str) -> int:
 
 
 Show = Callable[..., Page]
+PLOTS = ("pareto", "scaling", "roofline", "parts")
+#: What the buttons on a plot do; all of it stays in the browser.
+BUTTONS = [
+    "Download plot as a PNG", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes",
+]  # fmt: skip
+MARKERS = """
+id => document.getElementById(id).data.filter(trace => trace.hovertext).flatMap(trace =>
+  trace.hovertext.map((hover, i) => [trace.marker.symbol[i], hover]))
+"""
+LINKS = """
+elements => elements.flatMap(e => ["href", "action", "src"].map(n => e.getAttribute(n)))
+  .filter(address => address !== null)
+"""
+#: What a page could send something with, each made to tell instead.
+SENDING = """
+() => { for (const [owner, name] of [[window, "open"], [window, "fetch"], [navigator, "sendBeacon"],
+    [XMLHttpRequest.prototype, "open"], [HTMLFormElement.prototype, "submit"],
+    [HTMLFormElement.prototype, "requestSubmit"], [window, "WebSocket"], [window, "Worker"]]) {
+  owner[name] = () => { throw new Error(`sent by ${name}`); };
+} }
+"""
 
 
 def test_plots_and_the_table_show_every_row(show: Show, rows: list[Row]) -> None:
@@ -251,6 +284,40 @@ def test_markup_in_names_stays_text(show: Show, make_row: MakeRow) -> None:
     assert [line["device_name"] for line in found] == [EVIL, "'=1+1"]
 
 
+def test_no_button_sends_anything(show: Show, rows: list[Row]) -> None:
+    """Every plot has the buttons that were chosen and no others, and none of them all, nor a
+    link, leads anywhere outside."""
+    page = show([unsteady(rows[0], "raise --budget-s"), *rows[1:]])
+    page.evaluate(SENDING)
+    asked: list[str] = []
+    page.context.on("page", lambda other: asked.append(f"another window, {other.url}"))
+
+    def refuse(route: Route) -> None:
+        asked.append(route.request.url)
+        route.abort()
+
+    page.context.route("**/*", refuse)
+    for plot in PLOTS:
+        look_at(page, plot)
+        # Buttons, the logo among them, are links without an address.
+        assert page.locator(f"#{plot} a:not(.modebar-btn)").count() == 0
+        buttons = page.locator(f"#{plot} .modebar-btn")
+        titles = [button.get_attribute("data-title") for button in buttons.all()]
+        assert titles == BUTTONS
+        for button in buttons.all():
+            button.dispatch_event("click")
+    for button in page.locator("button").all():
+        button.dispatch_event("click")
+    page.wait_for_timeout(300)
+    links = page.eval_on_selector_all("[href], [action], [src]", LINKS)
+    assert set(links) <= {"#table", "#care", "data:,"}
+    assert [url for url in asked if not url.startswith(("data:", "blob:"))] == []
+    assert page.url.split("#")[0].endswith("/report.html")
+    policy = page.locator("meta[http-equiv]").get_attribute("content") or ""
+    assert "default-src 'none'" in policy
+    assert "form-action 'none'" in policy
+
+
 @pytest.mark.slow
 def test_five_thousand_rows_are_usable_within_seconds(show: Show, make_row: MakeRow) -> None:
     """Opened, filtered, and the plot and the table have followed. Others share this machine, so
@@ -295,6 +362,24 @@ def test_a_phone_in_the_light_and_in_the_dark(show: Show, rows: list[Row], schem
     assert drawn == text
 
 
+def test_a_phone_keeps_texts_apart(show: Show, rows: list[Row]) -> None:
+    """The legend is below the title of the axis, and plots side by side are one below another."""
+    page = show(rows, viewport={"width": 390, "height": 800})
+    for plot in ("pareto", "scaling", "roofline"):
+        look_at(page, plot)
+        title = box(page, f"#{plot} .xtitle")
+        assert title["y"] + title["height"] <= box(page, f"#{plot} .legend")["y"]
+    latency, throughput = (box(page, f"#scaling .{axis}title") for axis in ("y", "y2"))
+    assert latency["y"] + latency["height"] <= throughput["y"]
+
+
+def box(page: Page, selector: str) -> FloatRect:
+    """Where something is drawn, in px."""
+    found = page.locator(selector).first.bounding_box()
+    assert found is not None
+    return found
+
+
 def luminance(colour: str) -> float:
     """Of ``rgb(r, g, b)``, near enough."""
     red, green, blue = (float(part.strip(" rgba()")) for part in colour.split(",")[:3])
@@ -312,12 +397,89 @@ def test_print_leaves_the_controls_out(show: Show, rows: list[Row]) -> None:
 
 
 def test_a_failed_row_is_in_the_table_alone(show: Show, rows: list[Row]) -> None:
-    failed = rows[0].model_copy(
-        update={"measurement": None, "failure": "worker died", "bound": None}
-    )
-    page = show([failed, *rows[2:]])
+    page = show([failed(rows[0], "worker died"), *rows[2:]])
     assert cells(page, "failure").count("worker died") == 1
+    assert cells(page, "latency ms")[0] == "failed"
+    assert "1 of 11 failed" in page.locator("header").inner_text()
     assert points(page, "pareto") == 5
+    # Nor is it drawn against what is counted.
+    page.locator("#cost").select_option(label="GMACs per image, counted")
+    until(page, "document.getElementById('pareto').layout.xaxis.title.text.startsWith('GMACs')")
+    assert points(page, "pareto") == 5
+
+
+def test_a_row_that_failed_later_has_no_figures(rows: list[Row]) -> None:
+    """Whatever it came to before."""
+    data = page_data([rows[0].model_copy(update={"failure": "worker died"})])
+    first = dict(zip(data["keys"], data["rows"][0], strict=True))
+    assert first["failure"] == "worker died"
+    assert first["latency_ms_p50"] is first["throughput_images_s"] is None
+
+
+def test_where_every_row_failed_the_table_says_so(show: Show, rows: list[Row]) -> None:
+    page = show([failed(row, "worker died") for row in rows[:2]])
+    assert cells(page, "latency ms") == ["failed", "failed"]
+    assert page.locator("#care ul.names > li").count() == 2
+
+
+def test_unsteady_rows_are_marked_as_on_the_command_line(show: Show, rows: list[Row]) -> None:
+    """The mark does not come between the table and its numbers, sorted or downloaded."""
+    page = show([*rows[:2], unsteady(rows[2], "raise --budget-s"), *rows[3:]])
+    assert cells(page, "latency ms")[2] == "~12"
+    assert "~ before a latency: it was not measured steadily" in page.locator("#table").inner_text()
+    assert "1 of 12 rows was not measured steadily (~)" in page.locator("header").inner_text()
+    page.locator("#heads button", has_text="latency ms").first.click()
+    ascending = [float(text.lstrip("~")) for text in cells(page, "latency ms")]
+    assert ascending == sorted(ascending)
+    with page.expect_download() as started:
+        page.get_by_role("button", name="Download CSV").click()
+    text = Path(started.value.path()).read_text("utf-8")
+    found = [(line["latency_ms_p50"], line["steady"]) for line in csv.DictReader(io.StringIO(text))]
+    assert found.count(("12", "false")) == 1
+    assert found.count(("12", "true")) == 1
+
+
+def test_unsteady_points_are_open_and_say_why(show: Show, rows: list[Row]) -> None:
+    page = show([*rows[:2], unsteady(rows[2], "raise <--budget-s>"), *rows[3:]])
+    for plot in ("pareto", "scaling", "roofline"):
+        look_at(page, plot)
+        told = page.evaluate(MARKERS, plot)
+        open_ones = [hover for symbol, hover in told if symbol.endswith("-open")]
+        assert all("raise &lt;--budget-s&gt;" in h.replace("<br>", " ") for h in open_ones)
+        assert len(open_ones) == (2 if plot == "scaling" else 1)
+        assert not any("steadily" in h for symbol, h in told if not symbol.endswith("-open"))
+        legend = page.locator(f"#{plot} .legend").text_content() or ""
+        assert "open: not measured steadily (~)" in legend
+
+
+def test_a_plot_of_steady_rows_explains_no_open_points(show: Show, rows: list[Row]) -> None:
+    page = show(rows)
+    assert "steadily" not in page.locator("body").inner_text()
+    assert page.locator("#care").count() == 0
+
+
+def test_rows_to_read_with_care_are_told_with_their_reasons(show: Show, rows: list[Row]) -> None:
+    """Each reason once, with all the rows that it is of."""
+    shaken = [unsteady(row, "it was busy") for row in rows[:10]]
+    page = show([*shaken, failed(rows[10], EVIL), rows[11]], (failed(rows[11], "no memory"),))
+    care = page.locator("#care")
+    assert care.locator("h3").all_inner_texts() == [
+        "~ Not measured steadily", "Failed", "Failed after the measurement that is shown",
+    ]  # fmt: skip
+    told = care.locator("xpath=./ul/li").all_inner_texts()
+    assert [line.split("\n")[0] for line in told] == ["it was busy", EVIL, "no memory"]
+    assert [len(line.strip().split("\n")) - 1 for line in told] == [10, 1, 1]
+    assert cells(page, "latency ms").count("failed") == 1  # the last one was measured before
+
+
+def test_nobody_pairs_the_detectors_figures_with_this_latency(show: Show, rows: list[Row]) -> None:
+    page = show(rows)
+    heads = [text.split("\n")[0].strip() for text in page.locator("#heads th").all_inner_texts()]
+    assert heads[-2:] == [f"{name} AP of the detector at 800x1344" for name in ("box", "mask")]
+    assert "published" in page.locator("#heads th").last.inner_text()
+    offered = page.locator("#accuracy").inner_text() + page.locator("#cost").inner_text()
+    assert "AP" not in offered
+    assert "No latency of a detector is in this report" in page.locator("#table").inner_text()
 
 
 def test_a_row_of_loadgen_shows_loadgens_figures(show: Show, rows: list[Row]) -> None:

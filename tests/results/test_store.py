@@ -247,6 +247,24 @@ def test_the_newest_measurement_of_every_row(store: Store, make_row: MakeRow) ->
     assert [row.batch for row in store.newest_rows()] == [1, 10, 20]
 
 
+def test_the_newest_states_have_what_failed(store: Store, make_row: MakeRow) -> None:
+    """A measurement stays beside a later failure; what was never measured stands as failed."""
+    store.save_row("s1", 0, make_row(batch=1), DONE)
+    store.save_row("s1", 1, make_row(batch=2, measurement=None, failure="died"), FAILED)
+    store.save_row("s1", 2, make_row(batch=3), MEASURING)
+    store.add_sweep("s2", "{}", [("a", "A"), ("b", "B")])
+    later = {"started_utc": "2026-01-02T00:00:00+00:00", "measurement": None}
+    store.save_row("s2", 0, make_row(batch=10, failure="out of memory", **later), FAILED)
+    store.save_row("s2", 1, make_row(batch=20, failure="died again", **later), FAILED)
+    found = store.newest_states()
+    assert [(row.batch, row.failure) for row in found.rows] == [(1, None), (20, "died again")]
+    assert [(row.batch, row.failure) for row in found.failed_since] == [(10, "out of memory")]
+    assert [row.batch for row in store.newest_rows()] == [1]
+    # Asked for once more, but not yet measured.
+    store.plan_failed_again("s2")
+    assert store.newest_states() == found
+
+
 def test_an_evaluation_belongs_to_the_very_artifact(
     backend: Backend, store: Store, make_row: MakeRow
 ) -> None:

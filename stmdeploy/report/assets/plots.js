@@ -12,8 +12,6 @@ const ACCURACIES = [
   { key: "top1", label: "top-1 %, measured, else published", low: "top1_low", high: "top1_high" },
   { key: "measured_top1_percent", label: "top-1 %, measured", low: "top1_low", high: "top1_high" },
   { key: "published_top1_percent", label: "top-1 %, published" },
-  { key: "published_box_ap_percent", label: "box AP (COCO), published" },
-  { key: "published_mask_ap_percent", label: "mask AP (COCO), published" },
 ];
 const COSTS = [
   { key: "latency_ms_p50", label: "latency of the batch, ms", low: "latency_ms_p50_low", high: "latency_ms_p50_high" },
@@ -23,6 +21,14 @@ const COSTS = [
   { key: "gmacs", label: "GMACs per image, counted" },
   { key: "params_m", label: "parameters, M, counted" },
 ];
+
+// Buttons by name: whatever else Plotly comes with, such as one that uploads the plot, stays out.
+const CONFIG = {
+  modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]],
+  displaylogo: false, showSendToCloud: false, plotlyServerURL: "", responsive: true,
+};
+const ADVICE_WIDTH = 40;  // characters of a line
+const NARROW = matchMedia("(max-width: 40rem)");
 
 // Plotly reads its texts as a kind of HTML; names are to stay what they are.
 function plain(text) {
@@ -45,7 +51,8 @@ function layout(changes) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: colour("--text"), family: "system-ui, sans-serif" },
     margin: { t: 20, r: 10, b: 50, l: 60 }, hovermode: "closest", modebar: { bgcolor: "rgba(0,0,0,0)" },
-    legend: { orientation: "h", y: -0.2 }, autosize: true,
+    legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" }, autosize: true,
+    hoverlabel: { align: "left", font: { size: NARROW.matches ? 10 : 13 } },
   };
   for (const name of ["xaxis", "yaxis", "xaxis2", "yaxis2"]) {
     if (name in changes) changes[name] = { ...axis, ...changes[name] };
@@ -54,12 +61,40 @@ function layout(changes) {
 }
 
 function draw(id, traces, changes) {
-  return Plotly.react(id, traces, layout(changes), { displaylogo: false, responsive: true });
+  return Plotly.react(id, traces, layout(changes), CONFIG);
 }
 
 function described(row) {
   return `${plain(row.model)}<br>${plain(row.runtime)}, ${plain(row.precision)}, batch ${row.batch}` +
     `<br>${plain(row.device_name)}, ${row.threads} threads`;
+}
+
+// The steady ones first: the legend shows a trace by the first of its markers.
+const steadyFirst = (rows) => [...rows].sort((a, b) => (a.steady === false) - (b.steady === false));
+
+// Markers of rows: open ones of what was not measured steadily.
+function marked(rows, symbol, size, color) {
+  const of = (unsteady, steady) => rows.map((row) => (row.steady === false ? unsteady : steady));
+  return { color, size, symbol: of(`${symbol}-open`, symbol), line: { color, width: of(2, 0) } };
+}
+
+function advised(row) {
+  if (row.steady !== false) return "";
+  const lines = [""];
+  for (const word of `not measured steadily: ${row.advice}`.split(" ")) {
+    if (lines[lines.length - 1].length + word.length > ADVICE_WIDTH) lines.push("");
+    lines[lines.length - 1] += `${word} `;
+  }
+  return lines.map((line) => `<br>${plain(line.trim())}`).join("");
+}
+
+// The entry of the legend that explains open symbols, where there are any.
+function openEntry(rows) {
+  if (!rows.some((row) => row.steady === false)) return [];
+  return [{
+    type: "scatter", mode: "markers", name: "open: not measured steadily (~)", x: [null], y: [null], hoverinfo: "skip",
+    marker: { color: COLOURS[6], symbol: "circle-open", size: 10, line: { width: 2 } },
+  }];
 }
 
 // Those that no other one beats in both; rows are {x, y}.
@@ -74,7 +109,7 @@ function front(points, more) {
 
 // `all` has the mixers and devices of every row: a filter changes no colour.
 function drawPareto(rows, all, accuracy, cost) {
-  const points = rows
+  const points = steadyFirst(rows)
     .filter((row) => row[accuracy.key] !== null && row[cost.key] !== null)
     .map((row) => ({ row, x: row[cost.key], y: row[accuracy.key] }));
   const traces = [];
@@ -92,6 +127,7 @@ function drawPareto(rows, all, accuracy, cost) {
       if (some.length) traces.push(scatter(some, stm, all, d, points.length, accuracy, cost));
     }
   });
+  traces.push(...openEntry(points.map((point) => point.row)));
   document.getElementById("pareto-note").textContent = points.length
     ? `${points.length} of ${rows.length} rows have both. Lines join what no other row on that device beats in both.` +
       (points.length > MOST_INTERVALS ? " Intervals are drawn for fewer rows; pointing at a row tells its own." : "")
@@ -115,10 +151,10 @@ function scatter(some, stm, all, device, total, accuracy, cost) {
     text: some.map((p) => plain(`${p.row.stm} ${p.row.scale}`)), textposition: "top center", cliponaxis: false,
     customdata: some.map((p) => described(p.row)),
     hovertext: some.map((p) => `${described(p.row)}<br>${cost.label}: ${short(p.x)}${interval(p)}` +
-      `<br>${accuracy.label}: ${short(p.y)}${accuracy.key === "top1" ? ` (${plain(p.row.top1_kind)})` : ""}`),
+      `<br>${accuracy.label}: ${short(p.y)}${accuracy.key === "top1" ? ` (${plain(p.row.top1_kind)})` : ""}${advised(p.row)}`),
     hovertemplate: "%{hovertext}<extra></extra>",
     error_x: spread(cost, "x"), error_y: spread(accuracy, "y"),
-    marker: { color: colourOf(stm, all), symbol: SYMBOLS[device % SYMBOLS.length], size: 10 },
+    marker: marked(some.map((p) => p.row), SYMBOLS[device % SYMBOLS.length], 10, colourOf(stm, all)),
   };
 }
 
@@ -144,6 +180,10 @@ function drawScaling(rows, all) {
     const common = {
       type: "scatter", mode: "lines+markers", name: plain(title), legendgroup: title,
       x: ordered.map((row) => row.batch), line: { color: colourOf(stm, all), dash: DASHES[number % DASHES.length] },
+      marker: marked(ordered, "circle", 8, colourOf(stm, all)),
+      hovertext: ordered.map((row) => `${plain(title)}<br>batch ${row.batch}: ${short(row.latency_ms_p50)} ms, ` +
+        `${short(row.throughput_images_s)} images/s${advised(row)}`),
+      hovertemplate: "%{hovertext}<extra></extra>",
     };
     const error = {
       type: "data", symmetric: false, thickness: 1,
@@ -155,11 +195,12 @@ function drawScaling(rows, all) {
       { ...common, y: ordered.map((row) => row.throughput_images_s), xaxis: "x2", yaxis: "y2", showlegend: false },
     ];
   });
+  traces.push(...openEntry(shown.flatMap(([, some]) => some)));
   document.getElementById("scaling-note").textContent = lines.size > MOST_LINES
     ? `The first ${MOST_LINES} of ${lines.size} lines; the filters choose others.` : "";
   const axis = { title: { text: "batch" }, type: "log", tickvals: distinct(rows, "batch").sort((a, b) => a - b) };
   return draw("scaling", traces, {
-    grid: { rows: 1, columns: 2, pattern: "independent" },
+    grid: { rows: NARROW.matches ? 2 : 1, columns: NARROW.matches ? 1 : 2, pattern: "independent" },
     xaxis: axis, xaxis2: { ...axis },
     yaxis: { title: { text: "latency, ms" }, type: "log" },
     yaxis2: { title: { text: "images/s" }, rangemode: "tozero" },
@@ -171,17 +212,18 @@ function drawRoofline(rows, all, roofs) {
   const points = rows.filter((row) => row.graph_bytes && row.latency_ms_p50 !== null);
   const intensity = (row) => (2 * row.graph_macs) / row.graph_bytes;
   const traces = all.stms.map((stm) => {
-    const some = points.filter((row) => row.stm === stm);
+    const some = steadyFirst(points.filter((row) => row.stm === stm));
     const rate = (row) => (2 * row.graph_macs) / row.latency_ms_p50 / 1e6;
     return {
       type: "scatter", mode: "markers", name: plain(stm),
       x: some.map(intensity), y: some.map(rate),
       hovertext: some.map((row) => `${described(row)}<br>${short(rate(row))} GFLOP/s, ` +
-        `${short(row.efficiency_percent)} % of its bound`),
+        `${short(row.efficiency_percent)} % of its bound${advised(row)}`),
       hovertemplate: "%{hovertext}<extra></extra>",
-      marker: { color: colourOf(stm, all), size: 9 },
+      marker: marked(some, "circle", 9, colourOf(stm, all)),
     };
   }).filter((trace) => trace.x.length);
+  traces.push(...openEntry(points));
   const place = (one) => [one.device_name, one.precision, one.threads].join(" ");
   const places = new Set(points.map(place));
   const intensities = points.map(intensity);
@@ -207,7 +249,8 @@ function drawParts(rows, kinds) {
   const some = rows.filter((row) => row.shares);
   const shown = some.slice(0, MOST_BARS).reverse();
   const labels = shown.map((row, i) =>
-    plain(`${row.model}, ${row.runtime}, ${row.precision}, batch ${row.batch}`) + "\u200b".repeat(i));
+    [row.model, `${row.runtime}, ${row.precision}, batch ${row.batch}`].map(plain).join(NARROW.matches ? "<br>" : ", ") +
+      "\u200b".repeat(i));
   const traces = kinds.map((kind, k) => ({
     type: "bar", orientation: "h", name: plain(kind), y: labels, x: shown.map((row) => row.shares[k]),
     hovertemplate: `${plain(kind)}: %{x:.1f} %<extra></extra>`, marker: { color: COLOURS[k % COLOURS.length] },
@@ -215,7 +258,7 @@ function drawParts(rows, kinds) {
   document.getElementById("parts-note").textContent =
     (some.length > MOST_BARS ? `The first ${MOST_BARS} of ${some.length} rows. ` : "") +
     (some.length ? "Means of a few inferences under the runtime's own profiler." : "No row that the filters leave tells.");
-  const height = 120 + 24 * shown.length;
+  const height = 120 + (NARROW.matches ? 36 : 24) * shown.length;
   document.getElementById("parts").style.height = `${height}px`;
   return draw("parts", traces, {
     barmode: "stack", height, xaxis: { title: { text: "% of an inference" }, range: [0, 100] },

@@ -64,8 +64,8 @@
     fill($("batch"), [...batches.map((batch) => [batch, batch]), ["all", "all"]], batches[0]);
   }
 
-  // LoadGen's rows have latencies of another kind; the table alone has them.
-  const drawn = (ignored) => left(ignored).filter((row) => row.scenario === "loop");
+  // LoadGen's rows have latencies of another kind, failed ones none; the table alone has them.
+  const drawn = (ignored) => left(ignored).filter((row) => row.scenario === "loop" && row.failure === null);
 
   function left(ignored) {
     return rows.filter((row) => dimensions.every(([key]) => key === ignored || !off.get(key).has(row[key])));
@@ -80,8 +80,9 @@
     });
   }
 
-  // Columns that say something: not those without any value.
-  const columns = data.columns.filter((column) => rows.some((row) => row[column.key] !== null));
+  const LATENCY = "latency_ms_p50", FAILURE = "failure";
+  // Columns that say something: not those without any value, but for the one that says "failed".
+  const columns = data.columns.filter(({ key }) => key === LATENCY || rows.some((row) => row[key] !== null));
   const isNumber = (column) => rows.some((row) => typeof row[column.key] === "number");
 
   function buildHeads() {
@@ -89,6 +90,7 @@
       const head = element("th", null, $("heads"));
       head.scope = "col";
       if (!isNumber(column)) head.className = "words";
+      if (column.key === FAILURE) head.classList.add("long");
       const button = element("button", column.label, head);
       button.type = "button";
       if (column.origin !== "row") element("small", column.origin, button);
@@ -103,10 +105,25 @@
     }
   }
 
-  function cell(value, column) {
+  function text(value, column) {
     if (value === null) return "-";
     if (typeof value !== "number" || column.digits === null) return String(value);
     return value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(column.digits)));
+  }
+
+  function cell(row, column, line) {
+    const made = element("td", text(row[column.key], column), line);
+    if (!isNumberOf.get(column.key)) made.className = "words";
+    if (column.key === FAILURE) made.classList.add("long");
+    if (column.key !== LATENCY) return;
+    if (row.failure !== null) {
+      made.textContent = "failed";
+      made.classList.add("failed");
+      made.title = row.failure;
+    } else if (row.steady === false) {
+      made.prepend(data.unsteady);
+      made.title = row.advice;
+    }
   }
 
   function showTable(some) {
@@ -115,10 +132,7 @@
     const body = document.createDocumentFragment();
     for (const row of sorted(some).slice(state.page * size, (state.page + 1) * size)) {
       const line = element("tr", null, body);
-      for (const column of columns) {
-        const made = element("td", cell(row[column.key], column), line);
-        if (!isNumberOf.get(column.key)) made.className = "words";
-      }
+      columns.forEach((column) => cell(row, column, line));
     }
     $("body").replaceChildren(body);
     $("page").textContent = `page ${state.page + 1} of ${pages}`;
@@ -209,6 +223,7 @@
   $("filters").addEventListener("submit", (event) => event.preventDefault());
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAgain);
   matchMedia("print").addEventListener("change", drawAgain);
+  NARROW.addEventListener("change", drawAgain);
   watchPlots();
   update();
 })();

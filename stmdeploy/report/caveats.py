@@ -1,0 +1,129 @@
+"""What is to be known of some rows before they are used, alike ones together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from stmdeploy.report.tables import UNSTEADY, varying_settings
+from stmdeploy.results.row import Row
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+#: Settings whose figures say nothing without their names.
+_NAMED = ("python", "threads", "in flight")
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """One thing to know, and the rows that it is true of, as a reader tells them apart."""
+
+    text: str
+    rows: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Topic:
+    """Caveats of one kind."""
+
+    title: str
+    caveats: tuple[Caveat, ...]
+
+
+def is_unsteady(row: Row) -> bool:
+    """Whether its latency is marked; LoadGen has a verdict of its own."""
+    m = row.measurement
+    return m is not None and not m.steady and row.failure is None and m.scenario is None
+
+
+def caveats(rows: Sequence[Row], failed_since: Sequence[Row] = ()) -> tuple[Topic, ...]:
+    """What was not measured steadily, with what to try; what failed, and why.
+
+    Args:
+        rows: those that the report shows.
+        failed_since: failures of rows among them whose measurement is older and shown.
+    """
+    everything = (*rows, *failed_since)
+    named = list(zip(everything, _names(everything), strict=True))
+    shown, later = named[: len(rows)], named[len(rows) :]
+    topics = (
+        Topic(f"{UNSTEADY} Not measured steadily", _merged(_advice(shown))),
+        Topic("Failed", _alike((row.failure, name) for row, name in shown if row.failure)),
+        Topic(
+            "Failed after the measurement that is shown",
+            _alike((row.failure, name) for row, name in later if row.failure),
+        ),
+        Topic("INVALID by the rules of LoadGen", _alike(_reasons(shown))),
+        Topic("Measured only after another try", _alike(_tries(shown))),
+    )
+    return tuple(topic for topic in topics if topic.caveats)
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """What tells every row from the others: its model, what varies, and its batch."""
+    varying = varying_settings(rows)
+    return [
+        ", ".join(
+            [
+                row.model,
+                *(f"{k} {v[i]}" if k in _NAMED else v[i] for k, v in varying.items()),
+                f"batch {row.batch}",
+            ]
+        )
+        for i, row in enumerate(rows)
+    ]
+
+
+Told = Iterable[tuple[str, str]]
+Named = Sequence[tuple[Row, str]]
+
+
+def _advice(rows: Named) -> Told:
+    for row, name in rows:
+        if row.measurement is not None and row.failure is None:
+            yield from ((advice, name) for advice in row.measurement.advice)
+
+
+def _reasons(rows: Named) -> Told:
+    for row, name in rows:
+        result = row.measurement.scenario if row.measurement else None
+        if result is not None and not result.valid and row.failure is None:
+            yield from ((reason, name) for reason in result.reasons or ("it gives no reason",))
+
+
+def _tries(rows: Named) -> Told:
+    for row, name in rows:
+        if len(row.tries) > 1:
+            failed = [f"{t.node or 'a lost node'}: {t.failure}" for t in row.tries if t.failure]
+            yield f"tried {len(row.tries)} times: {'; '.join(failed)}", name
+
+
+def _alike(told: Told) -> tuple[Caveat, ...]:
+    """Rows of one text together."""
+    found: dict[str, list[str]] = {}
+    for text, name in told:
+        found.setdefault(text, []).append(name)
+    return tuple(Caveat(text, tuple(names)) for text, names in found.items())
+
+
+def _merged(told: Told) -> tuple[Caveat, ...]:
+    """Rows together whose texts differ by their figures alone, which become ranges."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for text, name in told:
+        found.setdefault(_NUMBER.sub("#", text), []).append((text, name))
+    return tuple(
+        Caveat(_with_ranges([text for text, _ in some]), tuple(name for _, name in some))
+        for some in found.values()
+    )
+
+
+def _with_ranges(texts: Sequence[str]) -> str:
+    """Texts that differ by their figures alone as one: ``1 s`` and ``3 s`` are ``1 .. 3 s``."""
+    figures = zip(*(_NUMBER.findall(text) for text in texts), strict=True)
+    ends = iter([(min(some, key=float), max(some, key=float)) for some in figures])
+
+    def told(_: re.Match[str]) -> str:
+        least, most = next(ends)
+        return least if float(least) == float(most) else f"{least} .. {most}"
+
+    return _NUMBER.sub(told, texts[0])

@@ -29,6 +29,8 @@ PROVIDERS = ("cpu", "openvino", *GPU_PROVIDERS)
 #: Beyond these nothing fits into memory.
 MAX_SIDE_PX = 16_384
 MAX_CLASSES = 1_000_000
+#: Those of ImageNet-1k.
+DEFAULT_CLASSES = 1000
 MAX_BATCH = 2**31 - 1
 MAX_CALIBRATION_IMAGES = 4096
 MAX_PROCESSES, MAX_IN_FLIGHT = 100, 1024
@@ -44,7 +46,8 @@ class ModelSpec:
     Attributes:
         name: an official backbone name, ``package.module:callable`` or ``timm:NAME``.
         image_size: (height, width) in pixels.
-        num_classes: outputs of the head.
+        num_classes: outputs of the head; None for `DEFAULT_CLASSES`, of a user's own model for
+            what it gives.
         checkpoint: a file, a URL, or ``official`` for the authors' weights; None for
             synthetic weights (a user's own model: the weights it comes with).
         seed: of synthetic weights.
@@ -52,13 +55,14 @@ class ModelSpec:
 
     name: str
     image_size: tuple[int, int] = (224, 224)
-    num_classes: int = 1000
+    num_classes: int | None = None
     checkpoint: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        at_least(1, self.num_classes, "number of classes")
-        at_most(MAX_CLASSES, self.num_classes, "number of classes")
+        if self.num_classes is not None:
+            at_least(1, self.num_classes, "number of classes")
+            at_most(MAX_CLASSES, self.num_classes, "number of classes")
         at_least(1, min(self.image_size), "image side")
         at_most(MAX_SIDE_PX, max(self.image_size), "image side")
         if self.checkpoint is not None and not self.checkpoint.strip():
@@ -69,6 +73,11 @@ class ModelSpec:
         """The name, with the image size where it is not the usual one."""
         height, width = self.image_size
         return self.name if (height, width) == (224, 224) else f"{self.name} {height}x{width}"
+
+    @property
+    def head_classes(self) -> int:
+        """Outputs of the head of a backbone of the catalogue."""
+        return DEFAULT_CLASSES if self.num_classes is None else self.num_classes
 
     @property
     def is_custom(self) -> bool:

@@ -248,7 +248,7 @@ def evaluate_here(job: EvaluateJob, progress: Progress) -> Scored:
             f"{100 * so_far.top1 / so_far.images:.1f} %"
         )
 
-    data = image_folder(job.data, job.model.num_classes, job.class_map).limited(job.limit)
+    data = image_folder(job.data, job.model.head_classes, job.class_map).limited(job.limit)
     skipped: list[str] = []
     data_sha256 = data.sha256  # now: a file that goes away meanwhile is skipped
     runner = load(job.artifact, job.run)

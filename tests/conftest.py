@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from stmdeploy.backbones.catalog import CATALOG_VARIABLE
 from stmdeploy.results.row import Conditions, Environment, Measurement, ProcessRun, Row
 from tests.fakes import RecordedProgress
 
@@ -31,6 +32,8 @@ TEST_ENVIRONMENT = {
     "versions": {"torch": "2.13.0"},
 }
 
+#: The scale `nano`, for workers too.
+os.environ[CATALOG_VARIABLE] = str(DATA / "catalog.toml")
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     torch.set_num_threads(1)
     # Measurements of one user wait for each other; those of two test workers need not.

@@ -1,17 +1,25 @@
-"""The table of backbones: names, geometry, published accuracy. Reads no heavy library."""
+"""The table of backbones: names, geometry, published accuracy. Reads no heavy library.
+
+``STMDEPLOY_CATALOG`` names a TOML file with further scales of the same families, in the layout of
+``catalog.toml``: a unified backbone of other depths and widths is then one of the catalogue.
+"""
 
 from __future__ import annotations
 
+import os
 import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from stmdeploy.errors import StmdeployError, nearest
 
-#: Order in which scales are listed.
-SCALES = ("micro", "tiny", "small", "base", "large")
+#: Names a file of further scales.
+CATALOG_VARIABLE = "STMDEPLOY_CATALOG"
+#: Stages of every backbone, and the largest depth, width or number of heads that is believed.
+_STAGES, _MOST = 4, 65_536
 #: Where the authors' weights are served: release assets of their repository.
 CHECKPOINT_BASE_URL = "https://github.com/OpenGVLab/STM-Evaluation/releases/download/cls-ckpt/"
 
@@ -90,7 +98,58 @@ def _config(stm: str, scale: str, family: dict[str, Any]) -> BackboneConfig:
 @cache
 def _table() -> dict[str, Any]:
     text = resources.files("stmdeploy.backbones").joinpath("catalog.toml").read_text("utf-8")
-    return tomllib.loads(text)
+    table = tomllib.loads(text)
+    if path := os.environ.get(CATALOG_VARIABLE):
+        for stm, scales in _further_scales(Path(path), table).items():
+            table[stm]["scales"] |= scales
+    return table
+
+
+def _further_scales(path: Path, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The scales of a file of the user's, by family.
+
+    Raises:
+        StmdeployError: no such file, no TOML, or something else in it than new scales.
+    """
+    where = f"{CATALOG_VARIABLE}={path}"
+    try:
+        found = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise StmdeployError(
+            f"{where}: {(error.strerror or '').lower()}", "name a TOML file, or unset it"
+        ) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StmdeployError(f"{where} is not TOML: {error}", "see README, Own scales") from error
+    further = {}
+    for stm, family in found.items():
+        if stm not in table:
+            raise StmdeployError(f"{where}: unknown STM {stm!r}", nearest(stm, table))
+        scales = family.get("scales") if isinstance(family, dict) else None
+        if not isinstance(scales, dict) or len(family) != 1:
+            raise StmdeployError(f"{where}: {stm} holds no scales", f"write [{stm}.scales.NAME]")
+        for scale, entry in scales.items():
+            _check_scale(f"{where}: {stm}.scales.{scale}", scale, entry, table[stm])
+        further[stm] = scales
+    return further
+
+
+def _check_scale(where: str, scale: str, entry: Any, family: dict[str, Any]) -> None:
+    """Raises StmdeployError for what is no scale of a family."""
+    if scale in family["scales"]:
+        raise StmdeployError(f"{where} is there already", "choose another name")
+    known = {"depths", "dims", "heads", "mlp_ratios"}
+    needed = {"depths", "dims"} | (known & set(next(iter(family["scales"].values()))))
+    if not isinstance(entry, dict) or not needed <= set(entry) <= known:
+        raise StmdeployError(f"{where} needs {', '.join(sorted(needed))}", "and nothing else")
+    for key, values in entry.items():
+        whole = isinstance(values, list) and all(type(value) is int for value in values)
+        if not (whole and len(values) == _STAGES and all(0 < v <= _MOST for v in values)):
+            raise StmdeployError(
+                f"{where}: {key} = {values!r}", f"write {_STAGES} whole numbers, one a stage"
+            )
+    if any(dim % heads for dim, heads in zip(entry["dims"], entry.get("heads", [1] * _STAGES),
+                                             strict=True)):  # fmt: skip
+        raise StmdeployError(f"{where}: dims are not multiples of heads", "mend either")
 
 
 @cache

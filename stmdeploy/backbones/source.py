@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,7 +48,7 @@ def build_module(spec: ModelSpec) -> nn.Module:
             cannot be imported or gives no module.
     """
     if not spec.is_custom:
-        module: nn.Module = build(resolve(spec.name), spec.image_size, spec.num_classes)
+        module: nn.Module = build(resolve(spec.name), spec.image_size, spec.head_classes)
         fill_synthetic(module, spec.seed)
         return module
     torch.manual_seed(spec.seed)
@@ -83,7 +85,7 @@ def build_model(spec: ModelSpec, progress: Progress) -> BuiltModel:
         stm=config.stm if config else "custom",
         scale=config.scale if config else "",
         image_size=spec.image_size,
-        num_classes=_num_classes(module, spec) if spec.is_custom else spec.num_classes,
+        num_classes=_num_classes(module, spec) if spec.is_custom else spec.head_classes,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         weights=weights,
     )
@@ -103,13 +105,13 @@ def _checkpoint_source(spec: ModelSpec, config: BackboneConfig | None) -> str | 
 
 def _custom_module(spec: ModelSpec) -> nn.Module:
     package, _, name = spec.name.partition(":")
-    factory = _timm_factory(name, spec) if package == "timm" else _import_factory(package, name)
+    factory = _timm_factory(name) if package == "timm" else _import_factory(package, name)
     try:
-        module = factory()
+        module = factory(**_classes_argument(factory, spec))
     except (Exception, SystemExit) as error:
         raise StmdeployError(
             f"--model {spec.name}: the callable failed: {type(error).__name__}: {error}",
-            "it must take no arguments and return a torch.nn.Module",
+            "it must do without arguments and return a torch.nn.Module",
         ) from error
     if not isinstance(module, nn.Module):
         raise StmdeployError(
@@ -119,7 +121,7 @@ def _custom_module(spec: ModelSpec) -> nn.Module:
     return module
 
 
-def _import_factory(package: str, name: str) -> Callable[[], object]:
+def _import_factory(package: str, name: str) -> Callable[..., object]:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -134,14 +136,26 @@ def _import_factory(package: str, name: str) -> Callable[[], object]:
     return factory  # type: ignore[no-any-return]
 
 
-def _timm_factory(name: str, spec: ModelSpec) -> Callable[[], object]:
+def _classes_argument(factory: Callable[..., object], spec: ModelSpec) -> dict[str, int]:
+    """``num_classes`` for a callable that takes it, where a number is asked for."""
+    if spec.num_classes is None:
+        return {}
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # what is written in C does not always tell
+        return {}
+    takes = any(p.name == "num_classes" or p.kind is p.VAR_KEYWORD for p in parameters)
+    return {"num_classes": spec.num_classes} if takes else {}
+
+
+def _timm_factory(name: str) -> Callable[..., object]:
     try:
         import timm
     except ImportError as error:
         raise StmdeployError(
             f"--model timm:{name}: timm is not installed", "pip install timm"
         ) from error
-    return lambda: timm.create_model(name, pretrained=False, num_classes=spec.num_classes)
+    return partial(timm.create_model, name, pretrained=False)
 
 
 def _num_classes(module: nn.Module, spec: ModelSpec) -> int:
@@ -158,4 +172,10 @@ def _num_classes(module: nn.Module, spec: ModelSpec) -> int:
         raise StmdeployError(
             f"--model {spec.name} does not give logits of shape (N, classes)", "wrap it"
         )
-    return int(logits.shape[1])
+    found = int(logits.shape[1])
+    if spec.num_classes not in (None, found):
+        raise StmdeployError(
+            f"--model {spec.name} gives {found} classes, not {spec.num_classes}",
+            "leave --num-classes out, or let the callable take num_classes",
+        )
+    return found

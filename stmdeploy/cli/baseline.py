@@ -20,9 +20,7 @@ def create(
     scale: options.Scale = None,
     model: options.Model = None,
     image_size: options.ImageSize = None,
-    num_classes: Annotated[
-        int | None, typer.Option("--num-classes", help="Outputs of the head. [default: 1000]")
-    ] = None,
+    num_classes: options.NumClasses = None,
     checkpoint: options.Checkpoint = None,
     batch: Annotated[list[str] | None, typer.Option("--batch", help="[default: 1,8]")] = None,
     runtime: Annotated[
@@ -33,7 +31,9 @@ def create(
         list[str] | None, typer.Option("--threads", help="Of one operator. [default: all]")
     ] = None,
     lowering: options.Lowering = None,
-    gpu: Annotated[str | None, typer.Option("--gpu", help="Measure on this GPU.")] = None,
+    gpu: Annotated[
+        list[str] | None, typer.Option("--gpu", help="Measure on this GPU: see `hardware list`.")
+    ] = None,
     provider: Annotated[str | None, typer.Option("--provider", help="Of onnxruntime.")] = None,
     budget_s: Annotated[
         float | None, typer.Option("--budget-s", help="Sampling time of a row. [default: 10]")

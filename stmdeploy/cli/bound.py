@@ -24,7 +24,7 @@ def bound(
     scale: options.Scale = None,
     model: options.Model = None,
     image_size: options.ImageSize = None,
-    num_classes: options.NumClasses = 1000,
+    num_classes: options.NumClasses = None,
     gpu: Annotated[
         list[str] | None,
         typer.Option("--gpu", help="As of `hardware list`. [default: this machine's processor]"),

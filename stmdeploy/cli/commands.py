@@ -38,7 +38,7 @@ def count(
     scale: options.Scale = None,
     model: options.Model = None,
     image_size: options.ImageSize = None,
-    num_classes: options.NumClasses = 1000,
+    num_classes: options.NumClasses = None,
     modules: Annotated[bool, typer.Option("--modules", help="Also list every module.")] = False,
     json: options.Json = False,
 ) -> None:

@@ -32,7 +32,7 @@ def export(
     ] = False,
     model: options.Model = None,
     image_size: options.ImageSize = None,
-    num_classes: options.NumClasses = 1000,
+    num_classes: options.NumClasses = None,
     checkpoint: options.Checkpoint = None,
     target: Annotated[
         list[str] | None,

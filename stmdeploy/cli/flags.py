@@ -158,7 +158,7 @@ def sweep_spec(flags: SweepFlags, *, on_cluster: bool = False) -> SweepSpec:
             image_size=flags.image_size,
             checkpoint=flags.checkpoint,
             default_scale="tiny" if words(flags.stm) else "micro",
-            num_classes=1000 if flags.num_classes is None else flags.num_classes,
+            num_classes=flags.num_classes,
         ),
         runs=run_specs(
             runtimes,

@@ -34,7 +34,14 @@ ImageSize = Annotated[
     list[str] | None,
     typer.Option("--image-size", help="Pixels: 224 or HEIGHTxWIDTH. [default: 224]"),
 ]
-NumClasses = Annotated[int, typer.Option("--num-classes", help="Outputs of the head.")]
+NumClasses = Annotated[
+    int | None,
+    typer.Option(
+        "--num-classes",
+        help="Outputs of the head. A --model whose callable takes num_classes gets it, and must "
+        "have as many. [default: 1000; of a --model what it has]",
+    ),
+]
 Checkpoint = Annotated[
     str | None,
     typer.Option(

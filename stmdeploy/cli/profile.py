@@ -23,9 +23,7 @@ def profile(
     scale: options.Scale = None,
     model: options.Model = None,
     image_size: options.ImageSize = None,
-    num_classes: Annotated[
-        int | None, typer.Option("--num-classes", help="Outputs of the head. [default: 1000]")
-    ] = None,
+    num_classes: options.NumClasses = None,
     checkpoint: options.Checkpoint = None,
     batch: Annotated[
         list[str] | None,

@@ -12,6 +12,7 @@ from stmdeploy.errors import StmdeployError
 from stmdeploy.results.row import Row
 from stmdeploy.results.store import Store, SweepInfo
 from stmdeploy.spec import (
+    DEFAULT_CLASSES,
     EngineSpec,
     ModelSpec,
     RunSettings,
@@ -33,7 +34,7 @@ def model_specs(
     scale: list[str] | None,
     model: list[str] | None,
     image_size: list[str] | None,
-    num_classes: int,
+    num_classes: int | None,
     checkpoint: str | None,
     default_scale: str = "tiny",
 ) -> tuple[ModelSpec, ...]:
@@ -60,9 +61,13 @@ def model_specs(
             f"--checkpoint {checkpoint} cannot fit {len(names) + len(customs)} models",
             "name one --stm and one --scale",
         )
+    # Of a model of the user's, nothing given means whatever it has.
+    wanted = DEFAULT_CLASSES if num_classes is None else num_classes
+    classes: dict[str, int | None] = {**dict.fromkeys(names, wanted)}
+    classes |= dict.fromkeys(customs, num_classes)
     specs = tuple(
-        ModelSpec(name, size, num_classes, checkpoint)
-        for name in dict.fromkeys([*names, *customs])
+        ModelSpec(name, size, count, checkpoint)
+        for name, count in classes.items()
         for size in sizes
     )
     for spec in specs:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from stmdeploy import StmdeployError, create_backbone, list_backbones
-from stmdeploy.backbones.catalog import resolve
+from stmdeploy.backbones import catalog
+from stmdeploy.backbones.catalog import CATALOG_VARIABLE, resolve
 from tests.conftest import DATA
 
 
@@ -63,7 +66,56 @@ def test_published_figures_are_the_authors() -> None:
 
 def test_every_family_comes_in_every_scale() -> None:
     unified = [name for name in list_backbones() if name.startswith("unified_")]
-    assert len(unified) == 6 * 4 + 1
+    own = [name for name in unified if name.endswith("_nano")]  # of tests/data/catalog.toml
+    assert len(own) == 6
+    assert len(unified) - len(own) == 6 * 4 + 1
+
+
+@pytest.fixture
+def own_catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file of further scales, which nobody has read yet."""
+    path = tmp_path / "scales.toml"
+    monkeypatch.setenv(CATALOG_VARIABLE, str(path))
+    caches = (catalog._table, catalog._by_name, catalog._aliases)
+    for one in caches:
+        one.cache_clear()
+    yield path
+    for one in caches:
+        one.cache_clear()
+
+
+def test_scales_of_ones_own(own_catalog: Path) -> None:
+    own_catalog.write_text("[convnext.scales.thin]\ndepths=[1,1,2,1]\ndims=[16,32,64,128]\n")
+    config = resolve("dwconv", "thin")
+    assert config.name == "unified_convnext_thin"
+    assert config.published is None and config.checkpoint_url is None
+    assert sum(p.numel() for p in create_backbone("convnext", "thin").parameters()) < 1e6
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "no such file"),
+        ("[", "is not TOML"),
+        ("[resnet.scales.x]", "unknown STM 'resnet'"),
+        ("convnext = 3", "convnext holds no scales"),
+        ("[convnext]\naliases=['x']", "convnext holds no scales"),
+        ("[convnext.scales.micro]\ndepths=[1,1,1,1]\ndims=[8,8,8,8]", "is there already"),
+        ("[convnext.scales.x]\ndepths=[1,1,1,1]", "needs depths, dims"),
+        ("[swin.scales.x]\ndepths=[1,1,1,1]\ndims=[8,8,8,8]", "needs depths, dims, heads"),
+        ("[convnext.scales.x]\ndepths=[1,1,1]\ndims=[8,8,8,8]", "write 4 whole numbers"),
+        ("[convnext.scales.x]\ndepths=[1,1,1,1]\ndims=[8,8,8,1e9]", "write 4 whole numbers"),
+        (
+            "[dcn.scales.x]\ndepths=[1,1,1,1]\ndims=[8,8,8,8]\nheads=[3,1,1,1]",
+            "not multiples of heads",
+        ),
+    ],
+)
+def test_what_is_no_scale(own_catalog: Path, text: str | None, says: str) -> None:
+    if text is not None:
+        own_catalog.write_text(text)
+    with pytest.raises(StmdeployError, match=says):
+        list_backbones()
 
 
 def test_create_backbone_takes_an_official_name_and_any_number_of_classes() -> None:

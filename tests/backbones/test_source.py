@@ -85,7 +85,7 @@ def test_timm_models_by_name(
     """timm itself drags in another torch build; a package with its call stands in."""
     (tmp_path / "timm.py").write_text(
         "from torch import nn\n"
-        "def create_model(name, pretrained, num_classes):\n"
+        "def create_model(name, pretrained, num_classes=1000):\n"
         "    if name != 'resnet18' or pretrained:\n"
         "        raise RuntimeError(f'Unknown model ({name})')\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(12, num_classes))\n"
@@ -94,6 +94,10 @@ def test_timm_models_by_name(
     monkeypatch.delitem(sys.modules, "timm", raising=False)
     spec = ModelSpec("timm:resnet18", image_size=(2, 2), num_classes=7)
     assert build_model(spec, progress).info.num_classes == 7
+    assert (
+        build_model(ModelSpec("timm:resnet18", image_size=(2, 2)), progress).info.num_classes
+        == 1000
+    )
     with pytest.raises(StmdeployError, match=r"Unknown model \(resnet99\)"):
         build_model(ModelSpec("timm:resnet99"), progress)
     monkeypatch.delitem(sys.modules, "timm")
@@ -105,3 +109,33 @@ def test_only_the_authors_file_is_official(tmp_path: Path, progress: RecordedPro
     built = build_model(ModelSpec("unified_convnext_micro", checkpoint=str(path)), progress)
     assert built.info.weights.kind == "checkpoint"
     assert not built.official
+
+
+CLASSES = """
+from torch import nn
+
+def fixed():
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+
+def asked(num_classes=9):
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, num_classes))
+"""
+
+
+def test_classes_of_a_users_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progress: RecordedProgress
+) -> None:
+    """`--num-classes` beside `--model` is passed on or refused, never ignored."""
+    (tmp_path / "class_rivals.py").write_text(CLASSES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def classes(name: str, count: int | None) -> int:
+        spec = ModelSpec(f"class_rivals:{name}", image_size=(2, 2), num_classes=count)
+        return build_model(spec, progress).info.num_classes
+
+    assert classes("fixed", None) == 5
+    assert classes("fixed", 5) == 5
+    assert classes("asked", None) == 9
+    assert classes("asked", 7) == 7
+    with pytest.raises(StmdeployError, match="gives 5 classes, not 7; leave --num-classes out"):
+        classes("fixed", 7)

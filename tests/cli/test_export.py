@@ -105,8 +105,8 @@ def all_scales(stm: str) -> list[str]:
 
 
 def test_all_scales() -> None:
-    assert all_scales("dcn") == ["micro", "tiny", "small", "base", "large"]
-    assert all_scales("halonet") == ["micro", "tiny", "small", "base"]
+    assert all_scales("dcn") == ["micro", "tiny", "small", "base", "large", "nano"]
+    assert all_scales("halonet") == ["micro", "tiny", "small", "base", "nano"]
 
 
 def test_batches_of_an_engine() -> None:

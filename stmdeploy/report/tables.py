@@ -102,8 +102,8 @@ def profile_table(rows: Sequence[Row]) -> TextTable:
     settings = varying_settings(rows)
     measured = ("measured top-1 %",) if any(row.accuracy for row in rows) else ()
     headers = (
-        "backbone", *settings, "batch", "top-1 %", *measured, "box AP", "latency ms",
-        "95 % interval", "p90 ms", "images/s", "efficiency %", "GMACs", "params M", "peak MiB",
+        "backbone", *settings, "batch", "top-1 %", *measured, "latency ms", "95 % interval",
+        "p90 ms", "images/s", "efficiency %", "GMACs", "params M", "peak MiB",
     )  # fmt: skip
     cells = tuple(
         (
@@ -112,7 +112,6 @@ def profile_table(rows: Sequence[Row]) -> TextTable:
             str(row.batch),
             _number(row.published_top1_percent),
             *(_number(row.accuracy.top1.percent if row.accuracy else None) for _ in measured),
-            _number(row.published_box_ap_percent),
             *_profile_cells(row),
         )
         for i, row in enumerate(rows)
@@ -124,8 +123,8 @@ def profile_table(rows: Sequence[Row]) -> TextTable:
         notes=(*profile_notes(rows), *row_notes(rows)),
         keys=2 + len(settings),
         drop_first=(
-            "params M", "GMACs", "peak MiB", "box AP", "efficiency %", "p90 ms", "images/s",
-            "top-1 %", "measured top-1 %", "95 % interval",
+            "params M", "GMACs", "peak MiB", "efficiency %", "p90 ms", "images/s", "top-1 %",
+            "measured top-1 %", "95 % interval",
         ),
     )  # fmt: skip
 
@@ -183,8 +182,8 @@ def profile_notes(rows: Sequence[Row]) -> tuple[str, ...]:
     weights = sorted({row.weights for row in rows})
     uncounted = sorted({operator for row in rows for operator in row.uncounted_operators})
     return (
-        "top-1 (ImageNet-1k) and box AP (COCO, Mask R-CNN 1x) are published by the authors, "
-        "not measured here; they were published of float32.",
+        "top-1 (ImageNet-1k) is published by the authors, not measured here; it was published of "
+        "float32.",
         *_evaluation_notes(rows),
         f"Latency is the median of one inference, with its 95 % interval over {_processes(rows)}; "
         f"weights: {', '.join(weights)}; {', '.join(fixed)}.",

@@ -30,6 +30,19 @@ def evaluation_table(found: Sequence[Evaluation]) -> TextTable:
         )
         for i, e in enumerate(found)
     )
+    return TextTable(
+        headers,
+        cells,
+        left=3 + len(settings),
+        notes=_notes(found),
+        keys=3 + len(settings),
+        drop_first=(
+            "images", "fp32 top-1 %", "measured top-5 %", "agrees with fp32 %", "95 % interval",
+        ),
+    )  # fmt: skip
+
+
+def _notes(found: Sequence[Evaluation]) -> tuple[str, ...]:
     data = dict.fromkeys(f"{e.data} ({e.data_sha256[:12]})" for e in found)
     skipped = [
         f"{e.model}, {e.precision}: {e.skipped} images could not be read and were skipped: "
@@ -37,22 +50,12 @@ def evaluation_table(found: Sequence[Evaluation]) -> TextTable:
         for e in found
         if e.skipped
     ]
-    notes = (
+    return (
         f"Measured over {', '.join(data)}, transformed as published. Intervals are Wilson's, of "
         "the images alone.",
         "Agreement: images whose first class is that of the artifact in fp32.",
         *skipped,
     )
-    return TextTable(
-        headers,
-        cells,
-        left=3 + len(settings),
-        notes=notes,
-        keys=3 + len(settings),
-        drop_first=(
-            "images", "fp32 top-1 %", "measured top-5 %", "agrees with fp32 %", "95 % interval",
-        ),
-    )  # fmt: skip
 
 
 def _varying(found: Sequence[Evaluation]) -> dict[str, list[str]]:

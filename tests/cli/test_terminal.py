@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
+from typer.main import get_command
 
 from stmdeploy.artifact import Operation
 from stmdeploy.backbones.catalog import list_backbones
-from stmdeploy.cli.main import main
+from stmdeploy.cli.main import app, main
 from stmdeploy.complexity import Complexity
 from stmdeploy.processors import find_profiles, peaks_of, profiles
 from stmdeploy.regression.bundle import Baseline, BaselineRow, MachineKey
@@ -186,6 +188,20 @@ def test_what_is_left_out_is_in_a_pipe_and_in_json(
     assert "Not shown" not in piped
     assert main([*command.split(), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)
+
+
+def test_whatever_prints_a_table_takes_json() -> None:
+    found = dict(_commands(get_command(app)))
+    without = {name for name, flags in found.items() if "--json" not in flags}
+    assert without == {"results export", "results merge", "results prune"}
+
+
+def _commands(command: Any, name: str = "") -> Iterator[tuple[str, set[str]]]:
+    """Every command with its flags."""
+    for word, one in getattr(command, "commands", {}).items():
+        yield from _commands(one, f"{name} {word}".strip())
+    if not hasattr(command, "commands"):
+        yield name, {flag for parameter in command.params for flag in parameter.opts}
 
 
 @pytest.mark.parametrize(

@@ -76,24 +76,14 @@ def show(
     """Verify a baseline, and show what is in it."""
     from stmdeploy.cli import console
     from stmdeploy.regression.bundle import open_bundle
-    from stmdeploy.report.tables import TextTable, significant
+    from stmdeploy.regression.formats.table import baseline_table
 
     with open_bundle(path) as bundle:
         baseline = bundle.baseline
     if json:
         console.print_json({"path": str(path), "id": baseline.id, **_described(baseline)})
         return
-    cells = tuple(
-        (row.name, significant(row.row.measurement.latency_ms_p50), row.runtime_version)
-        for row in baseline.rows
-        if row.row.measurement is not None
-    )
-    notes = (
-        f"baseline {baseline.id}, made {baseline.created_utc[:19]} UTC on "
-        f"{baseline.machine.gpu or baseline.machine.processor}",
-    )
-    headers = ("row", "latency ms", "runtime's version")
-    console.print_table(TextTable(headers, cells, notes=notes))
+    console.print_table(baseline_table(baseline))
 
 
 def _described(baseline: object) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from stmdeploy.contracts import Progress
     from stmdeploy.report.tables import TextTable
     from stmdeploy.results.row import Row
-
-#: Width of a table where stdout is no terminal; wide enough for every column.
-_FILE_WIDTH = 200
 
 
 class ReaderGoneError(Exception):
@@ -61,34 +57,11 @@ def say(text: str) -> None:
 
 
 def print_table(table: TextTable) -> None:
-    """Writes a table and its notes to stdout."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    """Writes a table and its notes to stdout: what fits into a terminal, all of it elsewhere."""
+    from stmdeploy.cli.drawing import draw
 
     terminal = sys.stdout.isatty()
-    buffer = io.StringIO()
-    console = Console(
-        file=buffer,
-        force_terminal=terminal,
-        width=shutil.get_terminal_size().columns if terminal else _FILE_WIDTH,
-        highlight=False,
-    )
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, header in enumerate(table.headers):
-        drawn.add_column(
-            header,
-            justify="left" if i < table.left else "right",
-            overflow="fold" if i == 0 else "ellipsis",
-            no_wrap=i > 0,
-        )
-    for cells in table.cells:
-        drawn.add_row(*(Text(cell) for cell in cells))
-    console.print(drawn)
-    for note in table.notes:
-        console.print(note, markup=False)
-    print_text(buffer.getvalue().rstrip("\n"))
+    print_text(draw(table, shutil.get_terminal_size().columns if terminal else None))
 
 
 def show_rows(rows: tuple[Row, ...], folder: Path, sweep: str, *, json: bool) -> None:

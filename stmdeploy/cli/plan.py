@@ -23,6 +23,8 @@ _OVERHEAD_S = 3.0
 _EXPLAIN_S, _PEAKS_S = 4.0, 6.0
 #: Of one export that the store knows no time of.
 _EXPORT_S = 25.0
+#: Where and by what a row is measured that says nothing of it; need not be said of all rows.
+_USUAL = _HERE, _THIS = "this machine", "this"
 
 
 def show_plan(
@@ -45,7 +47,7 @@ def show_plan(
                         "model": model.name, "image_size": model.image_size,
                         "precision": run.precision, "runtime": run.runtime, "batch": run.batch,
                         "threads": run.threads, "in_flight": run.in_flight, "device": run.device,
-                        "scenario": run.scenario.name, "node": run.node,
+                        "scenario": run.scenario.name, "node": run.node, "python": run.python,
                     }
                     for model, run in rows
                 ],
@@ -55,26 +57,45 @@ def show_plan(
             }
         )  # fmt: skip
         return
-    headers = (
-        "backbone",
-        "node",
-        "runtime",
-        "precision",
-        "scenario",
-        "batch",
-        "in flight",
-        "threads",
-    )
-    cells = tuple(
-        (m.label, r.node or "this machine", r.runtime, r.precision, r.scenario.name,
-         str(r.batch), str(r.in_flight), str(r.threads))
-        for m, r in rows
-    )  # fmt: skip
-    notes = (
+    estimate = (
         f"{len(rows)} rows. Exports: about {export_s / 60:.1f} min; "
-        f"measuring: at most {measure_s / 60:.1f} min. Estimated, not measured.",
+        f"measuring: at most {measure_s / 60:.1f} min. Estimated, not measured."
     )
-    console.print_table(TextTable(headers, cells, left=5, notes=(*_where(rows, chosen), *notes)))
+    console.print_table(plan_table(rows, (*_where(rows, chosen), estimate)))
+
+
+def plan_table(rows: Sequence[tuple[ModelSpec, RunSpec]], notes: tuple[str, ...]) -> TextTable:
+    """What tells rows apart, one line per row; what is the same in all of them is in the notes."""
+    runs = [run for _, run in rows]
+    words = {
+        "node": [run.node or _HERE for run in runs],
+        "python": [run.python or _THIS for run in runs],
+        "runtime": [run.runtime for run in runs],
+        "precision": [run.precision for run in runs],
+        "scenario": [run.scenario.name for run in runs],
+    }
+    numbers = {
+        "batch": [str(run.batch) for run in runs],
+        "in flight": [str(run.in_flight) for run in runs],
+        "threads": [str(run.threads) for run in runs],
+    }
+    settings = {**words, **numbers}
+    shown = [name for name, cells in settings.items() if name == "batch" or len(set(cells)) > 1]
+    same = ", ".join(
+        f"{name} {cells[0]}"
+        for name, cells in settings.items()
+        if name not in shown and cells[0] not in _USUAL
+    )
+    return TextTable(
+        ("backbone", *shown),
+        tuple(
+            (model.label, *(settings[name][i] for name in shown))
+            for i, (model, _) in enumerate(rows)
+        ),
+        left=1 + sum(name in words for name in shown),
+        notes=(*((f"Every row: {same}.",) if same else ()), *notes),
+        keys=1 + len(shown),
+    )
 
 
 def _where(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stmdeploy.cli import options
 from stmdeploy.errors import StmdeployError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stmdeploy.results.row import Evaluation
 
 app = typer.Typer(
     no_args_is_help=True, help="List, show, export, merge and prune what was measured."
@@ -21,22 +26,30 @@ Sweep = Annotated[
 Where = Annotated[
     Path | None, typer.Option("--out", help="Folder of the store. [default: stmdeploy-results]")
 ]
+#: Artifacts that `results list` names.
+_NAMED = 5
 
 
 @app.command("list")
 def list_(
     out: Where = None, store_url: options.StoreUrl = None, json: options.Json = False
 ) -> None:
-    """List the sweeps."""
+    """List the sweeps, and say what else the store holds."""
     from stmdeploy.cli import console
     from stmdeploy.cli.requests import open_store
     from stmdeploy.report.tables import TextTable
 
     store = open_store(out, store_url)
-    sweeps = store.sweeps()
+    sweeps, evaluated = store.sweeps(), store.evaluations()
     if json:
         console.print_json(
-            {"sweeps": [{"id": s.id, "created_utc": s.created_utc, **s.states} for s in sweeps]}
+            {"sweeps": [{"id": s.id, "created_utc": s.created_utc, **s.states} for s in sweeps],
+             "evaluations": len(evaluated)}
+        )  # fmt: skip
+        return
+    if not sweeps:
+        console.print_text(
+            f"No sweeps. {_evaluated(evaluated) or 'To measure one: stmdeploy profile.'}"
         )
         return
     states = ("done", "failed", "measuring", "planned")
@@ -44,7 +57,48 @@ def list_(
         (s.id, s.created_utc[:19], *(str(s.states.get(state, 0)) for state in states))
         for s in sweeps
     )
-    console.print_table(TextTable(("sweep", "created (UTC)", *states), cells, left=2))
+    notes = (_evaluated(evaluated),) if evaluated else ()
+    headers = ("sweep", "created (UTC)", *states)
+    console.print_table(TextTable(headers, cells, left=2, notes=notes))
+
+
+def _evaluated(found: Sequence[Evaluation]) -> str:
+    """How many evaluations there are, and of what."""
+    artifacts = {e.artifact_sha256: f"{e.model} {e.precision}" for e in found}
+    names = list(artifacts.values())
+    more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
+    if not names:
+        return ""
+    return (
+        f"{_count(len(found), 'evaluation')} of {_count(len(names), 'artifact')}, "
+        f"{', '.join(names[:_NAMED] + more)}: see `stmdeploy results evaluations`."
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+@app.command()
+def evaluations(
+    out: Where = None, store_url: options.StoreUrl = None, json: options.Json = False
+) -> None:
+    """Print every accuracy that was measured, the oldest first."""
+    from stmdeploy.cli import console
+    from stmdeploy.cli.requests import open_store
+    from stmdeploy.report.accuracy import evaluation_table
+
+    store = open_store(out, store_url)
+    found = store.evaluations()
+    if json:
+        console.print_json({"evaluations": [e.model_dump(mode="json") for e in found]})
+        return
+    if not found:
+        raise StmdeployError(
+            f"{store.name} holds no evaluation",
+            "measure one: stmdeploy evaluate ARTIFACT --data FOLDER",
+        )
+    console.print_table(evaluation_table(found))
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from stmdeploy.artifact import Artifact, Calibration, EngineInfo, Fidelity, Share
@@ -15,13 +16,19 @@ _BYTES_PER_MIB = 2**20
 def artifact_tables(artifact: Artifact) -> tuple[TextTable, ...]:
     """The manifest in words, then MACs and bytes by part and by operator."""
     manifest = artifact.manifest
-    tables = [TextTable(("artifact", str(artifact.path)), _facts(artifact), left=2)]
+    facts = TextTable(
+        ("what", "as its manifest says"),
+        _facts(artifact),
+        left=2,
+        wrap=("as its manifest says",),
+        title=str(artifact.path),
+    )
     if manifest.cost is None:
         names = ", ".join(f"{name} x{n}" for name, n in manifest.operators.items())
         note = (
             f"Operators: {names or 'not known'}. Without an ONNX graph of its own: no cost by part."
         )
-        return (TextTable(tables[0].headers, tables[0].cells, left=2, notes=(note,)),)
+        return (replace(facts, notes=(note,)),)
     notes = [
         "At batch 1. MACs of matrix products, convolutions and bilinear samples (4 each), as this "
         "graph does them. Bytes: every tensor once for each node that reads or writes it."
@@ -30,9 +37,11 @@ def artifact_tables(artifact: Artifact) -> tuple[TextTable, ...]:
         notes.append(
             f"{manifest.cost.unknown_shapes} nodes have a tensor of unknown shape: not counted."
         )
-    tables.append(_cost_table("part", manifest.cost.by_part))
-    tables.append(_cost_table("operator", manifest.cost.by_operator, tuple(notes)))
-    return tuple(tables)
+    return (
+        facts,
+        _cost_table("part", manifest.cost.by_part),
+        _cost_table("operator", manifest.cost.by_operator, tuple(notes)),
+    )
 
 
 def _facts(artifact: Artifact) -> tuple[tuple[str, str], ...]:
@@ -55,7 +64,7 @@ def _facts(artifact: Artifact) -> tuple[tuple[str, str], ...]:
         *_fidelity(m.fidelity),
         *_calibration(m.calibration),
         *_engine(m.engine),
-        *((f"file {file.name}", f"{file.size_bytes / _BYTES_PER_MIB:.1f} MiB, hash verified")
+        *(("file", f"{file.name}, {file.size_bytes / _BYTES_PER_MIB:.1f} MiB, hash verified")
           for file in m.files),
         ("versions", ", ".join(f"{name} {version}" for name, version in m.versions.items())),
         ("created", f"{m.created_utc}, in {m.export_s:.1f} s"),
@@ -121,7 +130,8 @@ def _cost_table(by: str, shares: dict[str, Share], notes: tuple[str, ...] = ()) 
         for name, share in sorted(shares.items(), key=lambda entry: -_bytes(entry[1]))
     )
     headers = (by, "nodes", "MMACs", "MACs %", "weights MiB", "activations MiB", "bytes %")
-    return TextTable(headers, cells, notes=notes)
+    least = ("nodes", "weights MiB", "activations MiB", "MMACs")
+    return TextTable(headers, cells, notes=notes, drop_first=least)
 
 
 def _bytes(share: Share) -> int:
@@ -150,4 +160,6 @@ def layer_table(artifact: Artifact) -> TextTable:
         for layer in engine_layers(artifact)
     )  # fmt: skip
     headers = ("fused layer", "kind", "inputs", "weights", "outputs", "ONNX nodes")
-    return TextTable(headers, cells, left=5)
+    return TextTable(
+        headers, cells, left=5, drop_first=("ONNX nodes",), wrap=("inputs", "weights", "outputs")
+    )

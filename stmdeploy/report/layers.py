@@ -66,7 +66,8 @@ def layers_table(title: str, inferences: Inferences) -> TextTable:
         f"Means of {len(inferences)} inferences under the runtime's profiler, "
         f"which takes time itself: {significant(whole)} ms of operators an inference.",
     )
-    return TextTable((title, "", "ms", "%"), cells, left=2, notes=notes)
+    headers = ("by", "name", "ms", "%")
+    return TextTable(headers, cells, left=2, notes=notes, keys=2, title=title)
 
 
 def chrome_trace(title: str, inferences: Inferences) -> str:

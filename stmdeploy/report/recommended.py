@@ -31,11 +31,19 @@ def recommendation_table(found: Recommendation, title: str, runners_up: int) -> 
         for i, (what, one) in enumerate(shown)
     )  # fmt: skip
     headers = (
-        title, "backbone", *settings, "batch", "top-1 %", "latency ms",
+        "row", "backbone", *settings, "batch", "top-1 %", "latency ms",
         "95 % interval", "images/s", "MiB", "why",
     )  # fmt: skip
-    notes = _notes(found, runners_up)
-    return TextTable(headers, cells, left=2 + len(settings), notes=notes)
+    return TextTable(
+        headers,
+        cells,
+        left=2 + len(settings),
+        notes=_notes(found, runners_up),
+        keys=3 + len(settings),
+        drop_first=("MiB", "images/s", "95 % interval", "top-1 %", "why"),
+        wrap=("top-1 %", "why"),
+        title=title,
+    )
 
 
 def recommendation_document(found: Recommendation) -> dict[str, Any]:

@@ -20,24 +20,34 @@ UNSTEADY = "~"
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table as text; `left` columns are left-aligned, the others right. Notes go below."""
+    """A table as text; `left` columns are left-aligned, the others right. Notes go below.
+
+    The first `keys` columns say what a row is: they are never wrapped and always shown. Where
+    there is no room, texts of the columns `wrap` wrap, then the columns `drop_first` go, the least
+    important first, and after them the others from the right.
+    """
 
     headers: tuple[str, ...]
     cells: tuple[tuple[str, ...], ...]
     left: int = 1
     notes: tuple[str, ...] = ()
+    keys: int = 1
+    drop_first: tuple[str, ...] = ()
+    wrap: tuple[str, ...] = ()
+    title: str = ""
 
     def markdown(self) -> str:
         """The table in GitHub's Markdown, its notes as paragraphs."""
         rule = [":---" if i < self.left else "---:" for i in range(len(self.headers))]
         lines = ["| " + " | ".join(line) + " |" for line in (self.headers, rule, *self.cells)]
-        return "\n".join([*lines, *(f"\n{note}" for note in self.notes)])
+        above = [self.title, ""] if self.title else []
+        return "\n".join([*above, *lines, *(f"\n{note}" for note in self.notes)])
 
     def latex(self) -> str:
         """The table for LaTeX with the package booktabs, its notes as comments."""
         columns = "".join("l" if i < self.left else "r" for i in range(len(self.headers)))
         lines = [
-            *(f"% {' '.join(note.split())}" for note in self.notes),
+            *(f"% {' '.join(note.split())}" for note in (self.title, *self.notes) if note),
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             _latex_line(self.headers),
@@ -89,21 +99,34 @@ def _scenario(row: Row) -> str:
 
 def profile_table(rows: Sequence[Row]) -> TextTable:
     """Accuracy beside cost, one line per row; columns that never vary are in the notes."""
-    varying = varying_settings(rows)
-    if any(row.accuracy for row in rows):
-        varying["measured top-1 %"] = [
-            _number(row.accuracy.top1.percent if row.accuracy else None) for row in rows
-        ]
+    settings = varying_settings(rows)
+    measured = ("measured top-1 %",) if any(row.accuracy for row in rows) else ()
     headers = (
-        "backbone", *varying, "batch", "top-1 %", "box AP", "latency ms", "95 % interval",
+        "backbone", *settings, "batch", "top-1 %", *measured, "latency ms", "95 % interval",
         "p90 ms", "images/s", "efficiency %", "GMACs", "params M", "peak MiB",
     )  # fmt: skip
     cells = tuple(
-        (row.model, *(column[i] for column in varying.values()), *_profile_cells(row))
+        (
+            row.model,
+            *(column[i] for column in settings.values()),
+            str(row.batch),
+            _number(row.published_top1_percent),
+            *(_number(row.accuracy.top1.percent if row.accuracy else None) for _ in measured),
+            *_profile_cells(row),
+        )
         for i, row in enumerate(rows)
     )
-    notes = (*profile_notes(rows), *row_notes(rows))
-    return TextTable(headers, cells, left=1 + len(varying), notes=notes)
+    return TextTable(
+        headers,
+        cells,
+        left=1 + len(settings),
+        notes=(*profile_notes(rows), *row_notes(rows)),
+        keys=2 + len(settings),
+        drop_first=(
+            "params M", "GMACs", "peak MiB", "efficiency %", "p90 ms", "images/s", "top-1 %",
+            "measured top-1 %", "95 % interval",
+        ),
+    )  # fmt: skip
 
 
 def varying_settings(rows: Sequence[Row]) -> dict[str, list[str]]:
@@ -128,22 +151,16 @@ def _settings(rows: Sequence[Row]) -> dict[str, list[str]]:
 
 
 def _profile_cells(row: Row) -> tuple[str, ...]:
-    start = (
-        str(row.batch),
-        _number(row.published_top1_percent),
-        _number(row.published_box_ap_percent),
-    )
     size = (significant(row.macs / 1e9), significant(row.parameters / 1e6))
     if row.measurement is None or row.failure is not None:
-        return (*start, "failed", *[ABSENT] * 4, *size, ABSENT)
+        return ("failed", *[ABSENT] * 4, *size, ABSENT)
     m = row.measurement
     if m.scenario is not None:
         s = m.scenario
         tail = (_significant(s.latency_ms_p90), significant(m.throughput_images_s), ABSENT)
-        return (*start, _significant(s.latency_ms_p50), ABSENT, *tail, *size,
+        return (_significant(s.latency_ms_p50), ABSENT, *tail, *size,
                 _number(m.memory_peak_mib, 0))  # fmt: skip
     return (
-        *start,
         ("" if m.steady else UNSTEADY) + significant(m.latency_ms_p50),
         f"{significant(m.latency_ms_p50_low)} .. {significant(m.latency_ms_p50_high)}",
         _significant(m.latency_ms_p90),
@@ -165,8 +182,8 @@ def profile_notes(rows: Sequence[Row]) -> tuple[str, ...]:
     weights = sorted({row.weights for row in rows})
     uncounted = sorted({operator for row in rows for operator in row.uncounted_operators})
     return (
-        "top-1 (ImageNet-1k) and box AP (COCO, Mask R-CNN 1x) are published by the authors, "
-        "not measured here; they were published of float32.",
+        "top-1 (ImageNet-1k) is published by the authors, not measured here; it was published of "
+        "float32.",
         *_evaluation_notes(rows),
         f"Latency is the median of one inference, with its 95 % interval over {_processes(rows)}; "
         f"weights: {', '.join(weights)}; {', '.join(fixed)}.",
@@ -234,7 +251,8 @@ def peaks_table(title: str, peaks: Peaks) -> TextTable:
     for level in peaks.memory:
         size = "more" if level.up_to_mib is None else f"up to {level.up_to_mib:g} MiB"
         cells.append((f"copies that touch {size}", f"{significant(level.gb_s or 0)} GB/s", "torch"))
-    return TextTable((title, peaks.kind, "by"), tuple(cells), notes=(f"{peaks.source}.",))
+    headers = ("what", peaks.kind, "by")
+    return TextTable(headers, tuple(cells), notes=(f"{peaks.source}.",), title=title)
 
 
 def _processes(rows: Sequence[Row]) -> str:
@@ -288,7 +306,11 @@ def count_table(counts: Sequence[tuple[str, Complexity]]) -> TextTable:
         headers,
         cells,
         notes=("MACs (multiply-accumulates) of one image; FLOPs are about twice that.", *uncounted),
-    )
+        drop_first=(
+            "other %", "head %", "stem %", "downsample %", "norm %", "matmul+conv", "mlp %",
+            "mixer %", "params M",
+        ),
+    )  # fmt: skip
 
 
 def module_table(name: str, complexity: Complexity) -> TextTable:
@@ -297,7 +319,7 @@ def module_table(name: str, complexity: Complexity) -> TextTable:
         (module, significant(macs / 1e6, 4), _number(100 * macs / max(complexity.macs, 1), 2))
         for module, macs in complexity.by_module.items()
     )
-    return TextTable((f"module of {name}", "MMACs", "%"), cells)
+    return TextTable(("module", "MMACs", "%"), cells, title=name)
 
 
 def _calls(operators: dict[str, int]) -> str:

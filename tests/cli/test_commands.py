@@ -37,7 +37,10 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert {t["target"] for t in json_of(capsys, "list", "targets")["targets"]} >= {"onnx", "torch"}
     assert {"a100-80gb", "t4"} <= {g["name"] for g in json_of(capsys, "list", "gpus")["gpus"]}
     assert main(["list"]) == 0
-    assert "unified_dcn_v3_tiny" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "unified_dcn_v3_tiny" in shown
+    assert "box AP (detector)" in shown
+    assert "Mask R-CNN (1x schedule)" in shown
 
 
 def test_count(capsys: pytest.CaptureFixture[str]) -> None:

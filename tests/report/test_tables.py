@@ -8,6 +8,7 @@ import pytest
 
 from stmdeploy.report.tables import TextTable, profile_table, significant
 from stmdeploy.results.row import Row, ScenarioResult, Try
+from tests.fakes import evaluation
 
 MakeRow = Callable[..., Row]
 
@@ -41,6 +42,19 @@ def test_published_and_measured_figures_stand_in_one_line(make_row: MakeRow) -> 
     assert "published by the authors, not measured here" in notes
     assert "weights: synthetic" in notes
     assert "MACs leave out: gelu" in notes
+
+
+def test_accuracy_of_another_network_does_not_stand_beside_latency(make_row: MakeRow) -> None:
+    table = profile_table([make_row()])
+    assert not any("AP" in text for text in (*table.headers, *table.notes))
+
+
+def test_measured_accuracy_stands_beside_the_published_one(make_row: MakeRow) -> None:
+    row = make_row()
+    table = profile_table([row.model_copy(update={"accuracy": evaluation(row, 70.0)}), row])
+    assert table.headers[:5] == ("backbone", "batch", "top-1 %", "measured top-1 %", "latency ms")
+    assert [line[3] for line in table.cells] == ["70.0", "-"]
+    assert table.keys == 2
 
 
 def test_columns_that_vary_are_shown(make_row: MakeRow) -> None:

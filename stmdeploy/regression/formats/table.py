@@ -1,10 +1,13 @@
-"""The check as a table, for a terminal and for Markdown."""
+"""The check and its baseline as tables, for a terminal and for Markdown."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from stmdeploy.regression.bundle import Baseline
 from stmdeploy.regression.formats import words
 from stmdeploy.regression.outcome import CheckResult
-from stmdeploy.report.tables import TextTable
+from stmdeploy.report.tables import TextTable, significant
 
 _HEADERS = (
     "row", "verdict", "slowdown", "interval", "threshold", "baseline ms", "candidate ms", "pairs",
@@ -33,17 +36,32 @@ def check_table(result: CheckResult) -> TextTable:
         f"Measured on {result.machine.gpu or result.machine.processor}; all intervals together "
         f"are wrong with a probability of at most {error}.",
     )
-    return TextTable(_HEADERS, cells, left=2, notes=notes)
+    least = ("pairs", "candidate ms", "baseline ms", "threshold", "interval", "slowdown")
+    return TextTable(_HEADERS, cells, left=2, notes=notes, drop_first=least)
+
+
+def baseline_table(baseline: Baseline) -> TextTable:
+    """One line a row of a baseline, as it was measured when that was made."""
+    cells = tuple(
+        (row.name, significant(row.row.measurement.latency_ms_p50), row.runtime_version)
+        for row in baseline.rows
+        if row.row.measurement is not None
+    )
+    notes = (
+        f"baseline {baseline.id}, made {baseline.created_utc[:19]} UTC on "
+        f"{baseline.machine.gpu or baseline.machine.processor}",
+    )
+    headers = ("row", "latency ms", "runtime's version")
+    return TextTable(headers, cells, notes=notes, drop_first=("runtime's version",))
 
 
 def markdown(result: CheckResult) -> str:
     """The table in Markdown, with a headline; names stay text."""
     table = check_table(result)
-    safe = TextTable(
-        table.headers,
-        tuple(tuple(_escaped(cell) for cell in line) for line in table.cells),
-        table.left,
-        tuple(_escaped(note) for note in table.notes),
+    safe = replace(
+        table,
+        cells=tuple(tuple(_escaped(cell) for cell in line) for line in table.cells),
+        notes=tuple(_escaped(note) for note in table.notes),
     )
     return f"### Latency: {words.summary(result)}\n\n{safe.markdown()}\n"
 

@@ -1,0 +1,83 @@
+"""`results`: what a store holds besides sweeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stmdeploy.cli.main import main
+from stmdeploy.results.row import Row
+from stmdeploy.results.store import Store
+from tests.fakes import evaluation
+
+MakeRow = Callable[..., Row]
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The store of the working folder, empty."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stmdeploy-results").mkdir()
+    return Store(tmp_path / "stmdeploy-results", create=True)
+
+
+def evaluate(store: Store, make_row: MakeRow, artifacts: int) -> None:
+    """So many artifacts over one data set, and the first over another."""
+    rows = [
+        make_row(model=f"unified_m{i}_micro", artifact_sha256=str(i) * 64) for i in range(artifacts)
+    ]
+    for row in rows:
+        store.add_evaluation(evaluation(row, 70.0))
+    other = {"data": "another", "data_sha256": "3" * 64, "created_utc": "2026-01-02"}
+    store.add_evaluation(evaluation(rows[0], 60.0).model_copy(update=other))
+
+
+def test_evaluations_alone_are_told(
+    store: Store, make_row: MakeRow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(store, make_row, 2)
+    assert main(["results", "list"]) == 0
+    assert capsys.readouterr().out == (
+        "No sweeps. 3 evaluations of 2 artifacts, unified_m0_micro fp32, unified_m1_micro fp32: "
+        "see `stmdeploy results evaluations`.\n"
+    )
+    assert main(["results", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"sweeps": [], "evaluations": 3}
+
+
+def test_many_artifacts_are_not_all_named(
+    store: Store, make_row: MakeRow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(store, make_row, 8)
+    store.add_sweep("s1", "{}", [("a", "A")])
+    assert main(["results", "list"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-1].startswith("9 evaluations of 8 artifacts, unified_m0_micro fp32, ")
+    assert ", unified_m4_micro fp32, 3 more: see " in shown[-1]
+
+
+@pytest.mark.usefixtures("store")
+def test_an_empty_store_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["results", "list"]) == 0
+    assert capsys.readouterr().out == "No sweeps. To measure one: stmdeploy profile.\n"
+    assert main(["results", "evaluations"]) == 2
+    assert "holds no evaluation" in capsys.readouterr().err
+
+
+def test_evaluations_of_two_data_sets_are_told_apart(
+    store: Store, make_row: MakeRow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(store, make_row, 1)
+    assert main(["results", "evaluations"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    keys = ["unified_m0_micro", "fp32", "onnxruntime"]
+    assert [line[:6] for line in lines if line[:1] == keys[:1]] == [
+        [*keys, "val", "100", "70.00"],
+        [*keys, "another", "100", "60.00"],
+    ]
+    assert main(["results", "evaluations", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["evaluations"]
+    assert [one["data"] for one in found] == ["val", "another"]

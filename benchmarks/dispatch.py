@@ -22,7 +22,7 @@ from stmdeploy.cluster.ray_fleet import RayFleet
 from stmdeploy.contracts import Silent
 from stmdeploy.hardware import environment
 from stmdeploy.jobs import Answer
-from stmdeploy.measuring import Limits, one_process
+from stmdeploy.measuring import ProcessLimits, one_process
 from stmdeploy.preparing import PreparedSweep
 from stmdeploy.results.row import ProcessRun, Row
 from stmdeploy.results.store import Store, now_utc
@@ -73,7 +73,7 @@ def _measured(prepared: PreparedSweep, folder: Path) -> ProcessRun:
     row = prepared.spec.rows()[0]
     path = prepared.artifact_of(row).path
     assert path is not None
-    limits = Limits(SamplingSpec(budget_s=0.3), 60.0, None)
+    limits = ProcessLimits(SamplingSpec(budget_s=0.3), 60.0, None)
     answer: Answer = one_process(row, path, limits, environment(), folder, Silent())
     assert answer.process is not None, answer.failure
     samples = (answer.process.samples_ms * _SAMPLES)[:_SAMPLES]

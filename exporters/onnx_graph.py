@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from ast import literal_eval
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from stmdeploy.artifact import ModelInfo, TensorInfo
 from stmdeploy.contracts import Work
 from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.quiet import quiet
 from stmdeploy.spec import HIGHEST_INT8_OPSET, INPUT_NAME, LOWEST_OPSET, OUTPUT_NAME, ExportSpec
 
 if TYPE_CHECKING:
@@ -141,7 +138,7 @@ def _trace(module: nn.Module, spec: ExportSpec, opset: int) -> Any:
     # Two images, so that the tracer cannot mistake the batch for a constant one.
     example = torch.zeros(2, 3, *spec.model.image_size)
     try:
-        with _quiet(), torch.no_grad():
+        with quiet("torch.onnx"), torch.no_grad():
             return torch.onnx.export(
                 module,
                 (example,),
@@ -206,20 +203,6 @@ def _deform_conv(value: Any, offset: Any, logits: Any, groups: int) -> Any:
         kernel_shape=[3, 3],
         pads=[1, 1, 1, 1],
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the exporter's notes on optional packages off the user's screen."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _annotate(model: Any, info: ModelInfo, spec: ExportSpec) -> None:

@@ -7,11 +7,7 @@ DequantizeLinear around the products. Runtimes and builders are given no flag.
 from __future__ import annotations
 
 import copy
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from stmdeploy.artifact import Calibration
 from stmdeploy.contracts import Work
 from stmdeploy.errors import StmdeployError
+from stmdeploy.quiet import quiet
 from stmdeploy.spec import INPUT_NAME
 
 from .onnx_graph import ROUNDS_NOTE, OnnxFile, described
@@ -51,7 +48,7 @@ def converted(file: OnnxFile, work: Work) -> OnnxFile:
     if precision == "fp32":
         return file
     try:
-        with _quiet():
+        with quiet():
             if precision == "fp16":
                 _to_fp16(file)
             elif precision == "bf16":
@@ -289,17 +286,3 @@ def _moved(file: OnnxFile, folder: Path) -> Path:
     for name in file.files:
         (file.path.parent / name).rename(folder / name)
     return folder / file.path.name
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the quantizer's advice off the user's screen."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

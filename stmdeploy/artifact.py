@@ -223,6 +223,7 @@ class Manifest(Sealed):
     """The document beside an artifact: what it is, how it was made and how exact it is.
 
     ``state``: ``verified`` (the artifact itself ran, and agreed), or ``built, not run``.
+    ``notes`` say why a better form was not taken.
     ``operations`` are those of the graph it was made from; empty where there was none.
     ``seal`` is a hash over everything else in the manifest.
     """
@@ -234,6 +235,7 @@ class Manifest(Sealed):
     target: str
     precision: str
     lowering: str
+    notes: tuple[str, ...]
     model: ModelInfo
     files: tuple[FileInfo, ...]
     inputs: tuple[TensorInfo, ...]

@@ -9,15 +9,14 @@ on how the mixer is lowered for a runtime.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from stmdeploy.errors import StmdeployError
+from stmdeploy.quiet import quiet
 
 if TYPE_CHECKING:
     from fvcore.nn import FlopCountAnalysis
@@ -83,7 +82,7 @@ def count(module: nn.Module, image_size: tuple[int, int]) -> Complexity:
     import torch
     from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
-    with _quiet(), torch.no_grad():
+    with quiet("fvcore.nn.jit_analysis"), torch.no_grad():
         try:
             image = torch.zeros(1, 3, *image_size)
         except RuntimeError as error:
@@ -165,22 +164,6 @@ def kind_of(name: str) -> str:
         if path[3] in ("attn", "dw_input_proj", "dwconv", "dw_out_proj"):
             return "mixer"
     return "other"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps fvcore's and the tracer's advice off the user's screen."""
-    import warnings
-
-    logger = logging.getLogger("fvcore.nn.jit_analysis")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 # Handlers for operators that fvcore lacks. Each takes the traced inputs and outputs.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,20 +22,13 @@ from stmdeploy.artifact import (
 from stmdeploy.backbones.source import BuiltModel, build_module
 from stmdeploy.contracts import Exporter, Progress, Runner, Work
 from stmdeploy.errors import StmdeployError
-from stmdeploy.files import publish, staging
+from stmdeploy.files import DestinationError, publish, staging
 from stmdeploy.graph import graph_cost, operations
 from stmdeploy.images import load_images
-from stmdeploy.lowering import REFERENCE, forms_of, lower
-from stmdeploy.spec import (
-    HIGHEST_INT8_OPSET,
-    LOWEST_OPSET,
-    CalibrationSpec,
-    ExportSpec,
-    RunSpec,
-    available_threads,
-    check_precision,
-)
-from stmdeploy.verify import fidelity, known_outputs, verified_batches, verify
+from stmdeploy.lowering import lower
+from stmdeploy.promises import check_precision, forms_for, why_not
+from stmdeploy.spec import CalibrationSpec, ExportSpec, RunSpec, available_threads
+from stmdeploy.verify import Reference, fidelity, verified_batches, verify
 
 if TYPE_CHECKING:
     from stmdeploy.contracts import Array
@@ -52,54 +47,164 @@ def export_built(
 ) -> Artifact:
     """Writes an artifact and its manifest into a scratch folder, verifies, then renames.
 
+    A form that is known to fail, or does, gives way to the next best that the target takes, unless
+    the form was asked for; `progress` is told, and the manifest keeps why.
+
     Raises:
         StmdeployError: bad input (2), or outputs that differ from PyTorch (4).
     """
-    check_precision(exporter.target, spec.precision, exporter.tolerances)
-    calibrating, judging, source = _images(spec, progress)
-    with staging(spec.folder) as scratch:
-        progress.step(f"exporting {spec.model.name} to {spec.target}, {spec.precision}")
-        form = _form(built, exporter, spec)
-        start = time.perf_counter()
-        work = Work(
-            module=lower(built.module, form),
-            form=form,
-            info=built.info,
-            spec=spec,
+    check_precision(exporter, spec.precision)
+    images = _images(spec, progress)
+    forms, notes = _forms(built, exporter, spec, progress)
+    first: StmdeployError | None = None
+    for attempt, form in enumerate(forms):
+        progress_of = progress.detail if attempt else progress.step
+        export = _Export(built, exporter, spec, form, images, progress_of, progress.detail)
+        try:
+            return export.published(notes)
+        except DestinationError:
+            raise
+        except StmdeployError as error:
+            first = first or error
+            notes.append(f"{form} does not work: {error.message}")
+            if attempt + 1 < len(forms):
+                progress.warn(
+                    f"WARNING: {spec.model.name} as {form} does not work for {spec.target} here, "
+                    f"{forms[attempt + 1]} is tried instead: {error.message}"
+                )
+    assert first is not None
+    raise first
+
+
+def _forms(
+    built: BuiltModel, exporter: Exporter, spec: ExportSpec, progress: Progress
+) -> tuple[list[str], list[str]]:
+    """The forms to try, and what is to be said of those that are known to fail."""
+    forms = forms_for(built.config, exporter, spec.precision, spec.opset)
+    if spec.lowering is not None:
+        if spec.lowering not in forms:
+            raise StmdeployError(
+                f"{spec.model.name} has no form {spec.lowering!r} for {exporter.target}",
+                f"leave --lowering out, or choose one of: {', '.join(forms)}",
+            )
+        return [spec.lowering], []
+    if built.config is None:
+        return forms, []
+    whys = {form: why_not(built.config, exporter, spec.precision, form) for form in forms}
+    usable = [form for form in forms if not whys[form]] or forms
+    best = forms.index(usable[0])
+    notes = [f"{form}: {whys[form]}" for form in forms[:best]]
+    for note in notes:
+        progress.warn(f"{spec.model.name} for {spec.target} as {usable[0]}, not as {note}")
+    return usable, notes
+
+
+@dataclass(frozen=True)
+class _Export:
+    """One attempt: a model in one form, for one target."""
+
+    built: BuiltModel
+    exporter: Exporter
+    spec: ExportSpec
+    form: str
+    images: tuple[Array | None, Array | None, str]
+    step: Callable[[str], None]
+    tell: Callable[[str], None]
+
+    def published(self, notes: Sequence[str]) -> Artifact:
+        """Exports into a scratch folder, verifies, and renames into place.
+
+        Raises:
+            StmdeployError: as `export_built`.
+        """
+        spec = self.spec
+        with staging(spec.folder) as scratch:
+            self.step(f"exporting {spec.model.name} to {spec.target}, {spec.precision}")
+            start = time.perf_counter()
+            draft = self.exporter.export(self._work(scratch))
+            export_s = time.perf_counter() - start
+            self.step(f"verifying {spec.model.name} for {spec.target}, {spec.precision}")
+            verification, judged = self._checked(scratch, draft)
+            graph = scratch / draft.graph if draft.graph else None
+            manifest = Manifest(
+                state="built, not run" if draft.not_run else "verified",
+                target=spec.target,
+                precision=spec.precision,
+                lowering=self.form,
+                notes=tuple(notes),
+                model=self.built.info,
+                files=tuple(file_info(scratch / name) for name in draft.files),
+                verification=verification,
+                fidelity=judged,
+                cost=graph_cost(graph) if graph and draft.graph_is_exact else None,
+                operations=operations(graph) if graph else (),
+                created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+                export_s=export_s,
+                **{
+                    **draft.model_dump(exclude={"files", "graph", "graph_is_exact"}),
+                    "versions": {"stmdeploy": version("stmdeploy"), **draft.versions},
+                },
+            ).sealed()
+            beside = manifest_path(scratch / draft.files[0])
+            beside.write_text(manifest.model_dump_json(indent=1), "utf-8")
+            # The manifest comes last: until it is there, the files are not an artifact.
+            publish(scratch, [*reversed(draft.files), beside.name], spec.folder)
+        return Artifact(spec.folder / draft.files[0], manifest)
+
+    def _work(self, scratch: Path) -> Work:
+        calibrating, _, source = self.images
+        return Work(
+            module=lower(self.built.module, self.form),
+            form=self.form,
+            info=self.built.info,
+            spec=self.spec,
             folder=scratch,
             images=calibrating,
             images_source=source,
-            tell=progress.detail,
+            tell=self.tell,
         )
-        draft = exporter.export(work)
-        export_s = time.perf_counter() - start
-        progress.step(f"verifying {spec.model.name} for {spec.target}, {spec.precision}")
-        verification, judged = _checked(built, exporter, spec, scratch, draft, judging, source)
-        manifest = Manifest(
-            state="built, not run" if draft.not_run else "verified",
-            target=spec.target,
-            precision=spec.precision,
-            lowering=form,
-            model=built.info,
-            files=tuple(file_info(scratch / name) for name in draft.files),
-            verification=verification,
-            fidelity=judged,
-            cost=graph_cost(scratch / draft.graph)
-            if draft.graph and draft.graph_is_exact
-            else None,
-            operations=operations(scratch / draft.graph) if draft.graph else (),
-            created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-            export_s=export_s,
-            **{
-                **draft.model_dump(exclude={"files", "graph", "graph_is_exact"}),
-                "versions": {"stmdeploy": version("stmdeploy"), **draft.versions},
-            },
-        ).sealed()
-        beside = manifest_path(scratch / draft.files[0])
-        beside.write_text(manifest.model_dump_json(indent=1), "utf-8")
-        # The manifest comes last: until it is there, the files are not an artifact.
-        publish(scratch, [*reversed(draft.files), beside.name], spec.folder)
-    return Artifact(spec.folder / draft.files[0], manifest)
+
+    def _checked(self, scratch: Path, draft: Draft) -> tuple[Verification, Fidelity | None]:
+        """What the written files give, against the module in float64."""
+        spec, exporter = self.spec, self.exporter
+        main, reference = scratch / draft.files[0], _reference(self.built, spec)
+
+        def load(batch: int) -> Runner:
+            threads = available_threads()
+            run = RunSpec(exporter.runtimes[0], batch, threads, precision=spec.precision)
+            return exporter.check(main, draft, run, lambda: build_module(spec.model))
+
+        def explain(images: Array) -> str:
+            return exporter.explain(main, draft, images)
+
+        verification = verify(
+            load,
+            reference.known,
+            spec.model.image_size,
+            spec.precision,
+            exporter.tolerances[spec.precision],
+            explain,
+            verified_batches(draft),
+        )
+        _, judging, source = self.images
+        if judging is None:
+            return verification, None
+        batch = _JUDGING_BATCH
+        if draft.engine and not draft.not_run:
+            batch = min(max(batch, draft.engine.batch[0]), draft.engine.batch[2])
+        return verification, fidelity(load, reference, judging, source, explain, batch)
+
+
+#: The latest reference, with what it is of: the same serves every target and precision.
+_references: dict[object, Reference] = {}
+
+
+def _reference(built: BuiltModel, spec: ExportSpec) -> Reference:
+    key = (spec.model, built.info.weights.sha256)
+    if key not in _references:
+        _references.clear()
+        _references[key] = Reference(built.module, spec.model.image_size)
+    return _references[key]
 
 
 def _images(spec: ExportSpec, progress: Progress) -> tuple[Array | None, Array | None, str]:
@@ -134,56 +239,3 @@ def _random_images(spec: CalibrationSpec, size: tuple[int, int]) -> tuple[Array,
         for seed in (_CALIBRATION_SEED, _JUDGING_SEED)
     )
     return calibrating, judging
-
-
-def _form(built: BuiltModel, exporter: Exporter, spec: ExportSpec) -> str:
-    """The form to export: as asked, or as suits the target. Models of users stay as they are."""
-    has = forms_of(built.config) if built.config is not None else (REFERENCE,)
-    highest = max(LOWEST_OPSET.values()) if spec.opset is None else spec.opset
-    if spec.precision.startswith("int8"):
-        highest = min(highest, HIGHEST_INT8_OPSET)
-    forms = [
-        form for form in exporter.lowerings if form in has and LOWEST_OPSET[form] <= highest
-    ] or [REFERENCE]
-    if spec.lowering not in (None, *forms):
-        raise StmdeployError(
-            f"{spec.model.name} has no form {spec.lowering!r} for {exporter.target}",
-            f"leave --lowering out, or choose one of: {', '.join(forms)}",
-        )
-    return spec.lowering or forms[0]
-
-
-def _checked(
-    built: BuiltModel,
-    exporter: Exporter,
-    spec: ExportSpec,
-    scratch: Path,
-    draft: Draft,
-    judging: Array | None,
-    source: str,
-) -> tuple[Verification, Fidelity | None]:
-    """What the written files give, against the module in float64."""
-    main = scratch / draft.files[0]
-
-    def load(batch: int) -> Runner:
-        run = RunSpec(exporter.runtimes[0], batch, available_threads(), precision=spec.precision)
-        return exporter.check(main, draft, run, lambda: build_module(spec.model))
-
-    def explain(images: Array) -> str:
-        return exporter.explain(main, draft, images)
-
-    verification = verify(
-        load,
-        known_outputs(built.module, spec.model.image_size),
-        spec.model.image_size,
-        spec.precision,
-        exporter.tolerances[spec.precision],
-        explain,
-        verified_batches(draft),
-    )
-    if judging is None:
-        return verification, None
-    batch = _JUDGING_BATCH
-    if draft.engine and not draft.not_run:
-        batch = min(max(batch, draft.engine.batch[0]), draft.engine.batch[2])
-    return verification, fidelity(load, built.module, judging, source, explain, batch)

@@ -22,7 +22,7 @@ _INTERPRETER_TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProcessLimits:
     """What every process of a sweep is held to; as of `SweepSpec`."""
 
     sampling: SamplingSpec
@@ -33,7 +33,7 @@ class Limits:
 def one_process(
     row: RowSpec,
     artifact: Path,
-    limits: Limits,
+    limits: ProcessLimits,
     environment: Environment,
     logs: Path,
     progress: Progress,
@@ -60,7 +60,7 @@ def one_process(
     return run_job(job, worker_settings(run), timeout_s, progress, run.python)
 
 
-def _memory_limit(run: RunSpec, limits: Limits) -> int | None:
+def _memory_limit(run: RunSpec, limits: ProcessLimits) -> int | None:
     """On the CPU, most of what is free; a GPU's driver reserves far more than it uses."""
     if run.device != "cpu":
         return limits.memory_limit_mib

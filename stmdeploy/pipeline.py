@@ -21,6 +21,7 @@ from stmdeploy.hardware import environment
 from stmdeploy.measure.loadgen import why_no_loadgen
 from stmdeploy.measuring import check_interpreters
 from stmdeploy.preparing import ARTIFACTS, LOGS, PreparedSweep
+from stmdeploy.promises import check_precision
 from stmdeploy.registry import exporter_for_runtime, exporter_for_target
 from stmdeploy.results.row import PreparedArtifact, Row
 from stmdeploy.results.store import DONE, FAILED, Store, SweepInfo
@@ -30,7 +31,6 @@ from stmdeploy.spec import (
     ModelSpec,
     RunSpec,
     available_threads,
-    check_precision,
 )
 from stmdeploy.sweep import RowSpec, SweepSpec
 from stmdeploy.sweeping import SweepRun
@@ -86,7 +86,7 @@ def count_model(spec: ModelSpec, progress: Progress) -> CountedModel:
 def check_export(spec: ExportSpec) -> None:
     """Raises StmdeployError for a target or precision that cannot be, before any work."""
     exporter = exporter_for_target(spec.target)
-    check_precision(exporter.target, spec.precision, exporter.tolerances)
+    check_precision(exporter, spec.precision)
 
 
 def export_model(spec: ExportSpec, progress: Progress) -> Artifact:
@@ -109,7 +109,7 @@ def check_sweep(spec: SweepSpec) -> None:
     for run in spec.runs:
         exporter = exporter_for_runtime(run.runtime, source_only=bool(run.node))
         for precision in spec.precisions:
-            check_precision(exporter.target, precision, exporter.tolerances)
+            check_precision(exporter, precision)
     if spec.nodes:
         check_cluster_sweep(spec)
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -325,15 +324,6 @@ class SamplingSpec:
     def process_budget_s(self) -> float:
         """Each process's share of the budget."""
         return self.budget_s / self.processes
-
-
-def check_precision(target: str, precision: str, known: Iterable[str]) -> None:
-    """Raises StmdeployError for a precision that a target cannot write."""
-    if precision not in known:
-        raise StmdeployError(
-            f"target {target!r} has no precision {precision!r}",
-            f"choose one of: {', '.join(known)}",
-        )
 
 
 def at_least(lowest: int, value: int, what: str) -> None:

@@ -13,7 +13,7 @@ from stmdeploy.explaining import ProcessorPeaks, parts_of
 from stmdeploy.files import DiskFullError
 from stmdeploy.jobs import Answer, LayersJob, run_job, worker_settings
 from stmdeploy.measure.summary import wants_more
-from stmdeploy.measuring import Limits, one_process
+from stmdeploy.measuring import ProcessLimits, one_process
 from stmdeploy.preparing import LOGS, NOT_EXPORTED, PreparedSweep
 from stmdeploy.results.row import Environment, PreparedArtifact, ProcessRun, Row
 from stmdeploy.results.store import DONE, FAILED, MEASURING, PlannedRow
@@ -155,7 +155,9 @@ class SweepRun:
                 self._checked.add(artifact.path)
         except StmdeployError as error:
             return Answer(failure=error.message)
-        limits = Limits(self._spec.sampling, self._spec.row_timeout_s, self._spec.memory_limit_mib)
+        limits = ProcessLimits(
+            self._spec.sampling, self._spec.row_timeout_s, self._spec.memory_limit_mib
+        )
         logs = self._store.folder / LOGS / self._sweep / spec.key
         return one_process(
             spec, artifact.path, limits, self._prepared.environment, logs, self._progress

@@ -6,8 +6,10 @@ And what a low precision keeps of it (`fidelity`), over images.
 from __future__ import annotations
 
 import copy
+import hashlib
 import secrets
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from stmdeploy.artifact import Draft, Fidelity, KnownOutputs, Verification
@@ -27,37 +29,67 @@ if TYPE_CHECKING:
 BATCHES = (1, 3)
 #: Says where outputs that are not finite come from; takes the images.
 Explain = Callable[["Images"], str]
+#: Images that the reference is given at once: float64 takes room.
+_AT_ONCE = 4
 _NOTHING_WRITTEN = "no artifact was written"
 
 
-def known_outputs(module: nn.Module, image_size: tuple[int, int]) -> KnownOutputs:
-    """What a module gives in float64 for three fresh images, each on its own.
+class Reference:
+    """A module in float64, which says what is right; asked once for the same images.
 
     Args:
         module: float32, in eval mode; left as it is.
         image_size: (height, width) in pixels.
 
     Raises:
-        StmdeployError: it does not run in float64, or gives nothing to compare with.
-        StmdeployError: (exit code 4) it mixes the images of a batch itself.
+        StmdeployError: the module cannot be cast.
     """
-    import numpy as np
 
-    seed = secrets.randbits(32)
-    images, reference = probe_images(seed, image_size), _in_float64(module)
-    alone = np.concatenate([_reference_logits(reference, image[None]) for image in images])
-    lengths = np.linalg.norm(alone.reshape(len(alone), -1), axis=1)
-    if not (np.isfinite(lengths).all() and (lengths > 0).all()):
-        raise StmdeployError(
-            "the model's own outputs in float64 are all zero or not finite",
-            "there is nothing to compare an artifact with; check the weights",
-        )
-    together = _reference_logits(reference, images)
-    if together.shape != alone.shape or not np.allclose(together, alone, rtol=1e-6, atol=1e-9):
-        raise differs(
-            "the model itself mixes the images of a batch: alone, they have other outputs"
-        )
-    return known(seed, alone)
+    def __init__(self, module: nn.Module, image_size: tuple[int, int]) -> None:
+        self._module, self._size = _in_float64(module), image_size
+        self._answers: dict[bytes, Logits] = {}
+
+    def logits(self, images: Images) -> Logits:
+        """The logits of images, N 3 H W.
+
+        Raises:
+            StmdeployError: the module does not run in float64.
+        """
+        import numpy as np
+
+        key = hashlib.sha256(images.tobytes()).digest()
+        if key not in self._answers:
+            parts = [images[i : i + _AT_ONCE] for i in range(0, len(images), _AT_ONCE)]
+            answers = [_reference_logits(self._module, part) for part in parts]
+            self._answers[key] = np.concatenate(answers)
+        return self._answers[key]
+
+    @cached_property
+    def known(self) -> KnownOutputs:
+        """What the module gives for three fresh images, each on its own.
+
+        Raises:
+            StmdeployError: it does not run in float64, or gives nothing to compare with.
+            StmdeployError: (exit code 4) it mixes the images of a batch itself.
+        """
+        import numpy as np
+
+        seed = secrets.randbits(32)
+        images = probe_images(seed, self._size)
+        alone = np.concatenate([_reference_logits(self._module, image[None]) for image in images])
+        lengths = np.linalg.norm(alone.reshape(len(alone), -1), axis=1)
+        if not (np.isfinite(lengths).all() and (lengths > 0).all()):
+            raise StmdeployError(
+                "the model's own outputs in float64 are all zero or not finite",
+                "there is nothing to compare an artifact with; check the weights",
+            )
+        together = _reference_logits(self._module, images)
+        if together.shape != alone.shape or not np.allclose(together, alone, rtol=1e-6, atol=1e-9):
+            raise differs(
+                "the model itself mixes the images of a batch: alone, they have other outputs",
+                _NOTHING_WRITTEN,
+            )
+        return known(seed, alone)
 
 
 def verify(
@@ -73,7 +105,7 @@ def verify(
 
     Args:
         load: gives a runner for a batch.
-        outputs: what the module gives, of `known_outputs`.
+        outputs: what the module gives, of `Reference`.
         image_size: (height, width) in pixels.
         precision: of the artifact.
         tolerance_relative_l2: bound on ||y - r|| / ||r|| of a row; None to report it only.
@@ -127,7 +159,7 @@ def _at_batch(runner: Runner, probe: Probe, batch: int, explain: Explain) -> Fou
 
 def fidelity(
     load: Callable[[int], Runner],
-    module: nn.Module,
+    reference: Reference,
     images: Images,
     source: str,
     explain: Explain,
@@ -137,7 +169,7 @@ def fidelity(
 
     Args:
         load, explain: as of `verify`.
-        module: the reference, float32, in eval mode; left as it is.
+        reference: of the module.
         images: N 3 H W.
         source: what the images are, for the manifest.
         batch: images per inference; the last ones are repeated to fill it.
@@ -147,14 +179,12 @@ def fidelity(
     """
     import numpy as np
 
-    reference, runner = _in_float64(module), _loaded(load, batch)
-    expected, got = [], []
+    right, runner, got = reference.logits(images), _loaded(load, batch), []
     for start in range(0, len(images), batch):
         some = images[start : start + batch]
-        expected.append(_reference_logits(reference, some))
         filled = np.concatenate((some, np.repeat(some[-1:], batch - len(some), axis=0)))
         got.append(_artifact_logits(runner, filled, explain)[: len(some)])
-    right, answered = np.concatenate(expected), np.concatenate(got)
+    answered = np.concatenate(got)
     if right.shape != answered.shape:
         raise differs(f"outputs have shape {answered.shape}, not {right.shape}", _NOTHING_WRITTEN)
     agreed = (right.argmax(axis=1) == answered.argmax(axis=1)).mean()

@@ -38,7 +38,6 @@ from stmdeploy.results.row import (
     Prepared,
     PreparedArtifact,
     ProcessRun,
-    Published,
     TurnsRun,
 )
 from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from stmdeploy.backbones.source import BuiltModel
     from stmdeploy.contracts import Array, ModuleFactory, Progress, Runner
     from stmdeploy.probe import Probe
+    from stmdeploy.published import Published
     from stmdeploy.results.row import ScenarioResult
 
 #: Seed of the input images: standard normal, never all zeros.
@@ -164,12 +164,7 @@ def _published(built: BuiltModel) -> Published | None:
         return None
     if not (built.official or info.weights.kind == "synthetic"):
         return None
-    figures = built.config.published
-    return None if figures is None else Published(
-        top1_percent=figures.top1_percent,
-        box_ap_percent=figures.box_ap_percent,
-        mask_ap_percent=figures.mask_ap_percent,
-    )  # fmt: skip
+    return built.config.published
 
 
 def _images(model: ModelSpec, run: RunSpec) -> Array:

@@ -12,7 +12,7 @@ from stmdeploy import StmdeployError
 from stmdeploy.artifact import Verification
 from stmdeploy.errors import ExitCode
 from stmdeploy.probe import Probe, known
-from stmdeploy.verify import known_outputs, verify
+from stmdeploy.verify import Reference, verify
 
 Array = npt.NDArray[np.float32]
 
@@ -81,7 +81,7 @@ def run(
     tolerance: float | None = 1e-5,
 ) -> Verification:
     module = Linear()
-    known = known_outputs(module, (2, 2))
+    known = Reference(module, (2, 2)).known
     assert next(module.parameters()).dtype == torch.float32
     return verify(
         lambda _: Spoilt(module, spoil), known, (2, 2), precision, tolerance, explain, batches
@@ -163,7 +163,7 @@ class MixesItself(Linear):
 
 def test_a_model_that_mixes_the_images_of_a_batch_is_refused() -> None:
     with pytest.raises(StmdeployError, match="the model itself mixes the images") as error:
-        known_outputs(MixesItself(), (2, 2))
+        _ = Reference(MixesItself(), (2, 2)).known
     assert error.value.code == ExitCode.OUTPUTS_DIFFER
 
 
@@ -196,7 +196,7 @@ class PlainTensor(Linear):
 )
 def test_a_reference_that_cannot_judge(module: nn.Module, says: str) -> None:
     with pytest.raises(StmdeployError, match=says):
-        known_outputs(module, (2, 2))
+        _ = Reference(module, (2, 2)).known
 
 
 def test_an_engine_that_fails() -> None:
@@ -207,5 +207,5 @@ def test_an_engine_that_fails() -> None:
         raise EngineError("opset 99")
 
     with pytest.raises(StmdeployError, match="does not run at batch 1: opset 99") as error:
-        verify(load, known_outputs(Linear(), (2, 2)), (2, 2), "fp32", 1e-5, explain)
+        verify(load, Reference(Linear(), (2, 2)).known, (2, 2), "fp32", 1e-5, explain)
     assert error.value.code == ExitCode.OUTPUTS_DIFFER

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stmdeploy.errors import StmdeployError, nearest
+from stmdeploy.published import Published
 
 #: Names a file of further scales.
 CATALOG_VARIABLE = "STMDEPLOY_CATALOG"
@@ -22,21 +23,6 @@ CATALOG_VARIABLE = "STMDEPLOY_CATALOG"
 _STAGES, _MOST = 4, 65_536
 #: Where the authors' weights are served: release assets of their repository.
 CHECKPOINT_BASE_URL = "https://github.com/OpenGVLab/STM-Evaluation/releases/download/cls-ckpt/"
-
-
-@dataclass(frozen=True)
-class Published:
-    """Accuracy as the authors published it; nothing here was measured by stmdeploy.
-
-    Attributes:
-        top1_percent: ImageNet-1k top-1 at 224 px.
-        box_ap_percent: COCO box AP, Mask R-CNN 1x.
-        mask_ap_percent: COCO mask AP, Mask R-CNN 1x.
-    """
-
-    top1_percent: float
-    box_ap_percent: float
-    mask_ap_percent: float
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,17 @@ class Listing(StrEnum):
     BACKBONES = "backbones"
     TARGETS = "targets"
     GPUS = "gpus"
+    PROMISES = "promises"
 
 
 def list_(
     what: Annotated[Listing, typer.Argument(help="What to list.")] = Listing.BACKBONES,
     json: options.Json = False,
 ) -> None:
-    """List backbones with their published accuracy, export targets, or known GPUs."""
+    """List backbones with their published accuracy, export targets, known GPUs, or promises.
+
+    Promises: for which mixer, target, precision and lowering an export works, and why not.
+    """
     from stmdeploy.cli import console, listings
 
     entries, table = listings.LISTINGS[what.value]()

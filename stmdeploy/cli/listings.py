@@ -12,6 +12,7 @@ from stmdeploy.report.tables import ABSENT, TextTable
 
 if TYPE_CHECKING:
     from stmdeploy.processors import CpuProfile, Profile
+    from stmdeploy.promises import Promise
 
 Listed = tuple[list[dict[str, Any]], TextTable]
 
@@ -52,14 +53,19 @@ def backbones() -> Listed:
 
 def targets() -> Listed:
     """Every export target, its runtimes, and whether it can be used here."""
+    from stmdeploy.promises import promises
     from stmdeploy.registry import exporters
 
+    promised: dict[str, list[str]] = {name: [] for name in exporters()}
+    for p in promises():
+        if p.claim != "no" and p.precision not in promised[p.target]:
+            promised[p.target].append(p.precision)
     entries: list[dict[str, Any]] = [
         {
             "target": name,
             "runtimes": list(exporter.runtimes),
             "suffix": exporter.suffix,
-            "precisions": list(exporter.tolerances),
+            "precisions": promised[name],
             "unavailable": exporter.unavailable(),
         }
         for name, exporter in exporters().items()
@@ -80,7 +86,51 @@ def targets() -> Listed:
         left=5,
         drop_first=("file", "precisions", "runtimes"),
         wrap=("runtimes", "precisions", "usable here"),
+        notes=("Which mixer, form and precision works for which target: stmdeploy list promises.",),
     )
+
+
+def promised() -> Listed:
+    """What is promised of every mixer, target and precision, form by form."""
+    from stmdeploy.promises import CLASSIFICATION, promises
+    from stmdeploy.spec import PRECISIONS
+
+    everything = list(promises())
+    rows: dict[tuple[str, str], dict[str, list[Promise]]] = {}
+    for p in everything:
+        if p.task == CLASSIFICATION:
+            cells = rows.setdefault((resolve(p.model).stm, p.target), {})
+            cells.setdefault(p.precision, []).append(p)
+    lines = tuple(
+        (stm, target, *(_claims_in_words(cells[precision]) for precision in PRECISIONS))
+        for (stm, target), cells in rows.items()
+    )
+    whys = dict.fromkeys(
+        f"{p.claim}: {p.target if p.task == CLASSIFICATION else p.task}: {p.why}"
+        for p in everything
+        if p.why
+    )
+    notes = (
+        "yes: every form; or the forms that are. Others are no, or untried (in brackets).",
+        *sorted(whys),
+    )
+    headers = ("mixer", "target", *PRECISIONS)
+    table = TextTable(headers, lines, left=7, keys=2, notes=notes, wrap=PRECISIONS)
+    return [asdict(p) for p in everything], table
+
+
+def _claims_in_words(some: list[Promise]) -> str:
+    """Several promises of one precision in a cell, of the forms that differ."""
+    by_claim: dict[str, list[str]] = {}
+    for p in some:
+        forms = by_claim.setdefault(p.claim, [])
+        if p.lowering not in forms:
+            forms.append(p.lowering)
+    if len(by_claim) == 1:
+        return next(iter(by_claim))
+    tried = ", ".join(by_claim.get("yes", []))
+    untried = ", ".join(by_claim.get("untried", []))
+    return " ".join(filter(None, (tried, untried and f"({untried})")))
 
 
 def gpus() -> Listed:
@@ -196,4 +246,5 @@ LISTINGS: dict[str, Callable[[], Listed]] = {
     "backbones": backbones,
     "targets": targets,
     "gpus": gpus,
+    "promises": promised,
 }

@@ -24,7 +24,7 @@ from stmdeploy.hardware import all_gpus, environment, find_gpu
 from stmdeploy.jobs import EngineJob, run_job, worker_settings
 from stmdeploy.measure.loadgen import why_no_loadgen
 from stmdeploy.measure.summary import wants_more
-from stmdeploy.measuring import Limits, one_process
+from stmdeploy.measuring import ProcessLimits, one_process
 from stmdeploy.preparing import NO_ENGINE
 from stmdeploy.registry import exporter_of, exporters
 from stmdeploy.results.row import Environment, Peaks, PreparedArtifact, ProcessRun
@@ -120,7 +120,7 @@ def _measured(task: RowTask, row: RowSpec, machine: Environment, fetch: Fetch) -
         if built.path is None:
             return {"failure": built.failure, "code": built.code}
         found["built"], artifact = built, built.path
-    limits = Limits(task.sampling, task.row_timeout_s, task.memory_limit_mib)
+    limits = ProcessLimits(task.sampling, task.row_timeout_s, task.memory_limit_mib)
     processes: tuple[ProcessRun, ...] = ()
     with TemporaryDirectory(prefix="stmdeploy-logs-") as logs:
         while wants_more(processes, row.run, task.sampling):

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from stmdeploy.measure.statistics import student_t
 from stmdeploy.measure.turns import Inference
 
 #: The chance that any interval of a whole check is wrong, half of it in either direction: of a
@@ -92,13 +93,6 @@ def pair_figure(baseline: Sequence[Inference], candidate: Sequence[Inference]) -
             for side in (baseline, candidate)
         )
     return math.log(after / before)
-
-
-def student_t(freedom: float, level: float) -> float:
-    """The two-sided quantile of Student's t: beyond it lies `level` of the probability."""
-    from scipy.special import stdtrit
-
-    return -float(stdtrit(freedom, level / 2.0))
 
 
 def as_slowdown(log_ratio: float, half_log: float) -> Slowdown:

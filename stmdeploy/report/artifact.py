@@ -58,6 +58,7 @@ def _facts(artifact: Artifact) -> tuple[tuple[str, str], ...]:
         ("weights", f"{m.model.weights.kind}, {m.model.weights.source}"),
         ("target", f"{m.target}, {m.precision}, lowering {m.lowering}"
                    + (f", opset {m.opset}" if m.opset else "")),
+        *(("instead of", note) for note in m.notes),
         ("state", m.state + (f": {m.not_run}" if m.not_run else "")),
         ("error", f"{checked.relative_l2_error:.2e} relative L2 ({bound}), by {checked.runtime}, "
                   f"batches {', '.join(map(str, checked.batches))}"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from stmdeploy.artifact import Document, ModelInfo, Operation
+from stmdeploy.published import Published
 from stmdeploy.spec import LOOP
 
 
@@ -241,14 +242,6 @@ class Evaluation(Document):
     reference_top1: Share95 | None
     created_utc: str
     environment: Environment
-
-
-class Published(Document):
-    """Accuracy as the authors published it."""
-
-    top1_percent: float
-    box_ap_percent: float
-    mask_ap_percent: float
 
 
 class PreparedArtifact(Document):

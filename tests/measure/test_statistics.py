@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stmdeploy.measure.statistics import (
+    _SECTIONS,
+    _SECTIONS_T,
     order_interval,
     percentile_floor,
     percentiles,
@@ -51,14 +53,20 @@ def test_few_samples_give_the_whole_range() -> None:
     assert process_interval([5.0]).half_width_percent == 0.0
 
 
-def test_student_is_the_tables() -> None:
-    assert (student_t(1), student_t(2), student_t(9), student_t(30)) == (
-        12.706,
-        4.303,
-        2.262,
-        2.042,
-    )
-    assert student_t(31) == 1.960
+@pytest.mark.parametrize(
+    ("freedom", "level", "quantile"),
+    [
+        (1, 0.05, 12.706), (2, 0.05, 4.303), (9, 0.05, 2.262), (30, 0.05, 2.042),
+        (31, 0.05, 2.040), (60, 0.05, 2.000), (1e9, 0.05, 1.960), (2, 0.01, 9.925),
+    ],
+)  # fmt: skip
+def test_student_is_the_tables(freedom: float, level: float, quantile: float) -> None:
+    assert student_t(freedom, level) == pytest.approx(quantile, abs=5e-4)
+
+
+def test_the_t_of_a_process_is_that_of_its_sections() -> None:
+    """Known without SciPy, whose memory would count as the model's."""
+    assert pytest.approx(student_t(_SECTIONS - 1), abs=1e-6) == _SECTIONS_T
 
 
 def test_a_constant_process_has_no_width() -> None:

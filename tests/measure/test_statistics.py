@@ -80,8 +80,8 @@ def test_a_row_of_known_processes() -> None:
     error = math.sqrt(sum((x - mean) ** 2 for x in logs) / 2 / 3)
     interval = row_interval([[9.0] * 50, [10.0] * 50, [11.1] * 50])
     assert interval.median == pytest.approx(math.exp(mean))
-    assert interval.low == pytest.approx(math.exp(mean - 4.303 * error))
-    assert interval.high == pytest.approx(math.exp(mean + 4.303 * error))
+    assert interval.low == pytest.approx(math.exp(mean - 4.30265 * error))
+    assert interval.high == pytest.approx(math.exp(mean + 4.30265 * error))
 
 
 def test_processes_that_agree_by_chance_keep_their_own_width() -> None:

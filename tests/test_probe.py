@@ -1,0 +1,82 @@
+"""Rows are checked where they are measured: at that batch, in that runtime."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stmdeploy.cli.main import main
+from stmdeploy.errors import ExitCode
+from stmdeploy.jobs import TurnsJob
+from stmdeploy.pipeline import export_model
+from stmdeploy.probe import IMAGES, Probe, known, probe_images
+from stmdeploy.regression.side_by_side import Side, SideFailedError, measure_wave
+from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec
+from tests.fakes import RecordedProgress
+
+#: Right at the batches that an export looks at, and not at 5.
+PLANTED = """
+import torch
+from torch import nn
+
+class Leaks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(12, 5)
+
+    def forward(self, x):
+        y = self.fc(x.flatten(1))
+        return y + 0.05 * y.roll(1, 0) if y.shape[0] == 5 else y
+"""
+
+
+@pytest.fixture(autouse=True)
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "planted_probe.py").write_text(PLANTED)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_images_are_the_same_for_ever() -> None:
+    """Artifacts keep the outputs and the seed alone."""
+    images = probe_images(7, (4, 2))
+    assert images.shape == (IMAGES, 3, 4, 2) and images.dtype == np.float32
+    assert images[0, 0, 0].tolist() == pytest.approx([1.6905257, -0.46593738])
+    assert images[2, 2, 3].tolist() == pytest.approx([1.4976391, -0.2826352])
+
+
+def test_a_batch_repeats_the_images() -> None:
+    probe = Probe(known(7, np.ones((IMAGES, 4))), (4, 2), "fp32", 1e-5)
+    batch = probe.batch(5)
+    assert np.array_equal(batch[:3], probe_images(7, (4, 2)))
+    assert np.array_equal(batch[3:], batch[:2])
+
+
+def test_a_batch_that_leaks_costs_its_row_and_ends_with_4(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [
+        "profile", "--model", "planted_probe:Leaks", "--image-size", "2", "--runtime", "torch",
+        "--batch", "1,5", "--budget-s", "0.1", "--processes", "1", "--no-explain", "--json",
+    ]  # fmt: skip
+    assert main(arguments) == int(ExitCode.OUTPUTS_DIFFER)
+    right, wrong = json.loads(capsys.readouterr().out)["rows"]
+    assert right["failure"] is None and right["latency_ms_p50"] > 0
+    assert "in row" in wrong["failure"] and "of a batch of 5" in wrong["failure"]
+    assert wrong["failure_code"] == int(ExitCode.OUTPUTS_DIFFER)
+    assert wrong["latency_ms_p50"] is None
+
+
+def test_a_side_of_a_check_that_leaks_differs(tmp_path: Path) -> None:
+    model = ModelSpec("planted_probe:Leaks", (2, 2))
+    artifact = export_model(ExportSpec(model, "torch", tmp_path), RecordedProgress())
+    right, wrong = (
+        Side(TurnsJob(artifact=artifact.path, model=model, run=RunSpec("torch", batch, 1)), 1)
+        for batch in (1, 5)
+    )
+    with pytest.raises(SideFailedError, match=r"candidate: .* of a batch of 5") as failed:
+        measure_wave(right, wrong, 600, random.Random(0), lambda: None)
+    assert failed.value.code == ExitCode.OUTPUTS_DIFFER

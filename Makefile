@@ -7,12 +7,13 @@ SETUP := $(VENV)/.ready
 GPU_VENV := .venv-gpu
 GPU_EXTRAS ?= gpu,tensorrt,tensorrt-rtx,loadgen,cluster,dev
 
-.PHONY: help profile test test-gpu fast lint bench clean
+.PHONY: help profile test test-gpu fast lint bench nightly nightly-tests clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make profile  measure the five micro backbones on this machine, and report"
-	@echo "make test     lint, types, import contracts, every test, and the check of itself"
+	@echo "make test     lint, types, import contracts, and the tests: ten minutes"
+	@echo "make nightly  every promise at micro and tiny, and the tests that are too long: an hour"
 	@echo "make test-gpu the tests that need an NVIDIA GPU, and a summary to paste"
 	@echo "make fast     the tests that take seconds"
 	@echo "make bench    the benchmarks"
@@ -39,6 +40,10 @@ test: lint
 	.ci/postgres
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 -m ""
 	BIN=$(BIN) .ci/self-check
+
+# What is too long for CI; goes on where it was stopped, and ends in one summary.
+nightly: $(SETUP)
+	$(BIN)/python -m tests.nightly
 
 # Where an NVIDIA GPU is; ends in a summary to paste. Its environment has torch with CUDA.
 test-gpu:

@@ -52,6 +52,8 @@ def contents(folder: Path) -> dict[Path, str]:
         (["export", "--stm", "halo", "--scale", "tinny"], "did you mean 'tiny'?"),
         (["export", "--stm", "unified_dcn_v3_tiny", "--scale", "base"], "is of scale 'tiny'"),
         (["export"], "give --stm"),
+        (["baseline", "create", "--gpu", "none-such"], "unknown GPU 'none-such'"),
+        (["baseline", "create", "--gpu", "a100,t4"], "--gpu a100,t4 is of several machines"),
         (["export", "--stm", "dcn", "--target", "onx"], "did you mean 'onnx'?"),
         (["export", "--stm", "dcn", "--precision", "fp3"], "unknown precision 'fp3'"),
         ([*MICRO, "--lowering", "low"], "unknown lowering 'low'"),

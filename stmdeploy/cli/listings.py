@@ -105,32 +105,25 @@ def promised() -> Listed:
         (stm, target, *(_claims_in_words(cells[precision]) for precision in PRECISIONS))
         for (stm, target), cells in rows.items()
     )
-    whys = dict.fromkeys(
-        f"{p.claim}: {p.target if p.task == CLASSIFICATION else p.task}: {p.why}"
-        for p in everything
-        if p.why
-    )
+    of_why: dict[tuple[str, str], dict[str, None]] = {}
+    for p in everything:
+        if p.why:
+            what = p.target if p.task == CLASSIFICATION else p.task
+            of_why.setdefault((p.claim, p.why), {})[what] = None
     notes = (
-        "yes: every form; or the forms that are. Others are no, or untried (in brackets).",
-        *sorted(whys),
+        "*: in the form that is taken by default; others are no or untried, see --json.",
+        *(f"{claim}: {', '.join(what)}: {why}." for (claim, why), what in sorted(of_why.items())),
     )
     headers = ("mixer", "target", *PRECISIONS)
-    table = TextTable(headers, lines, left=7, keys=2, notes=notes, wrap=PRECISIONS)
+    table = TextTable(headers, lines, left=7, keys=2, notes=notes)
     return [asdict(p) for p in everything], table
 
 
 def _claims_in_words(some: list[Promise]) -> str:
-    """Several promises of one precision in a cell, of the forms that differ."""
-    by_claim: dict[str, list[str]] = {}
-    for p in some:
-        forms = by_claim.setdefault(p.claim, [])
-        if p.lowering not in forms:
-            forms.append(p.lowering)
-    if len(by_claim) == 1:
-        return next(iter(by_claim))
-    tried = ", ".join(by_claim.get("yes", []))
-    untried = ", ".join(by_claim.get("untried", []))
-    return " ".join(filter(None, (tried, untried and f"({untried})")))
+    """Several promises of one precision in a cell; a star where they differ by the form."""
+    claims = {p.claim for p in some}
+    best = next(claim for claim in ("yes", "untried", "no") if claim in claims)
+    return best if len(claims) == 1 else f"{best}*"
 
 
 def gpus() -> Listed:

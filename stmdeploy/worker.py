@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -174,8 +174,10 @@ def _images(model: ModelSpec, run: RunSpec) -> Array:
     return random.standard_normal((run.batch, 3, *model.image_size), dtype=np.float32)
 
 
+@cache
 def _probe(artifact: Path, model: ModelSpec, run: RunSpec) -> Probe:
-    """What the artifact's manifest says that the model gives."""
+    """What the artifact's manifest says that the model gives. Asked for after the runtime is
+    imported, which may share a library with it."""
     from stmdeploy.artifact import read_manifest
     from stmdeploy.probe import Probe
 
@@ -277,11 +279,8 @@ def measure_process(job: MeasureJob) -> ProcessRun:
         assert job.logs is not None
         return play(lanes, job.run, job.logs)
 
-    def check(runner: Runner, images: Array) -> None:
-        probe.look(runner, images)
-
+    place = (job.artifact, job.model, job.run)
     exporter = exporter_for_runtime(job.run.runtime)
-    probe = _probe(job.artifact, job.model, job.run)
     machine = Machine(
         clock=HostClock(),
         conditions=lambda: read_conditions(job.run.gpu_uuid),
@@ -292,8 +291,8 @@ def measure_process(job: MeasureJob) -> ProcessRun:
     return measure(
         exporter.import_engine,
         lambda: exporter.load(job.artifact, job.run, _builder(job.model)),
-        lambda: probe.batch(job.run.batch),
-        check,
+        lambda: _probe(*place).batch(job.run.batch),
+        lambda runner, images: _probe(*place).look(runner, images),
         job.run,
         job.sampling,
         machine,
@@ -316,13 +315,13 @@ def turns_of(job: TurnsJob, pipe: TextIO) -> TurnsRun:
         pipe.flush()
 
     def check(runner: Runner, images: Array) -> None:
+        probe = _probe(job.artifact, job.model, job.run)
         known = probe.batch(job.run.batch)
         runner.prepare(known)
         probe.look(runner, known)
         runner.prepare(images)
 
     exporter = exporter_for_runtime(job.run.runtime)
-    probe = _probe(job.artifact, job.model, job.run)
     return take_turns(
         exporter.import_engine,
         lambda: exporter.load(job.artifact, job.run, _builder(job.model)),

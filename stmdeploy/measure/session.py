@@ -46,7 +46,7 @@ class DeviceTimer(Protocol):
 
 #: Raises StmdeployError (exit code 4) if what a runner gives for the images it is prepared with is
 #: not what it should be; leaves it as it was.
-Check = Callable[[Runner, "Array"], None]
+Check = Callable[[Runner, "Array"], object]
 #: Runs one of LoadGen's scenarios over a loaded model.
 PlayScenario = Callable[[list[Runner]], ScenarioResult]
 

@@ -7,12 +7,12 @@ SETUP := $(VENV)/.ready
 GPU_VENV := .venv-gpu
 GPU_EXTRAS ?= gpu,tensorrt,tensorrt-rtx,loadgen,cluster,dev
 
-.PHONY: help profile test test-gpu fast lint bench clean
+.PHONY: help profile test nightly-tests test-gpu fast lint bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make profile  measure the five micro backbones on this machine, and report"
-	@echo "make test     lint, types, import contracts, every test, and the check of itself"
+	@echo "make test     lint, types, import contracts and the tests of CI"
 	@echo "make test-gpu the tests that need an NVIDIA GPU, and a summary to paste"
 	@echo "make fast     the tests that take seconds"
 	@echo "make bench    the benchmarks"
@@ -37,7 +37,11 @@ lint: $(SETUP)
 test: lint
 	.ci/browser
 	.ci/postgres
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 -m ""
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 -m "not nightly and not gpu"
+
+# What is too long for every change and adds no branch to `test`: depth, every form, real clocks.
+nightly-tests: $(SETUP)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 -m nightly
 	BIN=$(BIN) .ci/self-check
 
 # Where an NVIDIA GPU is; ends in a summary to paste. Its environment has torch with CUDA.

@@ -7,7 +7,7 @@ SETUP := $(VENV)/.ready
 GPU_VENV := .venv-gpu
 GPU_EXTRAS ?= gpu,tensorrt,tensorrt-rtx,loadgen,cluster,dev
 
-.PHONY: help profile test test-gpu fast lint bench nightly nightly-tests clean
+.PHONY: help profile test test-gpu fast lint bench nightly clean
 .DEFAULT_GOAL := help
 
 help:
@@ -38,8 +38,7 @@ lint: $(SETUP)
 test: lint
 	.ci/browser
 	.ci/postgres
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 -m ""
-	BIN=$(BIN) .ci/self-check
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 -m "not nightly"
 
 # What is too long for CI; goes on where it was stopped, and ends in one summary.
 nightly: $(SETUP)

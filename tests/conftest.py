@@ -1,4 +1,4 @@
-"""Shared fixtures. Under xdist every worker computes on one thread."""
+"""Shared fixtures. Under xdist every worker, and what it starts, computes on one processor."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 from stmdeploy.backbones.catalog import CATALOG_VARIABLE
 from stmdeploy.results.row import Conditions, Environment, Measurement, ProcessRun, Row
+from tests.artifacts import SharedArtifacts
 from tests.fakes import RecordedProgress
 
 DATA = Path(__file__).parent / "data"
@@ -36,6 +37,10 @@ TEST_ENVIRONMENT = {
 os.environ[CATALOG_VARIABLE] = str(DATA / "catalog.toml")
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        # Inherited by workers, which inherit few variables; so an export has one thread, too.
+        processors = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {processors[int(worker.removeprefix("gw")) % len(processors)]})
     # Measurements of one user wait for each other; those of two test workers need not.
     own = Path(tempfile.gettempdir()) / f"stmdeploy-tests-{os.getuid()}-{worker}"
     own.mkdir(exist_ok=True)
@@ -48,10 +53,24 @@ def reference_image(batch: int = 2, size: int = 224) -> torch.Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
+def at_night(name: str) -> tuple[pytest.MarkDecorator, ...]:
+    """Marks of a test of a backbone: deeper ones are the same code, and at night."""
+    every_day = name.endswith(("_micro", "_b0")) or name == "unified_convnext_tiny"
+    return () if every_day else (pytest.mark.nightly,)
+
+
 def relative_l2(got: torch.Tensor, expected: np.ndarray) -> float:
     """||got - expected|| / ||expected||."""
     difference = got.double().numpy() - expected.astype(np.float64)
     return float(np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64)))
+
+
+@pytest.fixture(scope="session")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> SharedArtifacts:
+    """Artifacts that all test workers share."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    return SharedArtifacts(shared / "artifacts")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PARTS = {
     "promises at micro and tiny": [sys.executable, "-m", "tests.matrix"],
     "long tests": [
-        sys.executable, "-m", "pytest", "--numprocesses", "2", "--dist", "loadgroup",
+        sys.executable, "-m", "pytest", "--numprocesses", "2", "--dist", "worksteal",
         "--durations", "10", "-m", "nightly",
     ],
     "the check of itself": [".ci/self-check"],

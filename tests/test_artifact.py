@@ -10,16 +10,14 @@ import pytest
 
 from stmdeploy import StmdeployError
 from stmdeploy.artifact import MANIFEST_SCHEMA_VERSION, manifest_path, read_artifact
-from stmdeploy.pipeline import export_model
-from stmdeploy.spec import ExportSpec, ModelSpec
-from tests.fakes import RecordedProgress
+from stmdeploy.spec import ModelSpec
+from tests.artifacts import SharedArtifacts
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = ModelSpec("unified_convnext_micro", image_size=(32, 32), num_classes=3)
-    folder = tmp_path_factory.mktemp("exported")
-    return export_model(ExportSpec(model, "torch", folder), RecordedProgress()).path
+def exported(artifacts: SharedArtifacts) -> Path:
+    model = ModelSpec("unified_convnext_nano", image_size=(32, 32), num_classes=3)
+    return artifacts.exported(model, "torch").path
 
 
 @pytest.fixture
@@ -32,7 +30,7 @@ def artifact(exported: Path, tmp_path: Path) -> Path:
 def test_an_intact_artifact(artifact: Path) -> None:
     read = read_artifact(artifact)
     assert read.size_bytes == artifact.stat().st_size
-    assert read.manifest.model.name == "unified_convnext_micro"
+    assert read.manifest.model.name == "unified_convnext_nano"
 
 
 def test_a_flipped_byte(artifact: Path) -> None:

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from stmdeploy import StmdeployError, create_backbone
 from stmdeploy.complexity import KINDS, count, kind_of
-from tests.conftest import DATA
+from tests.conftest import DATA, at_night
 
 with (DATA / "complexity.csv").open() as _file:
     OFFICIAL = {line["official_name"]: line for line in csv.DictReader(_file)}
 #: The base scale is the same code at other widths, and a minute of work.
 COUNTED = [
-    name
+    pytest.param(name, marks=at_night(name))
     for name, line in OFFICIAL.items()
     if line["fvcore_gmacs_224"] and not name.endswith("_base")
 ]

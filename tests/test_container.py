@@ -105,7 +105,7 @@ def test_every_extra_and_file_that_a_variant_names_exists(variant: str) -> None:
             assert f"{name}==" in pinned, f"{name} of {extra} is not pinned"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_its_steps_install_a_working_stmdeploy(tmp_path: Path) -> None:
     """Those of the first stage, CPU variant, on a copy of what is sent: paths moved, else as is."""
     source, target = tmp_path / "src", tmp_path / "opt"

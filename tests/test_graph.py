@@ -86,7 +86,7 @@ def test_nodes_without_a_note_belong_to_what_they_read(tmp_path: Path) -> None:
 
 
 def test_the_reference_form_has_the_models_own_macs(tmp_path: Path) -> None:
-    model = ModelSpec("unified_pvt_micro", image_size=(64, 64), num_classes=10)
+    model = ModelSpec("unified_pvt_nano", image_size=(64, 64), num_classes=10)
     spec = ExportSpec(model, "onnx", tmp_path, lowering="reference")
     cost = export_model(spec, RecordedProgress()).manifest.cost
     assert cost is not None
@@ -104,7 +104,7 @@ def test_the_reference_form_has_the_models_own_macs(tmp_path: Path) -> None:
 
 def test_every_form_has_the_same_products(tmp_path: Path) -> None:
     """Attention as one node, and int8 as MatMulInteger, are counted like plain products."""
-    model = ModelSpec("unified_pvt_micro", image_size=(64, 64), num_classes=10)
+    model = ModelSpec("unified_pvt_nano", image_size=(64, 64), num_classes=10)
     macs = {}
     for form, precision in (
         ("tokens-plain", "int8-dynamic"), ("tokens-plain", "fp32"), ("tokens", "fp32"),

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import kills
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_kills_lose_and_double_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,14 +10,13 @@ import pytest
 
 from stmdeploy import StmdeployError
 from stmdeploy.artifact import Artifact
-from stmdeploy.pipeline import export_model
-from stmdeploy.spec import ExportSpec, ModelSpec
+from stmdeploy.spec import ModelSpec
 from stmdeploy.triton import write_repository
-from tests.fakes import RecordedProgress
+from tests.artifacts import SharedArtifacts
 
-SMALL = ModelSpec("unified_convnext_micro", image_size=(32, 32), num_classes=10)
+SMALL = ModelSpec("unified_convnext_nano", image_size=(32, 32), num_classes=10)
 CONFIG = """\
-name: "unified_convnext_micro-32x32-fp32-onnx"
+name: "unified_convnext_nano-32x32-fp32-onnx"
 backend: "onnxruntime"
 max_batch_size: 16
 input [ { name: "image" data_type: TYPE_FP32 dims: [ 3, 32, 32 ] } ]
@@ -27,14 +26,13 @@ dynamic_batching { }
 
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    folder = tmp_path_factory.mktemp("triton")
-    return export_model(ExportSpec(SMALL, "onnx", folder), RecordedProgress())
+def artifact(artifacts: SharedArtifacts) -> Artifact:
+    return artifacts.exported(SMALL, "onnx")
 
 
 def test_a_repository(artifact: Artifact, tmp_path: Path) -> None:
     folder = write_repository(artifact, tmp_path, 16)
-    assert folder == tmp_path / "unified_convnext_micro-32x32-fp32-onnx"
+    assert folder == tmp_path / "unified_convnext_nano-32x32-fp32-onnx"
     assert (folder / "config.pbtxt").read_text() == CONFIG
     assert sorted(path.name for path in folder.rglob("*")) == ["1", "config.pbtxt", "model.onnx"]
     session = onnxruntime.InferenceSession(
@@ -52,8 +50,8 @@ def test_an_older_one_is_replaced(artifact: Artifact, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
-def test_a_target_that_triton_does_not_serve(tmp_path: Path) -> None:
-    made = export_model(ExportSpec(SMALL, "torch", tmp_path), RecordedProgress())
+def test_a_target_that_triton_does_not_serve(artifacts: SharedArtifacts, tmp_path: Path) -> None:
+    made = artifacts.exported(SMALL, "torch")
     with pytest.raises(StmdeployError, match="no backend for target 'torch'"):
         write_repository(made, tmp_path / "models", 16)
     assert not (tmp_path / "models").exists()

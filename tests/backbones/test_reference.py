@@ -10,7 +10,7 @@ import torch
 
 from stmdeploy import create_backbone
 from stmdeploy.backbones.synthetic import fill_synthetic
-from tests.conftest import DATA, reference_image, relative_l2
+from tests.conftest import DATA, at_night, reference_image, relative_l2
 
 STATE_DICTS = json.loads((DATA / "state_dicts.json").read_text())
 OUTPUTS = np.load(DATA / "outputs.npz")
@@ -30,7 +30,7 @@ def test_state_dict_is_the_official_one(name: str) -> None:
     assert sum(p.numel() for p in model.parameters()) == STATE_DICTS[name]["params"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=at_night(name)) for name in NAMES])
 def test_outputs_are_the_official_ones(name: str) -> None:
     model = create_backbone(name)
     fill_synthetic(model)

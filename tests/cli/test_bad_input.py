@@ -15,16 +15,16 @@ from stmdeploy.cli.main import main
 from stmdeploy.files import sha256_of
 from tests.backbones.test_checkpoint import Bomb
 
-MICRO = ["export", "--stm", "convnext", "--scale", "micro"]
+NANO = ["export", "--stm", "convnext", "--scale", "nano"]
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints of every bad kind, and a good one."""
     folder = tmp_path_factory.mktemp("files")
-    torch.save(create_backbone("convnext", "micro").state_dict(), folder / "good.pth")
+    torch.save(create_backbone("convnext", "nano").state_dict(), folder / "good.pth")
     (folder / "cut.pth").write_bytes((folder / "good.pth").read_bytes()[:100_000])
-    torch.save(create_backbone("pvt", "micro").state_dict(), folder / "pvt.pth")
+    torch.save(create_backbone("pvt", "nano").state_dict(), folder / "pvt.pth")
     torch.save({"model": Bomb(folder / "ran")}, folder / "bomb.pth")
     (folder / "file").write_text("in the way")
     (folder / "wrong.toml").write_text("batches = [1]")
@@ -56,27 +56,27 @@ def contents(folder: Path) -> dict[Path, str]:
         (["baseline", "create", "--gpu", "a100,t4"], "--gpu a100,t4 is of several machines"),
         (["export", "--stm", "dcn", "--target", "onx"], "did you mean 'onnx'?"),
         (["export", "--stm", "dcn", "--precision", "fp3"], "unknown precision 'fp3'"),
-        ([*MICRO, "--lowering", "low"], "unknown lowering 'low'"),
-        ([*MICRO, "--opset", "7"], "choose 19 to 23"),
-        ([*MICRO, "--opset", "many"], "should be a valid integer"),
-        ([*MICRO, "--image-size", "100"], "nearest that works is 96x96"),
+        ([*NANO, "--lowering", "low"], "unknown lowering 'low'"),
+        ([*NANO, "--opset", "7"], "choose 19 to 23"),
+        ([*NANO, "--opset", "many"], "should be a valid integer"),
+        ([*NANO, "--image-size", "100"], "nearest that works is 96x96"),
         (["export", "--stm", "halo", "--image-size", "100"], "nearest that works is 224x224"),
-        ([*MICRO, "--image-size", "big"], "write 224 or HEIGHTxWIDTH"),
-        ([*MICRO, "--num-classes", "0"], "number of classes is 0"),
-        ([*MICRO, "--checkpoint", "../none.pth"], "no checkpoint file at ../none.pth"),
-        ([*MICRO, "--checkpoint", "../cut.pth"], "../cut.pth cannot be read"),
-        ([*MICRO, "--checkpoint", "../pvt.pth"], "does not fit the model"),
-        ([*MICRO, "--checkpoint", "../bomb.pth"], "nothing in it was run"),
-        ([*MICRO, "--checkpoint", "../file"], "is damaged or holds more than tensors"),
+        ([*NANO, "--image-size", "big"], "write 224 or HEIGHTxWIDTH"),
+        ([*NANO, "--num-classes", "0"], "number of classes is 0"),
+        ([*NANO, "--checkpoint", "../none.pth"], "no checkpoint file at ../none.pth"),
+        ([*NANO, "--checkpoint", "../cut.pth"], "../cut.pth cannot be read"),
+        ([*NANO, "--checkpoint", "../pvt.pth"], "does not fit the model"),
+        ([*NANO, "--checkpoint", "../bomb.pth"], "nothing in it was run"),
+        ([*NANO, "--checkpoint", "../file"], "is damaged or holds more than tensors"),
         (["export", "--stm", "halo,dcn", "--checkpoint", "../good.pth"], "cannot fit 2 models"),
         (["export", "--stm", "pvt_v2", "--checkpoint", "official"], "no official checkpoint"),
-        ([*MICRO, "--out", "../file"], "cannot write to ../file"),
-        ([*MICRO, "--out", "../file/deeper"], "cannot write to ../file/deeper: not a directory"),
-        ([*MICRO, "--out", "/proc/none"], "cannot write to /proc/none"),
-        ([*MICRO, "--checkpoint", ""], "--checkpoint is empty"),
-        ([*MICRO, "--image-size", "3200000"], "image side is 3200000; give at most 16384"),
-        ([*MICRO, "--image-size", "9" * 5000], "is not understood"),
-        ([*MICRO, "--num-classes", "1000000000000"], "give at most 1000000"),
+        ([*NANO, "--out", "../file"], "cannot write to ../file"),
+        ([*NANO, "--out", "../file/deeper"], "cannot write to ../file/deeper: not a directory"),
+        ([*NANO, "--out", "/proc/none"], "cannot write to /proc/none"),
+        ([*NANO, "--checkpoint", ""], "--checkpoint is empty"),
+        ([*NANO, "--image-size", "3200000"], "image side is 3200000; give at most 16384"),
+        ([*NANO, "--image-size", "9" * 5000], "is not understood"),
+        ([*NANO, "--num-classes", "1000000000000"], "give at most 1000000"),
         (["count", "--model", "sys:exit"], "the callable failed: SystemExit"),
         (["export", "--model", "halo"], "write package.module:callable"),
         (["profile", "--batch", "0"], "batch is 0"),
@@ -129,7 +129,7 @@ def test_one_line_exit_2_nothing_left(
 
 
 def test_the_good_checkpoint_is_good(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*MICRO, "--target", "torch", "--checkpoint", "../good.pth"]) == 0
+    assert main([*NANO, "--target", "torch", "--checkpoint", "../good.pth"]) == 0
     assert "wrote stmdeploy-artifacts/" in capsys.readouterr().err
     assert (folder / "work" / "stmdeploy-artifacts").is_dir()
 

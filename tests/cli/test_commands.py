@@ -44,11 +44,11 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_count(capsys: pytest.CaptureFixture[str]) -> None:
-    counts = json_of(capsys, "count", "--stm", "dcn,halo", "--scale", "micro")["counts"]
-    assert [c["model"] for c in counts] == ["unified_dcn_v3_micro", "unified_halo_micro"]
-    assert counts[0]["parameters"] == 4302692
+    counts = json_of(capsys, "count", "--stm", "pvt,convnext", "--scale", "micro")["counts"]
+    assert [c["model"] for c in counts] == ["unified_pvt_micro", "unified_convnext_micro"]
+    assert counts[0]["parameters"] == 4454056
     assert "gelu" in counts[0]["uncounted"]
-    assert main(["count", "--stm", "dcn", "--scale", "micro", "--modules"]) == 0
+    assert main(["count", "--stm", "pvt", "--scale", "nano", "--modules"]) == 0
     out = capsys.readouterr().out
     assert "not counted: mul" in out
     assert "stages.0.0.attn" in out
@@ -62,7 +62,7 @@ def test_export_and_where_it_goes(
         "--stm",
         "dwconv",
         "--scale",
-        "micro",
+        "nano",
         "--image-size",
         "32",
         "--num-classes",
@@ -72,7 +72,7 @@ def test_export_and_where_it_goes(
     ]
     (artifact,) = json_of(capsys, *arguments)["artifacts"]
     path = in_an_empty_folder / str(artifact["path"])
-    assert path == in_an_empty_folder / "stmdeploy-artifacts/unified_convnext_micro-32x32-fp32.pt"
+    assert path == in_an_empty_folder / "stmdeploy-artifacts/unified_convnext_nano-32x32-fp32.pt"
     assert path.is_file()
     assert artifact["model"]["num_classes"] == 3
     files = {p.name for p in path.parent.iterdir()}
@@ -85,9 +85,9 @@ def test_profile_then_report(capsys: pytest.CaptureFixture[str], in_an_empty_fol
         "--stm",
         "convnext",
         "--scale",
-        "micro",
+        "nano",
         "--image-size",
-        "224,64",
+        "64,32",
         "--batch",
         "1",
         "--runtime",
@@ -100,7 +100,7 @@ def test_profile_then_report(capsys: pytest.CaptureFixture[str], in_an_empty_fol
         "1",
     ]
     document = json_of(capsys, *arguments)
-    assert [row["image_width_px"] for row in document["rows"]] == [224, 64]
+    assert [row["image_width_px"] for row in document["rows"]] == [64, 32]
     assert document["rows"][0]["latency_ms_p50"] > 0
     assert json_of(capsys, "report")["rows"] == document["rows"]
     assert json_of(capsys, "results", "show")["rows"] == document["rows"]
@@ -132,17 +132,18 @@ def test_a_failed_row_gives_exit_code_5(capsys: pytest.CaptureFixture[str]) -> N
             "--stm",
             "convnext",
             "--scale",
-            "micro",
+            "nano",
             "--image-size",
             "32",
             "--batch",
             "200000000",
+            "--no-explain",
             "--runtime",
             "torch",
         ]
     )
     assert code == 5
-    assert "failed: unified_convnext_micro, batch 200000000: " in capsys.readouterr().out
+    assert "failed: unified_convnext_nano, batch 200000000: " in capsys.readouterr().out
 
 
 def test_a_dry_run_measures_nothing(
@@ -182,13 +183,14 @@ def test_a_rival_stands_in_the_table(
         "--stm",
         "dwconv",
         "--scale",
-        "micro",
+        "nano",
         "--image-size",
         "32",
         "--batch",
         "1",
         "--runtime",
         "torch,onnxruntime",
+        "--no-explain",
         "--budget-s",
         "0.1",
         "--processes",
@@ -196,8 +198,8 @@ def test_a_rival_stands_in_the_table(
     ]
     rows = json_of(capsys, *arguments)["rows"]
     assert [row["model"] for row in rows] == [
-        "unified_convnext_micro",
-        "unified_convnext_micro",
+        "unified_convnext_nano",
+        "unified_convnext_nano",
         "rival_cli:net",
         "rival_cli:net",
     ]
@@ -214,7 +216,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_layers_and_their_traces(
     capsys: pytest.CaptureFixture[str], in_an_empty_folder: Path
 ) -> None:
-    arguments = ["profile", "--stm", "convnext", "--scale", "micro", "--image-size", "32",
+    arguments = ["profile", "--stm", "convnext", "--scale", "nano", "--image-size", "32",
                  "--batch", "1", "--layers", "--trace", "traces"]  # fmt: skip
     (layers,) = json_of(capsys, *arguments)["layers"]
     assert 0 < layers["mixer_share_percent"] < 100

@@ -17,7 +17,7 @@ from stmdeploy.cli.main import main
 from stmdeploy.images import batches_of, image_folder
 
 SIDE, CLASSES = 32, 10
-MODEL = ["--stm", "convnext", "--scale", "micro", "--image-size", "32", "--num-classes", "10"]
+MODEL = ["--stm", "convnext", "--scale", "nano", "--image-size", "32", "--num-classes", "10"]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     batches = list(batches_of(train, 1200, (SIDE, SIDE), 2, lambda *_: None))
     images, labels = torch.from_numpy(batches[0].images), torch.from_numpy(batches[0].labels)
     torch.manual_seed(0)
-    model = create_backbone("convnext", "micro", image_size=SIDE, num_classes=CLASSES).train()
+    model = create_backbone("convnext", "nano", image_size=SIDE, num_classes=CLASSES).train()
     rate, steps = 2e-3, 80
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
@@ -99,7 +99,7 @@ def test_fp32_fp16_and_int8_in_one_table(digits: Path, capsys: pytest.CaptureFix
 
 def torch_top1(digits: Path) -> float:
     """The same figure by PyTorch, without anything of evaluation but the images."""
-    model = create_backbone("convnext", "micro", image_size=SIDE, num_classes=CLASSES)
+    model = create_backbone("convnext", "nano", image_size=SIDE, num_classes=CLASSES)
     model.load_state_dict(torch.load(digits / "digits.pth", weights_only=True)["model"])
     data = image_folder(digits / "test", CLASSES)
     (batch,) = batches_of(data, 1000, (SIDE, SIDE), 1, lambda *_: None)

@@ -12,7 +12,7 @@ from stmdeploy.cli.main import main
 from stmdeploy.cli.requests import engine_spec, model_specs
 from stmdeploy.errors import StmdeployError
 
-SMALL = ["--stm", "convnext", "--scale", "micro", "--image-size", "32", "--num-classes", "10"]
+SMALL = ["--stm", "convnext", "--scale", "nano", "--image-size", "32", "--num-classes", "10"]
 
 
 def json_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -31,14 +31,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_targets_and_precisions_are_combined(folder: Path) -> None:
-    stem = "unified_convnext_micro-32x32"
+    stem = "unified_convnext_nano-32x32"
     names = {path.name for path in folder.iterdir()}
     artifacts = {f"{stem}-{p}{s}" for p in ("fp32", "fp16") for s in (".pt", ".onnx")}
     assert names == artifacts | {f"{name}.json" for name in artifacts}
 
 
 def test_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = folder / "unified_convnext_micro-32x32-fp16.onnx"
+    path = folder / "unified_convnext_nano-32x32-fp16.onnx"
     assert main(["inspect", str(path)]) == 0
     shown = capsys.readouterr().out
     for words in (
@@ -53,14 +53,14 @@ def test_inspect(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_inspect_without_a_graph(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", str(folder / "unified_convnext_micro-32x32-fp32.pt")]) == 0
+    assert main(["inspect", str(folder / "unified_convnext_nano-32x32-fp32.pt")]) == 0
     assert "Without an ONNX graph of its own" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("name", "flags", "says"),
     [
-        ("unified_convnext_micro-32x32-fp32.onnx", ["--layers"], "is no engine"),
+        ("unified_convnext_nano-32x32-fp32.onnx", ["--layers"], "is no engine"),
         ("nosuch.onnx", [], "No such file"),
         ("", [], "name an artifact"),
         ("..", [], "is a folder"),

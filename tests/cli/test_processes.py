@@ -113,13 +113,14 @@ def test_an_interrupted_profile_keeps_its_rows(sent: signal.Signals, tmp_path: P
         "--stm",
         "convnext,pvt",
         "--scale",
-        "micro",
+        "nano",
         "--image-size",
-        "64",
+        "32",
+        "--no-explain",
         "--runtime",
         "torch",
         "--batch",
-        "1,2,3",
+        "1,2,3,4,5,6",
         "--budget-s",
         "2",
         "--out",
@@ -133,22 +134,24 @@ def test_an_interrupted_profile_keeps_its_rows(sent: signal.Signals, tmp_path: P
         text=True,
         env=environment,
     )
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 600
     while not rows_in(out):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(sent)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=600)
     assert process.returncode == 130
     assert stdout == ""
     assert "interrupted" in stderr
     assert "go on with --resume" in stderr
     assert "Traceback" not in stderr
     rows = rows_in(out)
-    assert 1 <= len(rows) < 6
+    assert 1 <= len(rows) < 12
     assert not list(out.glob(".stmdeploy-partial-*"))
-    assert not processes_tagged(str(tmp_path))
+    while processes_tagged(str(tmp_path)):
+        assert time.monotonic() < deadline, "a worker lives on"
+        time.sleep(0.1)
 
 
 def rows_in(out: Path) -> tuple[Row, ...]:
@@ -162,7 +165,6 @@ def rows_in(out: Path) -> tuple[Row, ...]:
 
 def processes_tagged(tag: str) -> list[int]:
     """Live processes that inherited the tag in their environment."""
-    time.sleep(0.5)
     tagged = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

@@ -18,7 +18,7 @@ from stmdeploy.spec import ModelSpec, RunSpec, SamplingSpec
 from stmdeploy.sweep import SweepSpec
 from tests.cluster.local_cluster import LocalCluster, local_cluster
 
-MODEL = ModelSpec("unified_convnext_micro", (32, 32))
+MODEL = ModelSpec("unified_convnext_nano", (32, 32))
 NODES = ("A100", "H100", "L4")
 
 
@@ -78,8 +78,8 @@ def make_task(artifact: Path) -> Callable[..., RowTask]:
             is_source=False,
             engine=spec.engine,
             sampling=spec.sampling,
-            row_timeout_s=60.0,
-            export_timeout_s=60.0,
+            row_timeout_s=600.0,
+            export_timeout_s=600.0,
             memory_limit_mib=None,
             explain=False,
             profile="",

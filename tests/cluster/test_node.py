@@ -72,7 +72,7 @@ def test_what_comes_is_checked(make_task: MakeTask) -> None:
 def test_a_row_is_measured_whole(make_task: MakeTask, fetch: Callable[[str], bytes]) -> None:
     answer = measure_row(make_task(), HERE, fetch)
     assert answer.failure == "" and answer.misplaced == ""
-    assert len(answer.processes) == 3
+    assert len(answer.processes) >= 3, "more where they disagree"
     assert answer.node == HERE.name and answer.started_utc < answer.ended_utc
     assert answer.device == answer.processes[0].environment.processor
 
@@ -100,18 +100,24 @@ def test_another_version_is_no_failure(make_task: MakeTask, fetch: Callable[[str
     assert answer.misplaced == f"it has onnxruntime {mine}, the others 0.1"
 
 
-@pytest.mark.slow
-def test_logs_of_a_scenario_come_along(make_task: MakeTask, fetch: Callable[[str], bytes]) -> None:
-    """Those of Server's search too, which lie in a folder of their own."""
+def logs_of(scenario: ScenarioSpec, task: RowTask, fetch: Callable[[str], bytes]) -> set[str]:
     pytest.importorskip("mlperf_loadgen")
-    row = make_task().row
-    server = ScenarioSpec("server", duration_s=1.0, target_latency_ms=200.0)
-    answer = measure_row(
-        make_task(row=replace(row, run=replace(row.run, scenario=server))), HERE, fetch
-    )
+    run = replace(task.row.run, scenario=scenario)
+    answer = measure_row(task.model_copy(update={"row": replace(task.row, run=run)}), HERE, fetch)
     assert answer.failure == "" and len(answer.processes) == 1
-    assert any(name.endswith("summary.txt") for name in answer.logs)
-    assert any(name.startswith("search/") for name in answer.logs)
+    return set(answer.logs)
+
+
+def test_logs_of_a_scenario_come_along(make_task: MakeTask, fetch: Callable[[str], bytes]) -> None:
+    logs = logs_of(ScenarioSpec("offline", duration_s=0.2), make_task(), fetch)
+    assert any(name.endswith("summary.txt") for name in logs)
+
+
+@pytest.mark.nightly
+def test_logs_of_servers_search_too(make_task: MakeTask, fetch: Callable[[str], bytes]) -> None:
+    """They lie in a folder of their own."""
+    server = ScenarioSpec("server", duration_s=1.0, target_latency_ms=1000.0)
+    assert any(name.startswith("search/") for name in logs_of(server, make_task(), fetch))
 
 
 def test_what_nobody_expects_is_an_answer_too(make_task: MakeTask) -> None:

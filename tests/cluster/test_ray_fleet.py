@@ -44,7 +44,7 @@ def _environment(home: Path) -> dict[str, str]:
 
 
 def _wait(until: Callable[[], bool], driver: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not until():
         assert driver.poll() is None, f"the driver ended early, with {driver.returncode}"
         assert time.monotonic() < deadline, "it takes too long"
@@ -64,10 +64,10 @@ def _spans(rows: tuple[Row, ...]) -> dict[str, list[tuple[str, str]]]:
 def test_a_killed_node_and_a_killed_driver_cost_no_row(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:
-    out, batches = tmp_path / "out", "1,2,3,4,5,6"
+    out, batches = tmp_path / "out", "1,2,3,4"
     words = ["--cluster", cluster.address, "--nodes", ",".join(KINDS), "--threads", "1",
-             "--stm", "convnext", "--scale", "micro", "--image-size", "32", "--no-explain",
-             "--batch", batches, "--budget-s", "1.5", "--out", str(out)]  # fmt: skip
+             "--stm", "convnext", "--scale", "nano", "--image-size", "32", "--no-explain",
+             "--batch", batches, "--budget-s", "0.5", "--out", str(out)]  # fmt: skip
     driver = subprocess.Popen(_command(*words), env=_environment(tmp_path))
 
     def done(count: int) -> Callable[[], bool]:
@@ -83,7 +83,7 @@ def test_a_killed_node_and_a_killed_driver_cost_no_row(
     # What no process has begun yet, Ray moves to another node without a word.
     _wait(lambda: cluster.has_measured("A100-1"), driver)
     cluster.kill("A100-1")
-    _wait(done(7), driver)
+    _wait(done(5), driver)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     store = Store(out)
@@ -93,14 +93,14 @@ def test_a_killed_node_and_a_killed_driver_cost_no_row(
 
     resumed = subprocess.run(
         _command("--resume", "--cluster", cluster.address, "--out", str(out), "--json"),
-        env=_environment(tmp_path), capture_output=True, text=True, check=False, timeout=300,
+        env=_environment(tmp_path), capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert resumed.returncode == 0, resumed.stderr
     document = json.loads(resumed.stdout)
     rows = store.rows(sweep.id)
-    assert len(document["rows"]) == len(rows) == 18
-    assert Counter(row.node for row in rows) == dict.fromkeys(KINDS, 6)
-    assert len({(row.node, row.batch) for row in rows}) == 18, "every row exactly once"
+    assert len(document["rows"]) == len(rows) == 12
+    assert Counter(row.node for row in rows) == dict.fromkeys(KINDS, 4)
+    assert len({(row.node, row.batch) for row in rows}) == 12, "every row exactly once"
     for row in rows:
         assert row.failure is None and row.measurement is not None
         assert row.tries[-1].node.startswith(row.node), "on a node of its kind"
@@ -177,21 +177,22 @@ def test_avoided_nodes_get_nothing(
 
 
 def _until_ended(fleet: RayFleet, handle: object) -> list[tuple[object, RowAnswer | Lost]]:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         if found := fleet.wait([handle], 1.0):
             return list(found)
     raise AssertionError("no answer")
 
 
+@pytest.mark.nightly
 def test_from_outside_of_the_cluster(cluster: LocalCluster, tmp_path: Path) -> None:
     """Through ray://, as from a laptop."""
     words = ["--cluster", cluster.client_address, "--nodes", "H100,L4", "--threads", "1",
-             "--stm", "convnext", "--scale", "micro", "--image-size", "32", "--batch", "1",
+             "--stm", "convnext", "--scale", "nano", "--image-size", "32", "--batch", "1",
              "--budget-s", "0.3", "--out", str(tmp_path / "out"), "--json"]  # fmt: skip
     found = subprocess.run(
         _command(*words), env=_environment(tmp_path), capture_output=True, text=True, check=False,
-        timeout=300,
+        timeout=600,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     rows = json.loads(found.stdout)["rows"]
@@ -200,11 +201,12 @@ def test_from_outside_of_the_cluster(cluster: LocalCluster, tmp_path: Path) -> N
     assert [row["node_name"][:4] for row in rows] == ["H100", "L4-0"]
 
 
+@pytest.mark.nightly
 def test_no_cluster_is_one_line(tmp_path: Path) -> None:
     words = ["--cluster", "ray://127.0.0.1:1", "--nodes", "H100", "--threads", "1", "--dry-run"]
     found = subprocess.run(
         _command(*words), env=_environment(tmp_path), capture_output=True, text=True, check=False,
-        timeout=120,
+        timeout=600,
     )  # fmt: skip
     assert found.returncode == 2
     assert found.stderr.splitlines()[-1].startswith("stmdeploy: --cluster ray://127.0.0.1:1: no ")

@@ -15,7 +15,7 @@ from stmdeploy.spec import ModelSpec, RunSpec
 from stmdeploy.sweep import SweepSpec
 from tests.fakes import RecordedProgress
 
-SMALL = ModelSpec("unified_convnext_micro", image_size=(64, 64), num_classes=10)
+SMALL = ModelSpec("unified_convnext_nano", image_size=(64, 64), num_classes=10)
 STAGES = {f"stage {n} {kind}" for n in range(1, 5) for kind in ("mixer", "mlp", "norm")}
 PARTS = STAGES | {f"stage {n} downsample" for n in range(2, 5)} | {"stem", "head"}
 

@@ -22,10 +22,11 @@ from stmdeploy.exporters import onnx_graph
 from stmdeploy.exporters.precision import emulated
 from stmdeploy.pipeline import export_model
 from stmdeploy.spec import CalibrationSpec, ExportSpec, ModelSpec
+from tests.artifacts import FEW, SharedArtifacts
 from tests.fakes import RecordedProgress
 
-SMALL = ModelSpec("unified_convnext_micro", image_size=(32, 32), num_classes=10)
-FEW = CalibrationSpec(images=4)
+#: Of 32 pixels the last stage sees one: too few for 16 bits to stay well within tolerance.
+SMALL = ModelSpec("unified_convnext_nano", image_size=(64, 64), num_classes=10)
 TENSOR = onnx.TensorProto
 
 
@@ -35,10 +36,9 @@ def export(model: ModelSpec, folder: Path, precision: str, **options: Any) -> Ar
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
-    folder = tmp_path_factory.mktemp("precisions")
+def made(artifacts: SharedArtifacts) -> dict[str, Artifact]:
     return {
-        precision: export(SMALL, folder, precision)
+        precision: artifacts.exported(SMALL, "onnx", precision)
         for precision in ("fp32", "fp16", "int8", "int8-dynamic")
     }
 
@@ -58,7 +58,7 @@ def test_the_weights_are_in_the_precision(made: dict[str, Artifact]) -> None:
     assert weight_types(made["fp32"])[TENSOR.FLOAT] > 0.99 * total
     assert weight_types(made["fp16"])[TENSOR.FLOAT16] > 0.48 * total
     assert weight_types(made["int8"])[TENSOR.INT8] > 0.24 * total
-    assert weight_types(made["int8-dynamic"])[TENSOR.INT8] > 0.15 * total
+    assert weight_types(made["int8-dynamic"])[TENSOR.INT8] > 0.13 * total
     sizes = {precision: artifact.size_bytes for precision, artifact in made.items()}
     assert sizes["int8"] < sizes["fp16"] < sizes["fp32"]
     assert sizes["int8"] < sizes["int8-dynamic"] < sizes["fp32"], "its convolutions are float32"
@@ -76,13 +76,13 @@ def test_fidelity_is_stated(made: dict[str, Artifact]) -> None:
     for precision, bound in (("fp16", 2e-3), ("int8", 0.2), ("int8-dynamic", 0.2)):
         fidelity = made[precision].manifest.fidelity
         assert fidelity is not None
-        assert (fidelity.source, fidelity.images) == ("random", 4)
+        assert (fidelity.source, fidelity.images) == ("random", 2)
         assert 1e-4 < fidelity.relative_l2_error < bound
-        assert fidelity.top1_agreement_percent in (0, 25, 50, 75, 100)
+        assert fidelity.top1_agreement_percent in (0, 50, 100)
     assert made["int8"].manifest.verification.tolerance_relative_l2 is None
     calibration = made["int8"].manifest.calibration
     assert calibration is not None
-    assert (calibration.source, calibration.images) == ("random", 4)
+    assert (calibration.source, calibration.images) == ("random", 2)
     assert made["int8-dynamic"].manifest.calibration is None
 
 
@@ -91,21 +91,21 @@ def test_the_norms_of_fp16_stay_in_float32(tmp_path: Path) -> None:
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
     types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     squares = [node for node in model.graph.node if node.op_type == "Pow"]
-    assert len(squares) > 30
+    assert len(squares) > 15
     assert {types[node.output[0]] for node in squares} == {TENSOR.FLOAT}
     products = [node for node in model.graph.node if node.op_type in ("Gemm", "Conv")]
     assert {types.get(node.output[0]) for node in products[:-1]} == {TENSOR.FLOAT16}
 
 
 def test_products_of_activations_are_not_quantized(tmp_path: Path) -> None:
-    model = ModelSpec("unified_pvt_micro", image_size=(32, 32), num_classes=10)
+    model = ModelSpec("unified_pvt_nano", image_size=(32, 32), num_classes=10)
     graph = onnx.load(export(model, tmp_path, "int8").path).graph
     scaled = {name for node in graph.node if node.op_type == "DequantizeLinear"
               for name in node.output}  # fmt: skip
     products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm", "Conv")]
     quantized = [node for node in products if set(node.input[:2]) <= scaled]
     left = [node for node in products if not scaled & set(node.input[:2])]
-    assert len(quantized) > 50
+    assert len(quantized) > 20
     assert len(left) == 2 * sum(resolve(model.name).depths)
     assert len(quantized) + len(left) == len(products)
 
@@ -147,12 +147,12 @@ def test_an_unknown_precision_of_a_target(tmp_path: Path) -> None:
 @pytest.fixture
 def overflowing(tmp_path: Path) -> Iterator[Path]:
     """Weights whose activations leave float16's range in the second stage's mlp."""
-    model = create_backbone("convnext", "micro", image_size=32, num_classes=10)
+    model = create_backbone("convnext", "nano", image_size=64, num_classes=10)
     fill_synthetic(model, 0)
     state = model.state_dict()
-    factor = 6e4 / state["stages.1.1.pwconv1.weight"].abs().max()
-    state["stages.1.1.pwconv1.weight"] *= factor
-    state["stages.1.1.pwconv2.weight"] /= factor
+    factor = 6e4 / state["stages.1.0.pwconv1.weight"].abs().max()
+    state["stages.1.0.pwconv1.weight"] *= factor
+    state["stages.1.0.pwconv2.weight"] /= factor
     torch.save({"model": state}, tmp_path / "large.pth")
     yield tmp_path / "large.pth"
 

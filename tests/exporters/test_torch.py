@@ -17,7 +17,7 @@ from stmdeploy.pipeline import export_model
 from stmdeploy.spec import CalibrationSpec, ExportSpec, ModelSpec, RunSpec
 from tests.fakes import RecordedProgress
 
-MODEL = ModelSpec("unified_pvt_micro", image_size=(64, 96), num_classes=5)
+MODEL = ModelSpec("unified_pvt_nano", image_size=(64, 96), num_classes=5)
 
 
 def test_round_trip(tmp_path: Path, progress: RecordedProgress) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from stmdeploy.regression.bundle import open_bundle
 from stmdeploy.regression.creating import create_baseline
 from stmdeploy.spec import ModelSpec, RunSpec, SamplingSpec
 from stmdeploy.sweep import SweepSpec
+from tests.artifacts import SharedArtifacts
 from tests.fakes import RecordedProgress
+from tests.regression.known import KnownWaves
 
 #: Batch 2 dies in a worker where a file says so; other batches are well behaved.
 RIVAL = """
@@ -76,23 +77,32 @@ class Made:
     slowed: Path
 
 
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
-    folder = tmp_path_factory.mktemp("check")
+def _make(folder: Path) -> None:
     (folder / "check_rivals.py").write_text(RIVAL)
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        spec = sweep("net", RunSpec("onnxruntime", 1, 1))
-        baseline, archive = folder / "baseline", folder / "baseline.tar.gz"
+    spec = sweep("net", RunSpec("onnxruntime", 1, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        KnownWaves().install(patch)
+        baseline = folder / "baseline"
         create_baseline(spec, baseline, RecordedProgress())
-        create_baseline(spec, archive, RecordedProgress())
+        create_baseline(spec, folder / "baseline.tar.gz", RecordedProgress())
         with open_bundle(baseline) as bundle:
             artifact = bundle.artifact(bundle.baseline.rows[0].artifact).path
-            slowed = slow_down(artifact, folder / "slowed", 400)
-    finally:
-        os.chdir(before)
-    yield Made(folder, baseline, archive, slowed)
+            slow_down(artifact, folder / "slowed", 400)
+
+
+@pytest.fixture(scope="session")
+def made(artifacts: SharedArtifacts, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    shared = artifacts.made(f"check {FAST} {RIVAL}", _make)
+    folder = shutil.copytree(shared, tmp_path_factory.mktemp("check") / "made")
+    (slowed,) = (folder / "slowed").glob("*.onnx")
+    return Made(folder, folder / "baseline", folder / "baseline.tar.gz", slowed)
+
+
+@pytest.fixture
+def known_waves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks and baselines measure known times."""
+    KnownWaves().install(monkeypatch)
 
 
 @pytest.fixture

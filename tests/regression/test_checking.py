@@ -21,9 +21,7 @@ from stmdeploy.spec import ExportSpec, RunSpec
 from tests.fakes import RecordedProgress
 from tests.regression.conftest import Made, rival, sweep
 
-pytestmark = pytest.mark.slow
-#: Wide enough for any machine that is busy: the verdicts here are not about small differences.
-CALM = ("--threshold-percent", "60", "--budget-s", "30")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("known_waves")]
 
 
 @pytest.fixture
@@ -59,7 +57,7 @@ Fails = Callable[..., tuple[int, str]]
 
 
 def test_the_same_model_exported_again_is_no_change(in_its_folder: Made, check: Check) -> None:
-    code, row = check(in_its_folder.baseline, *CALM)
+    code, row = check(in_its_folder.baseline)
     assert (code, row["verdict"], row["way"]) == (0, "no change", "artifacts")
     assert row["slowdown_percent_low"] <= row["slowdown_percent"] <= row["slowdown_percent_high"]
     assert row["pairs"] >= 3
@@ -68,9 +66,9 @@ def test_the_same_model_exported_again_is_no_change(in_its_folder: Made, check: 
 
 def test_a_slowed_copy_is_a_regression(in_its_folder: Made, check: Check, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    code, row = check(in_its_folder.archive, in_its_folder.slowed, *CALM, "--html", page)
+    code, row = check(in_its_folder.archive, in_its_folder.slowed, "--html", page)
     assert (code, row["verdict"]) == (1, "regression")
-    assert row["slowdown_percent_low"] > 60
+    assert row["slowdown_percent_low"] > 800
     assert "--layers" in row["advice"][0]
     assert page.read_text().count("<rect") == 96
 
@@ -89,9 +87,9 @@ def test_a_faster_candidate_is_an_improvement(
         return baseline.model_copy(update={"files": files})
 
     path = edited(in_its_folder, tmp_path / "slow", slow)
-    code, row = check(path, in_its_folder.baseline, *CALM)
+    code, row = check(path, in_its_folder.baseline)
     assert (code, row["verdict"]) == (0, "improvement")
-    assert row["slowdown_percent_high"] < -37
+    assert row["slowdown_percent_high"] < -80
 
 
 @pytest.mark.usefixtures("in_its_folder")
@@ -103,15 +101,14 @@ def test_weights_alone_are_not_compared_with_themselves(fails: Fails, tmp_path: 
 
 
 def test_two_interpreters(in_its_folder: Made, check: Check) -> None:
-    code, row = check(in_its_folder.baseline, "--baseline-python", sys.executable, *CALM)
+    code, row = check(in_its_folder.baseline, "--baseline-python", sys.executable)
     assert (code, row["verdict"], row["way"]) == (0, "no change", "interpreters")
 
 
 def test_stored_numbers_of_this_machine(in_its_folder: Made, check: Check) -> None:
     code, row = check(
-        in_its_folder.baseline, in_its_folder.slowed, "--stored", "--threshold-percent", "30",
-        "--budget-s", "40",
-    )  # fmt: skip
+        in_its_folder.baseline, in_its_folder.slowed, "--stored", "--threshold-percent", "30"
+    )
     assert (code, row["verdict"], row["way"]) == (1, "regression", "stored")
     assert row["baseline_latency_ms_p50"] is None
     assert row["threshold_percent"] == 35
@@ -156,11 +153,10 @@ def test_stored_numbers_of_another_runtime_tell_nothing(
 
 def test_gates(in_its_folder: Made, check: Check, tmp_path: Path) -> None:
     config = tmp_path / "gates.toml"
-    config.write_text("threshold-percent = 1000\ngates = { size = 1, memory = 50, load = 900 }\n")
+    config.write_text("threshold-percent = 1000\ngates = { size = 1, memory = 50, load = 1e6 }\n")
     code, row = check(
-        in_its_folder.baseline, in_its_folder.baseline, "--config", config, "--stored",
-        "--budget-s", "5",
-    )  # fmt: skip
+        in_its_folder.baseline, in_its_folder.baseline, "--config", config, "--stored"
+    )
     assert (code, row["verdict"]) == (3, "cannot tell")
     assert "nothing is known for the gates load, memory" in row["advice"][0]
     code, row = check(in_its_folder.baseline, in_its_folder.slowed, "--config", config)
@@ -182,7 +178,7 @@ def test_a_fast_wrong_candidate_is_no_pass(
     claim = manifest.model_copy(update={"model": right.model}).sealed()
     manifest_path(wrong).write_text(claim.model_dump_json())
     for way in ((), ("--stored",)):
-        code, row = check(in_its_folder.baseline, wrong, *CALM, *way)
+        code, row = check(in_its_folder.baseline, wrong, *way)
         assert (code, row["verdict"]) == (4, "outputs differ")
     assert "with the same weights" in row["advice"][0]
 
@@ -193,7 +189,7 @@ def test_a_worker_that_dies_midway_is_no_pass(in_its_folder: Made, check: Check)
     create_baseline(sweep("Dies", RunSpec("torch", 2, 1)), path, RecordedProgress())
     (folder / "die").touch()
     try:
-        code, row = check(path, "--candidate-python", sys.executable, *CALM)
+        code, row = check(path, "--candidate-python", sys.executable)
     finally:
         (folder / "die").unlink()
     assert (code, row["verdict"]) == (5, "failed")

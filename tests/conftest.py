@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from stmdeploy.backbones.catalog import CATALOG_VARIABLE
 from stmdeploy.results.row import Conditions, Environment, Measurement, ProcessRun, Row
@@ -33,6 +34,11 @@ TEST_ENVIRONMENT = {
     "versions": {"torch": "2.13.0"},
 }
 
+# Properties are tried on the same examples every time, however long that takes.
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 #: The scale `nano`, for workers too.
 os.environ[CATALOG_VARIABLE] = str(DATA / "catalog.toml")
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):

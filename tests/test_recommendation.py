@@ -108,7 +108,7 @@ def beats(one: Row, other: Row) -> bool:
 
 
 @given(rows_of_figures, limits_of)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_choices_are_those_of_brute_force(
     make_row: MakeRow, figures: list[dict[str, Any]], limits: Limits
 ) -> None:

@@ -36,7 +36,7 @@ def test_at_224(name: str, form: str) -> None:
     assert distance(name, (224, 224), 1, seed=1, form=form) < 1e-12
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     name=st.sampled_from([name for name in FAMILIES if name not in WINDOWED]),
     rows=st.integers(1, 4),
@@ -51,7 +51,7 @@ def test_any_size_batch_and_weights(
     assert distance(name, (32 * rows, 32 * columns), batch, seed, form) < 1e-12
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(
     name=st.sampled_from(WINDOWED),
     size=st.sampled_from([(224, 224), (224, 448), (448, 224)]),

@@ -38,7 +38,7 @@ lint: $(SETUP)
 test: lint
 	.ci/browser
 	.ci/postgres
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations 15 -m "not nightly"
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal --durations 15 -m "not nightly"
 
 # What is too long for CI; goes on where it was stopped, and ends in one summary.
 nightly: $(SETUP)

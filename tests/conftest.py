@@ -50,6 +50,8 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     # Measurements of one user wait for each other; those of two test workers need not.
     own = Path(tempfile.gettempdir()) / f"stmdeploy-tests-{os.getuid()}-{worker}"
     own.mkdir(exist_ok=True)
+    # What the C++ compiler made serves every worker; its headers alone take half a minute.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor-tests")
     os.environ["TMPDIR"] = tempfile.tempdir = str(own)
 
 

@@ -61,7 +61,7 @@ class Spoilt:
         elif self.spoil == "wrong order":
             y = y[::-1].copy()
         elif self.spoil == "leak":
-            y += 3e-2 * np.roll(y, 1, axis=0) * (len(y) > 1)
+            y += np.roll(y, 1, axis=0) * (len(y) > 1)
         elif self.spoil == "by place" and len(y) > 3:
             y[3] += 0.1
         return y

@@ -105,7 +105,9 @@ def test_a_full_stdout_is_one_line() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "sent", [pytest.param(signal.SIGINT, marks=pytest.mark.nightly), signal.SIGTERM]
+)
 def test_an_interrupted_profile_keeps_its_rows(sent: signal.Signals, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = [

@@ -145,8 +145,11 @@ def _write(place: tuple[Path, str], writer: int, count: int, row: Row, process: 
 
 
 @pytest.mark.slow
-def test_eight_writers(backend: Backend, make_row: MakeRow, make_process: MakeProcess) -> None:
-    writers, each = 8, 500
+@pytest.mark.parametrize("each", [60, pytest.param(500, marks=pytest.mark.nightly)])
+def test_eight_writers(
+    backend: Backend, make_row: MakeRow, make_process: MakeProcess, each: int
+) -> None:
+    writers = 8
     store = backend.new("many")
     store.add_sweep("many", "{}", [(str(i), "") for i in range(writers * each)])
     spawn = multiprocessing.get_context("spawn")
@@ -160,9 +163,9 @@ def test_eight_writers(backend: Backend, make_row: MakeRow, make_process: MakePr
     for job in jobs:
         job.join()
     assert [job.exitcode for job in jobs] == [0] * writers
-    assert store.find_sweep("many").states == {DONE: 4000}
-    assert len(store.rows("many")) == 4000
-    assert backend.execute(store, "SELECT count(*) FROM processes") == [(4000,)]
+    assert store.find_sweep("many").states == {DONE: writers * each}
+    assert len(store.rows("many")) == writers * each
+    assert backend.execute(store, "SELECT count(*) FROM processes") == [(writers * each,)]
     backend.check(store)
 
 

@@ -63,7 +63,7 @@ def reference_image(batch: int = 2, size: int = 224) -> torch.Tensor:
 
 def at_night(name: str) -> tuple[pytest.MarkDecorator, ...]:
     """Marks of a test of a backbone: deeper ones are the same code, and at night."""
-    every_day = name.endswith(("_micro", "_b0")) or name == "unified_convnext_tiny"
+    every_day = name.startswith("official_") or name.endswith(("_micro", "convnext_tiny"))
     return () if every_day else (pytest.mark.nightly,)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -165,6 +167,27 @@ def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / (path.name + ".data")).write_bytes(b"")
     with pytest.raises(StmdeployError, match="is cut short: 0 of"):
         read_artifact(path)
+
+
+def test_traces_are_forgotten_where_they_grow_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_graph, "_traces", {})
+    monkeypatch.setattr(onnx_graph, "_trace", lambda *_: object())
+    module = torch.nn.Linear(4, 4, bias=False)
+    monkeypatch.setattr(onnx_graph, "_KEPT_BYTES", 2 * 4 * module.weight.numel())
+
+    def traced(form: str) -> object:
+        weights = SimpleNamespace(sha256="")
+        work: Any = SimpleNamespace(
+            spec=SimpleNamespace(model=NANO), info=SimpleNamespace(weights=weights), form=form,
+            module=module,
+        )  # fmt: skip
+        return onnx_graph._traced(work, 23)
+
+    first, second = traced("a"), traced("b")
+    assert traced("a") is first
+    traced("c")
+    assert traced("b") is second
+    assert traced("a") is not first, "the oldest one"
 
 
 def test_a_wrong_artifact_is_never_published(

@@ -44,6 +44,7 @@ def test_the_best_library_counts_in_every_precision() -> None:
         [
             candidate(clock, "slow", "fp32", 100),
             candidate(clock, "fast", "fp32", 200),
+            candidate(clock, "slowest", "fp32", 50),
             candidate(clock, "slow", "fp16", 50),
             Candidate("none", "fp16", lambda _: None),
         ],

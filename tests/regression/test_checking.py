@@ -183,6 +183,24 @@ def test_a_fast_wrong_candidate_is_no_pass(
     assert "with the same weights" in row["advice"][0]
 
 
+def test_outputs_that_are_not_the_models_are_no_pass(
+    in_its_folder: Made, check: Check, tmp_path: Path
+) -> None:
+    """Found by the worker itself: it gives something else than the manifest says."""
+    copy = shutil.copytree(in_its_folder.slowed.parent, tmp_path / "other")
+    path = copy / in_its_folder.slowed.name
+    manifest = read_artifact(path).manifest
+    known = manifest.verification.outputs
+    others = known.model_copy(update={"seed": known.seed + 1})
+    claim = manifest.verification.model_copy(update={"outputs": others})
+    manifest_path(path).write_text(
+        manifest.model_copy(update={"verification": claim}).sealed().model_dump_json()
+    )
+    code, row = check(in_its_folder.baseline, path)
+    assert (code, row["verdict"]) == (4, "outputs differ")
+    assert row["advice"][0].startswith("candidate: ")
+
+
 def test_a_worker_that_dies_midway_is_no_pass(in_its_folder: Made, check: Check) -> None:
     folder = in_its_folder.folder
     path = folder / "dies"

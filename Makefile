@@ -12,8 +12,8 @@ GPU_EXTRAS ?= gpu,tensorrt,tensorrt-rtx,loadgen,cluster,dev
 
 help:
 	@echo "make profile  measure the five micro backbones on this machine, and report"
-	@echo "make test     lint, types, import contracts, and the tests: ten minutes"
-	@echo "make nightly  every promise at micro and tiny, and the tests that are too long: an hour"
+	@echo "make test     lint, types, import contracts, and the tests"
+	@echo "make nightly  every promise at micro and tiny, and the tests that are too long"
 	@echo "make test-gpu the tests that need an NVIDIA GPU, and a summary to paste"
 	@echo "make fast     the tests that take seconds"
 	@echo "make bench    the benchmarks"

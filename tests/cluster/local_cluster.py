@@ -6,6 +6,7 @@ that nothing but the cluster keeps two of them from measuring at the same time.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import tempfile
@@ -60,9 +61,15 @@ class LocalCluster:
             object_store_memory=100 * 2**20,
         )
 
-    def has_measured(self, name: str) -> bool:
-        """Whether a node has begun with any row."""
-        return bool(list((self._folder / name).glob("stmdeploy-*.lock")))
+    def is_measuring(self, name: str) -> bool:
+        """Whether a process of a row runs on a node now: it holds the machine's lock."""
+        for path in (self._folder / name).glob("stmdeploy-*.lock"):
+            with path.open("a") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return True
+        return False
 
     def kill(self, name: str) -> None:
         """As a machine that loses its power."""

@@ -40,7 +40,7 @@ test: lint
 	.ci/postgres
 	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal --durations 15 -m "not nightly"
 
-# What is too long for CI; goes on where it was stopped, and ends in one summary.
+# What is too long for CI; promises go on where they were stopped. Ends in one summary.
 nightly: $(SETUP)
 	$(BIN)/python -m tests.nightly
 

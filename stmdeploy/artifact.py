@@ -14,7 +14,8 @@ from stmdeploy.files import sha256_of
 
 #: 1: first version. 2: precisions, fidelity, engines, cost, a seal over the manifest itself.
 #: 3: the operations of the graph. 4: known outputs; errors are those of the worst row.
-MANIFEST_SCHEMA_VERSION = 4
+#: 5: the usual length of known outputs.
+MANIFEST_SCHEMA_VERSION = 5
 _EXPORT_AGAIN = "export it again"
 
 
@@ -73,10 +74,12 @@ class KnownOutputs(Document):
     """What the model gives in float64 for the three images of a seed (`stmdeploy.probe`).
 
     ``values``: of every image each ``step``-th output, float32 in little-endian order, base64.
+    ``length``: the root mean square of an image's ||r|| over those values.
     """
 
     seed: int
     step: int
+    length: float
     values: str
 
 
@@ -84,7 +87,7 @@ class Verification(Document):
     """Outputs against the float64 PyTorch reference, over fresh random inputs.
 
     Errors are those of the worst row of any of `batches`: ``relative_l2_error`` is ||y - r|| /
-    ||r|| over the logits of one image. ``row_dependence`` is how far, relatively, the logits of an
+    ||r|| over the logits of one image, of an unusually small ||r|| over the usual one. ``row_dependence`` is how far, relatively, the logits of an
     image moved by where it stood in a batch, or as another one of the batch changed. ``runtime`` is
     what gave the outputs: the artifact's own, or, for an engine that cannot run on the exporting
     machine, another one with the graph it was built from. ``tolerance_relative_l2`` is None for

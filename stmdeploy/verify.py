@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING
 from stmdeploy.artifact import Draft, Fidelity, KnownOutputs, Verification
 from stmdeploy.contracts import Runner
 from stmdeploy.errors import StmdeployError
-from stmdeploy.probe import Found, NotFiniteError, Probe, differs, known, probe_images
+from stmdeploy.probe import (
+    IMAGES,
+    Found,
+    NotFiniteError,
+    Probe,
+    differs,
+    further_images,
+    known,
+    probe_images,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +86,8 @@ class Reference:
         seed = secrets.randbits(32)
         images = probe_images(seed, self._size)
         alone = np.concatenate([_reference_logits(self._module, image[None]) for image in images])
-        lengths = np.linalg.norm(alone.reshape(len(alone), -1), axis=1)
+        flat = alone.reshape(len(alone), -1)
+        lengths = np.linalg.norm(flat, axis=1)
         if not (np.isfinite(lengths).all() and (lengths > 0).all()):
             raise StmdeployError(
                 "the model's own outputs in float64 are all zero or not finite",
@@ -89,7 +99,9 @@ class Reference:
                 "the model itself mixes the images of a batch: alone, they have other outputs",
                 _NOTHING_WRITTEN,
             )
-        return known(seed, alone)
+        further = further_images(flat.shape[1])
+        more = probe_images(seed, self._size, IMAGES + further)[IMAGES:]
+        return known(seed, np.concatenate((alone, self.logits(more))) if further else alone)
 
 
 def verify(
@@ -108,7 +120,8 @@ def verify(
         outputs: what the module gives, of `Reference`.
         image_size: (height, width) in pixels.
         precision: of the artifact.
-        tolerance_relative_l2: bound on ||y - r|| / ||r|| of a row; None to report it only.
+        tolerance_relative_l2: bound on the error of a row, as `Verification` has it; None to report
+            it only.
         explain: asked where outputs that are not finite come from.
         batches: images per inference.
 

@@ -13,7 +13,7 @@ from stmdeploy.cli.main import main
 from stmdeploy.errors import ExitCode
 from stmdeploy.jobs import TurnsJob
 from stmdeploy.pipeline import export_model
-from stmdeploy.probe import IMAGES, Probe, known, probe_images
+from stmdeploy.probe import IMAGES, Probe, further_images, known, probe_images
 from stmdeploy.regression.side_by_side import Side, SideFailedError, measure_wave
 from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec
 from tests.fakes import RecordedProgress
@@ -53,6 +53,21 @@ def test_a_batch_repeats_the_images() -> None:
     batch = probe.batch(5)
     assert np.array_equal(batch[:3], probe_images(7, (4, 2)))
     assert np.array_equal(batch[3:], batch[:2])
+
+
+def test_few_outputs_near_zero_are_held_against_their_usual_length() -> None:
+    """Rounding that is as small as ever is large beside logits that all happen to be near zero."""
+    outputs = np.array([[3.0, -4.0], [0.003, 0.004], [-5.0, 0.0], *[[4.0, 3.0]] * 29])
+    probe = Probe(known(7, outputs), (4, 2), "fp16", 5e-3)
+    rounded = outputs[:IMAGES] + 0.01
+    error, _ = probe.judge(rounded, np.arange(IMAGES))
+    assert error == pytest.approx(2**0.5 * 0.01 / (31 * 25 / 32) ** 0.5, rel=1e-3)
+    with pytest.raises(StmdeployError, match="in row 1 of a batch of 3"):
+        probe.judge(outputs[:IMAGES] + [[0], [0.1], [0]], np.arange(IMAGES))
+
+
+def test_of_few_outputs_more_images_tell_the_usual_length() -> None:
+    assert [further_images(values) for values in (1, 2, 10, 43, 1000)] == [29, 29, 10, 0, 0]
 
 
 def test_a_batch_that_leaks_costs_its_row_and_ends_with_4(

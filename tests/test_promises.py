@@ -128,7 +128,7 @@ def _marked(kept: Promise) -> ParameterSet:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kept", map(_marked, _smallest()), ids=matrix.key)
+@pytest.mark.parametrize("kept", list(map(_marked, _smallest())), ids=matrix.key)
 def test_every_promise_is_kept_at_the_smallest_size(kept: Promise) -> None:
     """At night micro and tiny follow, in every form: `make nightly`."""
     side = 224 if resolve(kept.model).stm in ("halo", "swin") else 64

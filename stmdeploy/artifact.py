@@ -87,11 +87,12 @@ class Verification(Document):
     """Outputs against the float64 PyTorch reference, over fresh random inputs.
 
     Errors are those of the worst row of any of `batches`: ``relative_l2_error`` is ||y - r|| /
-    ||r|| over the logits of one image, of an unusually small ||r|| over the usual one. ``row_dependence`` is how far, relatively, the logits of an
-    image moved by where it stood in a batch, or as another one of the batch changed. ``runtime`` is
-    what gave the outputs: the artifact's own, or, for an engine that cannot run on the exporting
-    machine, another one with the graph it was built from. ``tolerance_relative_l2`` is None for
-    precisions that are reported, not judged. ``outputs`` are for whoever runs the artifact.
+    ||r|| over the logits of one image, of an unusually small ||r|| over the usual one.
+    ``row_dependence`` is how far, relatively, the logits of an image moved by where it stood in a
+    batch, or as another one of the batch changed. ``runtime`` is what gave the outputs: the
+    artifact's own, or, for an engine that cannot run on the exporting machine, another one with
+    the graph it was built from. ``tolerance_relative_l2`` is None for precisions that are reported,
+    not judged. ``outputs`` are for whoever runs the artifact.
     """
 
     runtime: str

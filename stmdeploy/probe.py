@@ -241,8 +241,8 @@ class Probe:
         import numpy as np
 
         lengths = np.maximum(np.linalg.norm(expected, axis=1), self._length)
-        distances: npt.NDArray[np.float64] = np.linalg.norm(got - expected, axis=1)
-        return distances / lengths
+        relative: npt.NDArray[np.float64] = np.linalg.norm(got - expected, axis=1) / lengths
+        return relative
 
 
 class NotFiniteError(StmdeployError):

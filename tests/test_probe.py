@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stmdeploy.cli.main import main
-from stmdeploy.errors import ExitCode
+from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.jobs import TurnsJob
 from stmdeploy.pipeline import export_model
 from stmdeploy.probe import IMAGES, Probe, further_images, known, probe_images
@@ -63,7 +63,7 @@ def test_few_outputs_near_zero_are_held_against_their_usual_length() -> None:
     error, _ = probe.judge(rounded, np.arange(IMAGES))
     assert error == pytest.approx(2**0.5 * 0.01 / (31 * 25 / 32) ** 0.5, rel=1e-3)
     with pytest.raises(StmdeployError, match="in row 1 of a batch of 3"):
-        probe.judge(outputs[:IMAGES] + [[0], [0.1], [0]], np.arange(IMAGES))
+        probe.judge(outputs[:IMAGES] + np.array([[0], [0.1], [0]]), np.arange(IMAGES))
 
 
 def test_of_few_outputs_more_images_tell_the_usual_length() -> None:

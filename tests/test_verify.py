@@ -102,7 +102,7 @@ def test_a_right_artifact() -> None:
     [
         (
             "last image",
-            r"differ from PyTorch float64 by .* in row 2 of a batch of 3, allowed 1e-05 "
+            r"differ from PyTorch float64 by .* in row 2 of a batch of 3, allowed \de-05 "
             r"\(input seed \d+\)",
         ),
         ("wrong order", r"in row [02] of a batch of 3"),

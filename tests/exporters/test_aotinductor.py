@@ -17,11 +17,12 @@ from stmdeploy.pipeline import export_model
 from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec
 from tests.fakes import RecordedProgress
 
-#: Small, because every operator of a backbone is compiled by the C++ compiler: a minute.
+#: Small, because every operator is compiled by the C++ compiler; a backbone of one block a stage by
+#: day: tests/test_promises.py.
 SMALL = ModelSpec("small_rival:Net", image_size=(32, 32), num_classes=8)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(which("g++") is None, reason="there is no C++ compiler")
 def test_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "small_rival.py").write_text(

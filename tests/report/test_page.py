@@ -24,7 +24,9 @@ except ImportError:  # pragma: no cover
     pytest.skip("playwright is not installed", allow_module_level=True)
 
 MakeRow = Callable[..., Row]
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None
+)
 _FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--no-first-run",

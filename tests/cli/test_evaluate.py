@@ -114,7 +114,10 @@ def test_a_measured_accuracy_stands_in_the_table(
     digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = ["--checkpoint", str(digits / "digits.pth"), "--no-explain", "--budget-s", "0.3"]
-    assert main(["profile", *MODEL, *weights, "--batch", "1", "--processes", "1"]) == 0
+    assert (
+        main(["profile", *MODEL, *weights, "--batch", "1", "--processes", "1", "--budget-s", "1"])
+        == 0
+    )
     (artifact,) = Path("stmdeploy-results/artifacts").rglob("*.onnx")
     data = ["--data", str(digits / "test")]
     assert main(["evaluate", str(artifact), *data]) == 0

@@ -19,10 +19,10 @@ help:
 	@echo "make bench    the benchmarks"
 	@echo "make clean    remove the environment"
 
-# Python compiles what is imported when it is: all of torch at once takes longer than it saves.
 $(SETUP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[cpu,loadgen,openvino,tensorrt-rtx,cluster,postgres,dev]'
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true  # pip would, on one processor
 	@touch $@
 
 profile: $(SETUP)

@@ -61,6 +61,7 @@ def _spans(rows: tuple[Row, ...]) -> dict[str, list[tuple[str, str]]]:
     return {node: sorted(of_node) for node, of_node in spans.items()}
 
 
+@pytest.mark.nightly
 def test_a_killed_node_and_a_killed_driver_cost_no_row(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:

@@ -11,12 +11,17 @@ ARG VARIANT=gpu
 ARG PIP_EXTRA_INDEX_URL
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY locks/ locks/
 COPY docker/ docker/
 COPY stmdeploy/ stmdeploy/
 COPY exporters/ exporters/
 COPY profiles/ profiles/
+# What the lock lists, by hash; then what no hash covers (docker/), and the project itself.
 RUN python -m venv /opt/stmdeploy \
-    && /opt/stmdeploy/bin/python -m pip install --no-cache-dir --requirement "docker/${VARIANT}.txt"
+    && /opt/stmdeploy/bin/python -m pip install --no-cache-dir --no-deps --require-hashes \
+        --requirement "locks/${VARIANT}.txt" \
+    && /opt/stmdeploy/bin/python -m pip install --no-cache-dir --no-build-isolation \
+        --requirement "docker/${VARIANT}.txt"
 
 FROM python:${PYTHON}
 RUN useradd --uid 10001 --create-home stmdeploy \

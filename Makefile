@@ -7,7 +7,7 @@ SETUP := $(VENV)/.ready
 GPU_VENV := .venv-gpu
 GPU_EXTRAS ?= gpu,tensorrt,tensorrt-rtx,loadgen,cluster,dev
 
-.PHONY: help profile test test-gpu fast lint bench nightly clean
+.PHONY: help profile test test-gpu fast lint bench nightly locks clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,11 +17,22 @@ help:
 	@echo "make test-gpu the tests that need an NVIDIA GPU, and a summary to paste"
 	@echo "make fast     the tests that take seconds"
 	@echo "make bench    the benchmarks"
+	@echo "make locks    what CI and the containers install, by hash, written again"
 	@echo "make clean    remove the environment"
 
-$(SETUP): pyproject.toml constraints.txt
+# CI takes exactly what locks/ci.txt lists, by hash; elsewhere there are other wheels, GPUs, Pythons.
+ifdef CI
+INSTALL = $(BIN)/python -m pip install --quiet --no-compile --no-deps --require-hashes \
+		--requirement locks/ci.txt \
+	&& $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+else
+INSTALL = $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt \
+		--editable '.[cpu,loadgen,openvino,tensorrt-rtx,cluster,postgres,dev]'
+endif
+
+$(SETUP): pyproject.toml constraints.txt locks/ci.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[cpu,loadgen,openvino,tensorrt-rtx,cluster,postgres,dev]'
+	$(INSTALL)
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true  # pip would, on one processor
 	@touch $@
 
@@ -44,6 +55,9 @@ test: lint
 # What is too long for CI; promises go on where they were stopped. Ends in one summary.
 nightly: $(SETUP)
 	$(BIN)/python -m tests.nightly
+
+locks:
+	.ci/lock
 
 # Where an NVIDIA GPU is; ends in a summary to paste. Its environment has torch with CUDA.
 test-gpu:

@@ -165,3 +165,24 @@ def test_compose_names_what_is_there() -> None:
     assert set(document["volumes"]) == {"rows", "artifacts"}
     # No password but the user's own.
     assert set(re.findall(r"PASSWORD: (.*)", text)) == {"${POSTGRES_PASSWORD:?choose a password}"}
+
+
+@pytest.mark.parametrize("name", ["ci", *VARIANTS])
+def test_what_is_installed_has_a_hash_and_the_version_of_the_constraints(name: str) -> None:
+    """`make locks` writes them; by hash alone, so that what an index serves cannot change."""
+    lines = (ROOT / "locks" / f"{name}.txt").read_text("utf-8").splitlines()
+    assert not [line for line in lines if "://" in line]
+    locked: dict[str, str] = {}
+    hashes: dict[str, int] = {}
+    for line in lines:
+        if found := re.match(r"([a-z0-9.-]+)(?:\[[a-z,]+\])?==([^ ;]+)", line):
+            package, locked[found[1]] = found[1], found[2]
+        elif re.match(r"    --hash=sha256:[0-9a-f]{64}( \\)?$", line):
+            hashes[package] = hashes.get(package, 0) + 1
+    assert locked.keys() == hashes.keys() and len(locked) > 50
+    text = (ROOT / "constraints.txt").read_text("utf-8").lower().replace("_", "-")
+    pinned = dict(line.split("==") for line in text.splitlines() if "==" in line)
+    assert not {p: v for p, v in locked.items() if pinned.get(p, v) != v}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    for requirement in project["dependencies"]:
+        assert re.split(r"[\[<>=]", requirement)[0] in locked

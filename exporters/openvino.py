@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
@@ -55,6 +56,7 @@ class OpenVinoExporter:
         Raises:
             StmdeployError: OpenVINO has no rule for an operator, or NNCF is missing.
         """
+        _keep_to_ourselves()
         import openvino as ov
 
         precision = work.spec.precision
@@ -83,6 +85,7 @@ class OpenVinoExporter:
 
     def import_engine(self) -> None:
         """Imports OpenVINO."""
+        _keep_to_ourselves()
         import openvino  # noqa: F401
 
     def load(self, path: Path, run: RunSpec, build: ModuleFactory) -> OpenVinoRunner:
@@ -104,6 +107,8 @@ class OpenVinoExporter:
     def product(self, run: RunSpec, size: int) -> Callable[[], object] | None:
         """A MatMul compiled on its own, in the precisions that the CPU can be asked for."""
         import numpy as np
+
+        _keep_to_ourselves()
         import openvino as ov
         import openvino.opset13 as operators
 
@@ -119,6 +124,12 @@ class OpenVinoExporter:
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """The node of the ONNX graph, in float32; empty if the graph itself is finite."""
         return first_non_finite(path.with_name(draft.graph), images)
+
+
+def _keep_to_ourselves() -> None:
+    """OpenVINO and NNCF report what they convert to Google Analytics, unless the package that does
+    it is missing: to them it is."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def _refused(error: Exception, work: Work) -> StmdeployError:
@@ -137,6 +148,7 @@ def _quantized(model: Any, work: Work) -> tuple[Any, Calibration]:
         raise StmdeployError("nncf is not installed", "pip install 'stmdeploy[openvino]'")
     import logging
 
+    _keep_to_ourselves()
     import nncf
 
     nncf.set_log_level(logging.ERROR)
@@ -177,6 +189,7 @@ class OpenVinoRunner:
     """One infer request over a compiled model; input and output stay in its tensors."""
 
     def __init__(self, path: Path, run: RunSpec, settings: dict[str, Any] | None = None) -> None:
+        _keep_to_ourselves()
         import openvino as ov
 
         if run.device != "cpu":

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stmdeploy.contracts import OperatorTime
 from stmdeploy.errors import StmdeployError
+from stmdeploy.files import scratch_folder
 from stmdeploy.spec import INPUT_NAME, RunSpec
 
 from .onnx_graph import PART_NOTE, part_of
@@ -48,11 +48,11 @@ def of_onnxruntime(path: Path, run: RunSpec, images: Array, repeats: int) -> Inf
     import onnx
     import onnxruntime as ort
 
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder("profile") as folder:
         options = session_options(run)
         options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        options.profile_file_prefix = str(folder / "profile")
+        options.optimized_model_filepath = str(folder / "optimized.onnx")
         session = ort.InferenceSession(
             path, options, providers=provider_of(run, path), enable_fallback=0
         )

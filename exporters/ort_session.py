@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stmdeploy.contracts import OnStream
 from stmdeploy.cuda import new_stream
 from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.files import scratch_folder
 from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, RunSpec
 
 from .onnx_graph import PART_NOTE, ROUNDS_NOTE
@@ -322,8 +322,8 @@ def first_non_finite(path: Path, images: Array) -> str:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        opened = Path(scratch) / "open.onnx"
+    with scratch_folder("open") as scratch:
+        opened = scratch / "open.onnx"
         onnx.save(model, opened, save_as_external_data=True, location="open.data")
         session = ort.InferenceSession(opened, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]

@@ -126,7 +126,7 @@ class TensorRtExporter:
         path.write_bytes(engine)
         layers = fused_layers(build.log.lines)
         listing = work.folder / f"{stem}.{self.target}.layers.json"
-        listing.write_text(json.dumps([layer.as_dict() for layer in layers], indent=1), "utf-8")
+        listing.write_text(json.dumps([layer.model_dump() for layer in layers], indent=1), "utf-8")
         return Draft(
             files=(path.name, listing.name, *file.files),
             inputs=file.inputs,

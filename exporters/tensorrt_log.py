@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
 from typing import Any
+
+from stmdeploy.artifact import FusedLayer
 
 #: How the listing of fused layers begins; one log message, one line a layer.
 _LAYER_LIST = "Layers:"
@@ -12,22 +13,6 @@ _NAME = re.compile(r"^\s*Name: ([^,]+), LayerType: ([^,]+),")
 _SECTION = re.compile(r"\b(Inputs|Constants|Outputs|TacticName): ")
 _DTYPE = re.compile(r"Datatype: (\w+)")
 _SOURCE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
-
-
-@dataclass(frozen=True)
-class FusedLayer:
-    """One layer of a built engine: what it is, of which ONNX nodes, in which data types."""
-
-    name: str
-    kind: str
-    input_dtypes: tuple[str, ...]
-    weight_dtypes: tuple[str, ...]
-    output_dtypes: tuple[str, ...]
-    onnx_nodes: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 def fused_layers(lines: list[str]) -> tuple[FusedLayer, ...]:

@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files import sha256_of
+from stmdeploy.reading import (
+    DOCUMENT_MIB,
+    parse_document,
+    parse_json,
+    plain_name,
+    plain_path,
+    plain_text,
+    printable,
+    read_bytes,
+)
+from stmdeploy.spec import MAX_CLASSES, MAX_SIDE_PX
 
 #: 1: first version. 2: precisions, fidelity, engines, cost, a seal over the manifest itself.
 #: 3: the operations of the graph. 4: known outputs; errors are those of the worst row.
 #: 5: the usual length of known outputs.
 MANIFEST_SCHEMA_VERSION = 5
+_KIND: Final = "stmdeploy-artifact"
 _EXPORT_AGAIN = "export it again"
+_NAME_IT = "name the artifact itself, as in FOLDER/NAME.onnx; its manifest lies beside it"
+#: After this long, another change of a file shows in its times: ext4 and XFS tick every 4 ms,
+#: network file systems every second or two.
+_TICK_S = 3.0
+#: No backbone comes near; a file without end must not be hashed for ever.
+_MOST_BYTES = 16 * 2**30
+
+#: The name of a file, of no folder.
+PlainName = Annotated[str, AfterValidator(plain_name)]
+#: The path of a file below the folder of whatever lists it.
+PlainPath = Annotated[str, AfterValidator(plain_path)]
+#: A name that is shown to people.
+PlainText = Annotated[str, AfterValidator(plain_text)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE_PX)]
 
 
 class Document(BaseModel):
@@ -45,11 +76,11 @@ class WeightsInfo(Document):
 class ModelInfo(Document):
     """The model inside an artifact."""
 
-    name: str
-    stm: str
-    scale: str
-    image_size: tuple[int, int]
-    num_classes: int
+    name: PlainText
+    stm: PlainText
+    scale: PlainText
+    image_size: tuple[Side, Side]
+    num_classes: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
     parameters: int
     weights: WeightsInfo
 
@@ -65,9 +96,9 @@ class TensorInfo(Document):
 class FileInfo(Document):
     """One file of an artifact."""
 
-    name: str
-    sha256: str
-    size_bytes: int
+    name: PlainName
+    sha256: Sha256
+    size_bytes: Annotated[int, Field(ge=0, le=_MOST_BYTES)]
 
 
 class KnownOutputs(Document):
@@ -77,9 +108,9 @@ class KnownOutputs(Document):
     ``length``: the root mean square of an image's ||r|| over those values.
     """
 
-    seed: int
-    step: int
-    length: float
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    step: Annotated[int, Field(ge=1)]
+    length: Annotated[float, Field(gt=0)]
     values: str
 
 
@@ -169,6 +200,17 @@ class GraphCost(Document):
     unknown_shapes: int
 
 
+class FusedLayer(Document):
+    """A layer of an engine, as its builder names it: of which nodes, in which data types."""
+
+    name: str
+    kind: str
+    onnx_nodes: tuple[str, ...]
+    input_dtypes: tuple[str, ...]
+    weight_dtypes: tuple[str, ...]
+    output_dtypes: tuple[str, ...]
+
+
 class Operation(Document):
     """Operators of a graph that multiply, so many alike, and what each of them must do.
 
@@ -233,15 +275,15 @@ class Manifest(Sealed):
     """
 
     schema_version: int = MANIFEST_SCHEMA_VERSION
-    kind: Literal["stmdeploy-artifact"] = "stmdeploy-artifact"
+    kind: Literal["stmdeploy-artifact"] = _KIND
     state: Literal["verified", "built, not run"]
     not_run: str
-    target: str
-    precision: str
-    lowering: str
+    target: PlainText
+    precision: PlainText
+    lowering: PlainText
     notes: tuple[str, ...]
     model: ModelInfo
-    files: tuple[FileInfo, ...]
+    files: Annotated[tuple[FileInfo, ...], Field(min_length=1)]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     opset: int | None
@@ -263,10 +305,86 @@ class Artifact:
 
     path: Path
     manifest: Manifest
+    _seen: dict[str, _State] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.manifest.files)
+
+    def check(self) -> None:
+        """Checks that its files are what its manifest says, and its manifest what it was.
+
+        A file that the system says was not written to since it was last hashed is not hashed
+        again, so this can stand before every process that loads the artifact.
+
+        Raises:
+            StmdeployError: as `check_file`, or the manifest is another one now.
+        """
+        for file in self.manifest.files:
+            path = self.path.with_name(file.name)
+            if not self._is_as_seen(path):
+                self._remember(path, partial(check_file, path, file, _EXPORT_AGAIN))
+        beside = manifest_path(self.path)
+        if not self._is_as_seen(beside):
+            self._remember(beside, self._check_manifest)
+
+    def _check_manifest(self) -> None:
+        if read_manifest(self.path).seal != self.manifest.seal:
+            raise StmdeployError(
+                f"{manifest_path(self.path)} was changed while it was in use", _EXPORT_AGAIN
+            )
+
+    def _is_as_seen(self, path: Path) -> bool:
+        return path.name in self._seen and self._seen[path.name] == _State.of(path)
+
+    def _remember(self, path: Path, check: Callable[[], None]) -> None:
+        """Runs a check; what it found holds until the file's state is another one."""
+        before = _State.of(path)
+        check()
+        # The clock of a file system ticks slowly: what was written just now may be again, unseen.
+        if before is not None and before.age_s > _TICK_S:
+            self._seen[path.name] = before
+
+
+@dataclass(frozen=True)
+class _State:
+    """What changes whenever a file is written to or exchanged; its last field nobody can set."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @staticmethod
+    def of(path: Path) -> _State | None:
+        """Of a file as it is now; None without one."""
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return _State(
+            found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        )
+
+    @property
+    def age_s(self) -> float:
+        """How long ago the file was last changed, by the clock of this machine."""
+        return time.time() - self.changed_ns / 1e9
+
+
+def companions(path: Path) -> tuple[str, ...]:
+    """The files that a runtime reads of its own accord as it loads a main file.
+
+    Of ONNX, whatever holds external data or a compiled context; of OpenVINO's XML, the weights
+    beside it.
+    """
+    if path.suffix == ".onnx":
+        from stmdeploy.external import external_files
+
+        return external_files(path)
+    weights = path.with_suffix(".bin")
+    return (weights.name,) if path.suffix == ".xml" and os.path.lexists(weights) else ()
 
 
 def manifest_path(artifact: Path) -> Path:
@@ -279,19 +397,29 @@ def read_artifact(path: Path) -> Artifact:
 
     Raises:
         StmdeployError: a manifest that is missing, unreadable, of another schema, edited, or
-            of another artifact; a file that is missing, cut short, longer or changed.
+            of another artifact; a file that is missing, cut short, longer or changed; a file that
+            loading would touch and that the manifest does not list.
     """
     if path.is_dir() or not path.name:
-        raise StmdeployError(f"{path} is a folder", "name an artifact, as in FOLDER/NAME.onnx")
+        raise StmdeployError(f"{printable(str(path))} is a folder", _NAME_IT)
     manifest = read_manifest(path)
     if manifest.files[0].name != path.name:
         raise StmdeployError(
-            f"{manifest_path(path)} is the manifest of {manifest.files[0].name}, not of this file",
+            f"{printable(str(manifest_path(path)))} is the manifest of {manifest.files[0].name}, "
+            "not of this file",
             _EXPORT_AGAIN,
         )
-    for file in manifest.files:
-        check_file(path.with_name(file.name), file, _EXPORT_AGAIN)
-    return Artifact(path, manifest)
+    artifact = Artifact(path, manifest)
+    artifact.check()
+    listed = {file.name for file in manifest.files}
+    for name in companions(path):
+        if name not in listed:
+            raise StmdeployError(
+                f"{path} makes its runtime read {printable(name)!r}, which its manifest does not "
+                "list",
+                _EXPORT_AGAIN,
+            )
+    return artifact
 
 
 def read_manifest(artifact: Path) -> Manifest:
@@ -301,31 +429,20 @@ def read_manifest(artifact: Path) -> Manifest:
         StmdeployError: it is missing, unreadable, of another schema or edited.
     """
     path = manifest_path(artifact)
-    try:
-        text = path.read_text("utf-8")
-        schema = _Schema.model_validate_json(text)
-        if schema.schema_version != MANIFEST_SCHEMA_VERSION:
-            raise StmdeployError(
-                f"{path} has schema {schema.schema_version}, "
-                f"this stmdeploy reads {MANIFEST_SCHEMA_VERSION}",
-                _EXPORT_AGAIN,
-            )
-        manifest = Manifest.model_validate_json(text)
-    except OSError as error:
-        hint = "name the artifact itself, as in FOLDER/NAME.onnx; its manifest lies beside it"
-        raise StmdeployError(f"{path}: {error.strerror}", hint) from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise StmdeployError(f"{path} is not a manifest", _EXPORT_AGAIN) from error
-    if not manifest.seal_is_whole or not manifest.files:
-        raise StmdeployError(f"{path} was edited: its seal does not match", _EXPORT_AGAIN)
+    text, where = read_bytes(path, "", _NAME_IT, DOCUMENT_MIB), printable(str(path))
+    table = parse_json(text, where, _EXPORT_AGAIN)
+    if not isinstance(table, dict) or table.get("kind") != _KIND:
+        raise StmdeployError(f"{where} is not a manifest", _EXPORT_AGAIN)
+    if table.get("schema_version") != MANIFEST_SCHEMA_VERSION:
+        raise StmdeployError(
+            f"{where} has schema {printable(str(table.get('schema_version')))[:20]}, "
+            f"this stmdeploy reads {MANIFEST_SCHEMA_VERSION}",
+            _EXPORT_AGAIN,
+        )
+    manifest = parse_document(Manifest.model_validate_json, text, where, _EXPORT_AGAIN)
+    if not manifest.seal_is_whole:
+        raise StmdeployError(f"{where} was edited: its seal does not match", _EXPORT_AGAIN)
     return manifest
-
-
-class _Schema(BaseModel):
-    """The part of a manifest that every version of it has."""
-
-    kind: Literal["stmdeploy-artifact"]
-    schema_version: int
 
 
 def check_file(path: Path, expected: FileInfo, hint: str) -> None:
@@ -349,6 +466,6 @@ def check_file(path: Path, expected: FileInfo, hint: str) -> None:
         )
 
 
-def file_info(path: Path, name: str = "") -> FileInfo:
-    """A file as a manifest describes it, under its own name or another."""
-    return FileInfo(name=name or path.name, sha256=sha256_of(path), size_bytes=path.stat().st_size)
+def file_info(path: Path) -> FileInfo:
+    """A file as a manifest describes it."""
+    return FileInfo(name=path.name, sha256=sha256_of(path), size_bytes=path.stat().st_size)

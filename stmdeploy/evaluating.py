@@ -18,7 +18,8 @@ from stmdeploy.jobs import EvaluateJob, Scored, run_job, worker_settings
 from stmdeploy.registry import exporter_for_target
 from stmdeploy.results.row import Evaluation, Share95
 from stmdeploy.results.store import Store, now_utc
-from stmdeploy.spec import ModelSpec, RunSettings, RunSpec, at_least
+from stmdeploy.spec import ModelSpec, RunSettings, RunSpec, at_least, positive
+from stmdeploy.trust import refuse_wishes, wishes_of_artifact, wishes_of_model
 
 _FULL = "fp32"
 
@@ -36,7 +37,8 @@ class EvaluationSpec:
         runtime: of the artifacts; empty for the usual one of each.
         gpu: where it runs; None for the CPU.
         reference: an artifact in float32; None to look for one beside the artifact.
-        timeout_s: of one artifact.
+        timeout_s: a worker that is through with no batch for so long is ended.
+        trust: whether Python code that artifacts name is run.
     """
 
     artifacts: tuple[Path, ...]
@@ -49,9 +51,11 @@ class EvaluationSpec:
     settings: RunSettings = field(default_factory=RunSettings)
     gpu: Gpu | None = None
     reference: Path | None = None
-    timeout_s: float = 24 * 3600.0
+    timeout_s: float = 600.0
+    trust: bool = False
 
     def __post_init__(self) -> None:
+        positive(self.timeout_s, "timeout")
         if self.limit is not None:
             at_least(1, self.limit, "number of images")
 
@@ -69,16 +73,25 @@ def evaluate(
         StmdeployError: bad input before any work; or an artifact that cannot be run.
     """
     artifacts = [read_artifact(path) for path in spec.artifacts]
-    jobs = [_job(spec, artifact, artifacts, progress) for artifact in artifacts]
+    references = [_reference(spec, artifact, artifacts) for artifact in artifacts]
+    jobs = [
+        _job(spec, artifact, reference, progress)
+        for artifact, reference in zip(artifacts, references, strict=True)
+    ]
     for artifact in artifacts:
         image_folder(spec.data, artifact.manifest.model.num_classes, spec.class_map)
     done = []
     with writable(folder):
         store = Store(folder, url=store_url, create=True)
         progress.expect(len(jobs))
-        for artifact, job in zip(artifacts, jobs, strict=True):
+        for artifact, reference, job in zip(artifacts, references, jobs, strict=True):
             progress.step(f"evaluating {artifact.path.name} on {job.run.runtime}")
-            answer = run_job(job, worker_settings(job.run), spec.timeout_s, progress)
+            answer = run_job(
+                job, worker_settings(job.run), spec.timeout_s, progress, while_silent=True
+            )
+            for used in (artifact, reference):
+                if used is not None:
+                    used.check()  # a file that was exchanged meanwhile is not what was scored
             if answer.scored is None:
                 raise StmdeployError(
                     f"{artifact.path}: {answer.failure}",
@@ -92,16 +105,21 @@ def evaluate(
 
 
 def _job(
-    spec: EvaluationSpec, artifact: Artifact, others: Sequence[Artifact], progress: Progress
+    spec: EvaluationSpec, artifact: Artifact, reference: Artifact | None, progress: Progress
 ) -> EvaluateJob:
     manifest = artifact.manifest
     model = manifest.model
+    asked = ModelSpec(model.name, model.image_size, model.num_classes)
+    exporter = exporter_for_target(manifest.target)
+    wishes = [] if exporter.holds_code else list(wishes_of_model(asked))
+    if not artifact.path.name.endswith(exporter.suffix):  # the command line named something else
+        wishes += wishes_of_artifact(artifact.path, exporter)
+    refuse_wishes(wishes, str(artifact.path), trust=spec.trust)
     if model.weights.kind == "synthetic":
         progress.warn(
             f"WARNING: {artifact.path.name} has synthetic weights, which were never trained: "
             "its accuracy means nothing"
         )
-    reference = _reference(spec, artifact, others)
     if reference is None and manifest.precision != _FULL:
         progress.warn(
             f"{artifact.path.name}: no artifact of these weights in fp32 lies beside it, so "
@@ -118,7 +136,7 @@ def _job(
         )
     return EvaluateJob(
         artifact=artifact.path.resolve(),
-        model=ModelSpec(model.name, model.image_size, model.num_classes),
+        model=asked,
         run=run,
         data=spec.data.resolve(),
         class_map=spec.class_map.resolve() if spec.class_map else None,
@@ -181,7 +199,11 @@ def _beside(artifact: Artifact) -> list[Artifact]:
     found = []
     for path in paths:
         with suppress(StmdeployError):  # of another schema, or damaged: not a reference
-            found.append(read_artifact(path))
+            one = read_artifact(path)
+            exporter = exporter_for_target(one.manifest.target)
+            # Nobody named it: what is a program is not run.
+            refuse_wishes(wishes_of_artifact(path, exporter), str(path), trust=False)
+            found.append(one)
     return found
 
 

@@ -19,7 +19,8 @@ from stmdeploy.sweep import RowSpec
 
 #: Inferences that a row's share of time is the mean of.
 _REPEATS = 5
-_TIMEOUT_S = 120.0
+#: A worker that explains is ended after it.
+TIMEOUT_S = 120.0
 
 
 class ProcessorPeaks:
@@ -82,12 +83,16 @@ def bound_by(peaks: Peaks | None, run: RunSpec, operations: tuple[Operation, ...
 
 
 def measured_peaks(
-    threads: int, precisions: tuple[str, ...], progress: Progress, libraries: tuple[str, ...] = ()
+    threads: int,
+    precisions: tuple[str, ...],
+    progress: Progress,
+    libraries: tuple[str, ...] = (),
+    timeout_s: float = TIMEOUT_S,
 ) -> Peaks | None:
     """What this machine's processor can do, measured in a worker; None, and `progress` told,
     if that fails."""
     job = PeaksJob(threads=threads, precisions=precisions, libraries=libraries)
-    answer = run_job(job, worker_settings(RunSpec("", 1, threads)), _TIMEOUT_S, progress)
+    answer = run_job(job, worker_settings(RunSpec("", 1, threads)), timeout_s, progress)
     if answer.peaks is None:
         progress.warn(f"the peaks of the processor cannot be measured: {answer.failure}")
     return answer.peaks
@@ -105,5 +110,5 @@ def parts_of(spec: RowSpec, artifact: PreparedArtifact, progress: Progress) -> d
         run=run,
         repeats=_REPEATS,
     )
-    answer = run_job(job, worker_settings(run), _TIMEOUT_S, progress, run.python)
+    answer = run_job(job, worker_settings(run), TIMEOUT_S, progress, run.python)
     return mean_ms(answer.layers, "part") if answer.layers else {}

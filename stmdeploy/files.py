@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stmdeploy.errors import StmdeployError
 
 _CHUNK_BYTES = 1 << 20
+#: How scratch folders begin that stand beside what they become.
+_PARTIAL = ".stmdeploy-partial-"
+#: ... and those in the temporary folder.
+_SCRATCH = "scratch-"
 _FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 #: What a full, read-only or wrongly named destination gives; any other OSError is a defect.
 _DESTINATION_ERRNOS = _FULL_ERRNOS | frozenset(
@@ -102,15 +108,125 @@ def _concerns(error: OSError, folder: Path) -> bool:
 def staging(folder: Path) -> Iterator[Path]:
     """A scratch folder inside `folder`, gone afterwards; files in it can be renamed out.
 
+    What a killed process left of the kind in `folder` goes first.
+
     Raises:
         StmdeployError: as `writable`.
     """
-    with writable(folder):
-        scratch = Path(tempfile.mkdtemp(prefix=".stmdeploy-partial-", dir=folder))
+    with writable(folder), _owned(folder, _PARTIAL, "") as scratch:
+        yield scratch
+
+
+@contextmanager
+def scratch_folder(purpose: str) -> Iterator[Path]:
+    """A scratch folder in this user's `temporary_folder`, gone afterwards, as `staging`'s is.
+
+    Raises:
+        StmdeployError: as `temporary_folder`; or there is no room for it.
+    """
+    folder = temporary_folder()
+    with writable(folder), _owned(folder, _SCRATCH, f"-{purpose}") as scratch:
+        yield scratch
+
+
+def user_folder(variable: str, usual: str) -> Path:
+    """A folder of the user's, by the XDG specification: as a variable says, or below the home.
+
+    Raises:
+        StmdeployError: nothing says where the user's home is.
+    """
+    if configured := os.environ.get(variable):
+        return Path(configured)
+    try:
+        return Path.home() / usual
+    except RuntimeError as error:
+        raise DestinationError(
+            f"neither {variable} nor HOME says where the user's files are", f"set {variable}"
+        ) from error
+
+
+def temporary_folder() -> Path:
+    """Where stmdeploy keeps what lasts no longer than it runs: nobody else can write there.
+
+    Raises:
+        StmdeployError: somebody else has made it, or it cannot be made.
+    """
+    folder = Path(_system_temporary()) / f"stmdeploy-{os.getuid()}"
+    try:
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+    except OSError as error:
+        raise DestinationError(
+            f"cannot write to {folder.parent}: {(error.strerror or '').lower()}",
+            "set TMPDIR to a folder that can be written to",
+        ) from error
+    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    if not mine or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise DestinationError(
+            f"{folder} is not this user's alone", "remove it, or set TMPDIR to another folder"
+        )
+    return folder
+
+
+def _system_temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError as error:
+        raise DestinationError(
+            "there is no folder for temporary files", "set TMPDIR to one that can be written to"
+        ) from error
+
+
+@contextmanager
+def _owned(folder: Path, prefix: str, suffix: str) -> Iterator[Path]:
+    """A new folder in another one, and a lock on it that ends with this process, however it ends;
+    by that the leftovers of killed processes are known, and removed."""
+    with _locked(folder):
+        _remove_left(folder, prefix)
+        scratch = Path(tempfile.mkdtemp(suffix, prefix, folder))
+        held = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
+        with suppress(OSError):  # a file system without locks: nothing is ever swept there
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(held)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """So that nobody takes a folder that was just made for one that was left behind."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what `staging` left in a folder because its process was killed."""
+    with suppress(OSError), _locked(folder):
+        _remove_left(folder, _PARTIAL)
+
+
+def _remove_left(folder: Path, prefix: str) -> None:
+    for entry in os.scandir(folder):
+        if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False):
+            _remove_if_left(folder / entry.name)
+
+
+def _remove_if_left(scratch: Path) -> None:
+    with suppress(OSError):
+        held = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            yield scratch
-        finally:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(scratch, ignore_errors=True)
+        finally:
+            os.close(held)
 
 
 def publish(scratch: Path, names: list[str], folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stmdeploy.errors import StmdeployError
+from stmdeploy.reading import DOCUMENT_MIB, parse_json, printable, read_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: The shorter side is resized to side / this, then the centre is cut out (256 for 224).
 CROP_SHARE = 0.875
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+#: The largest photograph of ImageNet has 60 million; a few kilobytes may unpack to any number.
+_MOST_PIXELS = 80_000_000
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 
 
@@ -106,19 +109,15 @@ def _counted(names: list[str], num_classes: int) -> dict[str, int]:
 
 
 def _mapped(names: list[str], num_classes: int, class_map: Path) -> dict[str, int]:
-    try:
-        table = json.loads(class_map.read_text("utf-8"))
-    except OSError as error:
-        raise StmdeployError(
-            f"--class-map {class_map}: {(error.strerror or '').lower()}", "give a JSON file"
-        ) from error
-    except ValueError as error:
-        raise StmdeployError(f"--class-map {class_map} is not JSON: {error}", "mend it") from error
+    text = read_bytes(class_map, "--class-map", "give a JSON file", DOCUMENT_MIB)
+    table = parse_json(text, f"--class-map {class_map}", "mend it")
     for name in names:
         index = table.get(name) if isinstance(table, dict) else None
         if type(index) is not int or not 0 <= index < num_classes:
+            shown = printable(name)
             raise StmdeployError(
-                f"--class-map {class_map} gives folder {name!r} no class of 0 to {num_classes - 1}",
+                f"--class-map {class_map} gives folder {shown!r} no class of 0 to "
+                f"{num_classes - 1}",
                 'write {"FOLDER": CLASS, ...}',
             )
     return {name: table[name] for name in names}
@@ -194,7 +193,8 @@ def load_images(
     hint = "give a folder of photographs"
     if not folder.is_dir():
         raise StmdeployError(f"{folder} is not a folder", hint)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in found if path.is_file())
     chosen = [
         paths[i * len(paths) // min(count, len(paths))] for i in range(min(count, len(paths)))
     ]
@@ -218,7 +218,10 @@ def load_image(path: Path, size: tuple[int, int]) -> Array:
     import numpy as np
     from PIL import Image
 
-    with Image.open(path) as opened:
+    # By name: Pillow also knows formats that it hands to other programs.
+    with Image.open(path, formats=_FORMATS) as opened:
+        if opened.width * opened.height > _MOST_PIXELS:
+            raise ValueError(f"it has more than {_MOST_PIXELS} pixels")
         cropped = _crop(opened.convert("RGB"), size)
     values = np.asarray(cropped, np.float32) / 255
     mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)

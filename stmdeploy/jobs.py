@@ -145,7 +145,13 @@ class Answer(Document):
 
 
 def run_job(
-    job: Job, settings: dict[str, str], timeout_s: float, progress: Progress, python: str = ""
+    job: Job,
+    settings: dict[str, str],
+    timeout_s: float,
+    progress: Progress,
+    python: str = "",
+    *,
+    while_silent: bool = False,
 ) -> Answer:
     """One job in a worker; whatever goes wrong there is its answer's failure.
 
@@ -154,6 +160,7 @@ def run_job(
         timeout_s: after this long it is ended.
         progress: is told what the worker tells.
         python: the interpreter; empty for this one.
+        while_silent: the time counts from the last word of the worker, instead of from its start.
     """
 
     def tell(line: str) -> None:
@@ -166,8 +173,9 @@ def run_job(
 
     with machine_lock(wait):
         reply = run_worker(
-            WORKER, job.model_dump_json(), settings, timeout_s, python=python, tell=tell
-        )
+            WORKER, job.model_dump_json(), settings, timeout_s, python=python, tell=tell,
+            while_silent=while_silent,
+        )  # fmt: skip
     if reply.failure:
         return Answer(failure=reply.failure)
     try:

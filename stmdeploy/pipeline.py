@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from stmdeploy.cluster.dispatching import ClusterRun
 from stmdeploy.cluster.planning import ClusterSpec, Plan, check_cluster_sweep, plan
 from stmdeploy.cluster.ray_fleet import RayFleet
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.files import writable
+from stmdeploy.files import remove_leftovers, scratch_folder, writable
 from stmdeploy.hardware import environment
 from stmdeploy.measure.loadgen import why_no_loadgen
 from stmdeploy.measuring import check_interpreters
@@ -34,6 +33,14 @@ from stmdeploy.spec import (
 )
 from stmdeploy.sweep import RowSpec, SweepSpec
 from stmdeploy.sweeping import SweepRun
+from stmdeploy.trust import (
+    Wish,
+    refuse_wishes,
+    wishes_of_artifact,
+    wishes_of_model,
+    wishes_of_run,
+    wishes_of_sweep,
+)
 
 if TYPE_CHECKING:
     from stmdeploy.artifact import Artifact, Operation
@@ -140,6 +147,7 @@ def profile(
     check_sweep(spec)
     with _measuring(cluster, spec, spec.runs, progress) as measuring, writable(folder):
         store = Store(folder, url=store_url, create=True)
+        _sweep_leftovers(folder)
         sweep = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         store.add_sweep(sweep, spec.to_json(), [(row.key, row.to_json()) for row in spec.rows()])
         prepared = PreparedSweep(store, sweep, progress)
@@ -154,6 +162,14 @@ def profile(
         result = SweepResult(store.find_sweep(sweep), store.rows(sweep))
         store.close()
         return result
+
+
+def _sweep_leftovers(folder: Path) -> None:
+    """Removes what killed exports left among the artifacts of a store."""
+    artifacts = folder / ARTIFACTS
+    if artifacts.is_dir():
+        for one in artifacts.iterdir():
+            remove_leftovers(one)
 
 
 Measuring = Callable[[PreparedSweep, "Progress", Callable[[Row], None]], None]
@@ -237,8 +253,8 @@ def operations_of(
     """
     runs = (RunSpec("onnxruntime", 1, available_threads()),)
     spec = SweepSpec(models, runs, lowering=lowering)
-    with TemporaryDirectory() as folder:
-        found = prepare(spec, Path(folder), progress)
+    with scratch_folder("bound") as folder:
+        found = prepare(spec, folder, progress)
     return {row.model: artifact.operations for row, artifact in found.items()}
 
 
@@ -251,30 +267,49 @@ def resume(
     retry_failed: bool = False,
     store_url: str = "",
     cluster: ClusterSpec | None = None,
+    trust: bool = False,
 ) -> SweepResult:
     """Goes on with a sweep where it was left; finished rows are not measured again.
 
+    Args:
+        trust: whether programs, addresses and paths that the store names are used.
+
     Raises:
-        StmdeployError: no such sweep, or its runtimes are no longer there.
+        StmdeployError: no such sweep, its runtimes are no longer there, or it names what only
+            somebody who is trusted may.
     """
     store = Store(folder, url=store_url)
     info = _to_resume(store, sweep, retry_failed=retry_failed, on_cluster=cluster is not None)
-    spec = SweepSpec.from_json(store.sweep_spec(info.id))
+    spec = store.asked(info.id)
+    refuse_wishes(_wishes(store, info.id, spec), f"sweep {info.id} of {store.name}", trust=trust)
     check_sweep(spec)
     states = {DONE} if retry_failed else {DONE, FAILED}
-    still_open = tuple(
-        RowSpec.from_json(row.spec).run for row in store.planned(info.id) if row.state not in states
-    )
+    still_open = tuple(row.row.run for row in store.planned(info.id) if row.state not in states)
     prepared = PreparedSweep(store, info.id, progress)
     with (
         _measuring(cluster, spec, still_open, progress) as measuring,
         writable(store.folder),
     ):
+        _sweep_leftovers(store.folder)
         if retry_failed:
             store.plan_failed_again(info.id)
         prepared.prepare()
         measuring(prepared, progress, on_row)
     return SweepResult(store.find_sweep(info.id), store.rows(info.id))
+
+
+def _wishes(store: Store, sweep: str, spec: SweepSpec) -> Iterator[Wish]:
+    """What a stored sweep names: in its own spec, in those of its rows, and as artifacts."""
+    yield from wishes_of_sweep(spec)
+    for planned in store.planned(sweep):
+        row = planned.row
+        yield from (*wishes_of_model(row.model), *wishes_of_run(row.run))
+    for prepared in store.prepared(sweep).values():
+        for artifact in prepared.artifacts:
+            if artifact.path is not None:
+                yield from wishes_of_artifact(
+                    artifact.path, exporter_for_target(artifact.target, source_only=True)
+                )
 
 
 def _to_resume(
@@ -286,7 +321,7 @@ def _to_resume(
         return store.find_sweep(sweep)
     newest = store.find_sweep(None, unfinished=True)
     for info in reversed(store.sweeps()):
-        nodes = SweepSpec.from_json(store.sweep_spec(info.id)).nodes
+        nodes = store.asked(info.id).nodes
         if info.unfinished and bool(nodes) == on_cluster:
             return info
     return newest  # which says what is wrong with it
@@ -298,7 +333,7 @@ def _unexplained(store: Store) -> bool:
     sweeps = store.sweeps()
     if not sweeps or sweeps[-1].unfinished:
         return False
-    if not SweepSpec.from_json(store.sweep_spec(sweeps[-1].id)).explain:
+    if not store.asked(sweeps[-1].id).explain:
         return False
     return any(row.parts_ms is None for row in store.measured(sweeps[-1].id).values())
 
@@ -310,8 +345,8 @@ def look_into(spec: SweepSpec, progress: Progress, repeats: int = 10) -> list[La
         StmdeployError: bad input, or a row that failed.
     """
     check_sweep(spec)
-    with TemporaryDirectory() as folder:
-        store = Store(Path(folder), create=True)
+    with scratch_folder("layers") as folder:
+        store = Store(folder, create=True)
         store.add_sweep("layers", spec.to_json(), [(r.key, r.to_json()) for r in spec.rows()])
         prepared = PreparedSweep(store, "layers", progress)
         prepared.prepare()

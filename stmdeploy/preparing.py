@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 
-from stmdeploy.artifact import read_artifact
+from stmdeploy.artifact import Artifact, read_artifact
 from stmdeploy.contracts import Progress
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.hardware import environment
@@ -15,7 +16,7 @@ from stmdeploy.registry import exporter_of
 from stmdeploy.results.row import Bound, Environment, Prepared, PreparedArtifact, ProcessRun, Row
 from stmdeploy.results.store import Store, now_utc
 from stmdeploy.spec import ExportSpec, ModelSpec
-from stmdeploy.sweep import RowSpec, SweepSpec
+from stmdeploy.sweep import RowSpec
 
 #: Where a store keeps the artifacts and LoadGen's logs of its sweeps, beside it.
 ARTIFACTS, LOGS = "artifacts", "loadgen-logs"
@@ -34,10 +35,11 @@ class PreparedSweep:
 
     def __init__(self, store: Store, sweep: str, progress: Progress) -> None:
         self.store, self.id = store, sweep
-        self.spec = SweepSpec.from_json(store.sweep_spec(sweep))
+        self.spec = store.asked(sweep)
         self.environment: Environment = environment()
         self._progress = progress
         self._models: dict[ModelSpec, Prepared] = {}
+        self._artifacts: dict[Path, Artifact] = {}
 
     def prepare(self) -> None:
         """Builds, counts and exports every model that is not yet, each in a worker.
@@ -48,7 +50,7 @@ class PreparedSweep:
         known = self.store.prepared(self.id)
         for position, model in enumerate(self.spec.models):
             ready = known.get(position)
-            if ready is None or not _intact(ready):
+            if ready is None or not self._intact(ready):
                 ready = self._prepare(model)
                 self.store.save_prepared(self.id, position, ready)
             self._models[model] = ready
@@ -107,6 +109,43 @@ class PreparedSweep:
         uuid = next((run.gpu_uuid for run in self.spec.runs if run.gpu_uuid), "")
         settings = {"CUDA_VISIBLE_DEVICES": uuid} if uuid else {}
         return run_job(job, settings, self.spec.export_timeout_s, self._progress)
+
+    def _intact(self, prepared: Prepared) -> bool:
+        """Whether the artifacts of an earlier run lie in this store's folder as they were."""
+        folder = (self.store.folder / ARTIFACTS / self.id).resolve()
+        for artifact in prepared.artifacts:
+            if artifact.path is None:
+                continue
+            if artifact.path.parent != folder:
+                return False
+            try:
+                if read_artifact(artifact.path).manifest.seal != artifact.seal:
+                    return False
+            except StmdeployError:
+                return False
+        return True
+
+    def verified(self, spec: RowSpec) -> Path:
+        """The main file of a row's artifact, which is what was prepared: looked at every time.
+
+        Raises:
+            StmdeployError: it was not exported; or it was changed, or exchanged, since then.
+        """
+        prepared = self.artifact_of(spec)
+        if prepared.path is None:
+            raise StmdeployError(
+                f"{NOT_EXPORTED}{prepared.failure}", "", ExitCode(prepared.code or 5)
+            )
+        if prepared.path not in self._artifacts:
+            self._artifacts[prepared.path] = read_artifact(prepared.path)
+        artifact = self._artifacts[prepared.path]
+        if artifact.manifest.seal != prepared.seal:
+            raise StmdeployError(
+                f"{prepared.path} is another artifact than the one that was prepared",
+                "measure again",
+            )
+        artifact.check()
+        return prepared.path
 
     def artifact_of(self, spec: RowSpec) -> PreparedArtifact:
         """What was prepared of a row's model for its runtime and precision."""
@@ -186,14 +225,3 @@ class PreparedSweep:
 def out_of_memory(failure: str) -> bool:
     """Whether memory was out, by the words that engines and systems have for it."""
     return any(words in failure.lower() for words in _OUT_OF_MEMORY)
-
-
-def _intact(prepared: Prepared) -> bool:
-    """Whether the artifacts of an earlier run are still what they were."""
-    try:
-        for artifact in prepared.artifacts:
-            if artifact.path is not None:
-                read_artifact(artifact.path)
-    except StmdeployError:
-        return False
-    return True

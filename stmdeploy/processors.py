@@ -5,18 +5,29 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from importlib.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
 
 from stmdeploy.errors import StmdeployError, nearest
+from stmdeploy.files import user_folder
+from stmdeploy.reading import first_problem, plain_text, printable, read_toml
 from stmdeploy.results.row import MemoryLevel, Peaks, Rate
-from stmdeploy.spec import PRECISIONS
+from stmdeploy.spec import MAX_BATCH, PRECISIONS
 
 #: Names folders of profiles of a user's own, as PATH names folders of programs.
 FOLDERS_VARIABLE = "STMDEPLOY_PROFILES"
@@ -25,7 +36,18 @@ _SUFFIX = ".toml"
 CPU = "cpu"
 
 
-@with_config(ConfigDict(extra="forbid"))
+def _known_precision(name: str) -> str:
+    if name not in PRECISIONS:
+        raise ValueError(f"not one of {', '.join(PRECISIONS)}")
+    return name
+
+
+_Text = Annotated[str, AfterValidator(plain_text)]
+_Figure = Annotated[float, Field(gt=0, lt=1e9)]
+_Precision = Annotated[str, AfterValidator(_known_precision)]
+
+
+@with_config(ConfigDict(extra="forbid", allow_inf_nan=False))
 @dataclass(frozen=True)
 class Profile:
     """A processor as its datasheet describes it.
@@ -44,22 +66,22 @@ class Profile:
         source: the datasheet; ``sources`` names another for single figures.
     """
 
-    name: str
-    title: str
-    names: tuple[str, ...]
-    compute_capability: str
-    memory_gb: float
-    bandwidth_gb_s: float
-    l2_mb: float
-    tdp_w: float
-    batches: tuple[int, ...]
-    precisions: tuple[str, ...]
-    peak_tflops: dict[str, float]
-    source: str
-    accelerator_type: str = ""
-    families: tuple[str, ...] = ()
-    tensor_tflops: dict[str, float] | None = None
-    sources: dict[str, str] | None = None
+    name: _Text
+    title: _Text
+    names: Annotated[tuple[_Text, ...], Field(min_length=1)]
+    compute_capability: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}\.[0-9]$")]
+    memory_gb: _Figure
+    bandwidth_gb_s: _Figure
+    l2_mb: _Figure
+    tdp_w: _Figure
+    batches: Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_BATCH)], ...], Field(min_length=1)]
+    precisions: Annotated[tuple[_Precision, ...], Field(min_length=1)]
+    peak_tflops: dict[_Text, _Figure]
+    source: _Text
+    accelerator_type: _Text = ""
+    families: tuple[_Text, ...] = ()
+    tensor_tflops: dict[_Text, _Figure] | None = None
+    sources: dict[_Text, _Text] | None = None
 
     def fits(self, reported: str) -> bool:
         """Whether the driver's name of a GPU is one of its names."""
@@ -124,8 +146,9 @@ def profiles() -> dict[str, Profile]:
 
 
 def _own_files() -> Iterator[Path]:
-    configured = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    folders = [Path(configured) / "stmdeploy" / "profiles"]
+    folders = []
+    with suppress(StmdeployError):  # without a home there are none of the user's own
+        folders.append(user_folder("XDG_CONFIG_HOME", ".config") / "stmdeploy" / "profiles")
     folders += [Path(p) for p in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if p]
     for folder in folders:
         if folder.is_dir():
@@ -133,17 +156,19 @@ def _own_files() -> Iterator[Path]:
 
 
 def _read(file: Traversable) -> Profile:
+    where = f"profile {printable(str(file))}"
+    table = (
+        read_toml(file, "profile", "mend it")
+        if isinstance(file, Path)
+        else tomllib.loads(file.read_text("utf-8"))
+    )
     try:
-        table: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
-        name = file.name.removesuffix(_SUFFIX)
-        return TypeAdapter(Profile).validate_python({**table, "name": name})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise StmdeployError(f"profile {file} cannot be read: {error}", "mend it") from error
+        return TypeAdapter(Profile).validate_python(
+            {**table, "name": file.name.removesuffix(_SUFFIX)}
+        )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
         raise StmdeployError(
-            f"profile {file}: {where}: {first['msg'].lower()}", "see the profiles that come along"
+            f"{where} is wrong {first_problem(error)}", "see the profiles that come along"
         ) from error
 
 

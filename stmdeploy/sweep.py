@@ -9,6 +9,8 @@ from functools import cache
 
 from pydantic import TypeAdapter
 
+from stmdeploy.errors import StmdeployError
+from stmdeploy.reading import parse_document
 from stmdeploy.spec import (
     CalibrationSpec,
     EngineSpec,
@@ -18,6 +20,8 @@ from stmdeploy.spec import (
     at_least,
     positive,
 )
+
+_AGAIN = "measure again"
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,13 @@ class RowSpec:
         return _rows().dump_json(self).decode()
 
     @staticmethod
-    def from_json(text: str) -> RowSpec:
-        """Reads what `to_json` wrote."""
-        return _rows().validate_json(text)
+    def from_json(text: str, where: str) -> RowSpec:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            StmdeployError: it is damaged; `where` says what it is of.
+        """
+        return parse_document(_rows().validate_json, text, where, _AGAIN)
 
 
 @dataclass(frozen=True)
@@ -97,9 +105,16 @@ class SweepSpec:
         return _sweeps().dump_json(self).decode()
 
     @staticmethod
-    def from_json(text: str) -> SweepSpec:
-        """Reads what `to_json` wrote."""
-        return _sweeps().validate_json(text)
+    def from_json(text: str, where: str) -> SweepSpec:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            StmdeployError: it is damaged; `where` says what it is of.
+        """
+        spec = parse_document(_sweeps().validate_json, text, where, _AGAIN)
+        if not (spec.models and spec.runs and spec.precisions):
+            raise StmdeployError(f"{where} has no rows", _AGAIN)
+        return spec
 
 
 @cache

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
-from stmdeploy.artifact import read_artifact
 from stmdeploy.contracts import Progress
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.explaining import ProcessorPeaks, parts_of
@@ -15,7 +13,7 @@ from stmdeploy.jobs import Answer, LayersJob, run_job, worker_settings
 from stmdeploy.measure.summary import wants_more
 from stmdeploy.measuring import ProcessLimits, one_process
 from stmdeploy.preparing import LOGS, NOT_EXPORTED, PreparedSweep
-from stmdeploy.results.row import Environment, PreparedArtifact, ProcessRun, Row
+from stmdeploy.results.row import Environment, ProcessRun, Row
 from stmdeploy.results.store import DONE, FAILED, MEASURING, PlannedRow
 from stmdeploy.sweep import RowSpec, shuffled
 
@@ -28,7 +26,6 @@ class SweepRun:
     ) -> None:
         self._prepared, self._progress, self._on_row = prepared, progress, on_row
         self._store, self._sweep, self._spec = prepared.store, prepared.id, prepared.spec
-        self._checked: set[Path] = set()
         self._peaks = ProcessorPeaks(progress)
 
     def measure(self) -> None:
@@ -45,7 +42,7 @@ class SweepRun:
 
     def _look_at_peaks(self, planned: Iterable[PlannedRow]) -> None:
         if self._spec.explain:
-            self._peaks.measure(RowSpec.from_json(row.spec).run for row in planned)
+            self._peaks.measure(row.row.run for row in planned)
 
     def _explain(self) -> None:
         """Where the time of every measured row goes, and its bound by the highest peaks seen."""
@@ -54,7 +51,7 @@ class SweepRun:
         open_rows = {p: row for p, row in measured.items() if row.parts_ms is None}
         self._progress.expect(len(open_rows))
         for position, row in open_rows.items():
-            spec = RowSpec.from_json(specs[position].spec)
+            spec = specs[position].row
             artifact = self._prepared.artifact_of(spec)
             self._progress.step(f"looking into {spec.model.label} on {spec.run.runtime}")
             if row.bound is not None:
@@ -70,7 +67,7 @@ class SweepRun:
         planned = self._store.planned(self._sweep)
         self._progress.expect(len(planned))
         for row in planned:
-            spec = RowSpec.from_json(row.spec)
+            spec = row.row
             self._progress.step(f"looking into {spec.model.label} on {spec.run.runtime}")
             artifact = self._prepared.artifact_of(spec)
             if artifact.path is None:
@@ -97,8 +94,8 @@ class SweepRun:
 
     def _measure(self, planned: PlannedRow) -> None:
         """One more process of a row, and what the row comes to with it."""
-        spec, position = RowSpec.from_json(planned.spec), planned.position
-        before = self._store.processes(self._sweep, position)
+        spec, position = planned.row, planned.position
+        before = self._before(spec, position)
         self._check_machine(before)
         self._progress.step(
             f"measuring {spec.model.label} on {spec.run.runtime}, batch {spec.run.batch}, "
@@ -109,11 +106,9 @@ class SweepRun:
             self._store.save_row(self._sweep, position, row, DONE)
             self._on_row(row)
             return
-        artifact = self._prepared.artifact_of(spec)
-        found = self._process(spec, artifact) if not artifact.failure else None
-        if found is None or found.process is None:
-            failure = found.failure if found else f"{NOT_EXPORTED}{artifact.failure}"
-            self._fail(spec, position, failure, found.code if found else artifact.code)
+        found = self._process(spec)
+        if found.process is None:
+            self._fail(spec, position, found.failure, found.code)
             return
         processes = (*before, found.process)
         more = wants_more(processes, spec.run, self._spec.sampling)
@@ -129,6 +124,21 @@ class SweepRun:
             return
         if kept and not more:
             self._on_row(row)
+
+    def _before(self, spec: RowSpec, position: int) -> tuple[ProcessRun, ...]:
+        """What earlier processes measured of a row; a row is of one artifact, so that what was
+        measured of another is thrown away."""
+        before = self._store.processes(self._sweep, position)
+        row = self._store.row_so_far(self._sweep, position) if before else None
+        now = self._prepared.artifact_of(spec).sha256
+        if row is None or now is None or row.artifact_sha256 == now:
+            return before
+        self._progress.warn(
+            f"{spec.model.label} on {spec.run.runtime}, batch {spec.run.batch}, is measured again: "
+            "its artifact is another one now"
+        )
+        self._store.forget_processes(self._sweep, position)
+        return ()
 
     def _check_machine(self, before: tuple[ProcessRun, ...]) -> None:
         """Raises StmdeployError for a row that another machine has begun: a row is of one."""
@@ -146,22 +156,20 @@ class SweepRun:
         self._on_row(row)
         self._prepared.add_smaller(spec, failure)
 
-    def _process(self, spec: RowSpec, artifact: PreparedArtifact) -> Answer:
-        """One worker's answer; the artifact's hash is checked before its first use."""
-        assert artifact.path is not None
-        try:
-            if artifact.path not in self._checked:
-                read_artifact(artifact.path)
-                self._checked.add(artifact.path)
-        except StmdeployError as error:
-            return Answer(failure=error.message)
+    def _process(self, spec: RowSpec) -> Answer:
+        """One worker's answer; the artifact is looked at before and after, and was the same."""
         limits = ProcessLimits(
             self._spec.sampling, self._spec.row_timeout_s, self._spec.memory_limit_mib
         )
         logs = self._store.folder / LOGS / self._sweep / spec.key
-        return one_process(
-            spec, artifact.path, limits, self._prepared.environment, logs, self._progress
-        )
+        try:
+            path = self._prepared.verified(spec)
+            here = self._prepared.environment
+            answer = one_process(spec, path, limits, here, logs, self._progress)
+            self._prepared.verified(spec)
+        except StmdeployError as error:
+            return Answer(failure=error.message, hint=error.hint, code=int(error.code))
+        return answer
 
     def _row(self, spec: RowSpec, processes: tuple[ProcessRun, ...]) -> Row:
         bound = self._peaks.bound_of(spec.run, self._prepared.artifact_of(spec).operations)

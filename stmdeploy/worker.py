@@ -135,6 +135,7 @@ def _as_prepared(artifact: Artifact) -> PreparedArtifact:
         target=manifest.target,
         precision=manifest.precision,
         path=artifact.path.resolve(),
+        seal=manifest.seal,
         sha256=manifest.files[0].sha256,
         mib=artifact.size_bytes / _BYTES_PER_MIB,
         lowering=manifest.lowering,

@@ -16,6 +16,7 @@ from typing import Any
 
 from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.published import Published
+from stmdeploy.reading import read_toml
 
 #: Names a file of further scales.
 CATALOG_VARIABLE = "STMDEPLOY_CATALOG"
@@ -98,14 +99,7 @@ def _further_scales(path: Path, table: dict[str, Any]) -> dict[str, dict[str, An
         StmdeployError: no such file, no TOML, or something else in it than new scales.
     """
     where = f"{CATALOG_VARIABLE}={path}"
-    try:
-        found = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise StmdeployError(
-            f"{where}: {(error.strerror or '').lower()}", "name a TOML file, or unset it"
-        ) from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise StmdeployError(f"{where} is not TOML: {error}", "see README, Own scales") from error
+    found = read_toml(path, CATALOG_VARIABLE, "see README, Own scales")
     further = {}
     for stm, family in found.items():
         if stm not in table:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import pickle
 import urllib.error
+import zipfile
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from stmdeploy.contracts import Progress
 from stmdeploy.errors import StmdeployError
-from stmdeploy.files import publish, sha256_of, staging
+from stmdeploy.files import publish, sha256_of, staging, user_folder
 
 #: Buffers that older checkpoints carry and that are derived from the geometry here.
 DERIVED_SUFFIXES = ("relative_position_index", "attn_mask")
@@ -29,8 +29,7 @@ _NAMED_KEYS = 3
 
 def cache_folder() -> Path:
     """Where downloaded checkpoints are kept: ``$XDG_CACHE_HOME/stmdeploy/checkpoints``."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "stmdeploy" / "checkpoints"
+    return user_folder("XDG_CACHE_HOME", ".cache") / "stmdeploy" / "checkpoints"
 
 
 def locate_checkpoint(source: str, progress: Progress) -> Path:
@@ -91,6 +90,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         StmdeployError: not a checkpoint, cut short, holding code or no state_dict.
     """
     hint = "give a file saved by torch.save that holds a state_dict"
+    _refuse_packed(path, hint)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -106,6 +106,20 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
         raise StmdeployError(f"{path} holds no state_dict, but other values", hint)
     return {k: v for k, v in content.items() if not k.endswith(DERIVED_SUFFIXES)}
+
+
+def _refuse_packed(path: Path, hint: str) -> None:
+    """Raises StmdeployError for an archive whose members are together larger than it: torch.save
+    packs nothing, so such a one was made to burst."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            whole = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+        raise StmdeployError(f"{path} cannot be read: cut short or no checkpoint", hint) from error
+    if whole > path.stat().st_size:
+        raise StmdeployError(f"{path} says that it unpacks to {whole} bytes", hint)
 
 
 def resample(key: str, value: Tensor, shape: torch.Size) -> Tensor:
@@ -136,6 +150,8 @@ def _same_kind(value: Tensor, wanted: Tensor) -> bool:
     """Whether a stored tensor is dense and as whole or as broken a number as the module's."""
     if value.layout != torch.strided or value.is_quantized or value.is_nested or value.is_meta:
         return False
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        return False  # one number that is said to be many
     if wanted.is_floating_point():
         return value.dtype in _FLOATS
     return value.dtype == wanted.dtype

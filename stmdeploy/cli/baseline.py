@@ -46,6 +46,7 @@ def create(
         Path | None,
         typer.Option("--out", help="A folder, or a file .tar.gz. [default: stmdeploy-baseline]"),
     ] = None,
+    trust: options.Trust = False,
     json: options.Json = False,
 ) -> None:
     """Export and measure backbones, and keep all of it as a baseline."""
@@ -54,12 +55,12 @@ def create(
     from dataclasses import fields
 
     from stmdeploy.cli import console
-    from stmdeploy.cli.flags import SweepFlags, read_flags, sweep_spec
+    from stmdeploy.cli.flags import SweepFlags, sweep_spec, with_file
     from stmdeploy.regression.creating import create_baseline
 
     flags = SweepFlags(**{f.name: values.get(f.name) for f in fields(SweepFlags)})
     path = out or DEFAULT_PATH
-    spec = sweep_spec(flags.over(read_flags(sweep)) if sweep is not None else flags)
+    spec = sweep_spec(flags if sweep is None else with_file(flags, sweep, trust=trust))
     with console.progress() as progress:
         baseline = create_baseline(spec, path, progress)
     if json:

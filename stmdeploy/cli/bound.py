@@ -34,6 +34,7 @@ def bound(
     ] = None,
     precision: options.Precision = None,
     lowering: options.Lowering = None,
+    timeout_s: options.TimeoutS = 120.0,
     json: options.Json = False,
 ) -> None:
     """Work out the roofline bound of models on hardware: bound, not measured.
@@ -72,7 +73,7 @@ def bound(
                     f"{workload.model} has no graph with products", "name a model that multiplies"
                 )
         kinds = (*precisions, *(w.precision for w in workloads if w.precision))
-        processors = _processors(words(gpu), kinds, progress)
+        processors = _processors(words(gpu), kinds, progress, timeout_s)
         bounds = bounds_of(workloads, processors, batches, precisions)
     if json:
         console.print_json(
@@ -118,7 +119,7 @@ def _of_artifacts(paths: list[Path]) -> list[Workload]:
 
 
 def _processors(
-    gpus: list[str], precisions: tuple[str, ...], progress: Progress
+    gpus: list[str], precisions: tuple[str, ...], progress: Progress, timeout_s: float
 ) -> list[Processor]:
     """The profiles that are named, or this machine's processor as it measures."""
     from stmdeploy.processors import cpu_profile, find_profiles, peaks_of
@@ -136,7 +137,9 @@ def _processors(
 
     cpu = cpu_profile()
     wanted = {"fp32", *("int8" if word == "int8-dynamic" else word for word in precisions)}
-    peaks = measured_peaks(available_threads(), tuple(sorted(wanted)), progress)
+    peaks = measured_peaks(
+        available_threads(), tuple(sorted(wanted)), progress, timeout_s=timeout_s
+    )
     if peaks is None:
         raise StmdeployError(
             "the peaks of this machine cannot be measured", "name a GPU", ExitCode.WORKER_FAILED

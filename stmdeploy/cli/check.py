@@ -81,6 +81,8 @@ def check(
         Path | None,
         typer.Option("--bigger-is-better", help="Write throughputs for github-action-benchmark."),
     ] = None,
+    timeout_s: options.TimeoutS = 600.0,
+    trust: options.Trust = False,
     json: options.Json = False,
 ) -> None:
     """Compare a candidate's latency with a baseline's, side by side on this machine.
@@ -96,7 +98,7 @@ def check(
     policy = _over(read_policy(config), threshold_percent, budget_s, cannot_tell)
     spec = CheckSpec(
         baseline, candidate, baseline_python or "", candidate_python or "",
-        stored=stored, policy=policy,
+        stored=stored, policy=policy, timeout_s=timeout_s, trust=trust,
     )  # fmt: skip
     files = {
         "markdown": markdown,

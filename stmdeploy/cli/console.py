@@ -7,10 +7,12 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
 
 from stmdeploy.errors import StmdeployError
+from stmdeploy.reading import one_line
+from stmdeploy.report.escaping import log_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,8 +54,15 @@ def print_json(document: Any) -> None:
 
 
 def say(text: str) -> None:
-    """Writes a line for the user to stderr."""
-    sys.stderr.write(text + "\n")
+    """Writes a line for the user to stderr; what is in it is text, for CI systems too."""
+    tell_runner(log_line(one_line(text)))
+
+
+def tell_runner(line: str) -> None:
+    """Writes a line to stderr as it is; nobody reading it ends nothing."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
 
 
 def print_table(table: TextTable) -> None:
@@ -61,7 +70,12 @@ def print_table(table: TextTable) -> None:
     from stmdeploy.cli.drawing import draw
 
     terminal = sys.stdout.isatty()
-    print_text(draw(table, shutil.get_terminal_size().columns if terminal else None))
+    print_lines(draw(table, shutil.get_terminal_size().columns if terminal else None))
+
+
+def print_lines(text: str) -> None:
+    """Writes text for people to stdout: no line of it is a command to a CI system."""
+    print_text("\n".join(map(log_line, text.splitlines())))
 
 
 def show_rows(rows: tuple[Row, ...], folder: Path, sweep: str, *, json: bool) -> None:
@@ -90,19 +104,26 @@ class _Steps:
         self._bar.update(self._task, total=total + steps)
 
     def step(self, text: str) -> None:
-        self._bar.update(self._task, description=text, advance=1 if self._begun else 0)
+        self._bar.update(self._task, description=_shown(text), advance=1 if self._begun else 0)
         self._begun = True
         if self._bar.disable:
             say(text)
 
     def detail(self, text: str) -> None:
-        self._bar.update(self._task, description=text)
+        self._bar.update(self._task, description=_shown(text))
 
     def warn(self, text: str) -> None:
         if self._bar.disable:
             say(text)
         else:
-            self._bar.console.print(text, markup=False)
+            self._bar.console.print(one_line(text), markup=False)
+
+
+def _shown(text: str) -> str:
+    """What a bar shows of a text: rich would take brackets for markup."""
+    from rich.markup import escape
+
+    return escape(one_line(text))
 
 
 @contextmanager

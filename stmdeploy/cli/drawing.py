@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stmdeploy.report.fitting import GAP, Fit, fit, may_wrap, one_line
+from stmdeploy.reading import one_line
+from stmdeploy.report.fitting import GAP, Fit, fit, may_wrap
 from stmdeploy.report.tables import TextTable
 
 #: In a block, a text that has less room than this beside its header stands below it.

@@ -44,6 +44,13 @@ def evaluate(
         Path | None, typer.Option("--out", help="Folder of the store. [default: stmdeploy-results]")
     ] = None,
     store_url: options.StoreUrl = None,
+    timeout_s: Annotated[
+        float,
+        typer.Option(
+            "--timeout-s", help="A worker that is through with no batch for so long is ended."
+        ),
+    ] = 600.0,
+    trust: options.Trust = False,
     json: options.Json = False,
 ) -> None:
     """Measure top-1 and top-5 of artifacts over labelled images, as published: resized to 256/224
@@ -70,6 +77,8 @@ def evaluate(
         settings=RunSettings(provider=provider or ""),
         gpu=find_gpu(gpu)[0] if gpu else None,
         reference=reference,
+        timeout_s=timeout_s,
+        trust=trust,
     )
     with console.progress() as progress:
         found = run_evaluation(spec, out or RESULTS_ROOT, progress, store_url or "")

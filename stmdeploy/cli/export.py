@@ -141,7 +141,7 @@ def inspect(
     if layers and read.manifest.engine is None:
         raise StmdeployError(f"{artifact} is no engine", "leave --layers out")
     if json:
-        listed = {"layers": engine_layers(read)} if layers else {}
+        listed = {"layers": [one.model_dump() for one in engine_layers(read)]} if layers else {}
         console.print_json(
             {"path": str(artifact), **read.manifest.model_dump(mode="json"), **listed}
         )

@@ -6,7 +6,6 @@ line is stronger than the file. A list takes one value or several.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -15,6 +14,7 @@ from stmdeploy.cli.devices import devices_here, devices_of_cluster
 from stmdeploy.cli.options import numbers, words
 from stmdeploy.cli.requests import engine_spec, model_specs, run_specs
 from stmdeploy.errors import StmdeployError, nearest
+from stmdeploy.reading import printable, read_toml
 from stmdeploy.spec import (
     LOOP,
     SCENARIOS,
@@ -24,6 +24,7 @@ from stmdeploy.spec import (
     ScenarioSpec,
 )
 from stmdeploy.sweep import SweepSpec
+from stmdeploy.trust import Wish, refuse_wishes
 
 #: Runtimes whose lowered forms were made, and measured, for the CPU alone.
 _CPU_FORMS = frozenset({"onnxruntime", "torch", "torch-compile"})
@@ -65,6 +66,7 @@ class SweepFlags:
     interval_percent: float | None = None
     warmup_limit_s: float | None = None
     row_timeout_s: float | None = None
+    export_timeout_s: float | None = None
     memory_limit_mib: int | None = None
     smaller_batch: bool | None = None
     explain: bool | None = None
@@ -75,32 +77,57 @@ class SweepFlags:
         return replace(other, **{name: value for name, value in given.items() if value is not None})
 
 
+def with_file(flags: SweepFlags, path: Path, *, trust: bool) -> SweepFlags:
+    """Flags, and where one is not given, what a TOML file says.
+
+    Raises:
+        StmdeployError: as `read_flags`; or the file names a program, an address or a folder to be
+            used, and is not trusted.
+    """
+    read = read_flags(path)
+    used = flags.over(read)
+    wishes = [
+        Wish(would, ", ".join(value) if isinstance(value, list) else str(value), flag)
+        for name, flag, would in _NAMED_BY_FLAG
+        if (value := getattr(used, name)) is not None and getattr(flags, name) is None
+    ]
+    refuse_wishes(wishes, f"--sweep {path}", trust=trust, has_flags=True)
+    return used
+
+
+#: Fields of a sweep file that make the command do more than build a backbone of the catalogue.
+_NAMED_BY_FLAG = (
+    ("model", "--model", "to run Python code"),
+    ("python", "--python", "to start a program"),
+    ("checkpoint", "--checkpoint", "to read or fetch a checkpoint"),
+    ("calibration", "--calibration", "to read images of a folder"),
+    ("timing_cache_file", "--timing-cache-file", "to read and write a file"),
+)
+
+
 def read_flags(path: Path) -> SweepFlags:
     """The flags in a TOML file.
 
     Raises:
         StmdeployError: no such file, no TOML, an unknown key, or a value of another kind.
     """
-    try:
-        table = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise StmdeployError(
-            f"--sweep {path}: {(error.strerror or '').lower()}", "give a TOML file"
-        ) from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise StmdeployError(f"--sweep {path} is not TOML: {error}", "see the README") from error
+    table = read_toml(path, "--sweep", "give a TOML file: see the README")
     kinds = get_type_hints(SweepFlags)
     values = {}
     for key, value in table.items():
         name = key.replace("-", "_")
         if name not in kinds:
-            raise StmdeployError(f"{path}: unknown key {key!r}", nearest(name, kinds))
+            shown = printable(key)[:60]
+            raise StmdeployError(f"{path}: unknown key {shown!r}", nearest(name[:60], kinds))
         values[name] = _as_kind(kinds[name], value, f"{path}: {key}")
     return SweepFlags(**values)
 
 
 def _as_kind(kind: Any, value: Any, where: str) -> Any:
     """A TOML value as what a flag takes."""
+    texts = value if isinstance(value, list) else [value]
+    if any(isinstance(text, str) and text != printable(text) for text in texts):
+        raise StmdeployError(f"{where} holds control characters", "write it as the flag takes it")
     if kind == list[str] | None:
         items = value if isinstance(value, list) else [value]
         if all(isinstance(item, (str, int)) and not isinstance(item, bool) for item in items):
@@ -114,7 +141,8 @@ def _as_kind(kind: Any, value: Any, where: str) -> Any:
             return float(value)
         if kind == int | None and isinstance(value, int):
             return value
-    raise StmdeployError(f"{where} = {value!r} is not understood", "write it as the flag takes it")
+    shown = printable(repr(value))[:60]
+    raise StmdeployError(f"{where} = {shown} is not understood", "write it as the flag takes it")
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -184,6 +212,7 @@ def sweep_spec(flags: SweepFlags, *, on_cluster: bool = False) -> SweepSpec:
         engine=engine,
         **_given(
             row_timeout_s=flags.row_timeout_s,
+            export_timeout_s=flags.export_timeout_s,
             memory_limit_mib=flags.memory_limit_mib,
             smaller_batch=flags.smaller_batch,
             explain=flags.explain,

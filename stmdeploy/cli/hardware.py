@@ -71,6 +71,7 @@ def measure(
     precision: Annotated[
         list[str] | None, typer.Option("--precision", help="[default: fp32,fp16,bf16,int8]")
     ] = None,
+    timeout_s: options.TimeoutS = 120.0,
     json: options.Json = False,
 ) -> None:
     """Measure what this machine's processor can do at most: products and copies.
@@ -98,7 +99,7 @@ def measure(
         found = {}
         for count in counts:
             progress.step(f"measuring with {count} threads")
-            peaks = measured_peaks(count, kinds, progress)
+            peaks = measured_peaks(count, kinds, progress, timeout_s=timeout_s)
             if peaks is None:
                 raise StmdeployError(
                     "the peaks cannot be measured", "see above", ExitCode.WORKER_FAILED

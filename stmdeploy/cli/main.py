@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 
 import typer
 
@@ -23,11 +25,13 @@ from stmdeploy.cli import (
     report,
     results,
 )
-from stmdeploy.cli.console import ReaderGoneError
+from stmdeploy.cli.console import ReaderGoneError, say
 from stmdeploy.errors import ExitCode, StmdeployError
 
 #: Exit codes that the shell knows: a signal's number added to 128, and EX_SOFTWARE.
 INTERRUPTED, READER_GONE, CRASHED = 130, 141, 70
+#: What writing to a full disk or to nobody gives.
+_STREAM_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EIO, errno.EBADF})
 
 app = typer.Typer(
     name="stmdeploy",
@@ -61,13 +65,30 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
 def _fail(message: str, hint: str) -> None:
-    tail = f"; {_one_line(hint)}" if hint else ""
-    typer.echo(f"stmdeploy: {_one_line(message)}{tail}", err=True)
+    say(f"stmdeploy: {message}{f'; {hint}' if hint else ''}")
+
+
+def _settle_streams() -> None:
+    """Streams that are closed, full, or of an old terminal must not decide how a command ends."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # the caller has closed it
+            setattr(sys, name, _Closed() if name == "stdout" else open(os.devnull, "w"))  # noqa: PTH123, SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            # Rules and accents that an old terminal cannot show must not end a measurement.
+            stream.reconfigure(errors="replace")
+
+
+class _Closed(io.TextIOBase):
+    """Stdout that nobody can read."""
+
+    def write(self, _: str) -> int:
+        raise BrokenPipeError
+
+    def fileno(self) -> int:
+        """What whoever is told that the pipe is broken wants to close."""
+        return 1
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,10 +99,9 @@ def main(arguments: list[str] | None = None) -> int:
     """
     # A polite kill unwinds like Ctrl-C: finished rows stay, scratch folders go.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # Rules and accents that an old terminal cannot show must not end a measurement.
-            stream.reconfigure(errors="replace")
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+    _settle_streams()
     try:
         code = app(arguments, standalone_mode=False)
     except StmdeployError as error:
@@ -99,14 +119,44 @@ def main(arguments: list[str] | None = None) -> int:
         return READER_GONE if gone else int(error.code or 0)
     except ReaderGoneError:
         # The reader has gone (`| head`); keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
-    except Exception:  # noqa: BLE001
-        traceback.print_exc()
+    except Exception as error:  # noqa: BLE001
+        if told := _exhausted(error):
+            _fail(*told)
+            return int(ExitCode.WORKER_FAILED)
+        _print_traceback(error)
         return CRASHED
     return code if isinstance(code, int) else int(ExitCode.OK)
 
 
+def _exhausted(error: BaseException | None) -> tuple[str, str] | None:
+    """What the system has no more of, and what to do; libraries wrap such errors in their own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return "there are too many open files", "raise the limit: ulimit -n 1024"
+        if isinstance(error, MemoryError):
+            return "there is no more memory", "close other programs, or ask for less at a time"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _print_traceback(error: Exception) -> None:
+    if isinstance(error, OSError) and error.errno in _STREAM_ERRNOS and error.filename is None:
+        return  # of stderr itself, where nothing can be said of it
+    with suppress(OSError, ValueError):
+        traceback.print_exception(error)
+
+
 def run() -> None:
-    """The console script."""
-    sys.exit(main())
+    """The console script.
+
+    The interpreter's own end, which would flush streams and complain, is left out where they
+    cannot be written to.
+    """
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            os._exit(code or CRASHED)
+    sys.exit(code)

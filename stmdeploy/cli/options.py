@@ -96,6 +96,17 @@ ComputeCapability = Annotated[
         help="Of TensorRT-RTX: GPUs to build for, as 8.9,12.0. [default: this GPU, else 8.9]",
     ),
 ]
+TimeoutS = Annotated[
+    float, typer.Option("--timeout-s", help="A worker that lives longer is ended.")
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Also do what files name: run their programs and Python code, fetch from their "
+        "addresses, use their paths. See SECURITY.md.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
 StoreUrl = Annotated[
     str | None,

@@ -11,14 +11,13 @@ from stmdeploy.cli import console
 from stmdeploy.cluster.kinds import Chosen, Kind
 from stmdeploy.cluster.planning import ClusterSpec
 from stmdeploy.errors import StmdeployError
+from stmdeploy.measure.summary import longest_row_s
 from stmdeploy.pipeline import check_sweep, plan_cluster
 from stmdeploy.report.tables import TextTable
 from stmdeploy.results.store import Store
 from stmdeploy.spec import LOOP, ModelSpec, RunSpec
 from stmdeploy.sweep import SweepSpec
 
-#: Of one process beside its sampling: start, load, inferences with copies.
-_OVERHEAD_S = 3.0
 #: Of a row that is explained, and of the peaks of the processor in every round.
 _EXPLAIN_S, _PEAKS_S = 4.0, 6.0
 #: Of one export that the store knows no time of.
@@ -125,16 +124,16 @@ def _longest_s(spec: SweepSpec, chosen: Mapping[Kind, Chosen]) -> float:
 def _measuring_s(spec: SweepSpec) -> float:
     """An upper bound, but for runs that last longer than their share of the budget."""
     sampling = spec.sampling
-    process_s = sampling.process_budget_s + sampling.warmup_limit_s + _OVERHEAD_S
+    row_s = longest_row_s(sampling)
     explaining_s = 0.0
     if spec.explain:
         threads = {run.threads for run in spec.runs if run.device == "cpu"}
         explaining_s = len(spec.rows()) * _EXPLAIN_S
         explaining_s += len(threads) * sampling.processes * _PEAKS_S
     return explaining_s + sum(
-        sampling.processes * process_s
+        row_s
         if row.run.scenario.name == LOOP
-        else row.run.scenario.duration_s + process_s
+        else row.run.scenario.duration_s + row_s / sampling.processes
         for row in spec.rows()
     )
 

@@ -127,6 +127,12 @@ def profile(
             "--row-timeout-s", help="A worker is ended so long after its budget. [default: 600]"
         ),
     ] = None,
+    export_timeout_s: Annotated[
+        float | None,
+        typer.Option(
+            "--export-timeout-s", help="The exports of a model are ended after it. [default: 3600]"
+        ),
+    ] = None,
     memory_limit_mib: Annotated[
         int | None,
         typer.Option("--memory-limit-mib", help="Of a worker. [default: what is free]"),
@@ -186,6 +192,7 @@ def profile(
     ] = False,
     out: options.Out = None,
     store_url: options.StoreUrl = None,
+    trust: options.Trust = False,
     json: options.Json = False,
 ) -> None:
     """Measure backbones and print accuracy beside real cost: here, or on a cluster's nodes.
@@ -196,7 +203,7 @@ def profile(
     values = dict(locals())
     from dataclasses import fields
 
-    from stmdeploy.cli.flags import SweepFlags, read_flags, sweep_spec
+    from stmdeploy.cli.flags import SweepFlags, sweep_spec, with_file
     from stmdeploy.cli.requests import RESULTS_ROOT
 
     flags = SweepFlags(**{f.name: values[f.name] for f in fields(SweepFlags)})
@@ -207,10 +214,10 @@ def profile(
             raise StmdeployError("--resume takes no other row flags", "a sweep keeps its own")
         if dry_run or layers:
             raise StmdeployError("--resume measures", "leave --dry-run and --layers out")
-        _show(_resume(place, sweep_id, retry_failed=retry_failed), place, json=json)
+        _show(_resume(place, sweep_id, retry_failed=retry_failed, trust=trust), place, json=json)
         return
     _check_only_of_resume(sweep_id, retry_failed=retry_failed)
-    whole = flags.over(read_flags(sweep)) if sweep is not None else flags
+    whole = flags if sweep is None else with_file(flags, sweep, trust=trust)
     spec = sweep_spec(whole, on_cluster=fleet is not None)
     if dry_run:
         from stmdeploy.cli.plan import show_plan
@@ -284,17 +291,18 @@ def _show(result: SweepResult, place: _Place, *, json: bool) -> None:
 def _profile(spec: SweepSpec, place: _Place) -> SweepResult:
     from stmdeploy.cli import console
     from stmdeploy.pipeline import profile as run_profile
+    from stmdeploy.trust import needs_trust
 
     done: list[Row] = []
     try:
         with console.progress() as progress:
             return run_profile(spec, place.folder, progress, done.append, **place.kept)
     except KeyboardInterrupt:
-        _say_interrupted(len(done), place.folder)
+        _say_interrupted(len(done), place.folder, trust=needs_trust(spec))
         raise
 
 
-def _resume(place: _Place, sweep_id: str | None, *, retry_failed: bool) -> SweepResult:
+def _resume(place: _Place, sweep_id: str | None, *, retry_failed: bool, trust: bool) -> SweepResult:
     from stmdeploy.cli import console
     from stmdeploy.pipeline import resume as run_resume
 
@@ -307,17 +315,18 @@ def _resume(place: _Place, sweep_id: str | None, *, retry_failed: bool) -> Sweep
                 progress,
                 done.append,
                 retry_failed=retry_failed,
+                trust=trust,
                 **place.kept,
             )
     except KeyboardInterrupt:
-        _say_interrupted(len(done), place.folder)
+        _say_interrupted(len(done), place.folder, trust=trust)
         raise
 
 
-def _say_interrupted(finished: int, folder: Path) -> None:
+def _say_interrupted(finished: int, folder: Path, *, trust: bool) -> None:
     from stmdeploy.cli import console
 
     console.say(
         f"stmdeploy: interrupted; {finished} rows are finished, what was measured is in {folder}; "
-        "go on with --resume"
+        f"go on with --resume{' --trust' if trust else ''}"
     )

@@ -121,7 +121,7 @@ class ClusterRun:
             if row.state == MEASURING:
                 self._tried.add(row.position)
             if row.state not in (DONE, FAILED):
-                kinds[row.position] = kind_of(RowSpec.from_json(row.spec).run)
+                kinds[row.position] = kind_of(row.row.run)
         # Rows that another driver opened again meanwhile are its own.
         mine = sorted(position for position, kind in kinds.items() if kind in self._queues)
         for position in shuffled(mine, self._sweep, 0):
@@ -206,14 +206,14 @@ class ClusterRun:
                 self._start(queue, queue.waiting.popleft())
 
     def _start(self, queue: _Queue, position: int) -> None:
-        spec = RowSpec.from_json(self._store.planned_row(self._sweep, position).spec)
+        spec = self._store.planned_row(self._sweep, position).row
         artifact = self._prepared.artifact_of(spec)
         if artifact.failure or artifact.path is None:
             failure = f"{NOT_EXPORTED}{artifact.failure}"
             self._fail(spec, position, failure, code=artifact.code)
             return
         try:
-            shipped = self._ship(artifact.path)
+            shipped = self._ship(self._prepared.verified(spec))
         except (StmdeployError, OSError) as error:
             self._fail(spec, position, f"{NOT_EXPORTED}{error}")
             return

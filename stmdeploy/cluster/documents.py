@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from stmdeploy.artifact import Document, FileInfo
+from stmdeploy.artifact import Document, FileInfo, PlainPath
 from stmdeploy.results.row import Environment, Peaks, PreparedArtifact, ProcessRun
 from stmdeploy.spec import EngineSpec, SamplingSpec
 from stmdeploy.sweep import RowSpec
@@ -71,7 +71,7 @@ class RowAnswer(Document):
     built: PreparedArtifact | None = None
     peaks: Peaks | None = None
     parts_ms: dict[str, float] | None = None
-    logs: dict[str, str] = Field(default_factory=dict)
+    logs: dict[PlainPath, str] = Field(default_factory=dict)
     failure: str = ""
     code: int = 0
     misplaced: str = ""

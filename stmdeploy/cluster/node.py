@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from stmdeploy.artifact import manifest_path, read_artifact
@@ -19,7 +18,7 @@ from stmdeploy.cluster.kinds import LOADGEN
 from stmdeploy.contracts import Silent
 from stmdeploy.errors import StmdeployError
 from stmdeploy.explaining import gpu_peaks, measured_peaks, parts_of
-from stmdeploy.files import publish, staging
+from stmdeploy.files import publish, scratch_folder, staging, user_folder
 from stmdeploy.hardware import all_gpus, environment, find_gpu
 from stmdeploy.jobs import EngineJob, run_job, worker_settings
 from stmdeploy.measure.loadgen import why_no_loadgen
@@ -62,8 +61,7 @@ def facts_here() -> NodeFacts:
 
 def cache_folder() -> Path:
     """Where a node keeps artifacts and engines: ``$XDG_CACHE_HOME/stmdeploy/node``."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "stmdeploy" / "node"
+    return user_folder("XDG_CACHE_HOME", ".cache") / "stmdeploy" / "node"
 
 
 def measure_row(task: RowTask, here: Here, fetch: Fetch) -> RowAnswer:
@@ -122,15 +120,18 @@ def _measured(task: RowTask, row: RowSpec, machine: Environment, fetch: Fetch) -
         found["built"], artifact = built, built.path
     limits = ProcessLimits(task.sampling, task.row_timeout_s, task.memory_limit_mib)
     processes: tuple[ProcessRun, ...] = ()
-    with TemporaryDirectory(prefix="stmdeploy-logs-") as logs:
+    held = read_artifact(artifact)
+    with scratch_folder("logs") as logs:
         while wants_more(processes, row.run, task.sampling):
-            answer = one_process(row, artifact, limits, machine, Path(logs), Silent())
+            held.check()
+            answer = one_process(row, artifact, limits, machine, logs, Silent())
+            held.check()
             if answer.process is None:
                 return {"failure": answer.failure, "code": answer.code}
             processes = (*processes, answer.process)
         found["logs"] = {
             path.relative_to(logs).as_posix(): path.read_text("utf-8", "replace")
-            for path in sorted(Path(logs).rglob("*"))
+            for path in sorted(logs.rglob("*"))
             if path.is_file()
         }
     found |= {"processes": processes, "device": row.run.gpu_name or machine.processor}

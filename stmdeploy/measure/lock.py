@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+
+from stmdeploy.files import temporary_folder
 
 
 @contextmanager
@@ -16,8 +15,7 @@ def machine_lock(on_wait: Callable[[], None]) -> Iterator[None]:
 
     The lock is the kernel's: it ends with the process that holds it, however that ends.
     """
-    path = Path(tempfile.gettempdir()) / f"stmdeploy-{os.getuid()}.lock"
-    with path.open("a") as file:
+    with (temporary_folder() / "measuring.lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

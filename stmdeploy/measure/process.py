@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from stmdeploy.files import temporary_folder
+
 #: Begins a line that is not yet the answer.
 ASIDE = "> "
 #: How much of a failing worker's last words is kept.
@@ -59,6 +61,7 @@ def run_worker(
     *,
     python: str = "",
     tell: Callable[[str], None] = lambda _: None,
+    while_silent: bool = False,
 ) -> Reply:
     """Starts ``python -m module``, sends `job` to its stdin and returns what it answers.
 
@@ -69,6 +72,7 @@ def run_worker(
         timeout_s: after this long the worker is killed.
         python: the interpreter; empty for this one.
         tell: takes, as they come, the lines that begin with `ASIDE`, without it.
+        while_silent: the time counts from the last line that came, instead of from the start.
     """
     try:
         with Worker(module, settings, timeout_s, python=python) as worker:
@@ -76,6 +80,8 @@ def run_worker(
             worker.finish()
             last = ""
             while (line := worker.receive()) is not None:
+                if while_silent:
+                    worker.wait_again()
                 if line.startswith(ASIDE):
                     tell(line.removeprefix(ASIDE))
                 else:
@@ -102,7 +108,9 @@ class Worker:
     def __init__(
         self, module: str, settings: dict[str, str], timeout_s: float, *, python: str = ""
     ) -> None:
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._errors = tempfile.TemporaryFile(  # noqa: SIM115
+            "w+", encoding="utf-8", errors="replace", dir=temporary_folder()
+        )
         try:
             # -P: a `random.py` in the user's folder must not shadow the standard library's.
             # A session of its own: Ctrl-C reaches the parent alone, which then ends the worker.
@@ -169,6 +177,10 @@ class Worker:
             return self._lines.get(timeout=self._left_s())
         except queue.Empty:
             raise self._late() from None
+
+    def wait_again(self) -> None:
+        """It has shown that it lives: its time begins anew."""
+        self._deadline = time.monotonic() + self._timeout_s
 
     def _left_s(self) -> float:
         return max(0.0, self._deadline - time.monotonic())

@@ -17,6 +17,10 @@ _MS_PER_S = 1000.0
 _SPREAD_FACTOR, _SPREAD_SHARE = 3.0, 0.05
 #: A machine is busy when this many times its threads are runnable; once is the sweep itself.
 _BUSY_FACTOR = 1.5
+#: What a process takes beside warming up and sampling: start, load, inferences with copies.
+PROCESS_OVERHEAD_S = 3.0
+#: Of that, what nobody measures: the start of the interpreter, and its end.
+_START_S = 0.5
 
 
 def summarize(processes: Sequence[ProcessRun], run: RunSpec, sampling: SamplingSpec) -> Measurement:
@@ -70,9 +74,9 @@ def summarize(processes: Sequence[ProcessRun], run: RunSpec, sampling: SamplingS
 def wants_more(processes: Sequence[ProcessRun], run: RunSpec, sampling: SamplingSpec) -> bool:
     """Whether a row is to be measured in one more process.
 
-    Until it has as many as asked for; then while its interval is wider than the target and
-    sampling has not used the row's budget. LoadGen's scenarios decide on their own length:
-    one process.
+    Until it has as many as asked for; then while its interval is wider than the target, sampling
+    has not used the row's budget, and another one ends within `longest_row_s`. LoadGen's
+    scenarios decide on their own length: one process.
     """
     if run.scenario.name != LOOP:
         return not processes
@@ -81,8 +85,27 @@ def wants_more(processes: Sequence[ProcessRun], run: RunSpec, sampling: Sampling
     spent_s = sum(sum(process.samples_ms) for process in processes) / _MS_PER_S / run.in_flight
     if spent_s + sampling.process_budget_s / 2 > sampling.budget_s:
         return False
+    took_s = [_took_s(process) for process in processes]
+    if sum(took_s) + max(took_s) > longest_row_s(sampling):
+        return False
     width = row_interval([process.samples_ms for process in processes]).half_width_percent
     return width > sampling.target_half_width_percent
+
+
+def longest_row_s(sampling: SamplingSpec) -> float:
+    """How long the processes of a row take at most, but for inferences so slow that the least
+    number of samples takes longer than its share of the budget."""
+    process_s = sampling.process_budget_s + sampling.warmup_limit_s + PROCESS_OVERHEAD_S
+    return sampling.processes * process_s
+
+
+def _took_s(process: ProcessRun) -> float:
+    """The whole life of a process, its interpreter's start estimated."""
+    told_ms = (
+        process.runtime_import_ms + process.load_ms + process.first_inference_ms
+        + sum(process.warmup_ms) + sum(process.copies_ms) + sum(process.device_ms)
+    )  # fmt: skip
+    return _START_S + told_ms / _MS_PER_S + process.window_s
 
 
 def _throughput(processes: Sequence[ProcessRun], run: RunSpec, images: int) -> float:

@@ -9,25 +9,22 @@ A folder, or the same packed into one ``.tar.gz``:
 
 from __future__ import annotations
 
-import errno
-import json
-import lzma
 import shutil
 import tarfile
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import Field, model_validator
 
 from stmdeploy.artifact import (
     Artifact,
     Document,
     FileInfo,
+    PlainPath,
+    PlainText,
     Sealed,
     check_file,
     file_info,
@@ -35,17 +32,31 @@ from stmdeploy.artifact import (
     read_artifact,
 )
 from stmdeploy.errors import StmdeployError
-from stmdeploy.files import publish, staging
+from stmdeploy.files import publish, scratch_folder, staging
+from stmdeploy.reading import (
+    DOCUMENT_MIB,
+    parse_document,
+    parse_json,
+    printable,
+    read_bytes,
+)
+from stmdeploy.regression.archive import ARCHIVES, unpack
 from stmdeploy.results.database import FILE_NAME
 from stmdeploy.results.row import Environment, Row
-from stmdeploy.sweep import RowSpec
+from stmdeploy.sweep import RowSpec, SweepSpec
 
 #: 1: first version.
 BUNDLE_SCHEMA_VERSION = 1
 DOCUMENT, OBJECTS = "baseline.json", "objects"
-_ARCHIVES = (".tar", ".tar.gz", ".tgz")
+_KIND: Final = "stmdeploy-baseline"
 _AGAIN = "make it again: stmdeploy baseline create"
 _HASH_DIGITS = 24
+
+
+class MemberInfo(FileInfo):
+    """One file of a bundle, by its path in there."""
+
+    name: PlainPath
 
 
 class MachineKey(Document):
@@ -75,10 +86,10 @@ class BaselineRow(Document):
     measured with.
     """
 
-    name: str
+    name: PlainText
     spec: str
-    artifact: str
-    workload: str
+    artifact: PlainPath
+    workload: PlainPath
     runtime_version: str
     row: Row
     calibrated: tuple[float, ...]
@@ -86,27 +97,55 @@ class BaselineRow(Document):
 
     @property
     def row_spec(self) -> RowSpec:
-        """What the row is."""
-        return RowSpec.from_json(self.spec)
+        """What the row is.
+
+        Raises:
+            StmdeployError: its specification is damaged.
+        """
+        return RowSpec.from_json(self.spec, f"row {self.name} of the baseline")
 
 
 class Baseline(Sealed):
     """The document of a bundle. ``sweep_spec`` is a `SweepSpec` as JSON."""
 
     schema_version: int = BUNDLE_SCHEMA_VERSION
-    kind: Literal["stmdeploy-baseline"] = "stmdeploy-baseline"
-    created_utc: str
-    sweep: str
+    kind: Literal["stmdeploy-baseline"] = _KIND
+    created_utc: PlainText
+    sweep: PlainText
     sweep_spec: str
     machine: MachineKey
     environment: Environment
-    rows: tuple[BaselineRow, ...]
-    files: tuple[FileInfo, ...]
+    rows: Annotated[tuple[BaselineRow, ...], Field(min_length=1)]
+    files: tuple[MemberInfo, ...]
 
     @property
     def id(self) -> str:
         """Of the content: two baselines with the same id are the same."""
         return self.seal[:_HASH_DIGITS]
+
+    @model_validator(mode="after")
+    def _rows_are_whole(self) -> Self:
+        """Every row was measured, by a name of its own; what it is made of is in the bundle."""
+        listed = {file.name for file in self.files}
+        if len(listed) != len(self.files):
+            raise ValueError("a file is listed twice")
+        if len({row.name for row in self.rows}) != len(self.rows):
+            raise ValueError("two rows have one name")
+        for row in self.rows:
+            if listed and not {row.artifact, row.workload} <= listed:
+                raise ValueError(f"row {row.name} is of an artifact that is not listed")
+            if row.row.measurement is None or not row.calibrated:
+                raise ValueError(f"row {row.name} was not measured")
+        return self
+
+    @property
+    def sweep_asked(self) -> SweepSpec:
+        """The sweep that measured it, as it was asked for.
+
+        Raises:
+            StmdeployError: its specification is damaged.
+        """
+        return SweepSpec.from_json(self.sweep_spec, "the sweep of the baseline")
 
 
 @dataclass(frozen=True)
@@ -150,7 +189,7 @@ def add_object(artifact: Artifact, folder: Path) -> str:
 
 def is_archive(path: Path) -> bool:
     """Whether a baseline of that name is one file."""
-    return path.name.endswith(_ARCHIVES)
+    return path.name.endswith(ARCHIVES)
 
 
 @contextmanager
@@ -182,10 +221,16 @@ def _refuse_existing(path: Path) -> None:
         raise StmdeployError(f"{path} is there already", "choose another --out, or remove it")
 
 
+def member_info(folder: Path, name: str) -> MemberInfo:
+    """A file of a bundle as its document describes it."""
+    found = file_info(folder / name)
+    return MemberInfo(name=name, sha256=found.sha256, size_bytes=found.size_bytes)
+
+
 def write_baseline(baseline: Baseline, folder: Path) -> Baseline:
     """Seals a baseline over the files that are in its folder, and writes its document."""
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    files = tuple(file_info(folder / name, name) for name in names)
+    files = tuple(member_info(folder, name) for name in names)
     sealed = baseline.model_copy(update={"files": files}).sealed()
     (folder / DOCUMENT).write_text(sealed.model_dump_json(indent=1), "utf-8")
     return sealed
@@ -196,18 +241,29 @@ def open_bundle(path: Path) -> Iterator[Bundle]:
     """Opens a baseline, a folder or an archive, and checks every file of it.
 
     Raises:
-        StmdeployError: there is none, it is cut short, edited, incomplete or of a newer schema.
+        StmdeployError: there is none, it is cut short, edited, incomplete or of a newer schema;
+            or an archive that holds anything else than the files that its document lists.
     """
+    shown = printable(str(path))
     with ExitStack() as stack:
-        folder = path
-        if path.is_file():
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="stmdeploy-baseline-")))
-            _unpack(path, folder)
-        elif not path.is_dir():
-            raise StmdeployError(f"there is no baseline {path}", "stmdeploy baseline create")
-        baseline = _read(folder / DOCUMENT, path)
-        for file in baseline.files:
-            check_file(folder / file.name, file, _AGAIN)
+        if path.is_dir():
+            folder, hint = path, "name what baseline create wrote"
+            if not (folder / DOCUMENT).exists():
+                raise StmdeployError(f"{shown} is no baseline: it has no {DOCUMENT}", hint)
+            baseline = _read(read_bytes(folder / DOCUMENT, "", hint, DOCUMENT_MIB), shown)
+            _refuse_links(folder, baseline, shown)
+        elif path.is_file():
+            folder = stack.enter_context(scratch_folder("baseline"))
+            with path.open("rb") as file, unpack(file, shown, _AGAIN) as archive:
+                text = archive.document(DOCUMENT)
+                baseline = _read(text, shown)
+                sizes = {member.name: member.size_bytes for member in baseline.files}
+                (folder / DOCUMENT).write_bytes(text)
+                archive.take(sizes, folder)
+        else:
+            raise StmdeployError(f"there is no baseline {shown}", "stmdeploy baseline create")
+        for member in baseline.files:
+            check_file(folder / member.name, member, _AGAIN)
         yield Bundle(folder, baseline)
 
 
@@ -216,41 +272,32 @@ def is_bundle(path: Path) -> bool:
     return (path.is_file() and is_archive(path)) or (path / DOCUMENT).is_file()
 
 
-def _unpack(path: Path, folder: Path) -> None:
-    try:
-        with tarfile.open(path) as archive:
-            archive.extractall(folder, filter="data")
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            raise StmdeployError(
-                f"{path} cannot be unpacked: {folder} is full", "free some space, or set TMPDIR"
-            ) from error
-        raise StmdeployError(f"{path} is no baseline, or is cut short: {error}", _AGAIN) from error
+def _refuse_links(folder: Path, baseline: Baseline, shown: str) -> None:
+    """Raises StmdeployError for a file of a bundle that lies elsewhere."""
+    inside = folder.resolve()
+    for member in baseline.files:
+        place = inside / PurePosixPath(member.name)
+        if place.resolve() != place:
+            raise StmdeployError(f"{shown}: {member.name} is a link to somewhere else", _AGAIN)
 
 
-def _read(document: Path, shown: Path) -> Baseline:
-    try:
-        text = document.read_text("utf-8")
-        table = json.loads(text)
-    except OSError as error:
-        raise StmdeployError(
-            f"{shown} is no baseline: it has no {DOCUMENT}", "name what baseline create wrote"
-        ) from error
-    except ValueError as error:
-        raise StmdeployError(f"{shown}: {DOCUMENT} is damaged", _AGAIN) from error
-    if not isinstance(table, dict) or table.get("kind") != "stmdeploy-baseline":
-        raise StmdeployError(f"{shown}: {DOCUMENT} is something else's", _AGAIN)
+def _read(text: bytes, shown: str) -> Baseline:
+    """The document of a bundle.
+
+    Raises:
+        StmdeployError: it is something else's, of another schema, damaged, or was edited.
+    """
+    where = f"{shown}: {DOCUMENT}"
+    table = parse_json(text, where, _AGAIN)
+    if not isinstance(table, dict) or table.get("kind") != _KIND:
+        raise StmdeployError(f"{where} is something else's", _AGAIN)
     if table.get("schema_version") != BUNDLE_SCHEMA_VERSION:
         raise StmdeployError(
-            f"{shown} has schema {table.get('schema_version')}, this stmdeploy reads "
-            f"{BUNDLE_SCHEMA_VERSION}",
+            f"{shown} has schema {printable(str(table.get('schema_version')))[:20]}, this "
+            f"stmdeploy reads {BUNDLE_SCHEMA_VERSION}",
             "use the stmdeploy that wrote it, or make it again",
         )
-    try:
-        baseline = Baseline.model_validate_json(text)
-    except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise StmdeployError(f"{shown}: {DOCUMENT} is damaged at {where}", _AGAIN) from error
+    baseline = parse_document(Baseline.model_validate_json, text, where, _AGAIN)
     if not baseline.seal_is_whole:
         raise StmdeployError(f"{shown} was edited: its seal does not match", _AGAIN)
     if FILE_NAME not in {file.name for file in baseline.files}:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from stmdeploy.artifact import read_artifact
+from stmdeploy.artifact import Artifact, read_artifact
 from stmdeploy.contracts import Progress
 from stmdeploy.errors import StmdeployError
+from stmdeploy.files import scratch_folder
 from stmdeploy.measuring import check_interpreters
 from stmdeploy.pipeline import prepare
-from stmdeploy.registry import exporter_for_runtime
+from stmdeploy.registry import exporter_for_runtime, exporter_of
 from stmdeploy.regression.bundle import BaselineRow, Bundle, open_bundle
 from stmdeploy.regression.comparison import Comparison, Estimate
 from stmdeploy.regression.creating import WORKLOAD, workload_run
@@ -25,7 +25,7 @@ from stmdeploy.regression.judging import Entry, judge_row
 from stmdeploy.regression.machine import machine_key, run_here
 from stmdeploy.regression.outcome import CheckedRow, CheckResult
 from stmdeploy.regression.policy import Policy
-from stmdeploy.regression.side_by_side import Side, SideFailedError, measure_wave, waiting
+from stmdeploy.regression.side_by_side import SideFailedError, Wave, measure_wave, waiting
 from stmdeploy.regression.sides import Contender, check_shapes, find_candidates
 from stmdeploy.regression.verdict import (
     ALPHA,
@@ -35,7 +35,13 @@ from stmdeploy.regression.verdict import (
     unpaired_slowdown,
 )
 from stmdeploy.results.store import now_utc
-from stmdeploy.sweep import SweepSpec
+from stmdeploy.trust import (
+    refuse_wishes,
+    wishes_of_artifact,
+    wishes_of_model,
+    wishes_of_run,
+    wishes_of_sweep,
+)
 
 #: Ways of comparing: old artifact against new; one artifact under two interpreters; new
 #: measurements against stored ones.
@@ -54,6 +60,7 @@ class CheckSpec:
         stored: compare with the stored numbers, and run no baseline.
         policy: thresholds, budgets, gates.
         timeout_s: a worker that lives longer is ended.
+        trust: whether programs, addresses and paths that the baseline names are used.
     """
 
     baseline: Path
@@ -63,6 +70,7 @@ class CheckSpec:
     stored: bool = False
     policy: Policy = field(default_factory=Policy)
     timeout_s: float = 600.0
+    trust: bool = False
 
     def __post_init__(self) -> None:
         if self.stored and self.baseline_python:
@@ -118,6 +126,7 @@ def _entries(
     spec: CheckSpec, bundle: Bundle, stack: ExitStack, progress: Progress
 ) -> tuple[Entry, ...]:
     rows = bundle.baseline.rows
+    _refuse_wishes(spec, bundle)
     runs = {row.name: run_here(row.row_spec.run, progress) for row in rows}
     for pattern in spec.policy.unused({row.name for row in rows}):
         progress.warn(f"WARNING: no row of {spec.baseline} matches {pattern!r}")
@@ -130,10 +139,12 @@ def _entries(
     elif spec.way == INTERPRETERS:
         artifacts = originals
     else:
-        scratch = stack.enter_context(TemporaryDirectory(prefix="stmdeploy-"))
-        again = prepare(SweepSpec.from_json(bundle.baseline.sweep_spec), Path(scratch), progress)
+        scratch = stack.enter_context(scratch_folder("check"))
+        again = prepare(bundle.baseline.sweep_asked, scratch, progress)
         paths = {row.name: again[row.row_spec].path for row in rows}
         artifacts = {name: read_artifact(path) for name, path in paths.items() if path}
+    if spec.candidate is not None:
+        _refuse_programs(spec, rows, artifacts)
     for row in rows:
         check_shapes(row.name, originals[row.name].manifest, artifacts[row.name].manifest)
     return tuple(
@@ -146,6 +157,38 @@ def _entries(
         )
         for row in rows
     )
+
+
+def _refuse_wishes(spec: CheckSpec, bundle: Bundle) -> None:
+    """Raises StmdeployError for what a baseline names and only somebody who is trusted may."""
+    again = spec.candidate is None and spec.way != INTERPRETERS
+    wishes = list(wishes_of_sweep(bundle.baseline.sweep_asked)) if again else []
+    for row in bundle.baseline.rows:
+        asked = row.row_spec
+        exporter = exporter_of(asked.run.runtime)
+        if not exporter.holds_code:
+            # The artifact holds the weights: a checkpoint is only read to export again.
+            wishes += wishes_of_model(replace(asked.model, checkpoint=None))
+        wishes += wishes_of_run(asked.run)
+        for name in (row.artifact, row.workload):
+            wishes += wishes_of_artifact(Path(name), exporter)
+    refuse_wishes(wishes, str(spec.baseline), trust=spec.trust)
+
+
+def _refuse_programs(
+    spec: CheckSpec, rows: Sequence[BaselineRow], artifacts: Mapping[str, Artifact]
+) -> None:
+    """Raises StmdeployError for compiled artifacts that a folder holds; one that the command line
+    names itself is meant."""
+    wishes = [
+        wish
+        for row in rows
+        for wish in wishes_of_artifact(
+            artifacts[row.name].path, exporter_of(row.row_spec.run.runtime)
+        )
+        if artifacts[row.name].path != spec.candidate
+    ]
+    refuse_wishes(wishes, str(spec.candidate), trust=spec.trust)
 
 
 def _refuse_weights_alone(row: BaselineRow) -> None:
@@ -207,16 +250,27 @@ def _comparison(
 ) -> Comparison:
     run = entry.spec.run
     candidate = entry.candidate.side(entry.spec.model, run)
-    other: Side = entry.baseline.side(entry.spec.model, run)
+    against, other = entry.baseline, entry.baseline.side(entry.spec.model, run)
     estimate: Estimate = paired_slowdown
     threshold_percent = entry.policy.threshold_percent
     if spec.stored:
         threshold_percent += APART_PERCENT
-        mark = Contender(bundle.artifact(entry.row.workload), spec.candidate_python)
-        other = mark.side(WORKLOAD, workload_run(run))
+        against = Contender(bundle.artifact(entry.row.workload), spec.candidate_python)
+        other = against.side(WORKLOAD, workload_run(run))
         estimate = partial(unpaired_slowdown, entry.row.calibrated)
+
+    def measured() -> Wave:
+        """A wave of artifacts that are, before and after, what they were when it began."""
+        artifacts = (against.artifact, entry.candidate.artifact)
+        for artifact in artifacts:
+            artifact.check()
+        wave = measure_wave(other, candidate, spec.timeout_s, dice, waiting(progress))
+        for artifact in artifacts:
+            artifact.check()
+        return wave
+
     return Comparison(
-        measure=lambda: measure_wave(other, candidate, spec.timeout_s, dice, waiting(progress)),
+        measure=measured,
         estimate=estimate,
         threshold_percent=threshold_percent,
         budget_s=entry.policy.budget_s,

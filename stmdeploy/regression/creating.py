@@ -8,11 +8,11 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from tempfile import TemporaryDirectory
 
 from stmdeploy.artifact import Artifact, read_artifact
 from stmdeploy.contracts import Progress
 from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.files import scratch_folder
 from stmdeploy.hardware import environment
 from stmdeploy.pipeline import SweepResult, prepare, profile
 from stmdeploy.preparing import ARTIFACTS
@@ -59,8 +59,7 @@ def create_baseline(spec: SweepSpec, path: Path, progress: Progress) -> Baseline
     """
     check_rows(spec)
     # The bundle's place first: what cannot be written is told before anything is measured.
-    with new_bundle(path) as bundle, TemporaryDirectory(prefix="stmdeploy-") as name:
-        folder = Path(name)
+    with new_bundle(path) as bundle, scratch_folder("sweep") as folder:
         plain = replace(spec, explain=False)
         result = profile(plain, folder / "sweep", progress, lambda _: None)
         failed = [row for row in result.rows if row.failure]

@@ -7,7 +7,6 @@ the same name or at its top.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from stmdeploy.errors import ExitCode, StmdeployError, nearest
+from stmdeploy.reading import printable, read_toml
 
 #: Figures that are exact or nearly so, each with the growth in per cent that it may have.
 GATES = ("memory", "load", "size", "macs", "fidelity")
 #: What becomes of a check that cannot tell: its own exit code, a failure, or a pass.
 CANNOT_TELL = ("exit-3", "fail", "pass")
 _PROJECT = Path("pyproject.toml")
+_LONGEST_PATTERN = 200
 _ROW_KEYS = ("threshold-percent", "budget-s", "gates")
 _KEYS = (*_ROW_KEYS, "cannot-tell", "rows")
 
@@ -45,7 +46,8 @@ class RowPolicy:
         _number("budget-s", self.budget_s, above=0.0)
         for name, percent in self.gates.items():
             if name not in GATES:
-                raise StmdeployError(f"unknown gate {name!r}", nearest(name, GATES))
+                shown = printable(str(name))[:60]
+                raise StmdeployError(f"unknown gate {shown!r}", nearest(shown, GATES))
             _number(f"gate {name}", percent, above=-1.0)
 
 
@@ -65,10 +67,8 @@ class Policy:
 
     def __post_init__(self) -> None:
         if self.cannot_tell not in CANNOT_TELL:
-            raise StmdeployError(
-                f"unknown cannot-tell {self.cannot_tell!r}",
-                nearest(str(self.cannot_tell), CANNOT_TELL),
-            )
+            shown = printable(repr(self.cannot_tell))[:60]
+            raise StmdeployError(f"unknown cannot-tell {shown}", nearest(shown, CANNOT_TELL))
 
     def over(self, settings: Mapping[str, Any]) -> Policy:
         """The policy with settings that hold for every row."""
@@ -123,15 +123,10 @@ def read_policy(path: Path | None) -> Policy:
     if path is None and not _PROJECT.is_file():
         return Policy()
     where = path or _PROJECT
-    try:
-        document = tomllib.loads(where.read_text("utf-8"))
-    except OSError as error:
-        raise StmdeployError(
-            f"--config {where}: {(error.strerror or '').lower()}", "give a TOML file"
-        ) from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise StmdeployError(f"{where} is not TOML: {error}", "mend it") from error
-    table = document.get("tool", {}).get("stmdeploy", {}).get("check")
+    document = read_toml(where, "--config" if path is not None else "", "give a TOML file")
+    table: Any = document
+    for key in ("tool", "stmdeploy", "check"):
+        table = table.get(key) if isinstance(table, dict) else None
     if table is None:
         table = document if path is not None and where.name != _PROJECT.name else {}
     try:
@@ -145,7 +140,8 @@ def _policy(table: Any) -> Policy:
     rows = []
     for entry in _listed(table.get("rows", [])):
         _known(entry, ("match", *_ROW_KEYS))
-        if not isinstance(entry.get("match"), str):
+        match = entry.get("match")
+        if not isinstance(match, str) or len(match) > _LONGEST_PATTERN:
             raise StmdeployError("an entry of rows has no match", 'write match = "*dcn*/batch8"')
         settings = {key: value for key, value in entry.items() if key != "match"}
         _over(RowPolicy(), settings)  # so that a bad value is told now, whatever it matches
@@ -162,10 +158,12 @@ def _listed(value: Any) -> list[Any]:
 
 def _known(table: Any, keys: tuple[str, ...]) -> None:
     if not isinstance(table, dict):
-        raise StmdeployError(f"{table!r} is not a table", f"give: {', '.join(keys)}")
+        shown = printable(repr(table))[:60]
+        raise StmdeployError(f"{shown} is not a table", f"give: {', '.join(keys)}")
     for key in table:
         if key not in keys:
-            raise StmdeployError(f"unknown key {key!r}", nearest(key, keys))
+            shown = printable(str(key))[:60]
+            raise StmdeployError(f"unknown key {shown!r}", nearest(shown, keys))
 
 
 def _over(policy: RowPolicy, settings: Mapping[str, Any]) -> RowPolicy:
@@ -183,4 +181,5 @@ def _over(policy: RowPolicy, settings: Mapping[str, Any]) -> RowPolicy:
 def _number(name: str, value: Any, above: float) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value <= above:
-        raise StmdeployError(f"{name} is {value!r}", f"give a number above {above:g}")
+        shown = printable(repr(value))[:60]
+        raise StmdeployError(f"{name} is {shown}", f"give a number above {above:g}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from stmdeploy.artifact import Artifact, Manifest, read_artifact
 from stmdeploy.errors import StmdeployError
 from stmdeploy.jobs import TurnsJob
+from stmdeploy.reading import DOCUMENT_MIB, parse_json, read_bytes
 from stmdeploy.registry import exporter_for_runtime
 from stmdeploy.regression.bundle import BaselineRow, Bundle, is_bundle, open_bundle
 from stmdeploy.regression.side_by_side import Side
@@ -72,8 +72,8 @@ def _of_bundle(bundle: Bundle, path: Path, rows: Iterable[BaselineRow]) -> dict[
 def is_manifest(path: Path) -> bool:
     """Whether a JSON file is the manifest of an artifact."""
     try:
-        document = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        document = parse_json(read_bytes(path, "", "", DOCUMENT_MIB), str(path), "")
+    except StmdeployError:
         return False
     return isinstance(document, dict) and document.get("kind") == "stmdeploy-artifact"
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import replace
-from typing import Any
 
-from stmdeploy.artifact import Artifact, Calibration, EngineInfo, Fidelity, Share
+from pydantic import TypeAdapter
+
+from stmdeploy.artifact import Artifact, Calibration, EngineInfo, Fidelity, FusedLayer, Share
+from stmdeploy.errors import StmdeployError
+from stmdeploy.reading import parse_document, read_bytes
 from stmdeploy.report.tables import ABSENT, TextTable, significant
 
 _BYTES_PER_MIB = 2**20
+#: An engine has thousands of layers, each of which names its nodes.
+_LAYERS_MIB = 64
 
 
 def artifact_tables(artifact: Artifact) -> tuple[TextTable, ...]:
@@ -139,24 +143,32 @@ def _bytes(share: Share) -> int:
     return share.weight_bytes + share.activation_bytes
 
 
-def engine_layers(artifact: Artifact) -> list[dict[str, Any]]:
-    """The fused layers that were written beside an engine."""
-    names = [file.name for file in artifact.manifest.files if file.name.endswith(".layers.json")]
-    listed: list[dict[str, Any]] = json.loads(artifact.path.with_name(names[0]).read_text("utf-8"))
-    return listed
+def engine_layers(artifact: Artifact) -> tuple[FusedLayer, ...]:
+    """The fused layers that were written beside an engine.
+
+    Raises:
+        StmdeployError: there are none, or they are damaged.
+    """
+    listed = [file.name for file in artifact.manifest.files if file.name.endswith(".layers.json")]
+    if not listed:
+        raise StmdeployError(f"{artifact.path} lists no layers", "export it again")
+    path = artifact.path.with_name(listed[0])
+    text = read_bytes(path, "", "export it again", _LAYERS_MIB)
+    read = TypeAdapter(tuple[FusedLayer, ...]).validate_json
+    return parse_document(read, text, str(path), "export it again")
 
 
 def layer_table(artifact: Artifact) -> TextTable:
     """One line a fused layer."""
 
-    def dtypes(names: list[str]) -> str:
+    def dtypes(names: tuple[str, ...]) -> str:
         return ", ".join(f"{name} x{n}" for name, n in Counter(names).items()) or ABSENT
 
     cells = tuple(
         (
-            layer["name"], layer["kind"], dtypes(layer["input_dtypes"]),
-            dtypes(layer["weight_dtypes"]), dtypes(layer["output_dtypes"]),
-            str(len(layer["onnx_nodes"])),
+            layer.name, layer.kind, dtypes(layer.input_dtypes),
+            dtypes(layer.weight_dtypes), dtypes(layer.output_dtypes),
+            str(len(layer.onnx_nodes)),
         )
         for layer in engine_layers(artifact)
     )  # fmt: skip

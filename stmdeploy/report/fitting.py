@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
+from stmdeploy.reading import one_line
 from stmdeploy.report.tables import TextTable
 
 #: Cells between two columns.
@@ -65,11 +66,6 @@ def fit(table: TextTable, width: int | None = None) -> Fit:
 def may_wrap(table: TextTable, i: int) -> bool:
     """Whether a column is of texts that wrap where there is no room."""
     return i >= table.keys and table.headers[i] in table.wrap
-
-
-def one_line(text: str) -> str:
-    """A text without breaks of lines and signs that no terminal shows."""
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
 def _columns(table: TextTable) -> list[list[str]]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stmdeploy.complexity import Complexity
+from stmdeploy.reading import one_line
+from stmdeploy.report.escaping import latex_text, markdown_text
 from stmdeploy.results.row import Peaks, Row
 from stmdeploy.spec import LOOP
 
@@ -39,15 +41,17 @@ class TextTable:
     def markdown(self) -> str:
         """The table in GitHub's Markdown, its notes as paragraphs."""
         rule = [":---" if i < self.left else "---:" for i in range(len(self.headers))]
-        lines = ["| " + " | ".join(line) + " |" for line in (self.headers, rule, *self.cells)]
-        above = [self.title, ""] if self.title else []
-        return "\n".join([*above, *lines, *(f"\n{note}" for note in self.notes)])
+        texts = (map(markdown_text, line) for line in self.cells)
+        lines = ["| " + " | ".join(line) + " |" for line in (self.headers, rule, *texts)]
+        above = [markdown_text(self.title), ""] if self.title else []
+        notes = (f"\n{markdown_text(note)}" for note in self.notes)
+        return "\n".join([*above, *lines, *notes])
 
     def latex(self) -> str:
         """The table for LaTeX with the package booktabs, its notes as comments."""
         columns = "".join("l" if i < self.left else "r" for i in range(len(self.headers)))
         lines = [
-            *(f"% {' '.join(note.split())}" for note in (self.title, *self.notes) if note),
+            *(f"% {one_line(note)}" for note in (self.title, *self.notes) if note),
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             _latex_line(self.headers),
@@ -59,19 +63,8 @@ class TextTable:
         return "\n".join(lines)
 
 
-#: What LaTeX gives a meaning to.
-_LATEX = str.maketrans(
-    {
-        **{sign: "\\" + sign for sign in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-    }
-)
-
-
 def _latex_line(cells: Sequence[str]) -> str:
-    return " & ".join(cell.translate(_LATEX) for cell in cells) + r" \\"
+    return " & ".join(map(latex_text, cells)) + r" \\"
 
 
 def _number(value: float | None, digits: int = 1) -> str:

@@ -5,6 +5,7 @@ Every change is one transaction, on both. A server's name is said without user a
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,13 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files import DestinationError, DiskFullError
-from stmdeploy.results.schema import bring_up_to_date, metadata
+from stmdeploy.reading import printable
+from stmdeploy.results.schema import (
+    bring_up_to_date,
+    metadata,
+    refuse_other_types,
+    refuse_programs,
+)
 
 FILE_NAME = "results.db"
 #: The one kind of server, and its driver.
@@ -24,6 +31,8 @@ SERVER_DRIVER = "postgresql+psycopg"
 _BUSY_TIMEOUT_S = 60
 _CONNECT_TIMEOUT_S = 10
 _READ_ONLY = "stmdeploy_read_only"
+#: The bytes of a document or of a process's samples: more is not ours, and must not be loaded.
+_LONGEST_VALUE = 64 * 2**20
 #: Of the lock that everybody takes who makes or migrates the tables of a server.
 _SCHEMA_LOCK = 7_302_001
 #: PostgreSQL's codes of a full disk, and of what a user may not do (class 28 and 42501).
@@ -70,7 +79,9 @@ class SqliteFile:
         self.path, self.name, self.identity = path, str(path), str(path.resolve())
         self._engine = _sqlite_engine(path)
         with self.writing() as connection:
+            refuse_programs(connection, self.name)
             bring_up_to_date(connection, self.name)
+            refuse_other_types(connection, self.name)
 
     @contextmanager
     def writing(self, *, alone: bool = False) -> Iterator[Connection]:
@@ -174,7 +185,10 @@ def _sqlite_engine(path: Path) -> Engine:
     def _connect(connection: Any, _: object) -> None:
         # BEGIN is said below, so that a writer waits for its turn at the start, not midway.
         connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
+        for pragma in (
+            "trusted_schema=OFF", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON",
+        ):  # fmt: skip
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -206,6 +220,8 @@ def _plain_errors(name: str, fault: Callable[[str, DBAPIError], StmdeployError])
         raise
     except DBAPIError as error:
         raise fault(name, error) from error
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # before SQLAlchemy sees it
+        raise _damaged(name, str(error)) from error
 
 
 def _file_fault(name: str, error: DBAPIError) -> StmdeployError:
@@ -218,9 +234,14 @@ def _file_fault(name: str, error: DBAPIError) -> StmdeployError:
         return DestinationError(
             f"cannot write to {name}: {reason}", "choose another --out or free some space"
         )
-    if "malformed" in reason or "not a database" in reason:
-        return StmdeployError(f"{name} is damaged: {reason}", "restore it, or choose another --out")
+    if any(words in reason for words in ("malformed", "not a database", "too big", "decode")):
+        return _damaged(name, reason)
     return StmdeployError(f"{name}: {reason}", "go on with --resume", ExitCode.WORKER_FAILED)
+
+
+def _damaged(name: str, reason: str) -> StmdeployError:
+    hint = "restore it, or choose another --out"
+    return StmdeployError(f"{name} is damaged: {printable(reason)[:200]}", hint)
 
 
 def _server_fault(name: str, error: DBAPIError) -> StmdeployError:
@@ -230,6 +251,11 @@ def _server_fault(name: str, error: DBAPIError) -> StmdeployError:
     if state == _DISK_FULL:
         return DiskFullError(f"{name}: {reason}", "free some space there, and --resume")
     if state.startswith(_FORBIDDEN):
+        return StmdeployError(f"{name}: {reason}", "check the user, the password and its rights")
+    connection = getattr(error.orig, "pgconn", None)
+    asked = connection is not None and (connection.used_password or connection.needs_password)
+    if asked and not error.connection_invalidated:
+        # It was reached, and asked for a password; libpq gives such refusals no code.
         return StmdeployError(f"{name}: {reason}", "check the user, the password and its rights")
     if error.connection_invalidated or not state:
         return StmdeployError(

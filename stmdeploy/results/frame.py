@@ -13,6 +13,9 @@ from stmdeploy.files import write_atomically
 from stmdeploy.results.row import Measurement, Row, ScenarioResult
 from stmdeploy.spec import LOOP
 
+#: How a cell begins that spreadsheets compute.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -144,4 +147,10 @@ def write_frame(rows: Sequence[Row], path: Path, form: str) -> None:
         write_atomically(path, buffer.getvalue())
     else:
         frame = to_timm_frame(rows) if form == "timm" else to_frame(rows)
-        write_atomically(path, frame.to_csv(index=False).encode("utf-8", "backslashreplace"))
+        safe = frame.map(lambda cell: _spreadsheet_text(cell) if isinstance(cell, str) else cell)
+        write_atomically(path, safe.to_csv(index=False).encode("utf-8", "backslashreplace"))
+
+
+def _spreadsheet_text(text: str) -> str:
+    """For a cell of CSV: a quotation mark keeps what begins a formula from being computed."""
+    return f"'{text}" if text.startswith(_FORMULA) else text

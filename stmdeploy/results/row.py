@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from stmdeploy.artifact import Document, ModelInfo, Operation
+from pydantic import Field, model_validator
+
+from stmdeploy.artifact import Document, ModelInfo, Operation, PlainText, Side
 from stmdeploy.published import Published
 from stmdeploy.spec import LOOP
+
+Count = Annotated[int, Field(ge=0)]
+Number = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0, le=1e30)]
+#: A duration that is divided by, or whose logarithm is taken.
+Ms = Annotated[float, Field(gt=0, le=1e12)]
+Percent = Annotated[float, Field(ge=0, le=100)]
 
 
 class Environment(Document):
     """The machine and software a row was measured on; None where it cannot be read."""
 
-    processor: str
-    cores: int
-    threads_available: int
-    memory_gib: float
-    gpus: tuple[str, ...]
-    os: str
-    python: str
+    processor: PlainText
+    cores: Number
+    threads_available: Number
+    memory_gib: Amount
+    gpus: tuple[PlainText, ...]
+    os: PlainText
+    python: PlainText
     virtual_machine: bool | None
-    governor: str | None
+    governor: PlainText | None
     load_average_1min: float | None
-    versions: dict[str, str]
+    versions: dict[PlainText, PlainText]
 
 
 class Conditions(Document):
@@ -50,10 +59,10 @@ class ScenarioResult(Document):
     valid: bool
     reasons: tuple[str, ...]
     queries: int
-    latency_ms_p50: float | None
-    latency_ms_p90: float | None
-    latency_ms_p99: float | None
-    throughput_images_s: float
+    latency_ms_p50: Ms | None
+    latency_ms_p90: Ms | None
+    latency_ms_p99: Ms | None
+    throughput_images_s: Amount
     target_queries_s: float | None
     target_latency_ms: float | None
     logs: str
@@ -74,12 +83,12 @@ class ProcessRun(Document):
     warmup_ms: tuple[float, ...]
     warmup_ended_by: str
     stopped_by: str
-    window_s: float
-    runtime_import_ms: float
-    load_ms: float
-    first_inference_ms: float
-    memory_before_load_mib: float
-    memory_peak_mib: float
+    window_s: Amount
+    runtime_import_ms: Amount
+    load_ms: Amount
+    first_inference_ms: Amount
+    memory_before_load_mib: Amount
+    memory_peak_mib: Amount
     device_memory_peak_mib: float | None
     energy_j: float | None
     energy_source: str
@@ -125,28 +134,28 @@ class Measurement(Document):
     verdict on the measurement itself, and ``advice`` says what to do about it.
     """
 
-    latency_ms_p50: float
-    latency_ms_p50_low: float
-    latency_ms_p50_high: float
-    latency_ms_mean: float
-    latency_ms_min: float
-    latency_ms_p90: float | None
-    latency_ms_p95: float | None
-    latency_ms_p99: float | None
-    latency_with_copies_ms_p50: float | None
-    latency_on_device_ms_p50: float | None = None
-    throughput_images_s: float
-    runtime_import_ms: float
-    load_ms: float
-    first_inference_ms: float
-    memory_before_load_mib: float
-    memory_peak_mib: float
+    latency_ms_p50: Ms
+    latency_ms_p50_low: Ms
+    latency_ms_p50_high: Ms
+    latency_ms_mean: Ms
+    latency_ms_min: Ms
+    latency_ms_p90: Ms | None
+    latency_ms_p95: Ms | None
+    latency_ms_p99: Ms | None
+    latency_with_copies_ms_p50: Ms | None
+    latency_on_device_ms_p50: Ms | None = None
+    throughput_images_s: Amount
+    runtime_import_ms: Amount
+    load_ms: Amount
+    first_inference_ms: Amount
+    memory_before_load_mib: Amount
+    memory_peak_mib: Amount
     device_memory_peak_mib: float | None
     energy_j_per_image: float | None
     energy_source: str
-    processes: int
-    samples: int
-    warmup_runs: int
+    processes: Number
+    samples: Number
+    warmup_runs: Count
     stopped_by: str
     steady: bool
     advice: tuple[str, ...]
@@ -163,9 +172,9 @@ class Rate(Document):
     ``by``: the library that reached it, or the datasheet's word for the unit.
     """
 
-    precision: str
-    tflops: float
-    by: str
+    precision: PlainText
+    tflops: Annotated[float, Field(gt=0, le=1e9)]
+    by: PlainText
 
 
 class MemoryLevel(Document):
@@ -174,8 +183,8 @@ class MemoryLevel(Document):
     ``up_to_mib`` is None for the last level, ``gb_s`` for one whose bytes cost nothing.
     """
 
-    up_to_mib: float | None
-    gb_s: float | None
+    up_to_mib: Ms | None
+    gb_s: Ms | None
 
 
 class Peaks(Document):
@@ -183,8 +192,15 @@ class Peaks(Document):
 
     kind: Literal["measured", "datasheet"]
     source: str
-    rates: tuple[Rate, ...]
-    memory: tuple[MemoryLevel, ...]
+    rates: Annotated[tuple[Rate, ...], Field(min_length=1)]
+    memory: Annotated[tuple[MemoryLevel, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _memory_has_an_end(self) -> Self:
+        """Whatever is larger than every level comes from the last, at some speed."""
+        if self.memory[-1].up_to_mib is not None or self.memory[-1].gb_s is None:
+            raise ValueError("the last level of memory has an end, or no speed")
+        return self
 
 
 class Bound(Document):
@@ -195,12 +211,12 @@ class Bound(Document):
     ``bytes`` are of the whole batch, as the graph does them.
     """
 
-    bound_ms: float
-    compute_ms: float
-    memory_ms: float
-    macs: int
-    bytes: int
-    parts_ms: dict[str, float]
+    bound_ms: Amount
+    compute_ms: Amount
+    memory_ms: Amount
+    macs: Count
+    bytes: Count
+    parts_ms: dict[str, Amount]
     rate: Rate
     peaks: Peaks
 
@@ -208,9 +224,9 @@ class Bound(Document):
 class Share95(Document):
     """A share in per cent, with its 95 % interval."""
 
-    percent: float
-    low: float
-    high: float
+    percent: Percent
+    low: Percent
+    high: Percent
 
 
 class Evaluation(Document):
@@ -221,38 +237,39 @@ class Evaluation(Document):
     ``skipped`` images could not be read, the first of them are named.
     """
 
-    artifact_sha256: str
-    model: str
-    weights: str
-    weights_sha256: str
-    image_size: tuple[int, int]
-    precision: str
-    runtime: str
-    runtime_version: str
-    provider: str
-    data: str
-    data_sha256: str
-    images: int
-    skipped: int
+    artifact_sha256: PlainText
+    model: PlainText
+    weights: PlainText
+    weights_sha256: PlainText
+    image_size: tuple[Side, Side]
+    precision: PlainText
+    runtime: PlainText
+    runtime_version: PlainText
+    provider: PlainText
+    data: PlainText
+    data_sha256: PlainText
+    images: Number
+    skipped: Count
     skipped_files: tuple[str, ...]
     top1: Share95
     top5: Share95
     reference: str | None
     agreement: Share95 | None
     reference_top1: Share95 | None
-    created_utc: str
+    created_utc: PlainText
     environment: Environment
 
 
 class PreparedArtifact(Document):
     """One export of a model, or why there is none, in words and as an exit code.
 
-    ``build_s`` is of engines.
+    ``build_s`` is of engines. ``seal`` is the manifest's, over the hashes of all files.
     """
 
     target: str
     precision: str
     path: Path | None = None
+    seal: str = ""
     sha256: str | None = None
     mib: float | None = None
     lowering: str | None = None
@@ -306,38 +323,38 @@ class Row(Document):
     one whose figures these are; empty on one machine.
     """
 
-    model: str
-    stm: str
-    scale: str
-    weights: str
-    weights_sha256: str
-    image_height_px: int
-    image_width_px: int
-    batch: int
-    precision: str
-    lowering: str | None
-    runtime: str
-    device: str
-    device_name: str
-    threads: int
-    in_flight: int
-    scenario: str
-    python: str
-    published_top1_percent: float | None
-    published_box_ap_percent: float | None
-    published_mask_ap_percent: float | None
-    parameters: int
-    macs: int
-    matmul_conv_macs: int
-    activations: int
-    uncounted_operators: dict[str, int]
-    artifact_sha256: str | None
-    artifact_mib: float | None
-    export_s: float | None
-    build_s: float | None
-    relative_l2_error: float | None
-    stmdeploy_version: str
-    started_utc: str
+    model: PlainText
+    stm: PlainText
+    scale: PlainText
+    weights: PlainText
+    weights_sha256: PlainText
+    image_height_px: Side
+    image_width_px: Side
+    batch: Number
+    precision: PlainText
+    lowering: PlainText | None
+    runtime: PlainText
+    device: PlainText
+    device_name: PlainText
+    threads: Number
+    in_flight: Number
+    scenario: PlainText
+    python: PlainText
+    published_top1_percent: Percent | None
+    published_box_ap_percent: Percent | None
+    published_mask_ap_percent: Percent | None
+    parameters: Count
+    macs: Count
+    matmul_conv_macs: Count
+    activations: Count
+    uncounted_operators: dict[PlainText, Count]
+    artifact_sha256: PlainText | None
+    artifact_mib: Amount | None
+    export_s: Amount | None
+    build_s: Amount | None
+    relative_l2_error: Amount | None
+    stmdeploy_version: PlainText
+    started_utc: PlainText
     environment: Environment
     measurement: Measurement | None
     failure: str | None
@@ -345,7 +362,7 @@ class Row(Document):
     node: str = ""
     tries: tuple[Try, ...] = ()
     bound: Bound | None = None
-    parts_ms: dict[str, float] | None = None
+    parts_ms: dict[str, Amount] | None = None
     accuracy: Evaluation | None = None
 
     @property

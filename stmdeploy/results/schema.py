@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     Column,
     Connection,
@@ -20,10 +22,12 @@ from sqlalchemy import (
 from sqlalchemy.schema import CreateTable
 
 from stmdeploy.errors import StmdeployError
+from stmdeploy.reading import printable
 
 #: 1: first version.  2: rows say when they were last measured.  3: evaluations.  4: rows of
 #: clusters, in the documents alone.
 SCHEMA_VERSION = 4
+_RESTORE = "restore it, or choose another --out"
 
 metadata = MetaData()
 version_table = Table("schema_version", metadata, Column("version", Integer, nullable=False))
@@ -89,6 +93,40 @@ MIGRATIONS = {
 }
 
 
+def refuse_programs(connection: Connection, name: str) -> None:
+    """Raises StmdeployError for a SQLite file that holds more than tables and indices: views,
+    triggers and virtual tables compute as they are read or written."""
+    listed = "SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index')"
+    virtual = "SELECT 'virtual table', name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL%'"
+    for query in (listed, virtual):
+        if found := connection.execute(text(query)).first():
+            kind, which = (printable(str(word))[:40] for word in found)
+            raise StmdeployError(
+                f"{name} holds a {kind} {which!r}, and no store of ours does", _RESTORE
+            )
+
+
+def refuse_other_types(connection: Connection, name: str) -> None:
+    """Raises StmdeployError for a SQLite file whose columns are not all there, or hold something
+    else than they say: SQLite itself does not mind."""
+    for table in metadata.sorted_tables:
+        there = {column["name"] for column in inspect(connection).get_columns(table.name)}
+        if missing := [column.name for column in table.columns if column.name not in there]:
+            raise StmdeployError(f"{name} is damaged: {table.name} has no {missing[0]}", _RESTORE)
+        wrong = " OR ".join(map(_is_other, table.columns))
+        if connection.execute(text(f"SELECT 1 FROM {table.name} WHERE {wrong} LIMIT 1")).first():
+            raise StmdeployError(
+                f"{name} is damaged: {table.name} holds values of another type", _RESTORE
+            )
+
+
+def _is_other(column: Column[Any]) -> str:
+    kinds = {Integer: "integer", LargeBinary: "blob"}
+    kind = next((kinds[k] for k in kinds if isinstance(column.type, k)), "text")
+    allowed = f"'{kind}', 'null'" if column.nullable else f"'{kind}'"
+    return f"typeof({column.name}) NOT IN ({allowed})"
+
+
 def bring_up_to_date(connection: Connection, name: str, *, create: bool = True) -> None:
     """Makes the tables of an empty store, or migrates an older one.
 
@@ -103,9 +141,12 @@ def bring_up_to_date(connection: Connection, name: str, *, create: bool = True) 
         metadata.create_all(connection)
         connection.execute(version_table.insert().values(version=SCHEMA_VERSION))
         return
-    if version_table.name not in known:
+    if not known >= {table.name for table in (version_table, sweeps, models, rows, processes)}:
         raise StmdeployError(f"{name} holds no stmdeploy results", "choose another --store")
-    version = connection.execute(select(version_table.c.version)).scalar_one()
+    versions = connection.execute(select(version_table.c.version)).scalars().all()
+    if len(versions) != 1 or type(versions[0]) is not int or versions[0] < 1:
+        raise StmdeployError(f"{name} does not say of which schema it is", _RESTORE)
+    version = versions[0]
     if version > SCHEMA_VERSION:
         raise StmdeployError(
             f"{name} has schema {version}, this stmdeploy writes {SCHEMA_VERSION}",

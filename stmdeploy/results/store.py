@@ -6,28 +6,33 @@ and nothing else.
 
 from __future__ import annotations
 
+import re
 import zlib
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import overload
 
-from pydantic import ValidationError
 from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from stmdeploy.errors import StmdeployError
+from stmdeploy.reading import parse_document, printable
 from stmdeploy.results.database import FILE_NAME, Database, PostgresServer, SqliteFile
 from stmdeploy.results.merging import take_over
 from stmdeploy.results.newest import Entry, NewestRows, newest_measured, newest_states
 from stmdeploy.results.row import Evaluation, Prepared, ProcessRun, Row
 from stmdeploy.results.schema import evaluations, models, processes, rows, sweeps
+from stmdeploy.sweep import RowSpec, SweepSpec
 
 PLANNED, MEASURING, DONE, FAILED = "planned", "measuring", "done", "failed"
 #: New ones come last: older processes end before them.
 _SERIES = ("samples_ms", "copies_ms", "warmup_ms", "device_ms")
+#: Ten minutes of an inference of 0.1 ms, and a year of one: whatever is beyond is no measurement.
+_MOST_SAMPLES, _LONGEST_MS = 6_000_000, 3.2e10
+_MEASURE_AGAIN = "measure again"
+_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,15 @@ class PlannedRow:
     key: str
     spec: str
     state: str
+
+    @property
+    def row(self) -> RowSpec:
+        """What the row is.
+
+        Raises:
+            StmdeployError: its spec is damaged.
+        """
+        return RowSpec.from_json(self.spec, f"row {self.position} of the sweep")
 
 
 @dataclass(frozen=True)
@@ -64,18 +78,44 @@ def pack(process: ProcessRun) -> bytes:
     return zlib.compress(numbers.tobytes())
 
 
-def unpack(document: str, packed: bytes) -> ProcessRun:
-    """A process out of its document and its series."""
+def unpack(document: str, packed: bytes, where: str) -> ProcessRun:
+    """A process out of its document and its series.
+
+    Raises:
+        StmdeployError: either is damaged; `where` says what they are of.
+    """
+    process = parse_document(ProcessRun.model_validate_json, document, where, _MEASURE_AGAIN)
+    try:
+        series = _series(packed)
+    except (ValueError, OverflowError, zlib.error) as error:
+        raise StmdeployError(f"{where} has damaged samples: {error}", _MEASURE_AGAIN) from error
+    return process.model_copy(update=series)
+
+
+def _series(packed: bytes) -> dict[str, tuple[float, ...]]:
+    """What `pack` packed.
+
+    Raises:
+        ValueError, OverflowError, zlib.error: it is something else.
+    """
+    content = zlib.decompressobj().decompress(packed, _MOST_SAMPLES * 8 + 1)
+    if len(content) > _MOST_SAMPLES * 8:
+        raise ValueError(f"they are more than {_MOST_SAMPLES}")
     numbers = array("d")
-    numbers.frombytes(zlib.decompress(packed))
+    numbers.frombytes(content)
     series, at = {}, 0
     for name in _SERIES:
         if at == len(numbers):
             break
         length = int(numbers[at])
-        series[name] = tuple(numbers[at + 1 : at + 1 + length])
+        values = tuple(numbers[at + 1 : at + 1 + length])
+        if length != len(values) or not all(0 < value < _LONGEST_MS for value in values):
+            raise ValueError("they are cut short, or no durations")
+        series[name] = values
         at += 1 + length
-    return ProcessRun.model_validate_json(document).model_copy(update=series)
+    if not series.get("samples_ms"):
+        raise ValueError("there are none")
+    return series
 
 
 class Store:
@@ -155,6 +195,14 @@ class Store:
             query = select(sweeps.c.spec).where(sweeps.c.id == sweep)
             return str(connection.execute(query).scalar_one())
 
+    def asked(self, sweep: str) -> SweepSpec:
+        """What was asked for.
+
+        Raises:
+            StmdeployError: it is damaged.
+        """
+        return SweepSpec.from_json(self.sweep_spec(sweep), f"sweep {sweep} of {self.name}")
+
     def sweeps(self) -> tuple[SweepInfo, ...]:
         """Every sweep, the oldest first."""
         with self._reading() as connection:
@@ -171,7 +219,17 @@ class Store:
         states: dict[str, dict[str, int]] = {}
         for sweep, state, number in counted:
             states.setdefault(sweep, {})[state] = number
+        for sweep, _ in listed:
+            self._check_id(sweep)
         return tuple(SweepInfo(i, created, states.get(i, {})) for i, created in listed)
+
+    def _check_id(self, sweep: str) -> None:
+        """Raises StmdeployError for an id that is none of ours: folders are named by it."""
+        if not _ID.fullmatch(sweep):
+            raise StmdeployError(
+                f"{self.name} has a sweep named {printable(sweep)[:60]!r}, which is no id of one",
+                "restore it, or choose another --out",
+            )
 
     def find_sweep(self, sweep: str | None, *, unfinished: bool = False) -> SweepInfo:
         """A sweep by its id or the beginning of it; the newest for None.
@@ -221,10 +279,13 @@ class Store:
         """The models of a sweep that are prepared, by their position in its spec."""
         with self._reading() as connection:
             query = select(models.c.position, models.c.prepared).where(models.c.sweep == sweep)
-            return {
-                position: Prepared.model_validate_json(document)
-                for position, document in connection.execute(query)
-            }
+            found = connection.execute(query).all()
+        where = f"a model of sweep {sweep} of {self.name}"
+        validate = Prepared.model_validate_json
+        return {
+            position: parse_document(validate, document, where, _MEASURE_AGAIN)
+            for position, document in found
+        }
 
     def save_prepared(self, sweep: str, position: int, prepared: Prepared) -> None:
         """Keeps a prepared model; one that was there is replaced."""
@@ -245,7 +306,8 @@ class Store:
                 processes.c.sweep == sweep, processes.c.position == position
             )
             found = connection.execute(query.order_by(processes.c.number)).all()
-        return tuple(unpack(document, packed) for document, packed in found)
+        where = f"a process of row {position} of sweep {sweep} of {self.name}"
+        return tuple(unpack(document, packed, where) for document, packed in found)
 
     def add_process(
         self, sweep: str, position: int, number: int, process: ProcessRun, row: Row, state: str
@@ -382,7 +444,8 @@ class Store:
         with self._reading() as connection:
             query = select(evaluations.c.evaluation).order_by(evaluations.c.created_utc)
             found = connection.execute(query).scalars().all()
-        return tuple(self._read(document, Evaluation) for document in found)
+        validate, where = Evaluation.model_validate_json, f"an evaluation of {self.name}"
+        return tuple(parse_document(validate, one, where, _MEASURE_AGAIN) for one in found)
 
     def _with_accuracy(self, found: list[Row]) -> tuple[Row, ...]:
         # A quick look at a few images does not take the place of a whole data set.
@@ -395,22 +458,10 @@ class Store:
 
         return tuple(row.model_copy(update={"accuracy": best.get(place(row))}) for row in found)
 
-    @overload
-    def _read(self, document: str) -> Row: ...
-
-    @overload
-    def _read(self, document: str, kind: type[Evaluation]) -> Evaluation: ...
-
-    def _read(self, document: str, kind: type[Row | Evaluation] = Row) -> Row | Evaluation:
-        try:
-            return kind.model_validate_json(document)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise StmdeployError(
-                f"a row of {self.name} is damaged at {'.'.join(map(str, first['loc']))}: "
-                f"{first['msg']}",
-                "measure again",
-            ) from error
+    def _read(self, document: str) -> Row:
+        return parse_document(
+            Row.model_validate_json, document, f"a row of {self.name}", _MEASURE_AGAIN
+        )
 
     def measured(self, sweep: str) -> dict[int, Row]:
         """The finished rows of a sweep by their position; failed ones are left out."""
@@ -420,6 +471,12 @@ class Store:
             )
             found = connection.execute(query.order_by(rows.c.position)).all()
         return {position: self._read(document) for position, document in found}
+
+    def forget_processes(self, sweep: str, position: int) -> None:
+        """Takes out what was measured of one row."""
+        with self._writing() as connection:
+            mine = processes.c.sweep == sweep, processes.c.position == position
+            connection.execute(delete(processes).where(*mine))
 
     def drop_samples(self, sweep: str) -> None:
         """Takes the raw samples of a sweep out; its figures stay."""
@@ -436,8 +493,14 @@ class Store:
         Returns:
             How many sweeps, and how many processes, are new here.
         """
-        with other._reading() as source, self._writing(alone=True) as target:
-            return take_over(source, target)
+        try:
+            with other._reading() as source, self._writing(alone=True) as target:
+                return take_over(source, target)
+        except IntegrityError as error:
+            raise StmdeployError(
+                f"{other.name} is damaged: it holds parts of sweeps that are not there",
+                "restore it, or merge another",
+            ) from error
 
 
 def _hold(connection: Connection, sweep: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from stmdeploy.regression.bundle import Baseline
 from stmdeploy.regression.formats import words
 from stmdeploy.regression.outcome import CheckResult
@@ -57,16 +55,4 @@ def baseline_table(baseline: Baseline) -> TextTable:
 
 def markdown(result: CheckResult) -> str:
     """The table in Markdown, with a headline; names stay text."""
-    table = check_table(result)
-    safe = replace(
-        table,
-        cells=tuple(tuple(_escaped(cell) for cell in line) for line in table.cells),
-        notes=tuple(_escaped(note) for note in table.notes),
-    )
-    return f"### Latency: {words.summary(result)}\n\n{safe.markdown()}\n"
-
-
-def _escaped(text: str) -> str:
-    for mark in "\\`*_[]<>|#~":
-        text = text.replace(mark, "\\" + mark)
-    return " ".join(text.split())
+    return f"### Latency: {words.summary(result)}\n\n{check_table(result).markdown()}\n"

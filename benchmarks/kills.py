@@ -124,12 +124,14 @@ def main() -> None:
             time.sleep(0.05)
             before = check(folder, before)
             if process.poll() is not None:
-                process = profile(folder, *(["--resume"] if unfinished(folder) else sweep))
+                process = profile(
+                    folder, *(["--resume", "--trust"] if unfinished(folder) else sweep)
+                )
             if sum(struck.values()) % 20 == 0:
                 print(dict(struck), file=sys.stderr, flush=True)
         process.wait()
         while unfinished(folder):
-            profile(folder, "--resume").wait()
+            profile(folder, "--resume", "--trust").wait()
         check(folder, before)
         states: Counter[str] = Counter()
         sweeps = Store(folder / "stmdeploy-results").sweeps()

@@ -18,6 +18,7 @@ from tests.artifacts import SharedArtifacts
 from tests.fakes import RecordedProgress
 
 DATA = Path(__file__).parent / "data"
+pytest_plugins = ["tests.hostile.good"]
 
 #: A machine that exists nowhere.
 TEST_ENVIRONMENT = {
@@ -86,7 +87,7 @@ def progress() -> RecordedProgress:
     return RecordedProgress()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_row() -> Callable[..., Row]:
     """Builds a row; keyword arguments overwrite its fields."""
 
@@ -165,7 +166,7 @@ def make_row() -> Callable[..., Row]:
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_process() -> Callable[..., ProcessRun]:
     """Builds a process of a row; keyword arguments overwrite its fields."""
 

@@ -86,7 +86,7 @@ def evaluation(
     row: Row, percent: float, created: str = "2026-01-01", half: float = 1.0
 ) -> Evaluation:
     """An evaluation of a row's artifact with a top-1, give or take half its interval."""
-    share = Share95(percent=percent, low=percent - half, high=percent + half)
+    share = Share95(percent=percent, low=max(0.0, percent - half), high=min(100.0, percent + half))
     return Evaluation(
         artifact_sha256=str(row.artifact_sha256), model=row.model, weights="checkpoint",
         weights_sha256="0" * 64, image_size=(224, 224), precision="fp32", runtime=row.runtime,

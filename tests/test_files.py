@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.files import sha256_of, staging, writable, write_atomically
+from stmdeploy.files import (
+    remove_leftovers,
+    scratch_folder,
+    sha256_of,
+    staging,
+    temporary_folder,
+    writable,
+    write_atomically,
+)
 
 
 def test_a_failure_removes_what_was_made(tmp_path: Path) -> None:
@@ -66,3 +77,68 @@ def test_a_full_disk_behind_a_librarys_error(tmp_path: Path) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
         except OSError:
             raise RuntimeError("writer failed")  # noqa: B904
+
+
+LEAVES = """
+import os, sys
+from pathlib import Path
+from stmdeploy.files import scratch_folder, staging
+with staging(Path(sys.argv[1])) as one, scratch_folder("test") as other:
+    (one / "half").write_bytes(b"x" * 1000)
+    (other / "half").write_bytes(b"x")
+    print(one, other, flush=True)
+    if sys.argv[2] == "wait":
+        sys.stdin.readline()
+    os.kill(os.getpid(), 9)
+"""
+
+
+def leave(folder: Path, how: str) -> tuple[subprocess.Popen[str], Path, Path]:
+    """A process with scratch folders, which it leaves behind, or still holds."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", LEAVES, str(folder), how], text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    one, other = map(Path, process.stdout.readline().split())
+    return process, one, other
+
+
+def test_what_a_killed_process_left_goes_with_the_next_command(tmp_path: Path) -> None:
+    process, one, other = leave(tmp_path, "die")
+    process.wait()
+    assert (one / "half").exists() and (other / "half").exists()
+    write_atomically(tmp_path / "a", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    with scratch_folder("test"):
+        assert not other.exists()
+
+
+def test_what_a_living_process_works_on_stays(tmp_path: Path) -> None:
+    process, one, other = leave(tmp_path, "wait")
+    write_atomically(tmp_path / "a", b"new")
+    remove_leftovers(tmp_path)
+    with scratch_folder("test"):
+        assert (one / "half").exists() and (other / "half").exists()
+    process.kill()
+    process.communicate()
+    remove_leftovers(tmp_path)
+    assert not one.exists()
+
+
+def test_somebody_elses_temporary_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may make a folder of our name in /tmp, or a link."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    place = tmp_path / f"stmdeploy-{os.getuid()}"
+    place.symlink_to("/")
+    with pytest.raises(StmdeployError, match="not this user's alone"):
+        temporary_folder()
+    place.unlink()
+    place.mkdir()
+    place.chmod(0o777)
+    with pytest.raises(StmdeployError, match="not this user's alone"):
+        temporary_folder()
+    place.rmdir()
+    assert temporary_folder().stat().st_mode & 0o777 == 0o700

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +15,11 @@ import pytest
 
 from stmdeploy import StmdeployError
 from stmdeploy.artifact import read_artifact
-from stmdeploy.pipeline import SweepResult, check_sweep, profile, prune, resume
+from stmdeploy.contracts import Silent
+from stmdeploy.pipeline import SweepResult, check_sweep, export_model, profile, prune, resume
 from stmdeploy.results.row import Row
 from stmdeploy.results.store import DONE, FAILED, MEASURING, Store
-from stmdeploy.spec import ModelSpec, RunSpec, SamplingSpec
+from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec, SamplingSpec
 from stmdeploy.sweep import SweepSpec
 from tests.fakes import RecordedProgress
 
@@ -210,13 +211,13 @@ def test_an_unfinished_sweep_is_resumed() -> None:
     _set_state(store, 1, MEASURING)  # killed between a process and the end of its row
     again: list[Row] = []
     progress = RecordedProgress()
-    resumed = resume(Path("out"), None, progress, again.append)
+    resumed = resume(Path("out"), None, progress, again.append, trust=True)
     assert [row.batch for row in again] == [2]
     assert resumed.sweep.states == {DONE: 2}
     assert not any(step.startswith("exporting") for step in progress.steps)
     assert len(store.processes(name, 1)) == 1
     with pytest.raises(StmdeployError, match="has no unfinished sweep"):
-        resume(Path("out"), None, progress, again.append)
+        resume(Path("out"), None, progress, again.append, trust=True)
 
 
 def test_a_tampered_artifact_is_made_again_before_it_is_measured() -> None:
@@ -227,7 +228,7 @@ def test_a_tampered_artifact_is_made_again_before_it_is_measured() -> None:
     artifact.write_bytes(good + b"x")
     _set_state(store, 0, FAILED)
     progress = RecordedProgress()
-    resumed = resume(Path("out"), None, progress, lambda _: None, retry_failed=True)
+    resumed = resume(Path("out"), None, progress, lambda _: None, retry_failed=True, trust=True)
     assert any(step.startswith("exporting") for step in progress.steps)
     assert resumed.sweep.states == {DONE: 1}
     assert artifact.read_bytes() == good
@@ -345,3 +346,64 @@ def test_pruning_takes_the_artifacts_too() -> None:
     prune(store, result.sweep.id, samples_only=False)
     assert store.sweeps() == ()
     assert not list(Path("out/artifacts").iterdir())
+
+
+class Swaps(RecordedProgress):
+    """Exchanges the artifact for another when a certain process of a row is about to begin."""
+
+    def __init__(self, begins: str, change: Callable[[Path], None]) -> None:
+        super().__init__()
+        self._begins, self._change = begins, change
+
+    def step(self, text: str) -> None:
+        super().step(text)
+        if text.endswith(self._begins):
+            (artifact,) = Path("out/artifacts").glob("*/*.onnx")
+            self._change(artifact)
+
+
+def _one_byte(artifact: Path) -> None:
+    content = bytearray(artifact.read_bytes())
+    content[-1] ^= 1
+    artifact.write_bytes(content)
+
+
+def _another(artifact: Path) -> None:
+    """With a manifest of its own, which is whole."""
+    export_model(ExportSpec(replace(SMALL, seed=7), "onnx", artifact.parent), Silent())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [_one_byte, _another])
+def test_an_artifact_that_is_exchanged_midway_is_not_measured(
+    change: Callable[[Path], None],
+) -> None:
+    runs, sampling = (RunSpec("onnxruntime", 1, 1),), replace(FAST, processes=2)
+    spec = sweep(*runs, models=(SMALL,), sampling=sampling)
+    (row,) = profile(spec, Path("out"), Swaps("process 2", change), lambda _: None).rows
+    assert row.measurement is None
+    assert "changed" in (row.failure or "") or "another artifact" in (row.failure or "")
+
+
+@pytest.mark.slow
+def test_a_row_that_is_gone_on_with_is_of_one_artifact() -> None:
+    """What was measured of an artifact that is not there any more is measured again."""
+    runs, sampling = (RunSpec("onnxruntime", 1, 1),), replace(FAST, processes=2)
+    spec = sweep(*runs, models=(SMALL,), sampling=sampling)
+
+    def interrupt(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        profile(spec, Path("out"), Swaps("process 2", interrupt), lambda _: None)
+    store = Store(Path("out"))
+    (info,) = store.sweeps()
+    (old,) = store.processes(info.id, 0)
+    measured = store.rows(info.id)[0].artifact_sha256
+    with sqlite3.connect("out/results.db") as connection:  # as if of the artifact before
+        connection.execute("UPDATE rows SET row = replace(row, ?, ?)", (measured, "0" * 64))
+    progress = RecordedProgress()
+    (row,) = resume(Path("out"), None, progress, lambda _: None).rows
+    assert row.failure is None and row.artifact_sha256 == measured
+    assert old not in store.processes(info.id, 0)
+    assert any("measured again" in text for text in progress.warnings)

@@ -94,7 +94,7 @@ def test_profiles_of_a_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("title = ", "cannot be read"),
+        ("title = ", "is not TOML"),
         ("title = 'x'", "names: field required"),
         (OWN + "fp16 = 'fast'", "peak_tflops.fp16: input should be a valid number"),
         ("speed = 3\n" + OWN, "speed: unexpected"),

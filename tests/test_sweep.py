@@ -31,9 +31,9 @@ def test_a_row_asked_for_twice_is_one() -> None:
 
 
 def test_specs_come_back_from_json() -> None:
-    assert SweepSpec.from_json(SWEEP.to_json()) == SWEEP
+    assert SweepSpec.from_json(SWEEP.to_json(), "it") == SWEEP
     row = SWEEP.rows()[3]
-    assert RowSpec.from_json(row.to_json()) == row
+    assert RowSpec.from_json(row.to_json(), "it") == row
 
 
 def test_every_round_has_its_own_order_and_every_row() -> None:

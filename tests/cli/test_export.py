@@ -61,8 +61,8 @@ def test_inspect_without_a_graph(folder: Path, capsys: pytest.CaptureFixture[str
     ("name", "flags", "says"),
     [
         ("unified_convnext_nano-32x32-fp32.onnx", ["--layers"], "is no engine"),
-        ("nosuch.onnx", [], "No such file"),
-        ("", [], "name an artifact"),
+        ("nosuch.onnx", [], "no such file"),
+        ("", [], "name the artifact"),
         ("..", [], "is a folder"),
     ],
 )

@@ -104,9 +104,37 @@ def test_a_full_stdout_is_one_line() -> None:
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("streams", "codes"),
+    [
+        ("2>/dev/full", {0, 2}), (">/dev/full 2>/dev/full", {2}), (">&-", {2, 141}),
+        ("2>&-", {0, 2}), (">&- 2>&-", {2, 141}), ("<&- 2>/dev/full", {0, 2}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "words", ["list", "results show --out none", "export --stm none", "--help", "nonsense"]
+)
+def test_streams_that_are_full_or_closed_are_no_regression(
+    streams: str, codes: set[int], words: str, tmp_path: Path
+) -> None:
+    """Nor a traceback: 1 is a verdict, and nothing but a verdict."""
+    command = f"{sys.executable} -m stmdeploy {words} {streams}"
+    result = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert result.returncode in codes | {70}
+    assert result.returncode != 1
+    assert "Traceback" not in result.stderr + result.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "sent", [pytest.param(signal.SIGINT, marks=pytest.mark.nightly), signal.SIGTERM]
+    "sent",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.nightly),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.nightly),
+        signal.SIGHUP,
+    ],
 )
 def test_an_interrupted_profile_keeps_its_rows(sent: signal.Signals, tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -63,7 +63,7 @@ class LocalCluster:
 
     def is_measuring(self, name: str) -> bool:
         """Whether a process of a row runs on a node now: it holds the machine's lock."""
-        for path in (self._folder / name).glob("stmdeploy-*.lock"):
+        for path in (self._folder / name).rglob("measuring.lock"):
             with path.open("a") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

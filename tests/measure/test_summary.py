@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stmdeploy.measure.summary import summarize, wants_more
+from stmdeploy.measure.summary import longest_row_s, summarize, wants_more
 from stmdeploy.results.row import Conditions, ProcessRun
 from stmdeploy.spec import RunSpec, SamplingSpec, ScenarioSpec
 
@@ -96,3 +96,18 @@ def test_loadgen_decides_for_itself(make_process: MakeProcess) -> None:
     run = RunSpec("fake", 4, 2, scenario=ScenarioSpec("offline"))
     assert wants_more([], run, SPEC)
     assert not wants_more([make_process()], run, SPEC)
+
+
+def test_processes_of_a_fast_model_end_within_what_a_plan_promises(
+    make_process: MakeProcess,
+) -> None:
+    """0.06 ms an inference: every process meets its own target at once, and they differ."""
+    processes: list[ProcessRun] = []
+    while wants_more(processes, RUN, SPEC):
+        slow = 1.5 if len(processes) % 2 else 1.0
+        processes.append(
+            make_process(samples_ms=(0.06 * slow,) * 64, window_s=0.004, runtime_import_ms=60.0)
+        )
+        assert len(processes) < 50
+    assert len(processes) > SPEC.processes, "some more are tried"
+    assert 0.5 * len(processes) <= longest_row_s(SPEC) == 3 * (1 + 3 + 3)

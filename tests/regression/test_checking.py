@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from benchmarks.slowed import slow_down
-from stmdeploy.artifact import Manifest, file_info, manifest_path, read_artifact
+from stmdeploy.artifact import Manifest, manifest_path, read_artifact
 from stmdeploy.cli.main import main
 from stmdeploy.pipeline import export_model
-from stmdeploy.regression.bundle import DOCUMENT, Baseline, open_bundle
+from stmdeploy.regression.bundle import DOCUMENT, Baseline, member_info, open_bundle
 from stmdeploy.regression.creating import create_baseline
 from stmdeploy.spec import ExportSpec, RunSpec
 from tests.fakes import RecordedProgress
@@ -29,7 +29,7 @@ def check(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[s
     """Runs the command; its exit code, and the only row of its document."""
 
     def run(*arguments: str | Path) -> tuple[int, dict[str, Any]]:
-        code = main(["check", *map(str, arguments), "--json"])
+        code = main(["check", *map(str, arguments), "--trust", "--json"])
         document = json.loads(capsys.readouterr().out)
         assert document["exit_code"] == code
         (row,) = document["rows"]
@@ -43,7 +43,7 @@ def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """Runs the command; its exit code and the one line that it ends with."""
 
     def run(*arguments: str | Path) -> tuple[int, str]:
-        code = main(["check", *map(str, arguments)])
+        code = main(["check", *map(str, arguments), "--trust"])
         captured = capsys.readouterr()
         assert captured.out == ""
         assert "Traceback" not in captured.err
@@ -81,9 +81,7 @@ def test_a_faster_candidate_is_an_improvement(
         for name in (in_its_folder.slowed.name, f"{in_its_folder.slowed.name}.json"):
             place = (tmp_path / "slow" / row.artifact).with_name(name)
             shutil.copyfile(in_its_folder.slowed.with_name(name), place)
-        files = tuple(
-            file_info(tmp_path / "slow" / file.name, file.name) for file in baseline.files
-        )
+        files = tuple(member_info(tmp_path / "slow", file.name) for file in baseline.files)
         return baseline.model_copy(update={"files": files})
 
     path = edited(in_its_folder, tmp_path / "slow", slow)

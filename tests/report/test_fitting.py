@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from stmdeploy.report.fitting import GAP, Fit, fit, one_line
+from stmdeploy.reading import one_line
+from stmdeploy.report.fitting import GAP, Fit, fit
 from stmdeploy.report.tables import TextTable
 
 #: Natural widths: 4, 5, 10, 7; with the headers wrapped: 4, 5, 7, 5.

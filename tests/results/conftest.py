@@ -61,8 +61,8 @@ def postgres_url() -> Iterator[str]:
     """A server of this session's own."""
     if postgres.programs() is None:
         pytest.skip("PostgreSQL is not installed")
-    with postgres.server() as url:
-        yield url
+    with postgres.server() as made:
+        yield made.url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

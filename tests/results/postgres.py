@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import create_engine, text
@@ -33,9 +34,38 @@ def _as_owner(command: list[str | Path]) -> None:
     subprocess.run(words, check=True, capture_output=True, timeout=600)
 
 
+@dataclass(frozen=True)
+class Server:
+    """A server; `url` is of its own database, password included, others are made by `database`."""
+
+    url: str
+    home: Path
+    port: int
+
+    def start(self) -> None:
+        """Starts it, and waits until it answers."""
+        options = f"-h 127.0.0.1 -p {self.port} -k {self.home} -c fsync=off"
+        self._control("-w", "-l", self.home / "log", "-o", options, "start")
+
+    def stop(self) -> None:
+        """Ends it at once, as a crash does."""
+        self._control("-m", "immediate", "stop")
+
+    def processes(self) -> list[int]:
+        """Those that it consists of now."""
+        main = int((self.home / "data" / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+        return [main, *map(int, children)]
+
+    def _control(self, *words: str | Path) -> None:
+        folder = programs()
+        assert folder is not None
+        _as_owner([folder / "pg_ctl", "-D", self.home / "data", *words])
+
+
 @contextmanager
-def server() -> Iterator[str]:
-    """The URL, password included, of a server's own database; others are made by `database`."""
+def server() -> Iterator[Server]:
+    """A server that is there as long as the body runs."""
     folder = programs()
     assert folder is not None
     with socket.socket() as probe:
@@ -47,14 +77,14 @@ def server() -> Iterator[str]:
     if os.getuid() == 0:
         for path in (home, password):
             shutil.chown(path, "postgres")
-    data, options = home / "data", f"-h 127.0.0.1 -p {port} -k {home} -c fsync=off"
-    _as_owner([folder / "initdb", "-D", data, "-U", "owner", "-A", "scram-sha-256",
+    _as_owner([folder / "initdb", "-D", home / "data", "-U", "owner", "-A", "scram-sha-256",
                f"--pwfile={password}", "-E", "UTF8", "--locale=C"])  # fmt: skip
+    made = Server(f"postgresql+psycopg://owner:{_QUOTED}@127.0.0.1:{port}/postgres", home, port)
     try:
-        _as_owner([folder / "pg_ctl", "-D", data, "-w", "-l", home / "log", "-o", options, "start"])
-        yield f"postgresql+psycopg://owner:{_QUOTED}@127.0.0.1:{port}/postgres"
+        made.start()
+        yield made
     finally:
-        _as_owner([folder / "pg_ctl", "-D", data, "-m", "immediate", "stop"])
+        made.stop()
         shutil.rmtree(home)
 
 

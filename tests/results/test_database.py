@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +17,7 @@ from stmdeploy import StmdeployError
 from stmdeploy.cli.main import main
 from stmdeploy.results.database import server_url
 from stmdeploy.results.row import ProcessRun, Row
-from stmdeploy.results.store import DONE, FAILED, MEASURING, Store
+from stmdeploy.results.store import DONE, FAILED, MEASURING, PLANNED, Store
 from tests.fakes import evaluation
 from tests.results import postgres
 from tests.results.conftest import Backend
@@ -28,7 +33,7 @@ def _filled(folder: Path, make_row: MakeRow, make_process: MakeProcess) -> Store
     for sweep in ("s1", "s2"):
         store.add_sweep(sweep, '{"of": "%"}', [(str(i), f"spec {i}") for i in range(500)])
         for i in range(450):
-            process = make_process(samples_ms=(0.1 * i, 1e-9, 3.3333333333333335))
+            process = make_process(samples_ms=(0.1 * i + 0.1, 1e-9, 3.3333333333333335))
             state = MEASURING if i % 7 else DONE
             assert store.add_process(sweep, i, 0, process, make_row(batch=i + 1), state)
         store.save_row(
@@ -124,15 +129,15 @@ def test_the_command_line_over_a_server(
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "message", "code"),
     [
-        ("wrong-password", "cannot be reached|password"),
-        ("wrong-port", "cannot be reached"),
-        ("wrong-database", "does not exist"),
+        ("wrong-password", "password", 2),
+        ("wrong-port", "cannot be reached", 5),
+        ("wrong-database", "does not exist", 2),
     ],
 )
 def test_a_server_that_is_not_there_is_one_line(
-    postgres_url: str, tmp_path: Path, change: str, message: str
+    postgres_url: str, tmp_path: Path, change: str, message: str, code: int
 ) -> None:
     whole = server_url(postgres_url)
     changed = {
@@ -142,6 +147,7 @@ def test_a_server_that_is_not_there_is_one_line(
     }[change]
     with pytest.raises(StmdeployError, match=message) as caught:
         Store(tmp_path, url=changed.render_as_string(hide_password=False))
+    assert caught.value.code == code
     said = str(caught.value)
     assert "secret-guess" not in said and "word/with" not in said and "\n" not in said
 
@@ -171,3 +177,59 @@ def test_the_password_of_libpq_is_enough(
     bare = server_url(postgres_url).set(password=None).render_as_string(hide_password=False)
     monkeypatch.setenv("PGPASSWORD", postgres.PASSWORD)
     assert Store(tmp_path, url=bare, create=True).sweeps() == ()
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[postgres.Server]:
+    """One that may be stopped."""
+    if postgres.programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    with postgres.server() as made:
+        yield made
+
+
+def _begun(server: postgres.Server, name: str, folder: Path) -> Store:
+    store = Store(folder, url=postgres.database(server.url, name), create=True)
+    store.add_sweep("s", "{}", [(str(i), "") for i in range(5)])
+    return store
+
+
+@pytest.mark.slow
+def test_a_server_that_stops_midway_loses_and_doubles_nothing(
+    own_server: postgres.Server, tmp_path: Path, make_row: MakeRow, make_process: MakeProcess
+) -> None:
+    store = _begun(own_server, "stops", tmp_path)
+    assert store.add_process("s", 0, 0, make_process(), make_row(), DONE)
+    own_server.stop()
+    with pytest.raises(StmdeployError, match=r"cannot be reached|terminating|closed") as caught:
+        store.add_process("s", 1, 0, make_process(), make_row(), DONE)
+    assert caught.value.code == 5 and "\n" not in str(caught.value)
+    own_server.start()
+    assert store.add_process("s", 1, 0, make_process(), make_row(), DONE)
+    assert not store.add_process("s", 0, 0, make_process(), make_row(), DONE)
+    assert [row.state for row in store.planned("s")] == [DONE, DONE, PLANNED, PLANNED, PLANNED]
+    assert len(store.processes("s", 1)) == 1
+
+
+@pytest.mark.slow
+def test_a_server_that_is_frozen_midway_loses_and_doubles_nothing(
+    own_server: postgres.Server, tmp_path: Path, make_row: MakeRow, make_process: MakeProcess
+) -> None:
+    store = _begun(own_server, "freezes", tmp_path)
+    store.planned("s")  # a connection that is there when it freezes
+    frozen = own_server.processes()
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            adding = pool.submit(store.add_process, "s", 0, 0, make_process(), make_row(), DONE)
+            time.sleep(1)
+            assert not adding.done(), "it waits"
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+            assert adding.result(timeout=600)
+    finally:
+        for pid in frozen:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+    assert len(store.processes("s", 0)) == 1

@@ -68,3 +68,14 @@ def test_timms_columns(tmp_path: Path, make_row: MakeRow) -> None:
 def test_unknown_formats_are_refused(tmp_path: Path, make_row: MakeRow) -> None:
     with pytest.raises(StmdeployError, match="end the name in"):
         write_frame([make_row()], tmp_path / "rows.xls", "xls")
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(0)", "+1", "-1", "@SUM(A1)", "\tx"])
+def test_a_cell_that_begins_a_formula_is_text(tmp_path: Path, make_row: MakeRow, name: str) -> None:
+    path = tmp_path / "rows.csv"
+    write_frame([make_row(model=name, relative_l2_error=-0.5)], path, "csv")
+    frame = pd.read_csv(path)
+    assert frame["model"].tolist() == [f"'{name}"]
+    assert frame["relative_l2_error"].tolist() == [-0.5], "numbers stay numbers"
+    write_frame([make_row(model=name)], path, "timm")
+    assert pd.read_csv(path)["model"].tolist() == [f"'{name}"]

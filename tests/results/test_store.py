@@ -31,7 +31,7 @@ def store(backend: Backend) -> Store:
 def test_samples_come_back_as_they_were(make_process: MakeProcess) -> None:
     process = make_process(samples_ms=(0.1, 2.5, 1e9), copies_ms=(), warmup_ms=(3.0,))
     bare = process.model_copy(update={"samples_ms": (), "copies_ms": (), "warmup_ms": ()})
-    assert unpack(bare.model_dump_json(), pack(process)) == process
+    assert unpack(bare.model_dump_json(), pack(process), "it") == process
 
 
 def test_processes_of_older_versions_end_sooner(make_process: MakeProcess) -> None:
@@ -41,9 +41,11 @@ def test_processes_of_older_versions_end_sooner(make_process: MakeProcess) -> No
         update=dict.fromkeys(("samples_ms", "copies_ms", "warmup_ms", "device_ms"), ())
     )
     packed = pack(process)
-    assert unpack(bare.model_dump_json(), packed) == process
+    assert unpack(bare.model_dump_json(), packed, "it") == process
     older = zlib.compress(zlib.decompress(packed)[: -3 * 8])
-    assert unpack(bare.model_dump_json(), older) == process.model_copy(update={"device_ms": ()})
+    assert unpack(bare.model_dump_json(), older, "it") == process.model_copy(
+        update={"device_ms": ()}
+    )
 
 
 def test_samples_are_small(make_process: MakeProcess) -> None:

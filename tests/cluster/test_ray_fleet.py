@@ -158,6 +158,7 @@ def test_a_file_that_is_not_what_it_should_be_is_a_failure(
     assert "another.onnx" in answer.failure
 
 
+@pytest.mark.nightly
 def test_avoided_nodes_get_nothing(
     cluster: LocalCluster, fleet: RayFleet, make_task: Callable[..., RowTask]
 ) -> None:

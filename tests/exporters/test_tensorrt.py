@@ -205,7 +205,9 @@ SMALL_DCN = ModelSpec("unified_dcn_v3_nano", image_size=(64, 64), num_classes=10
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [SMALL, SMALL_DCN], ids=lambda model: model.name)
+@pytest.mark.parametrize(
+    "model", [SMALL, pytest.param(SMALL_DCN, marks=pytest.mark.nightly)], ids=lambda m: m.name
+)
 def test_a_small_engine_in_every_precision(model: ModelSpec, tmp_path: Path) -> None:
     check_engines(model, EngineSpec(batch=(1, 2, 4)), tmp_path, fused=20, products=8)
 

@@ -94,6 +94,7 @@ def test_the_action(in_its_folder: Made, tmp_path: Path) -> None:
     assert summary.read_text().count("### Latency") == 2
 
 
+@pytest.mark.nightly
 def test_the_gitlab_example(in_its_folder: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs: dict[str, Any] = yaml.safe_load((ROOT / "docs/ci/gitlab-ci.yml").read_text())
     job, variables = jobs["latency"], jobs[".stmdeploy"]["variables"]

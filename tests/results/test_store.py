@@ -177,7 +177,7 @@ def _add(place: tuple[Path, str], writer: int, count: int) -> None:
         assert store.add_row("shared", f"{writer}-{i}", "") is not None
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_eight_writers_add_rows_to_one_sweep(backend: Backend) -> None:
     """Every one of them takes the next free position; none is taken twice."""
     store = backend.new("shared")

@@ -36,6 +36,7 @@ class _Claim(BaseModel):
     precision: tuple[str, ...] = ()
     lowering: tuple[str, ...] = ()
     stm: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
     layout: tuple[str, ...] = ()
     default: bool | None = None
     versions: dict[str, str] = {}
@@ -148,6 +149,7 @@ def _kinds(
         "precision": precision,
         "lowering": lowering,
         "stm": config.stm,
+        "model": config.name,
         "layout": config.layout,
     }
 

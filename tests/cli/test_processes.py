@@ -163,6 +163,8 @@ def test_an_interrupted_profile_keeps_its_rows(sent: signal.Signals, tmp_path: P
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        # A shell that runs this in its background has told it to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 600
     while not rows_in(out):

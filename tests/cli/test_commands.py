@@ -169,7 +169,7 @@ def test_a_dry_run_measures_nothing(
     assert "4 rows. Exports: about" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_rival_stands_in_the_table(
     capsys: pytest.CaptureFixture[str], in_an_empty_folder: Path
 ) -> None:

@@ -408,7 +408,7 @@ def _resident_mib() -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.nightly)])
 def test_a_hundred_nodes_and_thousands_of_rows(
     count: int, prepare: Prepare, make_process: MakeProcess, progress: RecordedProgress
 ) -> None:

@@ -190,6 +190,7 @@ def test_traces_are_forgotten_where_they_grow_large(monkeypatch: pytest.MonkeyPa
     assert traced("a") is not first, "the oldest one"
 
 
+@pytest.mark.nightly
 def test_a_wrong_artifact_is_never_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,7 @@ from tests.hostile.mutations import (
     damages,
 )
 
-EXAMPLES = int(os.environ.get("STMDEPLOY_HOSTILE_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("STMDEPLOY_HOSTILE_EXAMPLES", "5"))
 hostile = settings(
     max_examples=EXAMPLES,
     deadline=None,

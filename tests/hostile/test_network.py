@@ -43,7 +43,7 @@ def test_profile_and_report_open_no_connection(tmp_path: Path) -> None:
     run(tmp_path, "report", "--figures", "figures", "--markdown")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_exports_open_no_connection(tmp_path: Path) -> None:
     """NNCF and OpenVINO's converter report to their makers, if they are let."""
     few = ["--target", "openvino", "--precision", "int8", "--calibration-images", "1"]

@@ -67,7 +67,7 @@ def test_without_a_home(
 
 
 @pytest.mark.parametrize("words", READERS)
-@pytest.mark.parametrize("limit", [8, 12, 20])
+@pytest.mark.parametrize("limit", [8, 16])
 def test_with_few_files(store: Path, words: list[str], limit: int) -> None:
     done = stmdeploy(store, *words, before=f"ulimit -n {limit};")
     # With eight not even the interpreter finds its modules, which is its own to say.
@@ -98,7 +98,7 @@ def test_without_a_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
         temporary_folder()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_exports_into_one_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "stmdeploy", "export", *NET, "--target", "torch"]
     both = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)

@@ -213,6 +213,14 @@ def remove_leftovers(folder: Path) -> None:
         _remove_left(folder, _PARTIAL)
 
 
+def remove_scratch() -> None:
+    """Removes what `scratch_folder` left in the temporary folder because its process was killed."""
+    with suppress(OSError, StmdeployError):
+        folder = temporary_folder()
+        with _locked(folder):
+            _remove_left(folder, _SCRATCH)
+
+
 def _remove_left(folder: Path, prefix: str) -> None:
     for entry in os.scandir(folder):
         if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False):

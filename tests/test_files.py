@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stmdeploy import StmdeployError
+from stmdeploy.cli.main import main
 from stmdeploy.files import (
     remove_leftovers,
     scratch_folder,
@@ -112,6 +113,14 @@ def test_what_a_killed_process_left_goes_with_the_next_command(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     with scratch_folder("test"):
         assert not other.exists()
+
+
+def test_any_command_removes_what_was_left_in_the_temporary_folder(tmp_path: Path) -> None:
+    process, _, other = leave(tmp_path, "die")
+    process.wait()
+    assert other.exists()
+    assert main(["list", "--json"]) == 0
+    assert not other.exists()
 
 
 def test_what_a_living_process_works_on_stays(tmp_path: Path) -> None:

@@ -63,6 +63,9 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
         typer.echo(f"stmdeploy {__version__}")
         raise typer.Exit
+    from stmdeploy.files import remove_scratch
+
+    remove_scratch()  # of whoever was killed before
 
 
 def _fail(message: str, hint: str) -> None:

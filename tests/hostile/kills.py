@@ -151,7 +151,7 @@ TARGETS = {
                      is_whole_or_absent("page.html")),
     "evaluate": Target(["evaluate", "given/net-net-32x32-fp32.onnx", "--data", "images", "--out",
                         "store"],
-                       ["results", "evaluations", "--out", "store"], nothing_is_lost),
+                       ["results", "list", "--out", "store"], nothing_is_lost),
 }  # fmt: skip
 #: A kill is the more telling the longer a command writes.
 SHARES = {"export": 3, "profile": 4, "profile --resume": 4, "baseline create": 3}

@@ -14,7 +14,7 @@ from stmdeploy.measure.peaks import merged
 from stmdeploy.processors import peaks_of, profile_of
 from stmdeploy.report.layers import mean_ms
 from stmdeploy.results.row import Bound, Peaks, PreparedArtifact
-from stmdeploy.spec import LOOP, RunSpec
+from stmdeploy.spec import LOOP, RunSpec, positive
 from stmdeploy.sweep import RowSpec
 
 #: Inferences that a row's share of time is the mean of.
@@ -91,6 +91,7 @@ def measured_peaks(
 ) -> Peaks | None:
     """What this machine's processor can do, measured in a worker; None, and `progress` told,
     if that fails."""
+    positive(timeout_s, "timeout")
     job = PeaksJob(threads=threads, precisions=precisions, libraries=libraries)
     answer = run_job(job, worker_settings(RunSpec("", 1, threads)), timeout_s, progress)
     if answer.peaks is None:

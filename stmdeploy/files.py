@@ -151,7 +151,7 @@ def temporary_folder() -> Path:
     Raises:
         StmdeployError: somebody else has made it, or it cannot be made.
     """
-    folder = Path(_system_temporary()) / f"stmdeploy-{os.getuid()}"
+    folder = _temporary_place()
     try:
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
@@ -167,6 +167,10 @@ def temporary_folder() -> Path:
             f"{folder} is not this user's alone", "remove it, or set TMPDIR to another folder"
         )
     return folder
+
+
+def _temporary_place() -> Path:
+    return Path(_system_temporary()) / f"stmdeploy-{os.getuid()}"
 
 
 def _system_temporary() -> str:
@@ -216,9 +220,10 @@ def remove_leftovers(folder: Path) -> None:
 def remove_scratch() -> None:
     """Removes what `scratch_folder` left in the temporary folder because its process was killed."""
     with suppress(OSError, StmdeployError):
-        folder = temporary_folder()
-        with _locked(folder):
-            _remove_left(folder, _SCRATCH)
+        folder = _temporary_place()
+        if folder.is_dir():  # else nobody has worked here yet
+            with _locked(temporary_folder()):
+                _remove_left(folder, _SCRATCH)
 
 
 def _remove_left(folder: Path, prefix: str) -> None:

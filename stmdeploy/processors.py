@@ -23,9 +23,10 @@ from pydantic import (
     with_config,
 )
 
+from stmdeploy.artifact import PlainText
 from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.files import user_folder
-from stmdeploy.reading import first_problem, plain_text, printable, read_toml
+from stmdeploy.reading import first_problem, printable, read_toml
 from stmdeploy.results.row import MemoryLevel, Peaks, Rate
 from stmdeploy.spec import MAX_BATCH, PRECISIONS
 
@@ -42,7 +43,6 @@ def _known_precision(name: str) -> str:
     return name
 
 
-_Text = Annotated[str, AfterValidator(plain_text)]
 _Figure = Annotated[float, Field(gt=0, lt=1e9)]
 _Precision = Annotated[str, AfterValidator(_known_precision)]
 
@@ -66,9 +66,9 @@ class Profile:
         source: the datasheet; ``sources`` names another for single figures.
     """
 
-    name: _Text
-    title: _Text
-    names: Annotated[tuple[_Text, ...], Field(min_length=1)]
+    name: PlainText
+    title: PlainText
+    names: Annotated[tuple[PlainText, ...], Field(min_length=1)]
     compute_capability: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}\.[0-9]$")]
     memory_gb: _Figure
     bandwidth_gb_s: _Figure
@@ -76,12 +76,12 @@ class Profile:
     tdp_w: _Figure
     batches: Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_BATCH)], ...], Field(min_length=1)]
     precisions: Annotated[tuple[_Precision, ...], Field(min_length=1)]
-    peak_tflops: dict[_Text, _Figure]
-    source: _Text
-    accelerator_type: _Text = ""
-    families: tuple[_Text, ...] = ()
-    tensor_tflops: dict[_Text, _Figure] | None = None
-    sources: dict[_Text, _Text] | None = None
+    peak_tflops: dict[PlainText, _Figure]
+    source: PlainText
+    accelerator_type: PlainText = ""
+    families: tuple[PlainText, ...] = ()
+    tensor_tflops: dict[PlainText, _Figure] | None = None
+    sources: dict[PlainText, PlainText] | None = None
 
     def fits(self, reported: str) -> bool:
         """Whether the driver's name of a GPU is one of its names."""

@@ -115,7 +115,7 @@ def check(
     with console.progress() as progress, told_by(policy):
         result = run_check(spec, progress)
     if json:
-        _tell_github(result, console.say)
+        _tell_github(result, console.tell_runner)
         console.print_json(result.figures())
     else:
         from stmdeploy.regression.formats.table import check_table

@@ -35,6 +35,7 @@ from stmdeploy.regression.verdict import (
     unpaired_slowdown,
 )
 from stmdeploy.results.store import now_utc
+from stmdeploy.spec import positive
 from stmdeploy.trust import (
     refuse_wishes,
     wishes_of_artifact,
@@ -73,6 +74,7 @@ class CheckSpec:
     trust: bool = False
 
     def __post_init__(self) -> None:
+        positive(self.timeout_s, "timeout")
         if self.stored and self.baseline_python:
             raise StmdeployError(
                 "--stored runs no baseline", "leave --baseline-python or --stored out"

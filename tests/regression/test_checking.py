@@ -20,6 +20,7 @@ from stmdeploy.regression.creating import create_baseline
 from stmdeploy.spec import ExportSpec, RunSpec
 from tests.fakes import RecordedProgress
 from tests.regression.conftest import Made, rival, sweep
+from tests.regression.known import KnownWaves
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("known_waves")]
 
@@ -256,3 +257,16 @@ def test_bad_usage(in_its_folder: Made, fails: Fails) -> None:
         code, line = fails(*arguments)
         assert code == 2
         assert words in line
+
+
+def test_commands_to_a_runner_stay_commands_beside_json(
+    made: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is in a line is escaped; the line itself is what the runner is to read."""
+    monkeypatch.chdir(made.folder)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    KnownWaves().install(monkeypatch)
+    assert main(["check", str(made.baseline), str(made.slowed), "--json"]) == 1
+    said = capsys.readouterr()
+    assert any(line.startswith("::error title=stmdeploy") for line in said.err.splitlines())
+    assert said.out.startswith("{")

@@ -28,21 +28,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.slowed import slow_down
-from stmdeploy.contracts import Silent
-from stmdeploy.jobs import TurnsJob
+from stmdeploy.check.comparison import Comparison
+from stmdeploy.check.side_by_side import Side, Wave, measure_wave
+from stmdeploy.check.verdict import Spending, Verdict, judge, locate, pair_figure, paired_slowdown
+from stmdeploy.hardware.machine import available_threads
 from stmdeploy.measure.turns import Inference
-from stmdeploy.pipeline import export_model
-from stmdeploy.regression.comparison import Comparison
-from stmdeploy.regression.side_by_side import Side, Wave, measure_wave
-from stmdeploy.regression.verdict import (
-    Spending,
-    Verdict,
-    judge,
-    locate,
-    pair_figure,
-    paired_slowdown,
-)
-from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec, available_threads
+from stmdeploy.plugins.progress import Silent
+from stmdeploy.spec.export import ExportSpec
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSpec
+from stmdeploy.worker.jobs.turns import TurnsJob
+from tests.artifacts import export_model
 
 MODELS = ("convnext", "pvt", "swin", "halo", "dcn_v3")
 #: Kind of check: by how much the candidate is slower.
@@ -128,7 +124,7 @@ def prepare(folder: Path, dice: random.Random) -> dict[tuple[str, str], Path]:
         trial = slow_down(plain, folder / stm / "trial", TRIAL_LAYERS)
         figures: list[float] = []
         for _ in range(TRIAL_WAVES):
-            wave = measure_wave(side(stm, plain), side(stm, trial), 120, dice, lambda: None)
+            wave = measure_wave(side(stm, plain), side(stm, trial), 120, dice, Silent())
             figures += [
                 pair_figure(p.baseline.inferences, p.candidate.inferences) for p in wave.pairs
             ]
@@ -183,7 +179,7 @@ def check_once(
     before, after = side(stm, artifacts[stm, "A/A"]), side(stm, artifacts[stm, kind])
 
     def measure() -> Wave:
-        wave = measure_wave(before, after, 120, dice, lambda: None)
+        wave = measure_wave(before, after, 120, dice, Silent())
         recorded = [
             [
                 [[one.duration_ns, one.delay_ns] for one in half.inferences]

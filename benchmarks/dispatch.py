@@ -15,20 +15,22 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from stmdeploy.cluster.dispatching import ClusterRun
-from stmdeploy.cluster.documents import RowAnswer, RowTask
-from stmdeploy.cluster.planning import ClusterSpec, plan
-from stmdeploy.cluster.ray_fleet import RayFleet
-from stmdeploy.contracts import Silent
-from stmdeploy.hardware import environment
-from stmdeploy.jobs import Answer
-from stmdeploy.measuring import ProcessLimits, one_process
-from stmdeploy.preparing import PreparedSweep
-from stmdeploy.results.row import ProcessRun, Row
-from stmdeploy.results.store import Store, now_utc
-from stmdeploy.spec import ModelSpec, RunSpec, SamplingSpec
-from stmdeploy.sweep import SweepSpec
-from tests.cluster.local_cluster import local_cluster
+from stmdeploy.hardware.environment import environment
+from stmdeploy.plugins.progress import Silent
+from stmdeploy.results.state import now_utc
+from stmdeploy.results.store import Store
+from stmdeploy.schema.measurement import ProcessRun
+from stmdeploy.schema.row import Row
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSpec, SamplingSpec
+from stmdeploy.spec.sweep import SweepSpec
+from stmdeploy.sweeps.cluster.dispatching import ClusterRun
+from stmdeploy.sweeps.cluster.documents import RowAnswer, RowTask
+from stmdeploy.sweeps.cluster.planning import ClusterSpec, plan
+from stmdeploy.sweeps.cluster.ray_fleet import RayFleet
+from stmdeploy.sweeps.prepared import PreparedSweep
+from stmdeploy.sweeps.process import ProcessLimits, one_process
+from tests.sweeps.cluster.local_cluster import local_cluster
 
 ROW_S, ROWS_OF_A_NODE = 10.0, 6
 KINDS = ("A100", "H100")
@@ -74,10 +76,9 @@ def _measured(prepared: PreparedSweep, folder: Path) -> ProcessRun:
     path = prepared.artifact_of(row).path
     assert path is not None
     limits = ProcessLimits(SamplingSpec(budget_s=0.3), 60.0, None)
-    answer: Answer = one_process(row, path, limits, environment(), folder, Silent())
-    assert answer.process is not None, answer.failure
-    samples = (answer.process.samples_ms * _SAMPLES)[:_SAMPLES]
-    return answer.process.model_copy(update={"samples_ms": samples})
+    process = one_process(row, path, limits, environment(), folder, Silent())
+    samples = (process.samples_ms * _SAMPLES)[:_SAMPLES]
+    return process.model_copy(update={"samples_ms": samples})
 
 
 def main() -> None:

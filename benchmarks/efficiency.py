@@ -12,12 +12,14 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor, nn
 
-from stmdeploy.contracts import Silent
-from stmdeploy.pipeline import profile
-from stmdeploy.registry import exporters
-from stmdeploy.results.row import Row
-from stmdeploy.spec import ModelSpec, RunSpec, SamplingSpec, available_threads
-from stmdeploy.sweep import SweepSpec
+from stmdeploy.hardware.machine import available_threads
+from stmdeploy.plugins.progress import Silent
+from stmdeploy.plugins.registry import exporters
+from stmdeploy.schema.row import Row
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSpec, SamplingSpec
+from stmdeploy.spec.sweep import SweepSpec
+from stmdeploy.sweeps.profile import Place, profile
 
 _WIDTH, _LAYERS, _CLASSES = 1024, 12, 10
 _MODEL = ModelSpec("benchmarks.efficiency:products", num_classes=_CLASSES)
@@ -54,7 +56,7 @@ def measured(folder: Path, runtimes: list[str], batches: list[int], budget_s: fl
         RunSpec(runtime, batch, available_threads()) for runtime in runtimes for batch in batches
     )
     spec = SweepSpec((_MODEL,), runs, sampling=SamplingSpec(budget_s=budget_s))
-    return list(profile(spec, folder, Silent(), lambda _: None).rows)
+    return list(profile(spec, Place(folder), Silent(), lambda _: None).rows)
 
 
 def main() -> None:
@@ -63,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     runtimes = [
         name for name in ("onnxruntime", "openvino")
-        if any(name in e.runtimes and not e.unavailable() for e in exporters().values())
+        if any(name in e.target.runtimes and not e.unavailable() for e in exporters().values())
     ]  # fmt: skip
     with TemporaryDirectory() as folder:
         for row in measured(Path(folder), runtimes, [1, 8, 32], options.budget_s):

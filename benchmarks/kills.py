@@ -17,7 +17,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from stmdeploy.results.store import DONE, FAILED, Store
+from stmdeploy.results.state import DONE, FAILED
+from stmdeploy.results.store import Store
 
 MODEL = """
 from torch import nn

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from stmdeploy.contracts import Silent
-from stmdeploy.pipeline import export_model
-from stmdeploy.spec import LOWERINGS, ExportSpec, ModelSpec, available_threads
+from stmdeploy.hardware.machine import available_threads
+from stmdeploy.plugins.progress import Silent
+from stmdeploy.spec.export import LOWERINGS, ExportSpec
+from stmdeploy.spec.model import ModelSpec
+from tests.artifacts import export_model
 
 STMS = ("halo", "dcn_v3", "swin", "pvt", "pvt_v2", "convnext")
 BATCHES = (1, 8)

@@ -17,22 +17,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from stmdeploy.contracts import Silent
-from stmdeploy.jobs import Answer, MeasureJob, worker_settings
-from stmdeploy.measure.process import run_worker
+from stmdeploy.hardware.machine import available_threads
 from stmdeploy.measure.statistics import quantile
-from stmdeploy.pipeline import SweepResult, export_model, profile
-from stmdeploy.results.row import Measurement, ProcessRun
+from stmdeploy.plugins.progress import Silent
 from stmdeploy.results.store import Store
-from stmdeploy.spec import (
-    ExportSpec,
-    ModelSpec,
-    RunSpec,
-    SamplingSpec,
-    ScenarioSpec,
-    available_threads,
-)
-from stmdeploy.sweep import SweepSpec
+from stmdeploy.schema.measurement import Measurement, ProcessRun
+from stmdeploy.spec.export import ExportSpec
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSpec, SamplingSpec, ScenarioSpec
+from stmdeploy.spec.sweep import SweepSpec
+from stmdeploy.sweeps.profile import Place, SweepResult, profile
+from stmdeploy.worker.client import run_job, worker_settings
+from stmdeploy.worker.jobs.measure import MeasureJob
+from tests.artifacts import export_model
 
 ROUNDS, SECONDS = 30, 1.0
 COVERAGE_ROWS = 120
@@ -62,10 +59,7 @@ def our_process(path: Path, run: RunSpec, logs: Path | None = None) -> ProcessRu
     """One worker, as a sweep starts it."""
     sampling = SamplingSpec(budget_s=SECONDS, processes=1, target_half_width_percent=0.001)
     job = MeasureJob(artifact=path, model=MODEL, run=run, sampling=sampling, logs=logs)
-    reply = run_worker("stmdeploy.worker", job.model_dump_json(), worker_settings(run), 600)
-    process = Answer.model_validate_json(reply.answer).process
-    assert process is not None, reply
-    return process
+    return run_job(job, worker_settings(run), 600, Silent())
 
 
 def ours(path: Path, runtime: str) -> float:
@@ -136,7 +130,7 @@ def overhead(folder: Path) -> None:
         def step(self, text: str) -> None:
             steps.append((time.monotonic() - start, text))
 
-    result = profile(spec, folder / "overhead", Timed(), lambda _: None)
+    result = profile(spec, Place(folder / "overhead"), Timed(), lambda _: None)
     wall_s = time.monotonic() - start
     preparing_s = next(at for at, text in steps if text.startswith("measuring"))
     store = Store(folder / "overhead")
@@ -172,7 +166,7 @@ def coverage(folder: Path) -> None:
     small = replace(MODEL, image_size=(64, 64))
     spec = SweepSpec((small,), runs, sampling=SamplingSpec(budget_s=2.1, warmup_limit_s=0.5))
     start = time.monotonic()
-    result = profile(spec, folder / "coverage", Silent(), lambda _: None)
+    result = profile(spec, Place(folder / "coverage"), Silent(), lambda _: None)
     store = Store(folder / "coverage")
     samples = [
         process.samples_ms

@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from stmdeploy.artifact import file_info, manifest_path, read_artifact
-from stmdeploy.spec import OUTPUT_NAME
+from stmdeploy.schema.artifact import file_info, manifest_path, read_artifact
+from stmdeploy.spec.model import OUTPUT_NAME
 
 
 def last_product(model: onnx.ModelProto) -> tuple[onnx.NodeProto, int]:

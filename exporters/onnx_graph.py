@@ -4,77 +4,64 @@ from __future__ import annotations
 
 from ast import literal_eval
 from collections import Counter
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stmdeploy.artifact import ModelInfo, TensorInfo
-from stmdeploy.contracts import Work
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.quiet import quiet
-from stmdeploy.spec import HIGHEST_INT8_OPSET, INPUT_NAME, LOWEST_OPSET, OUTPUT_NAME, ExportSpec
+from stmdeploy.plugins.exporter import Work
+from stmdeploy.plugins.quiet import quiet
+from stmdeploy.schema.manifest import Draft, ModelInfo, TensorInfo
+from stmdeploy.spec.export import HIGHEST_INT8_OPSET, LOWEST_OPSET, ExportSpec
+from stmdeploy.spec.model import INPUT_NAME, OUTPUT_NAME
 
 if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-#: The default, if the form takes it, and the highest tried.
+#: The opset by default, if the form takes it, and the highest one that is tried.
 OPSETS = (20, 23)
-#: Convolution takes bfloat16 from here on.
+#: The opset from which on Conv takes bfloat16.
 BF16_OPSET = 22
-#: A protobuf file ends at 2 GiB; beyond this many bytes of weights they lie beside it.
+#: Weights of more bytes than these lie in a file beside the graph: protobuf ends at 2 GiB.
 EXTERNAL_DATA_BYTES = 2**31 - 2**25
 #: Of a node: the stage and part of the model it belongs to, as in "stage 2 mixer".
 PART_NOTE = "stmdeploy.part"
 #: Of a node that only rounds another's output: that other node.
 ROUNDS_NOTE = "stmdeploy.rounds"
 _SCOPES_NOTE = "pkg.torch.onnx.name_scopes"
-#: Notes of torch's exporter that hold paths of the exporting machine.
-_PRIVATE_NOTES = ("pkg.torch.onnx.stack_trace",)
+#: Holds paths of the exporting machine.
+_PRIVATE_NOTE = "pkg.torch.onnx.stack_trace"
 #: Modules of the mlp, under the names of both layouts, reference and lowered.
 _MLP = frozenset({"mlp", "pwconv1", "pwconv2"})
 
 
-@dataclass(frozen=True)
-class OnnxFile:
-    """An ONNX file as it was written and checked.
-
-    ``files``: its name, and that of its weights where they lie beside it.
-    """
-
-    path: Path
-    files: tuple[str, ...]
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-    opset: int
-    operators: dict[str, int]
-    versions: dict[str, str]
-
-
-def write_onnx(work: Work, path: Path) -> OnnxFile:
-    """Exports a module with a free batch, in float32, and checks it with full shape inference.
+def write_onnx(work: Work, suffix: str) -> Draft:
+    """Exports a module with a free batch, in float32, as ``spec.stem + suffix``, and checks it with
+    full shape inference. Weights of nearly 2 GiB and more lie beside the file.
 
     Raises:
         StmdeployError: opset out of range, or torch cannot export the module.
     """
-    opset = _opset(work)
+    path, opset = work.folder / (work.spec.stem + suffix), _opset(work)
     program = _traced(work, opset)
     _annotate(program.model, work.info, work.spec)
     external = _weight_bytes(work.module) > EXTERNAL_DATA_BYTES
     program.save(path, external_data=external)
     written = described(path, (path.name + ".data",) if external else ())
-    if not isinstance(written.inputs[0].shape[0], str):
+    batch = written.inputs[0].shape[0]
+    if not isinstance(batch, str):
         raise StmdeployError(
-            f"{work.spec.model.name} only exports for {written.inputs[0].shape[0]} images at a "
-            "time",
-            "its forward must not depend on the batch",
+            f"{work.spec.model.name} only exports for {batch} images at a time",
+            "change its forward so that it does not depend on the batch",
         )
     return written
 
 
-def described(path: Path, data: tuple[str, ...] = ()) -> OnnxFile:
+def described(path: Path, data: tuple[str, ...] = ()) -> Draft:
     """Checks an ONNX file as it lies there, with strict shape inference, and describes it.
+
+    ``data``: the names of its weights, where they lie beside it.
 
     Raises:
         StmdeployError: (exit code 4) the graph is not valid.
@@ -91,15 +78,27 @@ def described(path: Path, data: tuple[str, ...] = ()) -> OnnxFile:
         ) from error
     model = onnx.load(path, load_external_data=False)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    return OnnxFile(
-        path=path,
+    return Draft(
         files=(path.name, *data),
         inputs=tuple(_tensor_info(value) for value in model.graph.input),
         outputs=tuple(_tensor_info(value) for value in model.graph.output),
         opset=opset,
         operators=dict(Counter(node.op_type for node in model.graph.node).most_common()),
         versions={name: version(name) for name in ("torch", "onnx", "onnxscript")},
+        graph=path.name,
     )
+
+
+def graph_of(path: Path) -> onnx.GraphProto:
+    """The graph of an ONNX file, without weights that lie beside it."""
+    import onnx
+
+    return onnx.load(path, load_external_data=False).graph
+
+
+def notes_of(node: onnx.NodeProto) -> dict[str, str]:
+    """What is noted of a node, by the key of the note."""
+    return {note.key: note.value for note in node.metadata_props}
 
 
 def _opset(work: Work) -> int:
@@ -112,7 +111,8 @@ def _opset(work: Work) -> int:
     if not least <= opset <= highest:
         fixed = work.spec.lowering or work.spec.precision == "bf16"
         lowest = least if fixed else min(LOWEST_OPSET.values())
-        raise StmdeployError(f"opset {opset} cannot be written", f"choose {lowest} to {highest}")
+        hint = f"with --opset, choose {lowest} to {highest}"
+        raise StmdeployError(f"opset {opset} cannot be written", hint)
     return opset
 
 
@@ -153,7 +153,7 @@ def _trace(module: nn.Module, spec: ExportSpec, opset: int) -> Any:
     except torch.onnx.OnnxExporterError as error:
         raise StmdeployError(
             f"{spec.model.name} cannot be exported to ONNX: {error}",
-            "the model must be traceable by torch.export with a free batch",
+            "change the module so that torch.export can trace it, for any batch",
         ) from error
 
 
@@ -161,9 +161,9 @@ def _translations() -> dict[Any, Any]:
     """How the custom operators of lowered modules are written in ONNX."""
     import torch
 
+    ops = torch.ops.stmdeploy
     written = {"attention": _attention, "deform_conv": _deform_conv, "rms_norm": _rms_norm}
-    operators = {name: getattr(torch.ops.stmdeploy, name, None) for name in written}
-    return {op.default: written[name] for name, op in operators.items() if op is not None}
+    return {getattr(ops, name).default: how for name, how in written.items() if hasattr(ops, name)}
 
 
 def _attention(q: Any, k: Any, v: Any, bias: Any, heads: int) -> Any:
@@ -212,15 +212,13 @@ def _annotate(model: Any, info: ModelInfo, spec: ExportSpec) -> None:
         scopes = literal_eval(node.metadata_props.get(_SCOPES_NOTE, "[]"))
         if scopes:  # Nodes that the exporter made up belong to what they read.
             node.metadata_props[PART_NOTE] = part_of(scopes)
-        for note in _PRIVATE_NOTES:
-            node.metadata_props.pop(note, None)
-    height, width = info.image_size
+        node.metadata_props.pop(_PRIVATE_NOTE, None)
     model.metadata_props.update(
         {
             "stmdeploy.version": version("stmdeploy"),
             "stmdeploy.model": info.name,
             "stmdeploy.scale": info.scale,
-            "stmdeploy.image_size": f"{height}x{width}",
+            "stmdeploy.image_size": "x".join(map(str, info.image_size)),
             "stmdeploy.precision": spec.precision,
             "stmdeploy.weights": info.weights.kind,
             "stmdeploy.weights_sha256": info.weights.sha256,

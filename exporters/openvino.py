@@ -9,43 +9,42 @@ from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stmdeploy.artifact import Calibration, Draft
-from stmdeploy.contracts import ModuleFactory, Travels, Work
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.spec import INPUT_NAME, RunSpec
+from stmdeploy.plugins.exporter import Exporter, Target, Work
+from stmdeploy.plugins.runner import Array, ModuleFactory, Runner
+from stmdeploy.schema.manifest import Calibration, Draft
+from stmdeploy.spec.model import INPUT_NAME
+from stmdeploy.spec.run import RunSpec
 
+from .onnx import not_installed
 from .onnx_graph import write_onnx
 from .operator_times import Inferences, name_by_part, of_openvino
 from .ort_session import first_non_finite
 
-if TYPE_CHECKING:
-    from stmdeploy.contracts import Array
-
 #: What the CPU is asked to compute in, and the capability it needs for that; f32 without it.
 #: Left alone, OpenVINO picks bf16 by itself where the CPU has it.
 _INFERENCE_PRECISION = {"fp16": ("f16", "FP16"), "bf16": ("bf16", "BF16")}
+#: Settings that a row of results records, as the compiled model reports them.
+_REPORTED = (
+    "INFERENCE_NUM_THREADS", "INFERENCE_PRECISION_HINT", "NUM_STREAMS", "PERFORMANCE_HINT"
+)  # fmt: skip
 
 
-class OpenVinoExporter:
+class OpenVinoExporter(Exporter):
     """Exporter of target ``openvino``; its artifacts run on runtime ``openvino``."""
 
-    target = "openvino"
-    suffix = ".xml"
-    runtimes = ("openvino",)
-    tolerances = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": None}  # noqa: RUF012
-    #: OpenVINO reads no DeformConv of ONNX.
-    lowerings = ("tokens-plain", "tokens", "reference")
-    holds_code = True
-    travels: Travels = "artifact"
+    target = Target(
+        name="openvino",
+        suffix=".xml",
+        runtimes=("openvino",),
+        tolerances={"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": None},
+    )
+    lowerings = ("tokens-plain", "tokens", "reference")  # it reads no DeformConv of ONNX
 
     def unavailable(self, *, source_only: bool = False) -> str:
-        """Why this target cannot be used here; empty if it can."""
-        missing = [name for name in ("openvino", "onnxruntime") if not find_spec(name)]
-        if not missing:
-            return ""
-        return f"{' and '.join(missing)} not installed: pip install 'stmdeploy[cpu,openvino]'"
+        return not_installed(("openvino", "onnxruntime"), "pip install 'stmdeploy[cpu,openvino]'")
 
     def export(self, work: Work) -> Draft:
         """Writes the model as XML and weights, batch dynamic.
@@ -56,20 +55,18 @@ class OpenVinoExporter:
         Raises:
             StmdeployError: OpenVINO has no rule for an operator, or NNCF is missing.
         """
-        _keep_to_ourselves()
-        import openvino as ov
-
-        precision = work.spec.precision
-        source = write_onnx(work, work.folder / (work.spec.stem + ".onnx"))
+        ov, precision = _openvino(), work.spec.precision
+        source = write_onnx(work, ".onnx")
+        graph = work.folder / source.graph
         try:
-            model = ov.convert_model(source.path)
+            model = ov.convert_model(graph)
         except Exception as error:  # OpenVINO's frontend errors share no type
             raise _refused(error, work) from error
         calibration = None
         if precision == "int8":
             model, calibration = _quantized(model, work)
-        path = work.folder / (work.spec.stem + self.suffix)
-        name_by_part(model, source.path)
+        path = work.folder / (work.spec.stem + self.target.suffix)
+        name_by_part(model, graph)
         ov.save_model(model, path, compress_to_fp16=precision == "fp16")
         return Draft(
             files=(path.name, path.with_suffix(".bin").name),
@@ -79,22 +76,16 @@ class OpenVinoExporter:
             operators=dict(Counter(node.get_type_name() for node in model.get_ops()).most_common()),
             versions={**source.versions, "openvino": version("openvino")},
             calibration=calibration,
-            graph=source.path.name,
+            graph=source.graph,
             graph_is_exact=precision == "fp32",
         )
 
-    def import_engine(self) -> None:
-        """Imports OpenVINO."""
-        _keep_to_ourselves()
-        import openvino  # noqa: F401
+    def import_runtime(self) -> None:
+        _openvino()
 
     def load(self, path: Path, run: RunSpec, build: ModuleFactory) -> OpenVinoRunner:
         """The compiled model; `build` is not used."""
         return OpenVinoRunner(path, run)
-
-    def check(self, path: Path, draft: Draft, run: RunSpec, build: ModuleFactory) -> OpenVinoRunner:
-        """The artifact itself."""
-        return self.load(path, run, build)
 
     def operator_times(
         self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
@@ -108,8 +99,7 @@ class OpenVinoExporter:
         """A MatMul compiled on its own, in the precisions that the CPU can be asked for."""
         import numpy as np
 
-        _keep_to_ourselves()
-        import openvino as ov
+        ov = _openvino()
         import openvino.opset13 as operators
 
         if run.precision not in ("fp32", *_INFERENCE_PRECISION):
@@ -126,10 +116,13 @@ class OpenVinoExporter:
         return first_non_finite(path.with_name(draft.graph), images)
 
 
-def _keep_to_ourselves() -> None:
-    """OpenVINO and NNCF report what they convert to Google Analytics, unless the package that does
-    it is missing: to them it is."""
+def _openvino() -> Any:
+    """The library. It and NNCF report what they convert to Google Analytics, unless the package
+    that does it is missing: to them it is."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
 
 
 def _refused(error: Exception, work: Work) -> StmdeployError:
@@ -138,7 +131,7 @@ def _refused(error: Exception, work: Work) -> StmdeployError:
     reason = "; ".join(lines) or " ".join(str(error).split())[:200]
     return StmdeployError(
         f"OpenVINO cannot read {work.spec.model.name}: {reason}",
-        "leave --lowering out, or take another target",
+        "leave --lowering out, or take another --target",
     )
 
 
@@ -148,7 +141,6 @@ def _quantized(model: Any, work: Work) -> tuple[Any, Calibration]:
         raise StmdeployError("nncf is not installed", "pip install 'stmdeploy[openvino]'")
     import logging
 
-    _keep_to_ourselves()
     import nncf
 
     nncf.set_log_level(logging.ERROR)
@@ -163,7 +155,7 @@ def _quantized(model: Any, work: Work) -> tuple[Any, Calibration]:
     except Exception as error:  # NNCF and OpenVINO share no type of error
         raise StmdeployError(
             f"NNCF cannot quantise {work.spec.model.name}: {' '.join(str(error).split())[:200]}",
-            "take another precision",
+            "take another --precision",
         ) from error
     method = f"nncf {version('nncf')}, transformer"
     return quantized, Calibration(source=work.images_source, images=len(work.images), method=method)
@@ -185,23 +177,19 @@ def _compiled(core: Any, model: Any, run: RunSpec, settings: dict[str, Any]) -> 
     )
 
 
-class OpenVinoRunner:
+class OpenVinoRunner(Runner):
     """One infer request over a compiled model; input and output stay in its tensors."""
 
     def __init__(self, path: Path, run: RunSpec, settings: dict[str, Any] | None = None) -> None:
-        _keep_to_ourselves()
-        import openvino as ov
-
         if run.device != "cpu":
             raise StmdeployError(
-                "openvino runs on the CPU here", "leave --gpu out", ExitCode.WORKER_FAILED
+                "openvino runs on the CPU alone", "leave --gpu out", ExitCode.WORKER_FAILED
             )
-        self._ov, self._run = ov, run
-        core = ov.Core()
+        self._ov = _openvino()
+        core = self._ov.Core()
         model = core.read_model(path)
-        model.reshape(
-            [run.batch, *[dim.get_length() for dim in list(model.input(0).partial_shape)[1:]]]
-        )
+        image = [dim.get_length() for dim in list(model.input(0).partial_shape)[1:]]
+        model.reshape([run.batch, *image])
         self._model = _compiled(core, model, run, settings or {})
         self.request = self._model.create_infer_request()
 
@@ -211,7 +199,6 @@ class OpenVinoRunner:
         self.request.set_input_tensor(self._input)
 
     def feed(self, images: Array) -> None:
-        """Copies an input over the one before."""
         self._input.data[:] = images
 
     def another(self) -> OpenVinoRunner:
@@ -221,28 +208,18 @@ class OpenVinoRunner:
         return twin
 
     def run(self) -> None:
-        """One inference."""
         self.request.infer()
 
-    def on_stream(self) -> None:
-        """None: it runs on the processor."""
-
     def output(self) -> Array:
-        """The logits of the latest run."""
         logits: Array = self.request.get_output_tensor().data
         return logits.copy()
 
     def facts(self) -> dict[str, str]:
         """Version, device, and the settings that the compiled model reports."""
-        settings = {
-            key: str(self._model.get_property(key))
-            for key in ("PERFORMANCE_HINT", "INFERENCE_NUM_THREADS", "NUM_STREAMS",
-                        "INFERENCE_PRECISION_HINT")
-        }  # fmt: skip
-        computed_in = self._model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        settings = {key: self._model.get_property(key) for key in _REPORTED}
         return {
             "runtime": "openvino",
             "version": version("openvino"),
-            "provider": f"CPU, {computed_in}",
-            **{f"provider.{key}": value for key, value in sorted(settings.items())},
+            "provider": f"CPU, {settings['INFERENCE_PRECISION_HINT'].get_type_name()}",
+            **{f"provider.{key}": str(value) for key, value in settings.items()},
         }

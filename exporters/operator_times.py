@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stmdeploy.contracts import OperatorTime
 from stmdeploy.errors import StmdeployError
-from stmdeploy.files import scratch_folder
-from stmdeploy.spec import INPUT_NAME, RunSpec
+from stmdeploy.files.writing import scratch_folder
+from stmdeploy.plugins.runner import Array
+from stmdeploy.schema.measurement import OperatorTime
+from stmdeploy.spec.model import INPUT_NAME
+from stmdeploy.spec.run import RunSpec
 
-from .onnx_graph import PART_NOTE, part_of
-from .ort_session import provider_of, session_options
-
-if TYPE_CHECKING:
-    from stmdeploy.contracts import Array
+from .onnx_graph import PART_NOTE, graph_of, notes_of, part_of
+from .ort_providers import provider_of
+from .ort_session import session_options
 
 Inferences = tuple[tuple[OperatorTime, ...], ...]
 #: The hint for a runtime that does not tell.
@@ -45,7 +46,6 @@ def of_onnxruntime(path: Path, run: RunSpec, images: Array, repeats: int) -> Inf
     """
     if run.device != "cpu":
         raise StmdeployError("onnxruntime does not tell where its time goes on a GPU", OTHERS)
-    import onnx
     import onnxruntime as ort
 
     with scratch_folder("profile") as folder:
@@ -59,8 +59,7 @@ def of_onnxruntime(path: Path, run: RunSpec, images: Array, repeats: int) -> Inf
         for _ in range(_WARM_RUNS + repeats):
             session.run(None, {INPUT_NAME: images})
         events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
-        optimized = onnx.load(options.optimized_model_filepath, load_external_data=False)
-    parts = _parts(onnx.load(path, load_external_data=False), optimized)
+        parts = _parts(graph_of(path), graph_of(Path(options.optimized_model_filepath)))
     inferences = [
         tuple(
             OperatorTime(
@@ -82,13 +81,13 @@ def of_onnxruntime(path: Path, run: RunSpec, images: Array, repeats: int) -> Inf
 def _parts(exported: Any, optimized: Any) -> dict[str, str]:
     """The part of every node of the optimised graph, by its name."""
     known: dict[str, str] = {}
-    for node in exported.graph.node:
-        part = {note.key: note.value for note in node.metadata_props}.get(PART_NOTE)
+    for node in exported.node:
+        part = notes_of(node).get(PART_NOTE)
         for name in (*node.output, node.name) if part else ():
             known[name] = part or ""
     written: dict[str, str] = {}
     parts: dict[str, str] = {}
-    for node in optimized.graph.node:
+    for node in optimized.node:
         names = [name.removesuffix(_BLOCKED) for name in (*node.output, node.name)]
         part = next((known[name] for name in names if name in known), "")
         part = part or next((written[name] for name in node.input if name in written), "other")
@@ -99,11 +98,9 @@ def _parts(exported: Any, optimized: Any) -> dict[str, str]:
 
 def parts_of(path: Path) -> dict[str, str]:
     """The part of every node of an exported ONNX file, by its name and by its outputs'."""
-    import onnx
-
-    model = onnx.load(path, load_external_data=False)
-    parts = _parts(model, model)
-    outputs = {name: parts[node.name] for node in model.graph.node for name in node.output}
+    graph = graph_of(path)
+    parts = _parts(graph, graph)
+    outputs = {name: parts[node.name] for node in graph.node for name in node.output}
     return {**outputs, **parts}
 
 
@@ -125,30 +122,39 @@ def _noted(name: str) -> tuple[str, str]:
     return (found.group(), rest) if found else ("other", name)
 
 
+def _warm(inference: Callable[[], tuple[OperatorTime, ...]], repeats: int) -> Inferences:
+    """What so many inferences tell, after some that are not told of."""
+    for _ in range(_WARM_RUNS):
+        inference()
+    return tuple(inference() for _ in range(repeats))
+
+
+def _in_order(told: Iterable[tuple[str, str, str, float]]) -> tuple[OperatorTime, ...]:
+    """Operators of a runtime that runs one after another and tells their part, name, kind, ms."""
+    times, at_ms = [], 0.0
+    for part, name, operator, duration_ms in told:
+        times.append(
+            OperatorTime(
+                name=name, operator=operator, part=part, start_ms=at_ms, duration_ms=duration_ms
+            )
+        )
+        at_ms += duration_ms
+    return tuple(times)
+
+
 def of_openvino(request: Any, repeats: int) -> Inferences:
     """By OpenVINO's counters, of a request whose model is compiled with them; it runs node after
     node."""
-    inferences = []
-    for _ in range(_WARM_RUNS + repeats):
+
+    def inference() -> tuple[OperatorTime, ...]:
         request.infer()
-        at_ms, times = 0.0, []
-        for info in request.get_profiling_info():
-            duration_ms = info.real_time.total_seconds() * _MS_PER_S
-            if not duration_ms:
-                continue
-            part, name = _noted(info.node_name)
-            times.append(
-                OperatorTime(
-                    name=name,
-                    operator=info.node_type,
-                    part=part,
-                    start_ms=at_ms,
-                    duration_ms=duration_ms,
-                )
-            )
-            at_ms += duration_ms
-        inferences.append(tuple(times))
-    return tuple(inferences[-repeats:])
+        return _in_order(
+            (*_noted(info.node_name), info.node_type, info.real_time.total_seconds() * _MS_PER_S)
+            for info in request.get_profiling_info()
+            if info.real_time
+        )
+
+    return _warm(inference, repeats)
 
 
 def of_tensorrt(trt: Any, runner: Any, repeats: int) -> Inferences:
@@ -164,24 +170,13 @@ def of_tensorrt(trt: Any, runner: Any, repeats: int) -> Inferences:
 
     profiler = Profiler()
     runner.context.profiler = profiler
-    inferences = []
-    for _ in range(_WARM_RUNS + repeats):
+
+    def inference() -> tuple[OperatorTime, ...]:
         profiler.told.clear()
         runner.run()
-        at_ms, times = 0.0, []
-        for layer, ms in profiler.told:
-            times.append(
-                OperatorTime(
-                    name=layer,
-                    operator="layer",
-                    part=_noted(layer)[0],
-                    start_ms=at_ms,
-                    duration_ms=ms,
-                )
-            )
-            at_ms += ms
-        inferences.append(tuple(times))
-    return tuple(inferences[-repeats:])
+        return _in_order((_noted(layer)[0], layer, "layer", ms) for layer, ms in profiler.told)
+
+    return _warm(inference, repeats)
 
 
 def of_torch(module: Any, inputs: Any, device: str, repeats: int) -> Inferences:
@@ -192,37 +187,34 @@ def of_torch(module: Any, inputs: Any, device: str, repeats: int) -> Inferences:
     import torch
     from torch.profiler import ProfilerActivity, profile, record_function
 
+    names = {part: name for name, part in module.named_modules()}
     hooks, opened = [], []
 
-    def enter(name: str) -> Any:
-        def hook(*_: Any) -> None:
-            scope = record_function(_RANGE + name)
-            scope.__enter__()  # type: ignore[no-untyped-call]
-            opened.append(scope)
-
-        return hook
+    def enter(part: Any, *_: Any) -> None:
+        opened.append(record_function(_RANGE + names[part]))
+        opened[-1].__enter__()  # type: ignore[no-untyped-call]
 
     def leave(*_: Any) -> None:
         opened.pop().__exit__(None, None, None)
 
-    for name, part in module.named_modules():
-        hooks += [part.register_forward_pre_hook(enter(name)), part.register_forward_hook(leave)]
+    for part in names:
+        hooks += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
     activities = [ProfilerActivity.CPU]
     if device == "cuda":
         activities.append(ProfilerActivity.CUDA)
-    inferences = []
+
+    def inference() -> tuple[OperatorTime, ...]:
+        with torch.inference_mode(), profile(activities=activities) as profiler:
+            module(inputs)
+            if device == "cuda":
+                torch.cuda.synchronize()
+        return _torch_times(profiler.events() or [], device)
+
     try:
-        for turn in range(_WARM_RUNS + repeats):
-            with torch.inference_mode(), profile(activities=activities) as profiler:
-                module(inputs)
-                if device == "cuda":
-                    torch.cuda.synchronize()
-            if turn >= _WARM_RUNS:
-                inferences.append(_torch_times(profiler.events() or [], device))
+        return _warm(inference, repeats)
     finally:
         for hook in hooks:
             hook.remove()
-    return tuple(inferences)
 
 
 def _torch_times(events: Any, device: str) -> tuple[OperatorTime, ...]:

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from stmdeploy.contracts import OnStream
-from stmdeploy.cuda import new_stream
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.files import scratch_folder
-from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, RunSpec
+from stmdeploy.files.writing import scratch_folder
+from stmdeploy.hardware.cuda import new_stream
+from stmdeploy.plugins.runner import Array, OnStream, Runner
+from stmdeploy.spec.model import INPUT_NAME, OUTPUT_NAME
+from stmdeploy.spec.run import RunSpec
 
-from .onnx_graph import PART_NOTE, ROUNDS_NOTE
+from .onnx_graph import PART_NOTE, ROUNDS_NOTE, notes_of
+from .ort_providers import PROVIDERS, STREAM_OPTION, provider_of
 
 if TYPE_CHECKING:
     import onnxruntime
 
-    from stmdeploy.contracts import Array
 
-
-class OnnxRuntimeRunner:
+class OnnxRuntimeRunner(Runner):
     """A session whose input and output stay on the device (the same code for every one)."""
 
     def __init__(self, path: Path, run: RunSpec) -> None:
@@ -33,9 +32,7 @@ class OnnxRuntimeRunner:
 
         self._ort = ort
         self._run = run
-        _check_provider(run)
-        self._stream = _own_stream(run)
-        self._session = _session(path, run, self._stream)
+        self._session, self._stream = _session(path, run)
         self._binding = self._session.io_binding()
         self._input: onnxruntime.OrtValue | None = None
         self._output: onnxruntime.OrtValue | None = None
@@ -52,13 +49,12 @@ class OnnxRuntimeRunner:
         self._binding.synchronize_inputs()
 
     def feed(self, images: Array) -> None:
-        """Copies an input over the bound one."""
         if self._input is None:
             raise RuntimeError("prepare() comes before feed()")
         self._input.update_inplace(images)
         self._binding.synchronize_inputs()
 
-    def another(self) -> OnnxRuntimeRunner:
+    def another(self) -> Self:
         """The same session, with a binding of its own."""
         twin = copy.copy(self)
         twin._binding = self._session.io_binding()
@@ -66,7 +62,6 @@ class OnnxRuntimeRunner:
         return twin
 
     def run(self) -> None:
-        """One inference; returns when the device is done."""
         self._session.run_with_iobinding(self._binding)
         if self._run.in_flight == 1:  # it waits for the whole device, other requests included
             self._binding.synchronize_outputs()
@@ -82,7 +77,6 @@ class OnnxRuntimeRunner:
         )
 
     def output(self) -> Array:
-        """The logits of the latest run, copied to the host."""
         if self._output is None:
             raise RuntimeError("prepare() comes before output()")
         logits: Array = self._output.numpy()
@@ -103,7 +97,7 @@ class OnnxRuntimeRunner:
             **{
                 f"provider.{key}": value
                 for key, value in sorted(options.items())
-                if key != _STREAM  # a number that says nothing
+                if key != STREAM_OPTION  # a number that says nothing
             },
         }
 
@@ -122,37 +116,19 @@ def _placement(session: onnxruntime.InferenceSession, provider: str) -> dict[str
     return {"nodes_elsewhere": listed or "none"}
 
 
-#: The provider that is meant by the name used here, and what a package that has it is.
-_PROVIDERS = {
-    "cpu": ("CPUExecutionProvider", "pip install 'stmdeploy[cpu]'"),
-    "cuda": ("CUDAExecutionProvider", "pip install 'stmdeploy[gpu]'"),
-    "tensorrt": ("TensorrtExecutionProvider", "pip install 'stmdeploy[gpu]' and TensorRT 10"),
-    "nvtensorrtrtx": (
-        "NvTensorRTRTXExecutionProvider",
-        "build onnxruntime with it",
-    ),
-    "openvino": ("OpenVINOExecutionProvider", "install onnxruntime-openvino"),
-}
-_BYTES_PER_MIB = 2**20
-#: The option of the providers for GPUs that takes a stream.
-_STREAM = "user_compute_stream"
+def _session(path: Path, run: RunSpec) -> tuple[onnxruntime.InferenceSession, int | None]:
+    """A session on the provider of a run, and the stream it is given to be timed by the device.
 
+    No stream on the CPU; for several requests in flight, which would wait for each other on it;
+    and where a graph is replayed, which ONNX Runtime always waits for.
 
-def _own_stream(run: RunSpec) -> int | None:
-    """A stream that the session is given, so that it can be timed by the device.
-
-    None on the CPU; for several requests in flight, which would wait for each other on it; and
-    where a graph is replayed, which ONNX Runtime always waits for.
+    Raises:
+        StmdeployError: (exit code 5) this onnxruntime was built without the provider, or did not
+            take it.
     """
-    alone = run.in_flight == 1 and not run.settings.cuda_graph
-    return new_stream() if run.device == "cuda" and alone else None
-
-
-def _check_provider(run: RunSpec) -> None:
-    """Raises StmdeployError (exit code 5) if this onnxruntime was built without the provider."""
     import onnxruntime as ort
 
-    provider, install = _PROVIDERS[run.settings.provider or run.device]
+    provider, install = PROVIDERS[run.settings.provider or run.device]
     if run.device == "cuda" and hasattr(ort, "preload_dlls"):
         # Finds the CUDA libraries that come as Python packages, torch's among them.
         ort.preload_dlls()
@@ -161,12 +137,8 @@ def _check_provider(run: RunSpec) -> None:
             import_module("tensorrt")
     if provider not in ort.get_available_providers():
         raise StmdeployError(f"this onnxruntime has no {provider}", install, ExitCode.WORKER_FAILED)
-
-
-def _session(path: Path, run: RunSpec, stream: int | None) -> onnxruntime.InferenceSession:
-    import onnxruntime as ort
-
-    provider, _ = _PROVIDERS[run.settings.provider or run.device]
+    alone = run.in_flight == 1 and not run.settings.cuda_graph
+    stream = new_stream() if run.device == "cuda" and alone else None
     options = session_options(run)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = ort.InferenceSession(
@@ -175,10 +147,10 @@ def _session(path: Path, run: RunSpec, stream: int | None) -> onnxruntime.Infere
     if session.get_providers()[0] != provider:
         raise StmdeployError(
             f"onnxruntime fell back from {provider} to {session.get_providers()[0]}",
-            "check the driver and the CUDA libraries",
+            "check the driver with nvidia-smi, and the provider's libraries",
             ExitCode.WORKER_FAILED,
         )
-    return session
+    return session, stream
 
 
 def session_options(run: RunSpec) -> onnxruntime.SessionOptions:
@@ -190,73 +162,6 @@ def session_options(run: RunSpec) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return options
-
-
-def provider_of(
-    run: RunSpec, path: Path, stream: int | None = None
-) -> list[tuple[str, dict[str, str]]]:
-    """The provider that is asked for; behind one that builds engines, CUDA for what it refuses.
-
-    All of them on one stream, where one is given.
-    """
-    name = run.settings.provider or run.device
-    builds = name in ("tensorrt", "nvtensorrtrtx")
-    options = provider_options(name, run, _image_shape(path) if builds else "")
-    behind = [("cuda", provider_options("cuda", run, ""))] if builds else []
-    own = {} if stream is None else {_STREAM: str(stream)}
-    return [(_PROVIDERS[key][0], values | own) for key, values in ((name, options), *behind)]
-
-
-def _image_shape(path: Path) -> str:
-    """``3x224x224``, for providers that want to know the shapes before they build."""
-    import onnx
-
-    model = onnx.load(path, load_external_data=False)
-    dims = model.graph.input[0].type.tensor_type.shape.dim[1:]
-    return "x".join(str(dim.dim_value) for dim in dims)
-
-
-def provider_options(name: str, run: RunSpec, image_shape: str) -> dict[str, str]:
-    """A provider's own words for the settings of a run; an engine is built for its batch.
-
-    float32 means float32: TensorFloat-32 would be another precision under the same name. What
-    has no option of its own for it is told by the worker's environment.
-    """
-    graph = str(int(run.settings.cuda_graph))
-    batches = {"min": run.batch, "opt": run.batch, "max": run.batch}
-    shapes = {key: f"{INPUT_NAME}:{batch}x{image_shape}" for key, batch in batches.items()}
-    workspace = (run.settings.engine.workspace_mib or 0) * _BYTES_PER_MIB
-    if name == "cuda":
-        return {"use_tf32": "0", "enable_cuda_graph": graph}
-    if name == "openvino":
-        precision = {"fp16": "FP16", "bf16": "BF16"}.get(run.precision, "FP32")
-        return {
-            "device_type": "CPU",
-            "num_of_threads": str(run.threads),
-            "precision": precision,
-            "load_config": json.dumps({"CPU": {"PERFORMANCE_HINT": run.settings.hint.upper()}}),
-        }
-    if name == "tensorrt":
-        options = {f"trt_profile_{key}_shapes": shape for key, shape in shapes.items()}
-        # This provider takes these words and no numbers.
-        options["trt_cuda_graph_enable"] = str(run.settings.cuda_graph)
-        if workspace:
-            options["trt_max_workspace_size"] = str(workspace)
-        if run.settings.engine.builder_level is not None:
-            options["trt_builder_optimization_level"] = str(run.settings.engine.builder_level)
-        if run.settings.engine.timing_cache is not None:
-            options["trt_timing_cache_enable"] = "True"
-            options["trt_timing_cache_path"] = str(
-                run.settings.engine.timing_cache.absolute().parent
-            )  # a folder: ONNX Runtime names the file after the GPU
-        return options
-    if name == "nvtensorrtrtx":
-        options = {f"nv_profile_{key}_shapes": shape for key, shape in shapes.items()}
-        options["enable_cuda_graph"] = graph
-        if workspace:
-            options["nv_max_workspace_size"] = str(workspace)
-        return options
-    return {}
 
 
 #: Operands and result of a product, and the operator that multiplies them.
@@ -331,7 +236,7 @@ def first_non_finite(path: Path, images: Array) -> str:
     for node in model.graph.node:
         for name in node.output:
             if name in values and not np.isfinite(values[name].astype(np.float32)).all():
-                notes = {note.key: note.value for note in node.metadata_props}
+                notes = notes_of(node)
                 part = notes.get(PART_NOTE, "")
                 who = notes.get(ROUNDS_NOTE, f"{node.op_type} {node.name}")
                 return f"the first is {who}{part and ' of '}{part}"

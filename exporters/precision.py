@@ -8,129 +8,116 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from dataclasses import replace
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from stmdeploy.artifact import Calibration
-from stmdeploy.contracts import Work
 from stmdeploy.errors import StmdeployError
-from stmdeploy.quiet import quiet
-from stmdeploy.spec import INPUT_NAME
+from stmdeploy.plugins.exporter import Work
+from stmdeploy.plugins.quiet import quiet
+from stmdeploy.plugins.runner import Array
+from stmdeploy.schema.manifest import Calibration, Draft
+from stmdeploy.spec.model import INPUT_NAME
 
-from .onnx_graph import ROUNDS_NOTE, OnnxFile, described
+from .onnx_graph import ROUNDS_NOTE, described, graph_of, notes_of
 
 if TYPE_CHECKING:
     import onnx
 
-    from stmdeploy.contracts import Array
-
-#: Constants of halo's position terms, by the names that `stmdeploy.lowering` gives them.
+#: Constants of halo's position terms, as `stmdeploy.backbones.lowering.halo` names them.
 _POSITION_WEIGHTS = (".table", ".spread")
 #: ONNX's float16 and bfloat16.
 _SHORT_TYPES = (10, 16)
-#: Products that int8 is for.
-_PRODUCTS = ("Conv", "MatMul", "Gemm")
 #: Squares of activations leave the range of float16 at 256, so a norm written out in single
 #: operators stays in float32 from the first square to the scale.
 _NORM_MODULE = "CentredNorm"
 _CLASSES_NOTE = "pkg.torch.onnx.class_hierarchy"
 
 
-def converted(file: OnnxFile, work: Work) -> OnnxFile:
-    """The file in the precision that is asked for, written in its place.
+def converted(draft: Draft, work: Work) -> Draft:
+    """The ONNX file of a draft in the precision that is asked for, written in its place.
 
     Raises:
-        StmdeployError: (exit code 4) the converted graph is not valid.
+        StmdeployError: the converter refuses the graph; (exit code 4) what it made is not valid.
     """
-    precision = work.spec.precision
+    precision, path, data = work.spec.precision, work.folder / draft.graph, draft.files[1:]
     if precision == "fp32":
-        return file
+        return draft
     try:
         with quiet():
             if precision == "fp16":
-                _to_fp16(file)
+                _save(_in_fp16(path), path, data)
             elif precision == "bf16":
-                _to_bf16(file)
-            elif precision == "int8":
-                assert work.images is not None
-                _to_int8(file, work.images)
+                _save(_in_bf16(path), path, data)
             else:
-                _to_dynamic_int8(file)
+                assert precision == "int8-dynamic" or work.images is not None
+                _to_int8(path, data, work.images)
     except (ValueError, RuntimeError, TypeError, KeyError, NotImplementedError) as error:
         raise StmdeployError(
             f"{work.spec.model.name} cannot be converted to {precision}: "
             f"{' '.join(str(error).split())[:200]}",
-            "take another precision, or report the model",
+            "take another --precision, or report the model",
         ) from error
-    after = described(file.path, file.files[1:])
-    return replace(after, versions={**after.versions, "onnxruntime": version("onnxruntime")})
+    after = described(path, data)
+    runtime = version("onnxruntime")
+    known: dict[str, object] = {"versions": {**after.versions, "onnxruntime": runtime}}
+    if work.images is not None:
+        known["calibration"] = Calibration(
+            source=work.images_source,
+            images=len(work.images),
+            method=f"onnxruntime {runtime} quantize_static, symmetric, min-max, weights per "
+            "channel, products of activations and position terms left in float32",
+        )
+    return after.model_copy(update=known)
 
 
-def calibration_of(work: Work) -> Calibration | None:
-    """What the scales of an int8 file were set with; None for other precisions."""
-    if work.images is None:
-        return None
-    return Calibration(
-        source=work.images_source,
-        images=len(work.images),
-        method=f"onnxruntime {version('onnxruntime')} quantize_static, symmetric, min-max, "
-        "weights per channel, products of activations and position terms left in float32",
-    )
-
-
-def _save(model: onnx.ModelProto, file: OnnxFile) -> None:
+def _save(model: onnx.ModelProto, path: Path, data: tuple[str, ...]) -> None:
     """Writes the model in place of a file, its weights beside it where they were."""
     import onnx
 
-    if len(file.files) == 1:
-        onnx.save(model, file.path)
-        return
-    beside = file.path.with_name(file.files[1])
-    beside.unlink()
-    onnx.save(model, file.path, save_as_external_data=True, location=beside.name)
+    for name in data:
+        path.with_name(name).unlink()
+    onnx.save(model, path, save_as_external_data=bool(data), location=data[0] if data else None)
 
 
-def _to_fp16(file: OnnxFile) -> None:
+def _in_fp16(path: Path) -> onnx.ModelProto:
+    """Casts what is not of a norm; input and output stay float32."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    model = onnx.load(file.path)
+    model = onnx.load(path)
     norms = [node.name for node in model.graph.node if _is_in_norm(node)]
-    half = OnnxModel(convert_float_to_float16(model, keep_io_types=True, node_block_list=norms))
-    half.topological_sort()  # The converter puts its casts at the end, and ...
-    del half.model.graph.value_info[:]  # ... forgets the types of what it left in float32.
-    _save(half.model, file)
+    half: onnx.ModelProto = convert_float_to_float16(
+        model, keep_io_types=True, node_block_list=norms
+    )
+    OnnxModel(half).topological_sort()  # The converter puts its casts at the end, and ...
+    del half.graph.value_info[:]  # ... forgets the types of what it left in float32.
+    return half
 
 
 def _is_in_norm(node: onnx.NodeProto) -> bool:
-    return node.op_type != "RMSNormalization" and any(
-        note.key == _CLASSES_NOTE and _NORM_MODULE in note.value for note in node.metadata_props
-    )
+    classes = notes_of(node).get(_CLASSES_NOTE, "")
+    return node.op_type != "RMSNormalization" and _NORM_MODULE in classes
 
 
-def _to_bf16(file: OnnxFile) -> None:
+def _in_bf16(path: Path) -> onnx.ModelProto:
     """Casts every float32 tensor; input and output stay float32."""
     import onnx
     from onnx import TensorProto, helper
 
-    model = onnx.load(file.path)
+    model = onnx.load(path)
     graph = model.graph
     # Scales of a Resize are float32 by definition.
     kept = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
-    for tensor in graph.initializer:
-        if tensor.name not in kept:
-            _cast_tensor(tensor)
-    for node in graph.node:
-        for attribute in () if kept & set(node.output) else node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                _cast_tensor(attribute.t)
-            elif node.op_type == "Cast" and attribute.name == "to":
-                attribute.i = (
-                    TensorProto.BFLOAT16 if attribute.i == TensorProto.FLOAT else attribute.i
-                )
+    _retype(
+        (tensor for tensor in graph.initializer if tensor.name not in kept),
+        (node for node in graph.node if not kept & set(node.output)),
+        (TensorProto.FLOAT,),
+        TensorProto.BFLOAT16,
+    )
     del graph.value_info[:]
     first, last = graph.input[0].name, graph.output[0].name
     for node in graph.node:
@@ -141,7 +128,32 @@ def _to_bf16(file: OnnxFile) -> None:
     nodes = [before, *graph.node, after]
     del graph.node[:]
     graph.node.extend(nodes)
-    _save(model, file)
+    return model
+
+
+def _retype(
+    tensors: Iterable[onnx.TensorProto],
+    nodes: Iterable[onnx.NodeProto],
+    kinds: tuple[int, ...],
+    to: int,
+) -> None:
+    """Gives tensors, and the constants and casts of nodes, another data type where theirs is one
+    of `kinds`; in place. ``to`` is ONNX's float32 or bfloat16."""
+    import ml_dtypes
+    from onnx import AttributeProto, TensorProto, numpy_helper
+
+    dtype = "float32" if to == TensorProto.FLOAT else ml_dtypes.bfloat16
+    constants = []
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                constants.append(attribute.t)
+            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i in kinds:
+                attribute.i = to
+    for tensor in (*tensors, *constants):
+        if tensor.data_type in kinds:
+            values = numpy_helper.to_array(tensor).astype(dtype)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
 def emulated(path: Path) -> Path:
@@ -166,15 +178,9 @@ def emulated(path: Path) -> Path:
         for value in onnx.shape_inference.infer_shapes(model).graph.value_info
     }
     short = {name: kind for name, kind in kinds.items() if kind in _SHORT_TYPES}
+    _retype(graph.initializer, graph.node, _SHORT_TYPES, TensorProto.FLOAT)
     nodes = []
-    for tensor in graph.initializer:
-        _widen_tensor(tensor)
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                _widen_tensor(attribute.t)
-            elif node.op_type == "Cast" and attribute.i in _SHORT_TYPES:
-                attribute.i = TensorProto.FLOAT
         made = [name for name in node.output if name in short]
         node.output[:] = [f"{name}_exact" if name in short else name for name in node.output]
         nodes.append(copy.deepcopy(node))
@@ -192,67 +198,48 @@ def emulated(path: Path) -> Path:
     return beside
 
 
-def _widen_tensor(tensor: onnx.TensorProto) -> None:
-    from onnx import numpy_helper
+def _to_int8(path: Path, data: tuple[str, ...], images: Array | None) -> None:
+    """Symmetric, a scale per output channel of weights, in the form that TensorRT reads.
 
-    if tensor.data_type in _SHORT_TYPES:
-        values = numpy_helper.to_array(tensor).astype("float32")
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    The scales of activations are set with `images`; without any, they are found in every run.
+    """
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
-
-def _cast_tensor(tensor: onnx.TensorProto) -> None:
-    import ml_dtypes
-    from onnx import TensorProto, numpy_helper
-
-    if tensor.data_type == TensorProto.FLOAT:
-        values = numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16)
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(values, name))
-
-
-class _Images:
-    """Calibration images one by one, as onnxruntime's quantizer asks for them."""
-
-    def __init__(self, images: Array) -> None:
-        self._images = iter(images)
-
-    def get_next(self) -> dict[str, Any] | None:
-        """The next input, or None after the last."""
-        image = next(self._images, None)
-        return None if image is None else {INPUT_NAME: image[None]}
-
-
-def _to_int8(file: OnnxFile, images: Array) -> None:
-    """Symmetric, a scale per output channel of weights, in the form that TensorRT reads."""
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
-
-    with tempfile.TemporaryDirectory(dir=file.path.parent) as scratch:
-        source = _moved(file, Path(scratch))
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        source = Path(scratch) / path.name
+        for name in (path.name, *data):
+            path.with_name(name).rename(source.with_name(name))
+        common: dict[str, Any] = {
+            "per_channel": True,
+            "weight_type": QuantType.QInt8,
+            "nodes_to_exclude": _products_left(source),
+            "use_external_data_format": bool(data),
+        }
+        if images is None:
+            products = ["MatMul", "Gemm"]
+            quantize_dynamic(source, path, op_types_to_quantize=products, **common)
+            return
+        inputs = ({INPUT_NAME: image[None]} for image in images)
         quantize_static(
             source,
-            file.path,
-            _Images(images),
+            path,
+            SimpleNamespace(get_next=lambda: next(inputs, None)),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(_PRODUCTS),
-            per_channel=True,
+            op_types_to_quantize=["Conv", "MatMul", "Gemm"],
             activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=_products_left(source),
-            use_external_data_format=len(file.files) > 1,
             extra_options={
                 "ActivationSymmetric": True,
                 "WeightSymmetric": True,
                 "QuantizeBias": False,
             },
+            **common,
         )
 
 
 def _products_left(path: Path) -> list[str]:
     """Products that stay in float32: those without a weight, the two of attention, whose
     softmax has no good int8 scale; and the position terms of halo, whose mask would set it."""
-    import onnx
-
-    graph = onnx.load(path, load_external_data=False).graph
+    graph = graph_of(path)
     weights = {tensor.name for tensor in graph.initializer}
     return [
         node.name
@@ -263,26 +250,3 @@ def _products_left(path: Path) -> list[str]:
             or any(name.endswith(_POSITION_WEIGHTS) for name in node.input)
         )
     ]
-
-
-def _to_dynamic_int8(file: OnnxFile) -> None:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    with tempfile.TemporaryDirectory(dir=file.path.parent) as scratch:
-        source = _moved(file, Path(scratch))
-        quantize_dynamic(
-            source,
-            file.path,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=_products_left(source),
-            use_external_data_format=len(file.files) > 1,
-        )
-
-
-def _moved(file: OnnxFile, folder: Path) -> Path:
-    """Moves a file and its weights out of the way of what is made of it."""
-    for name in file.files:
-        (file.path.parent / name).rename(folder / name)
-    return folder / file.path.name

@@ -12,45 +12,51 @@ import shutil
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import cached_property
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from stmdeploy.artifact import Artifact, Draft, EngineInfo, read_artifact
-from stmdeploy.contracts import BuildWork, ModuleFactory, Runner, Travels, Work
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.files import sha256_of
-from stmdeploy.spec import EngineSpec, RunSpec
+from stmdeploy.files.writing import sha256_of
+from stmdeploy.plugins.exporter import BuildWork, Exporter, Target, Work
+from stmdeploy.plugins.runner import Array, ModuleFactory, Runner
+from stmdeploy.schema.artifact import Artifact, read_artifact
+from stmdeploy.schema.manifest import Draft, EngineInfo
+from stmdeploy.spec.export import EngineSpec
+from stmdeploy.spec.run import RunSpec
 
-from .onnx_graph import OnnxFile, described, write_onnx
+from .onnx import not_installed
+from .onnx_graph import described, write_onnx
 from .operator_times import Inferences, of_tensorrt
 from .ort_session import OnnxRuntimeRunner, first_non_finite
-from .precision import calibration_of, converted, emulated
+from .precision import converted, emulated
 from .tensorrt_build import Build, supports
 from .tensorrt_log import fused_layers, memory_bytes
 from .tensorrt_runner import TensorRtRunner, gpu_capability, why_no_gpu
-
-if TYPE_CHECKING:
-    from stmdeploy.contracts import Array
 
 #: What the form ``tokens`` is made of, beyond what every parser has.
 _TOKENS_OPERATORS = ("Attention", "DeformConv", "RMSNormalization")
 
 
-class TensorRtExporter:
+class TensorRtExporter(Exporter):
     """Exporter of target ``tensorrt``; `TensorRtRtxExporter` is the same for TensorRT-RTX."""
 
-    target = "tensorrt"
-    suffix = ".engine"
-    runtimes: tuple[str, ...] = ("tensorrt",)
-    tolerances = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": None}  # noqa: RUF012
+    name, suffix = "tensorrt", ".engine"
     module_name = "tensorrt"
     install = "pip install 'stmdeploy[gpu,tensorrt]'"
-    holds_code = True
-    travels: Travels = "source"
 
     @property
+    def target(self) -> Target:
+        """The target."""
+        return Target(
+            name=self.name,
+            suffix=self.suffix,
+            runtimes=(self.name,),
+            tolerances={"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": None},
+            travels="source",
+        )
+
+    @cached_property
     def lowerings(self) -> tuple[str, ...]:
         """The operators of ``tokens`` where the parser takes them all, else plain ones."""
         plain_first = ("tokens-plain", "tokens", "reference")
@@ -61,10 +67,8 @@ class TensorRtExporter:
         return ("tokens", "tokens-plain", "reference") if takes_all else plain_first
 
     def unavailable(self, *, source_only: bool = False) -> str:
-        """Why this target cannot be used here; empty if it can."""
         wanted = ("onnxruntime",) if source_only else (self.module_name, "onnxruntime")
-        missing = [name for name in wanted if not find_spec(name)]
-        return f"{' and '.join(missing)} not installed: {self.install}" if missing else ""
+        return not_installed(wanted, self.install)
 
     def export(self, work: Work) -> Draft:
         """Writes the engine, the layers it was fused into, and the ONNX file it is made of; or
@@ -74,23 +78,11 @@ class TensorRtExporter:
             StmdeployError: a node that TensorRT has no layer for, settings it does not take,
                 or a build that failed; with the builder's own words.
         """
-        source = work.folder / f"{work.spec.stem}.{self.target}.onnx"
-        file = converted(write_onnx(work, source), work)
-        if not work.spec.source_only:
-            build_work = BuildWork(work.spec.engine, work.folder, work.tell)
-            draft = self._built(file, work.spec.stem, work.spec.model.name, build_work)
-            return draft.model_copy(update={"calibration": calibration_of(work)})
-        return Draft(
-            files=file.files,
-            inputs=file.inputs,
-            outputs=file.outputs,
-            opset=file.opset,
-            operators=file.operators,
-            versions=file.versions,
-            calibration=calibration_of(work),
-            graph=file.path.name,
-            not_run="its engine is built where it runs",
-        )
+        source = converted(write_onnx(work, f".{self.name}.onnx"), work)
+        if work.spec.source_only:
+            return source.model_copy(update={"not_run": "its engine is built where it runs"})
+        build_work = BuildWork(work.spec.engine, work.folder, work.tell)
+        return self._built(source, work.spec.model.name, build_work)
 
     def engine_key(self, engine: EngineSpec) -> dict[str, str]:
         """The builder, its version, and what it builds for."""
@@ -110,53 +102,51 @@ class TensorRtExporter:
         names = [file.name for file in source.manifest.files]
         for name in names:
             shutil.copyfile(source.path.with_name(name), work.folder / name)
-        stem = names[0].removesuffix(f".{self.target}.onnx")
-        file = described(work.folder / names[0], tuple(names[1:]))
-        draft = self._built(file, stem, source.manifest.model.name, work)
-        return draft.model_copy(update={"calibration": source.manifest.calibration})
+        draft = described(work.folder / names[0], tuple(names[1:]))
+        draft = draft.model_copy(update={"calibration": source.manifest.calibration})
+        return self._built(draft, source.manifest.model.name, work)
 
-    def _built(self, file: OnnxFile, stem: str, model: str, work: BuildWork) -> Draft:
+    def _built(self, source: Draft, model: str, work: BuildWork) -> Draft:
+        """The engine of an ONNX file in the work's folder, and the listing of its layers."""
         trt = import_module(self.module_name)
+        graph = work.folder / source.graph
+        stem = source.graph.removesuffix(f".{self.name}.onnx")
         build = Build(trt, work.engine, model, work.tell)
-        network = build.parsed(file)
+        network = build.parsed(graph)
         start = time.perf_counter()
         engine = build.serialized(network)
         build_s = time.perf_counter() - start
         path = work.folder / (stem + self.suffix)
         path.write_bytes(engine)
         layers = fused_layers(build.log.lines)
-        listing = work.folder / f"{stem}.{self.target}.layers.json"
+        listing = work.folder / f"{stem}.{self.name}.layers.json"
         listing.write_text(json.dumps([layer.model_dump() for layer in layers], indent=1), "utf-8")
-        return Draft(
-            files=(path.name, listing.name, *file.files),
-            inputs=file.inputs,
-            outputs=file.outputs,
-            opset=file.opset,
-            operators=file.operators,
-            versions={**file.versions, self.module_name: trt.__version__},
-            engine=EngineInfo(
-                module=self.module_name,
-                version=trt.__version__,
-                gpu=build.gpu,
-                compute_capabilities=build.capabilities,
-                batch=work.engine.batch,
-                builder_level=work.engine.builder_level,
-                workspace_mib=work.engine.workspace_mib,
-                layers_before=network.num_layers,
-                layers_after=len(layers) or None,
-                output_dtypes=dict(
-                    Counter(dtype for layer in layers for dtype in layer.output_dtypes)
-                ),
-                weights_bytes=memory_bytes(build.log.lines, "Total Weights Memory"),
-                activation_bytes=memory_bytes(build.log.lines, "Total Activation Memory"),
-                onnx_sha256=sha256_of(file.path),
-                build_s=build_s,
-            ),
-            graph=file.path.name,
-            not_run=build.why_not_run(),
+        info = EngineInfo(
+            module=self.module_name,
+            version=trt.__version__,
+            gpu=build.gpu,
+            compute_capabilities=build.capabilities,
+            batch=work.engine.batch,
+            builder_level=work.engine.builder_level,
+            workspace_mib=work.engine.workspace_mib,
+            layers_before=network.num_layers,
+            layers_after=len(layers) or None,
+            output_dtypes=dict(Counter(dtype for layer in layers for dtype in layer.output_dtypes)),
+            weights_bytes=memory_bytes(build.log.lines, "Total Weights Memory"),
+            activation_bytes=memory_bytes(build.log.lines, "Total Activation Memory"),
+            onnx_sha256=sha256_of(graph),
+            build_s=build_s,
+        )
+        return source.model_copy(
+            update={
+                "files": (path.name, listing.name, *source.files),
+                "versions": {**source.versions, self.module_name: trt.__version__},
+                "engine": info,
+                "not_run": build.why_not_run(),
+            }
         )
 
-    def import_engine(self) -> None:
+    def import_runtime(self) -> None:
         """Imports the TensorRT module and torch, which holds the device memory."""
         import torch  # noqa: F401
 
@@ -166,12 +156,14 @@ class TensorRtExporter:
         """An execution context, after the manifest's hashes, version and GPU are checked.
 
         Raises:
-            StmdeployError: a changed file, another version or GPU, or no GPU at all (5).
+            StmdeployError: a changed file, another version or GPU, or no GPU at all (exit code 5).
         """
         trt = import_module(self.module_name)
         info = read_artifact(path).manifest.engine
         if info is None or info.module != self.module_name:
-            raise StmdeployError(f"{path} is no engine of {self.module_name}", "export it again")
+            raise StmdeployError(
+                f"{path} is no engine of {self.module_name}", f"export it with --target {self.name}"
+            )
         if info.version != trt.__version__:
             raise StmdeployError(
                 f"{path} was built by {info.module} {info.version}, {trt.__version__} is installed",
@@ -185,21 +177,21 @@ class TensorRtExporter:
             )
         if reason := why_no_gpu():
             raise StmdeployError(
-                f"{path} is built, not run: {reason}", "run it where a GPU is",
+                f"{path} is built, not run: {reason}", "run it on a machine with an NVIDIA GPU",
                 ExitCode.WORKER_FAILED,
             )  # fmt: skip
         if info.compute_capabilities and gpu_capability() not in info.compute_capabilities:
             raise StmdeployError(
                 f"{path} was built for compute capability {', '.join(info.compute_capabilities)}, "
                 f"this GPU is {gpu_capability()}",
-                "export it again with --compute-capability",
+                f"export it again with --compute-capability {gpu_capability()}",
                 ExitCode.WORKER_FAILED,
             )
         if run.device != "cuda":
             raise StmdeployError("engines run on a GPU", "name it, as in --gpu a100")
         return TensorRtRunner(trt, path, run, info)
 
-    def check(self, path: Path, draft: Draft, run: RunSpec, build: ModuleFactory) -> Runner:
+    def load_draft(self, path: Path, draft: Draft, run: RunSpec, build: ModuleFactory) -> Runner:
         """The engine where a GPU is; otherwise the very ONNX file the builder got, on ONNX
         Runtime's CPU, rounded as the engine would."""
         if draft.not_run:
@@ -219,9 +211,6 @@ class TensorRtExporter:
         runner.prepare(images)
         return of_tensorrt(import_module(self.module_name), runner, repeats)
 
-    def product(self, run: RunSpec, size: int) -> None:
-        """None: it runs on GPUs, whose datasheets are known."""
-
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
         """The first node of the ONNX file whose output is not finite."""
         graph = path.with_name(draft.graph)
@@ -231,8 +220,6 @@ class TensorRtExporter:
 class TensorRtRtxExporter(TensorRtExporter):
     """Exporter of target ``tensorrt-rtx``: builds without a GPU, for compute capabilities."""
 
-    target = "tensorrt-rtx"
-    suffix = ".rtx.engine"
-    runtimes = ("tensorrt-rtx",)
+    name, suffix = "tensorrt-rtx", ".rtx.engine"
     module_name = "tensorrt_rtx"
     install = "pip install 'stmdeploy[cpu,tensorrt-rtx]'"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from stmdeploy.artifact import FusedLayer
+from stmdeploy.schema.manifest import FusedLayer
 
 #: How the listing of fused layers begins; one log message, one line a layer.
 _LAYER_LIST = "Layers:"
@@ -57,14 +57,12 @@ def recording_logger(trt: Any) -> Any:
                 self.errors.append(message)
 
         def first_error(self) -> str:
-            return " ".join(self.errors[0].split())[:300] if self.errors else ""
+            return " ".join(self.errors[0].split())[:300] if self.errors else "no reason is given"
 
     return Recorder()
 
 
 def memory_bytes(lines: list[str], label: str) -> int | None:
     """The figure of a line such as ``Total Weights Memory: 17301504 bytes``."""
-    for line in lines:
-        if found := re.search(re.escape(label) + r":\s*(\d+)", line):
-            return int(found.group(1))
-    return None
+    figure = re.compile(re.escape(label) + r":\s*(\d+)")
+    return next((int(found[1]) for line in lines if (found := figure.search(line))), None)

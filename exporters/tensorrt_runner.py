@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
-from stmdeploy.artifact import EngineInfo
-from stmdeploy.contracts import OnStream
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.spec import INPUT_NAME, OUTPUT_NAME, RunSpec
+from stmdeploy.plugins.runner import Array
+from stmdeploy.schema.manifest import EngineInfo
+from stmdeploy.spec.model import INPUT_NAME, OUTPUT_NAME
+from stmdeploy.spec.run import RunSpec
 
 from .tensorrt_log import recording_logger
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from stmdeploy.contracts import Array
-
-_WARM_RUNS_BEFORE_CAPTURE = 3
+from .tensors import TensorRunner
 
 
 def why_no_gpu() -> str:
@@ -29,7 +23,7 @@ def why_no_gpu() -> str:
 
 
 def gpu_capability() -> str:
-    """Of the GPU that is here, as ``8.9``; empty without one."""
+    """The compute capability of the GPU that is here, as ``8.9``; empty without one."""
     import torch
 
     if why_no_gpu():
@@ -37,13 +31,13 @@ def gpu_capability() -> str:
     return "{}.{}".format(*torch.cuda.get_device_capability())
 
 
-class TensorRtRunner:
+class TensorRtRunner(TensorRunner):
     """An execution context over device memory, `execute_async_v3` on a stream of its own."""
 
     def __init__(self, trt: Any, path: Path, run: RunSpec, info: EngineInfo) -> None:
         import torch
 
-        self._trt, self._torch, self._run, self._info = trt, torch, run, info
+        self._trt, self._info = trt, info
         name = torch.cuda.get_device_name()
         if info.gpu and info.gpu != name:
             raise StmdeployError(
@@ -55,15 +49,12 @@ class TensorRtRunner:
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             raise StmdeployError(
-                f"{path} cannot be loaded: {self._log.first_error() or 'no reason is given'}",
-                "export it again, here",
+                f"{path} cannot be loaded: {self._log.first_error()}",
+                "export it again on this machine",
                 ExitCode.WORKER_FAILED,
             )
         self.context = self._new_context()
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._graph: Any = None
-        self._input: Tensor | None = None
-        self._output: Tensor | None = None
+        super().__init__(run, on_gpu=True)
 
     def _new_context(self) -> Any:
         """An execution context, its kernels made for the very shapes before they run.
@@ -108,22 +99,18 @@ class TensorRtRunner:
             self._record()
 
     def feed(self, images: Array) -> None:
-        """Copies an input over the one on the device."""
         if self._input is None:
             raise RuntimeError("prepare() comes before feed()")
         self._input.copy_(self._torch.from_numpy(images))
         self._torch.cuda.synchronize()
 
-    def another(self) -> TensorRtRunner:
+    def another(self) -> Self:
         """The same engine, with an execution context and a stream of its own."""
-        twin = copy.copy(self)
+        twin = super().another()
         twin.context = self._new_context()
-        twin._stream = self._torch.cuda.Stream()  # type: ignore[no-untyped-call]
         return twin
 
-    def _record(self) -> None:
-        for _ in range(_WARM_RUNS_BEFORE_CAPTURE):
-            self.run()
+    def _check_capturable(self) -> None:
         handle = self._stream.cuda_stream
         if hasattr(self.context, "is_stream_capturable") and not (
             self.context.is_stream_capturable(handle)
@@ -131,41 +118,14 @@ class TensorRtRunner:
             raise StmdeployError(
                 "the engine cannot be recorded as a CUDA graph", "leave --use-cuda-graph out"
             )
-        graph = self._torch.cuda.CUDAGraph()
-        with self._torch.cuda.graph(graph, stream=self._stream):
-            self._execute()
-        self._graph = graph
 
     def _execute(self) -> None:
         if not self.context.execute_async_v3(self._stream.cuda_stream):
             raise StmdeployError(
                 f"the engine failed: {self._log.first_error()}",
-                "see the worker's log",
+                "see what nvidia-smi says of the GPU, or export the engine again",
                 ExitCode.WORKER_FAILED,
             )
-
-    def _submit(self) -> None:
-        if self._graph is not None:
-            with self._torch.cuda.stream(self._stream):
-                self._graph.replay()
-        else:
-            self._execute()
-
-    def run(self) -> None:
-        """One inference; returns when the stream is done."""
-        self._submit()
-        self._stream.synchronize()
-
-    def on_stream(self) -> OnStream:
-        """Its own stream."""
-        return OnStream(self._stream.cuda_stream, self._submit)
-
-    def output(self) -> Array:
-        """The logits of the latest run, on the host."""
-        if self._output is None:
-            raise RuntimeError("prepare() comes before output()")
-        logits: Array = self._output.cpu().numpy()
-        return logits
 
     def facts(self) -> dict[str, str]:
         """Module, version, GPU, and whether a graph is replayed."""

@@ -1,10 +1,11 @@
-"""The one exception type for expected failures, and the exit codes that scripts rely on."""
+"""Expected failures: what kind, one line saying what and where, and a hint saying what to do."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from enum import IntEnum
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
 
 
 class ExitCode(IntEnum):
@@ -18,23 +19,93 @@ class ExitCode(IntEnum):
     WORKER_FAILED = 5
 
 
+class FailureKind(StrEnum):
+    """What went wrong, for whoever decides what happens next."""
+
+    INPUT = "input"
+    CANNOT_TELL = "cannot tell"
+    DIFFERS = "outputs differ"
+    OUT_OF_MEMORY = "out of memory"
+    #: By SIGKILL: most likely the system, which had no more memory.
+    KILLED = "killed"
+    SIGNAL = "signal"
+    TIMEOUT = "timeout"
+    NOT_EXPORTED = "not exported"
+    DEVICE = "device"
+    STORAGE = "storage"
+    ERROR = "error"
+
+
+#: The kind of a failure of which nothing but its exit code is said.
+_USUAL_KINDS = {
+    ExitCode.BAD_INPUT: FailureKind.INPUT,
+    ExitCode.CANNOT_TELL: FailureKind.CANNOT_TELL,
+    ExitCode.OUTPUTS_DIFFER: FailureKind.DIFFERS,
+}
+
+
 class StmdeployError(Exception):
-    """An expected failure: one line saying what and where, and a hint saying what to do.
+    """An expected failure.
 
     Args:
         message: what went wrong, naming the thing that is wrong.
         hint: what to type or change instead; may be empty.
         code: the exit code that the command line ends with.
+        kind: what went wrong; None for the usual kind of the exit code.
     """
 
-    def __init__(self, message: str, hint: str = "", code: ExitCode = ExitCode.BAD_INPUT) -> None:
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        code: ExitCode = ExitCode.BAD_INPUT,
+        kind: FailureKind | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.code = code
+        self.kind = kind or _USUAL_KINDS.get(code, FailureKind.ERROR)
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class DestinationError(StmdeployError):
+    """What was asked for cannot be written where it was asked for."""
+
+
+class DiskFullError(DestinationError):
+    """There is no room for it; something smaller may still fit."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An expected failure as it is kept, and passed between processes.
+
+    Attributes:
+        kind: what policy looks at.
+        message, hint, code: as of `StmdeployError`.
+    """
+
+    kind: FailureKind
+    message: str
+    hint: str = ""
+    code: ExitCode = ExitCode.WORKER_FAILED
+
+    @staticmethod
+    def of(error: StmdeployError) -> Failure:
+        """What an error says."""
+        return Failure(error.kind, error.message, error.hint, error.code)
+
+    def error(self, begins: str = "", hint: str = "") -> StmdeployError:
+        """The error that says the same, to be raised.
+
+        Args:
+            begins: said before the message.
+            hint: said where the failure has none.
+        """
+        return StmdeployError(begins + self.message, self.hint or hint, self.code, self.kind)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -9,14 +9,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stmdeploy.artifact import Artifact, read_artifact
-from stmdeploy.contracts import Silent
-from stmdeploy.pipeline import export_model
-from stmdeploy.regression.sides import is_manifest
-from stmdeploy.spec import CalibrationSpec, ExportSpec, ModelSpec
+from stmdeploy.backbones.source import build_model
+from stmdeploy.check.sides import is_manifest
+from stmdeploy.export.artifact import export_built
+from stmdeploy.files.writing import writable
+from stmdeploy.plugins.progress import Progress, Silent
+from stmdeploy.plugins.registry import exporter_for_target
+from stmdeploy.schema.artifact import Artifact, read_artifact
+from stmdeploy.spec.export import CalibrationSpec, ExportSpec
+from stmdeploy.spec.model import ModelSpec
 
 #: Of low precisions whose quality is not what is tested.
 FEW = CalibrationSpec(images=2)
+
+
+def export_model(spec: ExportSpec, progress: Progress) -> Artifact:
+    """An export as a worker does it, in this process: what happens within can be looked at."""
+    exporter = exporter_for_target(spec.target)
+    progress.expect(3)
+    with writable(spec.folder):
+        return export_built(build_model(spec.model, progress), exporter, spec, progress)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from stmdeploy.backbones.catalog import CATALOG_VARIABLE
-from stmdeploy.results.row import Conditions, Environment, Measurement, ProcessRun, Row
+from stmdeploy.backbones.catalogue import CATALOG_VARIABLE
+from stmdeploy.schema.hardware import Conditions, Environment
+from stmdeploy.schema.measurement import Measurement, ProcessRun
+from stmdeploy.schema.row import Row
 from tests.artifacts import SharedArtifacts
 from tests.fakes import RecordedProgress
 

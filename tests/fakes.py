@@ -8,8 +8,9 @@ from itertools import chain, repeat
 import numpy as np
 import numpy.typing as npt
 
-from stmdeploy.contracts import OnStream
-from stmdeploy.results.row import Evaluation, Row, Share95
+from stmdeploy.plugins.runner import OnStream
+from stmdeploy.schema.evaluation import Evaluation, Share95
+from stmdeploy.schema.row import Row
 
 
 class FakeClock:
@@ -94,3 +95,65 @@ def evaluation(
         skipped=0, skipped_files=(), top1=share, top5=share, reference=None, agreement=None,
         reference_top1=None, created_utc=created, environment=row.environment,
     )  # fmt: skip
+
+
+class RecordedNvml:
+    """NVML's answers, as recorded: (name, uuid, MIG mode; None where there is none)."""
+
+    NVML_DEVICE_MIG_ENABLE = 1
+    NVML_COMPUTEMODE_DEFAULT = 0
+    NVML_COMPUTEMODE_PROHIBITED = 2
+    NVML_COMPUTEMODE_EXCLUSIVE_PROCESS = 3
+    mode = 0
+    users: tuple[int, ...] = ()
+    power_limit_mw: int | None = 72_000
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, *gpus: tuple[str | bytes, str, int | None]) -> None:
+        self.gpus, self.open = gpus, 0
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return len(self.gpus)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        return index
+
+    def nvmlDeviceGetComputeMode(self, handle: int) -> int:  # noqa: N802
+        del handle
+        return self.mode
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> tuple[int, ...]:  # noqa: N802
+        del handle
+        return self.users
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:  # noqa: N802
+        return [gpu[1] for gpu in self.gpus].index(uuid)
+
+    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
+        return "570.86.10"
+
+    def nvmlDeviceGetPowerManagementLimit(self, handle: int) -> int:  # noqa: N802
+        del handle
+        if self.power_limit_mw is None:
+            raise self.NVMLError("Not Supported")
+        return self.power_limit_mw
+
+    def nvmlDeviceGetName(self, handle: int) -> str | bytes:  # noqa: N802
+        return self.gpus[handle][0]
+
+    def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802
+        return self.gpus[handle][1]
+
+    def nvmlDeviceGetMigMode(self, handle: int) -> tuple[int, int]:  # noqa: N802
+        mode = self.gpus[handle][2]
+        if mode is None:
+            raise self.NVMLError("Not Supported")
+        return mode, mode

@@ -24,12 +24,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import tests.conftest  # noqa: F401  (the scale nano)
-from stmdeploy.contracts import Silent
 from stmdeploy.errors import StmdeployError
-from stmdeploy.promises import CLASSIFICATION, Promise, promises
-from stmdeploy.registry import exporters
+from stmdeploy.export.promises import CLASSIFICATION, Promise, promises
+from stmdeploy.plugins.progress import Silent
+from stmdeploy.plugins.registry import exporters
 from stmdeploy.report.tables import TextTable
-from stmdeploy.spec import LOWERINGS, PRECISIONS, CalibrationSpec, EngineSpec, ExportSpec, ModelSpec
+from stmdeploy.spec.export import LOWERINGS, PRECISIONS, CalibrationSpec, EngineSpec, ExportSpec
+from stmdeploy.spec.model import ModelSpec
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / ".matrix.jsonl"
@@ -76,7 +77,7 @@ def kept_promises(scales: Iterable[str]) -> list[Promise]:
 def keep(promise: Promise, model: ModelSpec, engine: EngineSpec | None = None) -> dict[str, Any]:
     """Exports and verifies one combination; what came of it."""
     from stmdeploy.backbones.source import build_model
-    from stmdeploy.exporting import export_built
+    from stmdeploy.export.artifact import export_built
 
     begun, told = time.monotonic(), Told()
     result: dict[str, Any] = {"key": key(promise), **vars(promise), "failure": ""}

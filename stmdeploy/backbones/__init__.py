@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stmdeploy.backbones.catalog import list_backbones, resolve
+from stmdeploy.backbones.catalogue import list_backbones, resolve
 
 if TYPE_CHECKING:
     from stmdeploy.backbones.network import Backbone
@@ -24,7 +24,7 @@ def create_backbone(
     Args:
         stm: a family (``halo pvt pvt_v2 swin convnext dcn``), an alias, or an official name
             such as ``unified_dcn_v3_tiny``, which brings its own scale.
-        scale: ``micro tiny small base``, for dcn also ``large``.
+        scale: ``micro tiny small base``, for dcn also ``large``; not used with an official name.
         image_size: one side or (height, width), in pixels.
         num_classes: outputs of the classification head, at least 1.
 
@@ -33,13 +33,12 @@ def create_backbone(
         (N, num_classes); ``model.forward_features(x)`` gives the four stage maps.
 
     Raises:
-        StmdeployError: unknown name or scale, or a size the mixer cannot take.
+        StmdeployError: unknown name or scale, a size the mixer cannot take, or no classes.
     """
     from stmdeploy.backbones.network import build
-    from stmdeploy.backbones.sizes import as_height_width
-    from stmdeploy.errors import StmdeployError
+    from stmdeploy.spec.limits import at_least
 
-    if num_classes < 1:
-        raise StmdeployError(f"num_classes is {num_classes}", "give at least 1")
+    at_least(1, num_classes, "num_classes")
     config = resolve(stm, None if stm.strip().lower() in list_backbones() else scale)
-    return build(config, as_height_width(image_size), num_classes)
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return build(config, size, num_classes)

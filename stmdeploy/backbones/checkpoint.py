@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stmdeploy.contracts import Progress
 from stmdeploy.errors import StmdeployError
-from stmdeploy.files import publish, sha256_of, staging, user_folder
+from stmdeploy.files import places
+from stmdeploy.files.writing import publish, sha256_of, staging
+from stmdeploy.plugins.progress import Progress
 
 #: Buffers that older checkpoints carry and that are derived from the geometry here.
 DERIVED_SUFFIXES = ("relative_position_index", "attn_mask")
@@ -29,7 +30,7 @@ _NAMED_KEYS = 3
 
 def cache_folder() -> Path:
     """Where downloaded checkpoints are kept: ``$XDG_CACHE_HOME/stmdeploy/checkpoints``."""
-    return user_folder("XDG_CACHE_HOME", ".cache") / "stmdeploy" / "checkpoints"
+    return places.cache_folder() / "checkpoints"
 
 
 def locate_checkpoint(source: str, progress: Progress) -> Path:
@@ -44,7 +45,7 @@ def locate_checkpoint(source: str, progress: Progress) -> Path:
     if not source.startswith(("http://", "https://")):
         path = Path(source)
         if not path.is_file():
-            raise StmdeployError(f"no checkpoint file at {source}", "check the path")
+            raise StmdeployError(f"no checkpoint file at {source}", "give a path or a URL")
         return path
     name = source_name(source)
     target = cache_folder() / f"{hashlib.sha256(source.encode()).hexdigest()[:12]}-{name}"
@@ -60,7 +61,7 @@ def locate_checkpoint(source: str, progress: Progress) -> Path:
 
 
 def source_name(source: str) -> str:
-    """The file name in a path or URL: what may be written into a manifest."""
+    """The file name in a path or URL, for a manifest; raises StmdeployError for what is neither."""
     try:
         return Path(urlsplit(source).path).name or "checkpoint"
     except ValueError as error:
@@ -76,7 +77,8 @@ def _download(url: str, path: Path) -> None:
         ) from error
     except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
         raise StmdeployError(
-            f"{url}: {getattr(error, 'reason', error)}", "check the connection, or give a file"
+            f"{url}: {getattr(error, 'reason', error)}",
+            "check the connection, or give a file",
         ) from error
 
 
@@ -90,9 +92,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         StmdeployError: not a checkpoint, cut short, holding code or no state_dict.
     """
     hint = "give a file saved by torch.save that holds a state_dict"
-    _refuse_packed(path, hint)
     try:
+        if (whole := _unpacked_bytes(path)) > path.stat().st_size:
+            raise StmdeployError(f"{path} would unpack to {whole} bytes, more than it has", hint)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except StmdeployError:
+        raise
     except pickle.UnpicklingError as error:
         raise StmdeployError(
             f"{path} is damaged or holds more than tensors; nothing in it was run", hint
@@ -104,26 +109,21 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not content:
         raise StmdeployError(f"{path} holds no state_dict", hint)
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()):
-        raise StmdeployError(f"{path} holds no state_dict, but other values", hint)
+        raise StmdeployError(f"{path} holds no state_dict: not all of its values are tensors", hint)
     return {k: v for k, v in content.items() if not k.endswith(DERIVED_SUFFIXES)}
 
 
-def _refuse_packed(path: Path, hint: str) -> None:
-    """Raises StmdeployError for an archive whose members are together larger than it: torch.save
-    packs nothing, so such a one was made to burst."""
+def _unpacked_bytes(path: Path) -> int:
+    """What the members of an archive say that they are together, 0 for no archive: torch.save packs
+    nothing, so one that is smaller than they was made to burst."""
     if not zipfile.is_zipfile(path):
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            whole = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-        raise StmdeployError(f"{path} cannot be read: cut short or no checkpoint", hint) from error
-    if whole > path.stat().st_size:
-        raise StmdeployError(f"{path} says that it unpacks to {whole} bytes", hint)
+        return 0
+    with zipfile.ZipFile(path) as archive:
+        return sum(member.file_size for member in archive.infolist())
 
 
 def resample(key: str, value: Tensor, shape: torch.Size) -> Tensor:
-    """Fits a value that depends on the image size to another size, as the authors' loader.
+    """Fits a value that depends on the image size to another size, as the authors' loader does.
 
     Swin's bias tables are resampled bicubic over their square grid, halo's tables linear
     with aligned corners, pvt's position embeddings bilinear with aligned corners.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
+from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from stmdeploy.backbones.catalog import BackboneConfig
+from stmdeploy.backbones.catalogue import STRIDES, BackboneConfig
 from stmdeploy.backbones.layers import (
     ConvDownsample,
     ConvStem,
@@ -15,15 +16,16 @@ from stmdeploy.backbones.layers import (
     PatchEmbed,
     PatchMerging,
 )
-from stmdeploy.backbones.mixers import BLOCKS, BlockGeometry
-from stmdeploy.backbones.sizes import STRIDES, check_image_size
+from stmdeploy.backbones.mixers import block_of
+from stmdeploy.backbones.mixers.block import BlockGeometry
+from stmdeploy.backbones.sizes import check_image_size
 
 INITIAL_STD = 0.02
 
 
 def _downsample_layers(config: BackboneConfig) -> nn.ModuleList:
     dims = config.dims
-    pairs = list(itertools.pairwise(dims))
+    pairs = list(pairwise(dims))
     stem: nn.Module
     if config.layout == "swin":
         stem = PatchEmbed(3, dims[0], kernel=4, stride=4, padding=0)
@@ -36,35 +38,25 @@ def _downsample_layers(config: BackboneConfig) -> nn.ModuleList:
 
 def _stage(config: BackboneConfig, stage: int, image_size: tuple[int, int]) -> nn.Sequential:
     height, width = (side // STRIDES[stage] for side in image_size)
-    return nn.Sequential(
-        *(
-            BLOCKS[config.block](
-                BlockGeometry(
-                    channels=config.dims[stage],
-                    heads=config.heads[stage],
-                    mlp_ratio=config.mlp_ratios[stage],
-                    stage=stage,
-                    index=index,
-                    size=(height, width),
-                )
-            )
-            for index in range(config.depths[stage])
-        )
+    first = BlockGeometry(
+        channels=config.dims[stage],
+        heads=config.heads[stage],
+        mlp_ratio=config.mlp_ratios[stage],
+        stage=stage,
+        index=0,
+        size=(height, width),
     )
+    places = (replace(first, index=index) for index in range(config.depths[stage]))
+    return nn.Sequential(*map(block_of(config), places))
 
 
 class Backbone(nn.Module):
     """A classification backbone; its state_dict keys are the official ones.
 
-    Args:
+    Attributes:
         config: which backbone.
         image_size: (height, width) in pixels; masks and position embeddings are made for it.
         num_classes: outputs of the head.
-
-    Attributes:
-        config: as given.
-        image_size: as given.
-        num_classes: as given.
     """
 
     def __init__(

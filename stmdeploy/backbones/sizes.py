@@ -2,23 +2,8 @@
 
 from __future__ import annotations
 
-from stmdeploy.backbones.catalog import BackboneConfig
+from stmdeploy.backbones.catalogue import STRIDES, BackboneConfig
 from stmdeploy.errors import StmdeployError
-
-#: Strides of the four stages.
-STRIDES = (4, 8, 16, 32)
-#: A window mixer needs every stage map to be whole windows of 7: 7 * 32 pixels.
-_SIDE_STEP = {"halo": 224, "swin": 224}
-
-
-def side_step_px(config: BackboneConfig) -> int:
-    """Image sides must be multiples of this many pixels."""
-    return _SIDE_STEP.get(config.block, STRIDES[-1])
-
-
-def as_height_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """An image size as (height, width), from one side or both."""
-    return (image_size, image_size) if isinstance(image_size, int) else image_size
 
 
 def check_image_size(config: BackboneConfig, image_size: tuple[int, int]) -> None:
@@ -27,7 +12,7 @@ def check_image_size(config: BackboneConfig, image_size: tuple[int, int]) -> Non
     Raises:
         StmdeployError: naming the size, the sizes that work and the nearest of them.
     """
-    step = side_step_px(config)
+    step = config.image_side_step_px
     height, width = image_size
     if height > 0 and width > 0 and height % step == 0 and width % step == 0:
         return

@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stmdeploy.artifact import ModelInfo, WeightsInfo
-from stmdeploy.backbones.catalog import BackboneConfig, resolve
+from stmdeploy.backbones.catalogue import BackboneConfig, resolve
 from stmdeploy.backbones.checkpoint import content_hash, load_checkpoint, source_name
 from stmdeploy.backbones.network import build
 from stmdeploy.backbones.synthetic import fill_synthetic
-from stmdeploy.contracts import Progress
 from stmdeploy.errors import StmdeployError
-from stmdeploy.spec import ModelSpec
+from stmdeploy.plugins.progress import Progress
+from stmdeploy.schema.manifest import ModelInfo, WeightsInfo
+from stmdeploy.spec.model import ModelSpec
 
 #: `ModelSpec.checkpoint` for the authors' weights.
 OFFICIAL = "official"
@@ -111,7 +111,7 @@ def _custom_module(spec: ModelSpec) -> nn.Module:
     except (Exception, SystemExit) as error:
         raise StmdeployError(
             f"--model {spec.name}: the callable failed: {type(error).__name__}: {error}",
-            "it must do without arguments and return a torch.nn.Module",
+            "it is called without arguments and must return a torch.nn.Module",
         ) from error
     if not isinstance(module, nn.Module):
         raise StmdeployError(
@@ -132,12 +132,14 @@ def _import_factory(package: str, name: str) -> Callable[..., object]:
             "write package.module:callable; the working folder is searched first",
         ) from error
     if not callable(factory):
-        raise StmdeployError(f"--model {package}:{name} is not callable", "name a function")
+        raise StmdeployError(
+            f"--model {package}:{name} is not callable", "name a function or class"
+        )
     return factory  # type: ignore[no-any-return]
 
 
 def _classes_argument(factory: Callable[..., object], spec: ModelSpec) -> dict[str, int]:
-    """``num_classes`` for a callable that takes it, where a number is asked for."""
+    """The argument ``num_classes``, if a number is asked for and the callable takes it."""
     if spec.num_classes is None:
         return {}
     try:
@@ -170,7 +172,7 @@ def _num_classes(module: nn.Module, spec: ModelSpec) -> int:
         ) from error
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         raise StmdeployError(
-            f"--model {spec.name} does not give logits of shape (N, classes)", "wrap it"
+            f"--model {spec.name} does not give logits of shape (N, classes)", "wrap it to do so"
         )
     found = int(logits.shape[1])
     if spec.num_classes not in (None, found):

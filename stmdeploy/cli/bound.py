@@ -2,113 +2,107 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from stmdeploy.cli import options
-from stmdeploy.cli.options import numbers, words
+from stmdeploy.cli import console
+from stmdeploy.cli.command import Numbers, Words, argument, many, option
+from stmdeploy.cli.options import GPU, OUTPUT, SWEEP, FormOptions, JsonOption, ModelOptions
 from stmdeploy.errors import ExitCode, StmdeployError
 
 if TYPE_CHECKING:
-    from stmdeploy.contracts import Progress
+    from stmdeploy.plugins.progress import Progress
     from stmdeploy.report.bounds import Processor, Workload
 
 
-def bound(
-    artifact: Annotated[
-        list[Path] | None, typer.Argument(help="Artifacts. [default: the models that are named]")
-    ] = None,
-    stm: options.Stm = None,
-    scale: options.Scale = None,
-    model: options.Model = None,
-    image_size: options.ImageSize = None,
-    num_classes: options.NumClasses = None,
-    gpu: Annotated[
-        list[str] | None,
-        typer.Option("--gpu", help="As of `hardware list`. [default: this machine's processor]"),
-    ] = None,
-    batch: Annotated[
-        list[str] | None, typer.Option("--batch", help="[default: as the hardware's profile]")
-    ] = None,
-    precision: options.Precision = None,
-    lowering: options.Lowering = None,
-    timeout_s: options.TimeoutS = 120.0,
-    json: options.Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class BoundOptions(JsonOption, FormOptions, ModelOptions):
+    """Which models, and which hardware."""
+
+    artifact: list[Path] | None = argument(
+        "Main files of artifacts. [default: the models that are named]",
+    )
+    gpu: Words = many(GPU, "GPUs, as of `hardware list`. [default: this machine's processor]")
+    batch: Numbers = many(SWEEP, "Images per inference. [default: as the hardware's profile]")
+    timeout_s: float = option(
+        OUTPUT,
+        "End a worker that measures the processor after so many seconds.",
+        120.0,
+    )
+
+
+def bound(options: BoundOptions) -> None:
     """Work out the roofline bound of models on hardware: bound, not measured.
 
     From the exported graph, and from the datasheet of a GPU or the measured peaks of this
     machine's processor.
     """
-    from stmdeploy.bound import ASSUMPTIONS
-    from stmdeploy.cli import console
-    from stmdeploy.report.bounds import Workload, bound_table, bounds_of
+    from stmdeploy.hardware.roofline import ASSUMPTIONS
+    from stmdeploy.report.bounds import bound_table, bounds_of
 
-    precisions, batches = tuple(words(precision)), numbers(batch, "--batch")
-    _check(precisions, batches, gpu)
+    _check(options)
     with console.progress() as progress:
-        if artifact:
-            if words(stm) or words(model):
-                raise StmdeployError("artifacts and --stm exclude each other", "give one of them")
-            if precisions:
-                raise StmdeployError("an artifact has its precision", "leave --precision out")
-            workloads = _of_artifacts(artifact)
-        else:
-            from stmdeploy.cli.requests import model_specs
-            from stmdeploy.pipeline import operations_of
-
-            specs = model_specs(
-                stm=stm, scale=scale, model=model, image_size=image_size,
-                num_classes=num_classes, checkpoint=None,
-                default_scale="tiny" if words(stm) else "micro",
-            )  # fmt: skip
-            form = lowering or ("reference" if gpu else None)
-            found = operations_of(specs, form, progress)
-            workloads = [Workload(spec.label, done) for spec, done in found.items()]
+        workloads = _of_artifacts(options) if options.artifact else _of_models(options, progress)
         for workload in workloads:
             if not workload.operations:
                 raise StmdeployError(
                     f"{workload.model} has no graph with products", "name a model that multiplies"
                 )
-        kinds = (*precisions, *(w.precision for w in workloads if w.precision))
-        processors = _processors(words(gpu), kinds, progress, timeout_s)
-        bounds = bounds_of(workloads, processors, batches, precisions)
-    if json:
-        console.print_json(
-            {"kind": "bound, not measured", "assumptions": ASSUMPTIONS,
-             "bounds": [entry.figures() for entry in bounds]}
-        )  # fmt: skip
-    else:
-        console.print_table(bound_table(bounds))
+        kinds = (*options.precision, *(w.precision for w in workloads if w.precision))
+        processors = _processors(options, kinds, progress)
+        bounds = bounds_of(workloads, processors, options.batch, options.precision)
+    figures = [entry.figures() for entry in bounds]
+    document = {"kind": "bound, not measured", "assumptions": ASSUMPTIONS, "bounds": figures}
+    console.show(document, bound_table(bounds), json=options.json)
 
 
-def _check(precisions: tuple[str, ...], batches: list[int], gpu: list[str] | None) -> None:
+def _check(options: BoundOptions) -> None:
     """Raises StmdeployError for what cannot be, before any work."""
-    from stmdeploy.bound import rate_of
     from stmdeploy.errors import nearest
-    from stmdeploy.processors import find_profiles, peaks_of
-    from stmdeploy.spec import PRECISIONS, at_least
+    from stmdeploy.hardware.profiles import find_profiles, peaks_of
+    from stmdeploy.hardware.roofline import rate_of
+    from stmdeploy.spec.export import PRECISIONS
+    from stmdeploy.spec.limits import at_least
 
-    for word in precisions:
+    for word in options.precision:
         if word not in PRECISIONS:
             raise StmdeployError(f"unknown precision {word!r}", nearest(word, PRECISIONS))
-    for number in batches:
+    for number in options.batch:
         at_least(1, number, "batch")
-    if gpu is not None and not words(gpu):
-        raise StmdeployError("--gpu is empty", "name one, as in --gpu a100")
-    for profile in (p for name in words(gpu) for p in find_profiles(name)):
-        for word in precisions:
+    for profile in (p for name in options.gpu for p in find_profiles(name)):
+        for word in options.precision:
             rate_of(word, peaks_of(profile))
 
 
-def _of_artifacts(paths: list[Path]) -> list[Workload]:
-    from stmdeploy.artifact import read_artifact
+def _of_models(options: BoundOptions, progress: Progress) -> list[Workload]:
+    """What models must do, from their ONNX graphs, which are exported for it."""
+    from stmdeploy.cli.requests import model_specs
+    from stmdeploy.files.writing import scratch_folder
+    from stmdeploy.hardware.machine import available_threads
     from stmdeploy.report.bounds import Workload
+    from stmdeploy.spec.run import RunSpec
+    from stmdeploy.spec.sweep import SweepSpec
+    from stmdeploy.sweeps.exports import export_rows
 
+    specs = model_specs(options, default_scale="tiny" if options.stm else "micro")
+    form = options.lowering or ("reference" if options.gpu else None)
+    sweep = SweepSpec(specs, (RunSpec("onnxruntime", 1, available_threads()),), lowering=form)
+    with scratch_folder("bound") as folder:
+        found = export_rows(sweep, folder, progress)
+    return [Workload(row.model.label, one.operations) for row, one in found.items()]
+
+
+def _of_artifacts(options: BoundOptions) -> list[Workload]:
+    from stmdeploy.report.bounds import Workload
+    from stmdeploy.schema.artifact import read_artifact
+
+    if options.stm or options.model:
+        raise StmdeployError("artifacts and --stm exclude each other", "give one of them")
+    if options.precision:
+        raise StmdeployError("an artifact has its precision", "leave --precision out")
     found = []
-    for path in paths:
+    for path in options.artifact or ():
         manifest = read_artifact(path).manifest
         if not manifest.operations:
             raise StmdeployError(
@@ -119,29 +113,30 @@ def _of_artifacts(paths: list[Path]) -> list[Workload]:
 
 
 def _processors(
-    gpus: list[str], precisions: tuple[str, ...], progress: Progress, timeout_s: float
+    options: BoundOptions, precisions: tuple[str, ...], progress: Progress
 ) -> list[Processor]:
     """The profiles that are named, or this machine's processor as it measures."""
-    from stmdeploy.processors import cpu_profile, find_profiles, peaks_of
+    from stmdeploy.hardware.profiles import cpu_profile, find_profiles, peaks_of
     from stmdeploy.report.bounds import Processor
 
-    if gpus:
-        profiles = [profile for name in gpus for profile in find_profiles(name)]
+    if options.gpu:
+        profiles = [profile for name in options.gpu for profile in find_profiles(name)]
         return [
             Processor(p.name, p.title, p.batches, p.precisions, peaks_of(p))
             for p in {profile.name: profile for profile in profiles}.values()
         ]
-    from stmdeploy.explaining import measured_peaks
-    from stmdeploy.hardware import processor_name
-    from stmdeploy.spec import available_threads
+    from stmdeploy.hardware.machine import available_threads, processor_name
+    from stmdeploy.sweeps.explanation import measured_peaks
 
     cpu = cpu_profile()
     wanted = {"fp32", *("int8" if word == "int8-dynamic" else word for word in precisions)}
     peaks = measured_peaks(
-        available_threads(), tuple(sorted(wanted)), progress, timeout_s=timeout_s
+        available_threads(), tuple(sorted(wanted)), progress, timeout_s=options.timeout_s
     )
     if peaks is None:
         raise StmdeployError(
-            "the peaks of this machine cannot be measured", "name a GPU", ExitCode.WORKER_FAILED
+            "the peaks of this processor cannot be measured",
+            "see above, or name a GPU with --gpu",
+            ExitCode.WORKER_FAILED,
         )
     return [Processor("cpu", processor_name(), cpu.batches, cpu.precisions, peaks)]

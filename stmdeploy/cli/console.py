@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
 
 from stmdeploy.errors import StmdeployError
-from stmdeploy.reading import one_line
+from stmdeploy.files.reading import one_line
 from stmdeploy.report.escaping import log_line
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-    from stmdeploy.contracts import Progress
+    from stmdeploy.plugins.progress import Progress
     from stmdeploy.report.tables import TextTable
-    from stmdeploy.results.row import Row
+    from stmdeploy.schema.row import Row
 
 
 class ReaderGoneError(Exception):
@@ -51,6 +51,14 @@ def print_text(text: str) -> None:
 def print_json(document: Any) -> None:
     """Writes one JSON document to stdout."""
     print_text(json.dumps(document, indent=1, default=str, allow_nan=False))
+
+
+def show(document: Any, *tables: TextTable, json: bool) -> None:
+    """Prints a document, or the tables that say the same."""
+    if json:
+        print_json(document)
+    for table in () if json else tables:
+        print_table(table)
 
 
 def say(text: str) -> None:
@@ -92,7 +100,7 @@ def show_rows(rows: tuple[Row, ...], folder: Path, sweep: str, *, json: bool) ->
 
 
 class _Steps:
-    """`contracts.Progress` on a rich bar: each step completes the one before it."""
+    """A `Progress` on a rich bar: each step completes the one before it."""
 
     def __init__(self, bar: RichProgress, task: TaskID) -> None:
         self._bar = bar

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stmdeploy.errors import StmdeployError
-from stmdeploy.hardware import find_gpu
-from stmdeploy.processors import CpuProfile, Profile, cpu_profile, find_profiles
+from stmdeploy.hardware.gpus import find_gpu
+from stmdeploy.hardware.profiles import CpuProfile, Profile, cpu_profile, find_profiles
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stmdeploy.reading import one_line
+from stmdeploy.files.reading import one_line
 from stmdeploy.report.fitting import GAP, Fit, fit, may_wrap
 from stmdeploy.report.tables import TextTable
 

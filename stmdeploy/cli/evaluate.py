@@ -2,87 +2,76 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from stmdeploy.cli import console
+from stmdeploy.cli.command import REQUIRED, argument, option
+from stmdeploy.cli.options import GPU, MEASURING, OUTPUT, JsonOption, StoreOptions, TrustOption
 
-from stmdeploy.cli import options
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(JsonOption, TrustOption, StoreOptions):
+    """What is evaluated, and over what."""
+
+    artifacts: tuple[Path, ...] = argument("Main files of artifacts.", REQUIRED)
+    data: Path = option(MEASURING, "Folder with a folder of images for each class.", REQUIRED)
+    class_map: Path | None = option(
+        MEASURING,
+        "JSON file: the class of every folder. [default: the order of their names]",
+    )
+    limit: int | None = option(MEASURING, "Number of images, spread over all. [default: all]")
+    batch: int = option(MEASURING, "Images per inference.", 32)
+    threads: int | None = option(
+        MEASURING,
+        "Threads of one operator, and that read images. [default: all]",
+    )
+    runtime: str | None = option(
+        MEASURING,
+        "Runtime of the artifacts. [default: the usual one of each]",
+    )
+    provider: str | None = option(MEASURING, "onnxruntime: execution provider. [default: cpu]")
+    gpu: str | None = option(GPU, "Run on this GPU.")
+    reference: Path | None = option(
+        MEASURING,
+        "The same model in fp32, to tell agreement with. [default: one of the artifacts, or one "
+        "that lies beside]",
+    )
+    timeout_s: float = option(
+        OUTPUT,
+        "End a worker that finishes no batch for so many seconds.",
+        600.0,
+    )
 
 
-def evaluate(
-    artifacts: Annotated[list[Path], typer.Argument(help="Main files of artifacts.")],
-    data: Annotated[
-        Path, typer.Option("--data", help="Folder with a folder of images for each class.")
-    ],
-    class_map: Annotated[
-        Path | None,
-        typer.Option(
-            "--class-map",
-            help="JSON file: the class of every folder. [default: the order of their names]",
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="So many images, spread over all. [default: all]")
-    ] = None,
-    batch: Annotated[int, typer.Option("--batch", help="Images at a time.")] = 32,
-    threads: Annotated[int | None, typer.Option("--threads", help="[default: all]")] = None,
-    runtime: Annotated[
-        str | None, typer.Option("--runtime", help="[default: the usual one of each artifact]")
-    ] = None,
-    provider: Annotated[str | None, typer.Option("--provider", help="Of onnxruntime.")] = None,
-    gpu: Annotated[str | None, typer.Option("--gpu", help="Run on this GPU.")] = None,
-    reference: Annotated[
-        Path | None,
-        typer.Option(
-            "--reference",
-            help="The same model in fp32, to tell agreement with. [default: one of the artifacts, "
-            "or one that lies beside]",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the store. [default: stmdeploy-results]")
-    ] = None,
-    store_url: options.StoreUrl = None,
-    timeout_s: Annotated[
-        float,
-        typer.Option(
-            "--timeout-s", help="A worker that is through with no batch for so long is ended."
-        ),
-    ] = 600.0,
-    trust: options.Trust = False,
-    json: options.Json = False,
-) -> None:
+def evaluate(options: EvaluateOptions) -> None:
     """Measure top-1 and top-5 of artifacts over labelled images, as published: resized to 256/224
     of the image size (bicubic), centre cropped.
 
     The figures are stored, and from then on stand as measured beside the published ones.
     """
-    from stmdeploy.cli import console
-    from stmdeploy.cli.requests import RESULTS_ROOT
-    from stmdeploy.evaluating import EvaluationSpec
-    from stmdeploy.evaluating import evaluate as run_evaluation
-    from stmdeploy.hardware import find_gpu
+    from stmdeploy.evaluate.accuracy import EvaluationSpec
+    from stmdeploy.evaluate.accuracy import evaluate as run_evaluation
+    from stmdeploy.hardware.gpus import find_gpu
+    from stmdeploy.hardware.machine import available_threads
     from stmdeploy.report.accuracy import evaluation_table
-    from stmdeploy.spec import RunSettings, available_threads
+    from stmdeploy.spec.run import RunSettings
 
     spec = EvaluationSpec(
-        artifacts=tuple(artifacts),
-        data=data,
-        batch=batch,
-        threads=available_threads() if threads is None else threads,
-        class_map=class_map,
-        limit=limit,
-        runtime=runtime or "",
-        settings=RunSettings(provider=provider or ""),
-        gpu=find_gpu(gpu)[0] if gpu else None,
-        reference=reference,
-        timeout_s=timeout_s,
-        trust=trust,
+        artifacts=options.artifacts,
+        data=options.data,
+        batch=options.batch,
+        threads=available_threads() if options.threads is None else options.threads,
+        class_map=options.class_map,
+        limit=options.limit,
+        runtime=options.runtime or "",
+        settings=RunSettings(provider=options.provider or ""),
+        gpu=find_gpu(options.gpu)[0] if options.gpu else None,
+        reference=options.reference,
+        timeout_s=options.timeout_s,
+        trust=options.trust,
     )
     with console.progress() as progress:
-        found = run_evaluation(spec, out or RESULTS_ROOT, progress, store_url or "")
-    if json:
-        console.print_json({"evaluations": [e.model_dump(mode="json") for e in found]})
-    else:
-        console.print_table(evaluation_table(found))
+        found = run_evaluation(spec, options.folder, progress, options.store_url or "")
+    document = {"evaluations": [one.model_dump(mode="json") for one in found]}
+    console.show(document, evaluation_table(found), json=options.json)

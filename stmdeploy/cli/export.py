@@ -1,20 +1,34 @@
-"""`export` and `inspect`: artifacts made, and artifacts looked at."""
+"""`export`: artifacts, verified."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from stmdeploy.cli import options
-from stmdeploy.cli.options import words
+from stmdeploy.cli import console
+from stmdeploy.cli.command import Numbers, Words, many, option
+from stmdeploy.cli.options import (
+    ARTIFACTS_ROOT,
+    GPU,
+    MODEL,
+    OUTPUT,
+    CalibrationOptions,
+    CheckpointOption,
+    EngineOptions,
+    FormOptions,
+    JsonOption,
+    ModelOptions,
+)
 from stmdeploy.errors import StmdeployError
+from stmdeploy.spec.run import EXPORT_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from stmdeploy.artifact import Artifact
-    from stmdeploy.spec import ExportSpec
+    from stmdeploy.plugins.progress import Progress
+    from stmdeploy.schema.artifact import Artifact
+    from stmdeploy.spec.export import ExportSpec
+    from stmdeploy.spec.model import ModelSpec
 
 
 class Layout(StrEnum):
@@ -24,91 +38,121 @@ class Layout(StrEnum):
     TRITON = "triton"
 
 
-def export(
-    stm: options.Stm = None,
-    scale: options.Scale = None,
-    all_scales: Annotated[
-        bool, typer.Option("--all-scales", help="Every scale of the STMs named.")
-    ] = False,
-    model: options.Model = None,
-    image_size: options.ImageSize = None,
-    num_classes: options.NumClasses = None,
-    checkpoint: options.Checkpoint = None,
-    target: Annotated[
-        list[str] | None,
-        typer.Option("--target", help="See `stmdeploy list targets`. [default: onnx]"),
-    ] = None,
-    precision: options.Precision = None,
-    calibration: options.CalibrationFolder = None,
-    calibration_images: options.CalibrationImages = 16,
-    lowering: options.Lowering = None,
-    opset: Annotated[int | None, typer.Option("--opset", help="ONNX opset, 19 to 23.")] = None,
-    batch: Annotated[
-        list[str] | None,
-        typer.Option("--batch", help="Of an engine: MIN,OPT,MAX, or one. [default: 1,8,32]"),
-    ] = None,
-    workspace_mib: options.WorkspaceMib = None,
-    builder_level: options.BuilderLevel = None,
-    timing_cache: options.TimingCache = None,
-    compute_capability: options.ComputeCapability = None,
-    layout: Annotated[
-        Layout, typer.Option("--layout", help="triton: also a model repository of Triton.")
-    ] = Layout.PLAIN,
-    out: options.Out = None,
-    json: options.Json = False,
-) -> None:
-    """Export backbones, verified against PyTorch in float64, with a manifest beside each."""
-    from stmdeploy.cli.requests import ARTIFACTS_ROOT, engine_spec, model_specs
-    from stmdeploy.spec import CalibrationSpec, ExportSpec
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(
+    JsonOption, EngineOptions, CalibrationOptions, FormOptions, CheckpointOption, ModelOptions
+):
+    """What is exported, and to what."""
 
-    if not words(stm) and not words(model):
-        raise StmdeployError("nothing to export is named", "give --stm, as in --stm dcn")
-    if all_scales and words(scale):
-        raise StmdeployError("--all-scales and --scale exclude each other", "give one of them")
-    folder = out or ARTIFACTS_ROOT
-    models = model_specs(
-        stm=stm, scale=["all"] if all_scales else scale, model=model, image_size=image_size,
-        num_classes=num_classes, checkpoint=checkpoint,
-    )  # fmt: skip
-    engine = engine_spec(
-        batch, workspace_mib, builder_level, timing_cache, words(compute_capability)
+    all_scales: bool = option(MODEL, "Every scale of the STMs named.", False)
+    target: Words = many(MODEL, "Export targets: see `stmdeploy list targets`. [default: onnx]")
+    opset: int | None = option(
+        MODEL,
+        "ONNX opset, 19 to 23. [default: the lowest that has the operators]",
     )
-    specs = [
-        ExportSpec(
-            spec, name, folder, kind, lowering, opset,
-            CalibrationSpec(calibration, calibration_images), engine,
-        )
-        for spec in models
-        for name in words(target) or ["onnx"]
-        for kind in words(precision) or ["fp32"]
-    ]  # fmt: skip
-    _export(specs, layout, json)
+    batch: Numbers = many(
+        GPU,
+        "Engine: images per inference, MIN,OPT,MAX, or one number. [default: 1,8,32]",
+    )
+    export_timeout_s: float = option(
+        OUTPUT,
+        "End the exports of a model after so many seconds.",
+        EXPORT_TIMEOUT_S,
+    )
+    layout: Layout = option(
+        OUTPUT,
+        "triton: also write a model repository of Triton Inference Server.",
+        Layout.PLAIN,
+    )
+    out: Path = option(OUTPUT, "Folder for the artifacts.", ARTIFACTS_ROOT)
 
 
-def _export(specs: list[ExportSpec], layout: Layout, json: bool) -> None:
-    from stmdeploy.cli import console
-    from stmdeploy.pipeline import check_export, export_model
-    from stmdeploy.triton import check_target, write_repository
+def export(options: ExportOptions) -> None:
+    """Export backbones, verified against PyTorch in float64, with a manifest beside each."""
+    from stmdeploy.export.triton import check_target
+    from stmdeploy.spec.limits import positive
 
-    for spec in specs:
-        check_export(spec)
-        if layout is Layout.TRITON:
+    positive(options.export_timeout_s, "export timeout")
+    specs = _specs(options)
+    if options.layout is Layout.TRITON:
+        for spec in (spec for some in specs.values() for spec in some):
             check_target(spec.target)
     made: list[Artifact] = []
     repositories: list[Path] = []
     with console.progress() as progress:
-        for spec in specs:
-            artifact = export_model(spec, progress)
-            made.append(artifact)
-            progress.warn(f"wrote {artifact.path} ({_in_words(artifact)})")
-            if layout is Layout.TRITON:
-                repositories.append(write_repository(artifact, spec.folder, spec.engine.batch[2]))
-                progress.warn(f"wrote {repositories[-1]}")
-    if json:
+        for model, exports in specs.items():
+            _export(model, exports, options, progress, made, repositories)
+    if options.json:
         documents = [{"path": str(a.path), **a.manifest.model_dump(mode="json")} for a in made]
         console.print_json(
             {"artifacts": documents, "triton_models": [str(path) for path in repositories]}
         )
+
+
+def _specs(options: ExportOptions) -> dict[ModelSpec, list[ExportSpec]]:
+    """The exports of every model.
+
+    Raises:
+        StmdeployError: nothing is named, or a target or precision that cannot be.
+    """
+    from stmdeploy.cli.requests import calibration_spec, engine_spec, model_specs
+    from stmdeploy.export.promises import check_precision
+    from stmdeploy.plugins.registry import exporter_for_target
+    from stmdeploy.spec.export import ExportSpec
+
+    if not options.stm and not options.model:
+        raise StmdeployError("no model to export is named", "give --stm, as in --stm dcn")
+    if options.all_scales and options.scale:
+        raise StmdeployError("--all-scales and --scale exclude each other", "give one of them")
+    models = model_specs(options, all_scales=options.all_scales)
+    engine = engine_spec(options.batch or (1, 8, 32), options)
+    calibration = calibration_spec(options.calibration, options.calibration_images)
+    found: dict[ModelSpec, list[ExportSpec]] = {}
+    for model in models:
+        for target in options.target or ("onnx",):
+            for precision in options.precision or ("fp32",):
+                spec = ExportSpec(
+                    model, target, options.out, precision, options.lowering, options.opset,
+                    calibration, engine,
+                )  # fmt: skip
+                check_precision(exporter_for_target(target), precision)
+                found.setdefault(model, []).append(spec)
+    return found
+
+
+def _export(
+    model: ModelSpec,
+    exports: list[ExportSpec],
+    options: ExportOptions,
+    progress: Progress,
+    made: list[Artifact],
+    repositories: list[Path],
+) -> None:
+    """The artifacts of one model, each told of as it is there.
+
+    Raises:
+        StmdeployError: what the first export failed with that did.
+    """
+    from stmdeploy.export.triton import write_repository
+    from stmdeploy.files.writing import writable
+    from stmdeploy.schema.artifact import read_artifact
+    from stmdeploy.worker.exports import export_model
+
+    with writable(options.out):
+        prepared = export_model(model, exports, options.export_timeout_s, progress)
+        for spec, one in zip(exports, prepared.artifacts, strict=True):
+            if one.path is None:
+                continue
+            artifact = read_artifact(options.out / one.path.name)
+            made.append(artifact)
+            progress.warn(f"wrote {artifact.path} ({_in_words(artifact)})")
+            if options.layout is Layout.TRITON:
+                repositories.append(write_repository(artifact, spec.folder, spec.engine.batch[2]))
+                progress.warn(f"wrote {repositories[-1]}")
+        for spec, one in zip(exports, prepared.artifacts, strict=True):
+            if one.failure is not None:
+                which = f"{model.label} for {spec.target}, {spec.precision}: "
+                raise one.failure.error(which if len(exports) > 1 else "")
 
 
 def _in_words(artifact: Artifact) -> str:
@@ -123,30 +167,3 @@ def _in_words(artifact: Artifact) -> str:
             f"over {fidelity.images} images ({fidelity.source})"
         )
     return ", ".join(parts)
-
-
-def inspect(
-    artifact: Annotated[Path, typer.Argument(help="The main file of an artifact.")],
-    layers: Annotated[
-        bool, typer.Option("--layers", help="Also list the fused layers of an engine.")
-    ] = False,
-    json: options.Json = False,
-) -> None:
-    """Verify an artifact's hashes, and show what it is and where its MACs and bytes are."""
-    from stmdeploy.artifact import read_artifact
-    from stmdeploy.cli import console
-    from stmdeploy.report.artifact import artifact_tables, engine_layers, layer_table
-
-    read = read_artifact(artifact)
-    if layers and read.manifest.engine is None:
-        raise StmdeployError(f"{artifact} is no engine", "leave --layers out")
-    if json:
-        listed = {"layers": [one.model_dump() for one in engine_layers(read)]} if layers else {}
-        console.print_json(
-            {"path": str(artifact), **read.manifest.model_dump(mode="json"), **listed}
-        )
-        return
-    for table in artifact_tables(read):
-        console.print_table(table)
-    if layers:
-        console.print_table(layer_table(read))

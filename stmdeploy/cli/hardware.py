@@ -2,112 +2,109 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
 
 import typer
 
-from stmdeploy.cli import options
-from stmdeploy.cli.options import numbers, words
+from stmdeploy.cli import console
+from stmdeploy.cli.command import REQUIRED, Numbers, Words, add_command, argument, many, option
+from stmdeploy.cli.options import MEASURING, OUTPUT, JsonOption
 from stmdeploy.errors import ExitCode, StmdeployError
 
 app = typer.Typer(no_args_is_help=True, help="Known GPUs, this machine, and its peaks.")
+_PRODUCTS = ("fp32", "fp16", "bf16", "int8")
 
 
-@app.command("list")
-def list_(json: options.Json = False) -> None:
+def list_(options: JsonOption) -> None:
     """List the processors that have a profile."""
-    from stmdeploy.cli import console, listings
+    from stmdeploy.cli import listings
 
     entries, table = listings.gpus()
-    if json:
-        console.print_json({"gpus": entries})
-    else:
-        console.print_table(table)
+    console.show({"gpus": entries}, table, json=options.json)
 
 
-@app.command()
-def show(
-    name: Annotated[str, typer.Argument(help="As of `hardware list`, a family (a100), or cpu.")],
-    json: options.Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions(JsonOption):
+    """Which profile is shown."""
+
+    name: str = argument(
+        "Processor, as of `hardware list`; a family, such as a100; or cpu.",
+        REQUIRED,
+    )
+
+
+def show(options: ShowOptions) -> None:
     """Show every figure of a profile, and which datasheet says so."""
     from dataclasses import asdict
 
-    from stmdeploy.cli import console, listings
-    from stmdeploy.processors import CPU, cpu_profile, find_profiles
+    from stmdeploy.cli import listings
+    from stmdeploy.hardware.profiles import CPU, cpu_profile, find_profiles
 
-    if name.strip().lower() == CPU:
+    if options.name.strip().lower() == CPU:
         cpu = cpu_profile()
-        if json:
-            console.print_json({"profiles": [{"name": CPU, **asdict(cpu)}]})
-        else:
-            console.print_table(listings.cpu_figures(cpu))
+        document = {"profiles": [{"name": CPU, **asdict(cpu)}]}
+        console.show(document, listings.cpu_figures(cpu), json=options.json)
         return
-    found = find_profiles(name)
-    if json:
-        console.print_json({"profiles": [asdict(profile) for profile in found]})
-        return
-    for profile in found:
-        console.print_table(listings.profile_figures(profile))
+    found = find_profiles(options.name)
+    document = {"profiles": [asdict(profile) for profile in found]}
+    console.show(document, *map(listings.profile_figures, found), json=options.json)
 
 
-@app.command()
-def detect(json: options.Json = False) -> None:
+def detect(options: JsonOption) -> None:
     """Show what this machine has, and which profiles its GPUs have."""
-    from stmdeploy.cli import console, listings
+    from stmdeploy.cli import listings
 
     document, table = listings.machine()
-    if json:
-        console.print_json(document)
-    else:
-        console.print_table(table)
+    console.show(document, table, json=options.json)
 
 
-@app.command()
-def measure(
-    threads: Annotated[
-        list[str] | None, typer.Option("--threads", help="[default: all processors]")
-    ] = None,
-    precision: Annotated[
-        list[str] | None, typer.Option("--precision", help="[default: fp32,fp16,bf16,int8]")
-    ] = None,
-    timeout_s: options.TimeoutS = 120.0,
-    json: options.Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions(JsonOption):
+    """Which peaks are measured."""
+
+    threads: Numbers = many(MEASURING, "Threads of a product. [default: all processors]")
+    precision: Words = many(MEASURING, f"Precisions of products. [default: {','.join(_PRODUCTS)}]")
+    timeout_s: float = option(OUTPUT, "End a worker that lives longer than so many seconds.", 120.0)
+
+
+def measure(options: MeasureOptions) -> None:
     """Measure what this machine's processor can do at most: products and copies.
 
     Of every product the best that NumPy or any installed runtime reaches.
     """
-    from stmdeploy.cli import console
-    from stmdeploy.explaining import measured_peaks
-    from stmdeploy.hardware import processor_name
+    from stmdeploy.hardware.machine import available_threads, processor_name
     from stmdeploy.report.tables import peaks_table
-    from stmdeploy.spec import at_least, at_most, available_threads
+    from stmdeploy.spec.limits import at_least, at_most
+    from stmdeploy.sweeps.explanation import measured_peaks
 
-    counts = numbers(threads, "--threads") or [available_threads()]
-    kinds = tuple(words(precision) or ("fp32", "fp16", "bf16", "int8"))
+    counts = options.threads or (available_threads(),)
+    kinds = options.precision or _PRODUCTS
     for count in counts:
         at_least(1, count, "threads")
         at_most(available_threads(), count, "threads")
-    if unknown := set(kinds) - {"fp32", "fp16", "bf16", "int8"}:
+    if unknown := set(kinds) - set(_PRODUCTS):
         raise StmdeployError(
             f"no product is of precision {', '.join(sorted(unknown))}",
-            "choose of: fp32, fp16, bf16, int8",
+            f"choose of: {', '.join(_PRODUCTS)}",
         )
     with console.progress() as progress:
         progress.expect(len(counts))
         found = {}
         for count in counts:
             progress.step(f"measuring with {count} threads")
-            peaks = measured_peaks(count, kinds, progress, timeout_s=timeout_s)
+            peaks = measured_peaks(count, kinds, progress, timeout_s=options.timeout_s)
             if peaks is None:
                 raise StmdeployError(
-                    "the peaks cannot be measured", "see above", ExitCode.WORKER_FAILED
+                    "the peaks of this processor cannot be measured",
+                    "see the warning above",
+                    ExitCode.WORKER_FAILED,
                 )
             found[count] = peaks
-    if json:
-        measured = [{"threads": count, **peaks.model_dump()} for count, peaks in found.items()]
-        console.print_json({"processor": processor_name(), "peaks": measured})
-        return
-    for count, peaks in found.items():
-        console.print_table(peaks_table(f"{processor_name()}, {count} threads", peaks))
+    name = processor_name()
+    measured = [{"threads": count, **peaks.model_dump()} for count, peaks in found.items()]
+    tables = [peaks_table(f"{name}, {count} threads", peaks) for count, peaks in found.items()]
+    console.show({"processor": name, "peaks": measured}, *tables, json=options.json)
+
+
+for _command in (list_, show, detect, measure):
+    add_command(app, _command)

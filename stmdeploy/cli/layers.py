@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from stmdeploy.cli import console
-from stmdeploy.files import writable, write_atomically
-from stmdeploy.pipeline import LayerTimes, look_into
+from stmdeploy.files.writing import writable, write_atomically
 from stmdeploy.report.layers import chrome_trace, layers_document, layers_table
-from stmdeploy.sweep import SweepSpec
+from stmdeploy.spec.sweep import SweepSpec
+from stmdeploy.sweeps.layers import LayerTimes, layers_of
 
 
 def show_layers(spec: SweepSpec, trace: Path | None, *, json: bool) -> None:
     """Prints a table of every row, and writes a Chrome trace of each into a folder."""
     with console.progress() as progress:
-        found = look_into(spec, progress)
+        found = layers_of(spec, progress)
     if trace is not None:
         with writable(trace):
             for times in found:

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from stmdeploy.backbones.catalog import list_backbones, resolve
-from stmdeploy.backbones.sizes import side_step_px
+from stmdeploy.backbones.catalogue import list_backbones, resolve
 from stmdeploy.report.tables import ABSENT, TextTable
 
 if TYPE_CHECKING:
-    from stmdeploy.processors import CpuProfile, Profile
-    from stmdeploy.promises import Promise
+    from stmdeploy.export.promises import Promise
+    from stmdeploy.hardware.profiles import CpuProfile, Profile
 
 Listed = tuple[list[dict[str, Any]], TextTable]
 
@@ -20,7 +19,7 @@ Listed = tuple[list[dict[str, Any]], TextTable]
 def backbones() -> Listed:
     """Every backbone with its geometry and published accuracy."""
     configs = [resolve(name) for name in list_backbones()]
-    entries = [{**asdict(config), "image_side_step_px": side_step_px(config)} for config in configs]
+    entries = [asdict(config) for config in configs]
     headers = (
         "name", "stm", "scale", "mixer", "depths", "dims", "sides, px", "top-1 %",
         "box AP (detector)", "mask AP (detector)",
@@ -36,7 +35,7 @@ def backbones() -> Listed:
                 f"{accuracy.mask_ap_percent:.1f}",
             )
         geometry = (" ".join(map(str, config.depths)), " ".join(map(str, config.dims)))
-        step = f"n x {side_step_px(config)}"
+        step = f"n x {config.image_side_step_px}"
         cells.append(
             (config.name, config.stm, config.scale, config.mixer, *geometry, step, *published)
         )
@@ -53,8 +52,8 @@ def backbones() -> Listed:
 
 def targets() -> Listed:
     """Every export target, its runtimes, and whether it can be used here."""
-    from stmdeploy.promises import promises
-    from stmdeploy.registry import exporters
+    from stmdeploy.export.promises import promises
+    from stmdeploy.plugins.registry import exporters
 
     promised: dict[str, list[str]] = {name: [] for name in exporters()}
     for p in promises():
@@ -63,8 +62,8 @@ def targets() -> Listed:
     entries: list[dict[str, Any]] = [
         {
             "target": name,
-            "runtimes": list(exporter.runtimes),
-            "suffix": exporter.suffix,
+            "runtimes": list(exporter.target.runtimes),
+            "suffix": exporter.target.suffix,
             "precisions": promised[name],
             "unavailable": exporter.unavailable(),
         }
@@ -92,8 +91,8 @@ def targets() -> Listed:
 
 def promised() -> Listed:
     """What is promised of every mixer, target and precision, form by form."""
-    from stmdeploy.promises import CLASSIFICATION, promises
-    from stmdeploy.spec import PRECISIONS
+    from stmdeploy.export.promises import CLASSIFICATION, promises
+    from stmdeploy.spec.export import PRECISIONS
 
     everything = list(promises())
     rows: dict[tuple[str, str], dict[str, list[Promise]]] = {}
@@ -128,8 +127,8 @@ def _claims_in_words(some: list[Promise]) -> str:
 
 def gpus() -> Listed:
     """Every GPU that ``--gpu`` knows, with datasheet figures."""
-    from stmdeploy.hardware import describe_machine
-    from stmdeploy.processors import profiles
+    from stmdeploy.hardware.gpus import describe_machine
+    from stmdeploy.hardware.profiles import profiles
 
     known = list(profiles().values())
     headers = (
@@ -207,9 +206,9 @@ def cpu_figures(profile: CpuProfile) -> TextTable:
 
 def machine() -> tuple[dict[str, Any], TextTable]:
     """This machine's processor and GPUs, each GPU with its profile."""
-    from stmdeploy.hardware import installed_gpus, processor_name, why_no_gpus
-    from stmdeploy.processors import profile_of
-    from stmdeploy.spec import available_threads
+    from stmdeploy.hardware.gpus import installed_gpus, why_no_gpus
+    from stmdeploy.hardware.machine import available_threads, processor_name
+    from stmdeploy.hardware.profiles import profile_of
 
     gpus = []
     for gpu in installed_gpus():

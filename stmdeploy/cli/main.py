@@ -12,20 +12,19 @@ from contextlib import suppress
 
 import typer
 
-from stmdeploy.cli import (
-    baseline,
-    bound,
-    check,
-    commands,
-    evaluate,
-    export,
-    hardware,
-    profile,
-    recommend,
-    report,
-    results,
-)
+from stmdeploy.cli import baseline, hardware, results
+from stmdeploy.cli.bound import bound
+from stmdeploy.cli.check import check
+from stmdeploy.cli.command import add_command
 from stmdeploy.cli.console import ReaderGoneError, say
+from stmdeploy.cli.count import count
+from stmdeploy.cli.evaluate import evaluate
+from stmdeploy.cli.export import export
+from stmdeploy.cli.inspect import inspect
+from stmdeploy.cli.list import list_
+from stmdeploy.cli.profile import profile
+from stmdeploy.cli.recommend import recommend
+from stmdeploy.cli.report import report
 from stmdeploy.errors import ExitCode, StmdeployError
 
 #: Exit codes that the shell knows: a signal's number added to 128, and EX_SOFTWARE.
@@ -41,18 +40,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("list")(commands.list_)
-app.command("count")(commands.count)
-app.command("export")(export.export)
-app.command("inspect")(export.inspect)
-app.command("profile")(profile.profile)
-app.command("evaluate")(evaluate.evaluate)
-app.command("bound")(bound.bound)
+for _reading_or_writing in (list_, count, export, inspect, profile, evaluate, bound):
+    add_command(app, _reading_or_writing)
 app.add_typer(hardware.app, name="hardware")
 app.add_typer(baseline.app, name="baseline")
-app.command("check")(check.check)
-app.command("report")(report.report)
-app.command("recommend")(recommend.recommend)
+for _judging in (check, report, recommend):
+    add_command(app, _judging)
 app.add_typer(results.app, name="results")
 
 
@@ -63,7 +56,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
         typer.echo(f"stmdeploy {__version__}")
         raise typer.Exit
-    from stmdeploy.files import remove_scratch
+    from stmdeploy.files.writing import remove_scratch
 
     remove_scratch()  # of whoever was killed before
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from stmdeploy.cli import console
-from stmdeploy.cluster.kinds import Chosen, Kind
-from stmdeploy.cluster.planning import ClusterSpec
 from stmdeploy.errors import StmdeployError
 from stmdeploy.measure.summary import longest_row_s
-from stmdeploy.pipeline import check_sweep, plan_cluster
 from stmdeploy.report.tables import TextTable
 from stmdeploy.results.store import Store
-from stmdeploy.spec import LOOP, ModelSpec, RunSpec
-from stmdeploy.sweep import SweepSpec
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import LOOP, RunSpec
+from stmdeploy.spec.sweep import SweepSpec
+from stmdeploy.sweeps.asked import check_sweep
+from stmdeploy.sweeps.cluster.kinds import Chosen, Kind
+from stmdeploy.sweeps.profile import Place, plan_cluster
 
 #: Of a row that is explained, and of the peaks of the processor in every round.
 _EXPLAIN_S, _PEAKS_S = 4.0, 6.0
@@ -26,18 +26,16 @@ _EXPORT_S = 25.0
 _USUAL = _HERE, _THIS = "this machine", "this"
 
 
-def show_plan(
-    spec: SweepSpec, folder: Path, store_url: str, cluster: ClusterSpec | None, *, json: bool
-) -> None:
+def show_plan(spec: SweepSpec, place: Place, *, json: bool) -> None:
     """Prints the rows of a sweep, and how long it takes at most.
 
     Raises:
         StmdeployError: as `check_sweep`; with a cluster, as `plan_cluster`.
     """
     check_sweep(spec)
-    chosen = plan_cluster(spec, cluster).chosen if cluster is not None else {}
+    chosen = plan_cluster(spec, place.cluster).chosen if place.cluster is not None else {}
     rows = [(row.model, row.run) for row in spec.rows()]
-    export_s, measure_s = _exports_s(spec, folder, store_url), _longest_s(spec, chosen)
+    export_s, measure_s = _exports_s(spec, place), _longest_s(spec, chosen)
     if json:
         console.print_json(
             {
@@ -138,11 +136,11 @@ def _measuring_s(spec: SweepSpec) -> float:
     )
 
 
-def _exports_s(spec: SweepSpec, folder: Path, store_url: str) -> float:
+def _exports_s(spec: SweepSpec, place: Place) -> float:
     """By what the exports of the same models took before, where the store knows."""
     known: dict[str, float] = {}
     with suppress(StmdeployError):  # no store yet
-        store = Store(folder, url=store_url)
+        store = Store(place.folder, url=place.store_url)
         for sweep in store.sweeps():
             for prepared in store.prepared(sweep.id).values():
                 for artifact in prepared.artifacts:

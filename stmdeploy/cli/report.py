@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from stmdeploy.cli import options
+from stmdeploy.cli import console
+from stmdeploy.cli.command import argument, option
+from stmdeploy.cli.options import OUTPUT, JsonOption, StoreOptions
 
 if TYPE_CHECKING:
     from stmdeploy.report.tables import TextTable
@@ -19,71 +19,48 @@ if TYPE_CHECKING:
 FILE_NAME = "report.html"
 
 
-def report(
-    sweep: Annotated[
-        str | None,
-        typer.Argument(
-            help="Of `results list`. [default: the newest measurement of every row of all sweeps]"
-        ),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", help="The page to write. [default: report.html beside the store]"),
-    ] = None,
-    figures: Annotated[
-        Path | None, typer.Option("--figures", help="Folder for figures as PNG and SVG.")
-    ] = None,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the table in Markdown.")
-    ] = False,
-    latex: Annotated[bool, typer.Option("--latex", help="Print the table for LaTeX.")] = False,
-    title: Annotated[
-        str, typer.Option("--title", help="Heading of the page.")
-    ] = "Accuracy beside real cost",
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the store. [default: stmdeploy-results]")
-    ] = None,
-    store_url: options.StoreUrl = None,
-    json: options.Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(JsonOption, StoreOptions):
+    """What is reported, and how."""
+
+    sweep: str | None = argument(
+        "Sweep, as `results list` names it. [default: the newest measurement of every row of "
+        "all sweeps]",
+    )
+    html: Path | None = option(OUTPUT, "The page to write. [default: report.html beside the store]")
+    figures: Path | None = option(OUTPUT, "Folder for figures as PNG and SVG.")
+    markdown: bool = option(OUTPUT, "Print the table in Markdown.", False)
+    latex: bool = option(OUTPUT, "Print the table for LaTeX.", False)
+    title: str = option(OUTPUT, "Heading of the page.", "Accuracy beside real cost")
+
+
+def report(options: ReportOptions) -> None:
     """Write everything that was measured into one HTML file that needs no network.
 
     With --markdown or --latex the table is printed too, with --figures drawn for papers.
     """
-    from stmdeploy.cli import console
     from stmdeploy.cli.requests import open_store
     from stmdeploy.errors import StmdeployError
-    from stmdeploy.files import writable, write_atomically
-    from stmdeploy.report.page import report_page
-    from stmdeploy.results.store import now_utc
 
-    store = open_store(out, store_url)
-    found = _newest(store, sweep)
-    rows = found.rows
-    if not rows:
-        raise StmdeployError(f"{store.name} holds no finished row", "go on: profile --resume")
-    path = html or store.folder / FILE_NAME
-    write_atomically(path, report_page(rows, title, now_utc()[:19], found.failed_since))
-    failed = sum(row.failure is not None for row in rows)
-    told = f"{len(rows)} row{'' if len(rows) == 1 else 's'}"
-    console.say(f"wrote {path}, {told}{f', {failed} of them failed' if failed else ''}")
-    drawn: list[Path] = []
-    if figures is not None:
-        from stmdeploy.report.figures import write_figures
-
-        with writable(figures):
-            drawn = write_figures(rows, figures)
-        console.say(f"wrote {', '.join(map(str, drawn))}")
-    if json:
+    store = open_store(options)
+    found = _newest(store, options.sweep)
+    if not found.rows:
+        raise StmdeployError(
+            f"{store.name} holds no finished row", "finish its sweep: stmdeploy profile --resume"
+        )
+    path = options.html or store.folder / FILE_NAME
+    _write_page(found, path, options.title)
+    drawn = _draw(found, options.figures)
+    if options.json:
         from stmdeploy.results.frame import flat
 
         document = {"report": str(path), "figures": list(map(str, drawn)),
-                    "rows": [flat(row) for row in rows],
+                    "rows": [flat(row) for row in found.rows],
                     "failed_since": [flat(row) for row in found.failed_since]}  # fmt: skip
         console.print_json(document)
-    elif markdown:
+    elif options.markdown:
         console.print_text(_table(found).markdown())
-    elif latex:
+    elif options.latex:
         console.print_text(_table(found).latex())
 
 
@@ -95,6 +72,30 @@ def _newest(store: Store, sweep: str | None) -> NewestRows:
     if sweep is None:
         return store.newest_states()
     return NewestRows(rows_of(store, sweep)[1], ())
+
+
+def _write_page(found: NewestRows, path: Path, title: str) -> None:
+    from stmdeploy.files.writing import write_atomically
+    from stmdeploy.report.page import report_page
+    from stmdeploy.results.state import now_utc
+
+    rows = found.rows
+    write_atomically(path, report_page(rows, title, now_utc()[:19], found.failed_since))
+    failed = sum(row.failure is not None for row in rows)
+    told = f"{len(rows)} row{'' if len(rows) == 1 else 's'}"
+    console.say(f"wrote {path}, {told}{f', {failed} of them failed' if failed else ''}")
+
+
+def _draw(found: NewestRows, folder: Path | None) -> list[Path]:
+    from stmdeploy.files.writing import writable
+    from stmdeploy.report.figures import write_figures
+
+    if folder is None:
+        return []
+    with writable(folder):
+        drawn = write_figures(found.rows, folder)
+    console.say(f"wrote {', '.join(map(str, drawn))}")
+    return drawn
 
 
 def _table(found: NewestRows) -> TextTable:

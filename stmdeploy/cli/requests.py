@@ -1,42 +1,41 @@
-"""From flags to specs: names resolved, sizes checked, before any work starts."""
+"""From options to specs: names resolved, sizes checked, before any work starts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from stmdeploy.backbones.catalog import list_backbones, resolve
+from stmdeploy.backbones.catalogue import list_backbones, resolve
 from stmdeploy.backbones.sizes import check_image_size
-from stmdeploy.cli.options import numbers, words
-from stmdeploy.errors import StmdeployError
-from stmdeploy.results.row import Row
-from stmdeploy.results.store import Store, SweepInfo
-from stmdeploy.spec import (
-    DEFAULT_CLASSES,
-    EngineSpec,
-    ModelSpec,
-    RunSettings,
-    RunSpec,
-    ScenarioSpec,
-    available_threads,
-    parse_image_size,
+from stmdeploy.cli.devices import Devices, devices_here, devices_of_cluster
+from stmdeploy.cli.options import (
+    RESULTS_ROOT,
+    CheckpointOption,
+    EngineOptions,
+    ModelOptions,
+    StoreOptions,
+    SweepOptions,
 )
+from stmdeploy.errors import StmdeployError
+from stmdeploy.hardware.machine import available_threads
+from stmdeploy.results.state import SweepInfo
+from stmdeploy.results.store import Store
+from stmdeploy.schema.row import Row
+from stmdeploy.spec.export import CalibrationSpec, EngineSpec
+from stmdeploy.spec.model import DEFAULT_CLASSES, ModelSpec, parse_image_size
+from stmdeploy.spec.run import LOOP, SCENARIOS, RunSettings, RunSpec, SamplingSpec, ScenarioSpec
+from stmdeploy.spec.sweep import SweepSpec
 
 #: The five spatial token mixers of the paper.
 FIVE_STMS = ("halo", "pvt", "swin", "convnext", "dcn")
-RESULTS_ROOT = Path("stmdeploy-results")
-ARTIFACTS_ROOT = Path("stmdeploy-artifacts")
+_REFERENCE = "reference"
+#: Runtimes whose lowered forms were made, and measured, for the CPU alone.
+_CPU_FORMS = frozenset({"onnxruntime", "torch", "torch-compile"})
 
 
 def model_specs(
-    *,
-    stm: list[str] | None,
-    scale: list[str] | None,
-    model: list[str] | None,
-    image_size: list[str] | None,
-    num_classes: int | None,
-    checkpoint: str | None,
-    default_scale: str = "tiny",
+    options: ModelOptions, *, default_scale: str = "tiny", all_scales: bool = False
 ) -> tuple[ModelSpec, ...]:
     """Every combination asked for; the five STMs where no model is named.
 
@@ -44,30 +43,33 @@ def model_specs(
         StmdeployError: unknown name or scale, a size that a mixer cannot take, or one
             checkpoint file for several models.
     """
-    stms = words(stm) or ([] if words(model) else list(FIVE_STMS))
-    scales = words(scale) or [default_scale]
-    if scales == ["all"]:
-        stms, scale = [name for word in stms for name in _all_scales(word)], None
-    names = [name for word in stms for name in _official_names(word, scale, scales)]
-    customs = words(model)
-    for custom in customs:
+    stms = options.stm or (() if options.model else FIVE_STMS)
+    every = all_scales or options.scale == ("all",)
+    names = [
+        name
+        for stm in stms
+        for name in (_all_scales(stm) if every else _official_names(stm, options, default_scale))
+    ]
+    for custom in options.model:
         if ":" not in custom:
             raise StmdeployError(
                 f"--model {custom} is not understood", "write package.module:callable or timm:NAME"
             )
-    sizes = [parse_image_size(text) for text in words(image_size) or ["224"]]
-    if checkpoint not in (None, "official") and len(names) + len(customs) > 1:
+    checkpoint = options.checkpoint if isinstance(options, CheckpointOption) else None
+    count = len(names) + len(options.model)
+    if checkpoint not in (None, "official") and count > 1:
         raise StmdeployError(
-            f"--checkpoint {checkpoint} cannot fit {len(names) + len(customs)} models",
+            f"--checkpoint {checkpoint} cannot fit {count} models",
             "name one --stm and one --scale",
         )
     # Of a model of the user's, nothing given means whatever it has.
-    wanted = DEFAULT_CLASSES if num_classes is None else num_classes
+    wanted = DEFAULT_CLASSES if options.num_classes is None else options.num_classes
     classes: dict[str, int | None] = {**dict.fromkeys(names, wanted)}
-    classes |= dict.fromkeys(customs, num_classes)
+    classes |= dict.fromkeys(options.model, options.num_classes)
+    sizes = [parse_image_size(text) for text in options.image_size or ("224",)]
     specs = tuple(
-        ModelSpec(name, size, count, checkpoint)
-        for name, count in classes.items()
+        ModelSpec(name, size, number, checkpoint)
+        for name, number in classes.items()
         for size in sizes
     )
     for spec in specs:
@@ -76,14 +78,13 @@ def model_specs(
     return specs
 
 
-def _official_names(stm: str, scale: list[str] | None, scales: list[str]) -> list[str]:
+def _official_names(stm: str, options: ModelOptions, default_scale: str) -> list[str]:
     """The backbones of one ``--stm``; an official name is one, whatever the other scales."""
     if stm.lower() in list_backbones():
-        given = words(scale)
-        return [resolve(stm, given[0] if len(given) == 1 else None).name]
+        return [resolve(stm, options.scale[0] if len(options.scale) == 1 else None).name]
     if stm.lower().startswith("official_"):
         return [resolve(stm).name]
-    return [resolve(stm, one).name for one in scales]
+    return [resolve(stm, one).name for one in options.scale or (default_scale,)]
 
 
 def _all_scales(stm: str) -> list[str]:
@@ -93,52 +94,86 @@ def _all_scales(stm: str) -> list[str]:
     return [config.name for config in configs if config.stm == wanted]
 
 
-def engine_spec(
-    batch: list[str] | None,
-    workspace_mib: int | None,
-    builder_level: int | None,
-    timing_cache: Path | None,
-    compute_capabilities: list[str],
-) -> EngineSpec:
+def engine_spec(batches: Sequence[int], options: EngineOptions) -> EngineSpec:
     """What a builder is told; one batch alone is least, best and most.
 
     Raises:
         StmdeployError: not one or three growing batches, or a figure out of range.
     """
-    batches = numbers(batch, "--batch", repeats=True) or [1, 8, 32]
     if len(batches) not in (1, 3):
         raise StmdeployError(
             f"--batch {','.join(map(str, batches))} is not understood", "give MIN,OPT,MAX or one"
         )
-    least, best, most = batches * 3 if len(batches) == 1 else batches
+    least, best, most = batches if len(batches) == 3 else (*batches, *batches, *batches)
     return EngineSpec(
         (least, best, most),
-        workspace_mib,
-        builder_level,
-        timing_cache,
-        tuple(compute_capabilities),
+        options.workspace_mib,
+        options.builder_optimization_level,
+        options.timing_cache_file,
+        options.compute_capability,
     )
 
 
-def run_specs(
-    runtimes: list[str],
-    batches: list[int],
-    threads: list[int],
-    places: Sequence[Mapping[str, str]],
-    settings: RunSettings,
-    *,
-    in_flight: Sequence[int] = (),
-    scenarios: Sequence[ScenarioSpec] = (),
-    pythons: Sequence[str] = (),
-) -> tuple[RunSpec, ...]:
-    """Every combination, place by place and runtime by runtime.
+def sweep_spec(options: SweepOptions, *, on_cluster: bool = False) -> SweepSpec:
+    """What the options ask for, checked. A GPU's profile has batches and precisions of its own.
 
     Args:
-        places: the fields of a run that say where it is, as `Devices` has them.
+        on_cluster: whether ``--gpu`` and ``--nodes`` are kinds of a cluster's nodes, instead of
+            what this machine has.
 
     Raises:
-        StmdeployError: a figure out of range.
+        StmdeployError: as `devices_here`, `devices_of_cluster`, `model_specs` and the specs
+            themselves.
     """
+    find = devices_of_cluster if on_cluster else devices_here
+    devices = find(options.gpu, options.nodes, bool(options.threads))
+    batches = options.batch or devices.batches
+    engine = engine_spec((min(batches), max(batches), max(batches)), options)
+    runs = _run_specs(options, devices, batches, engine)
+    runtimes = {run.runtime for run in runs}
+    as_trained = bool(options.gpu) and not options.nodes and runtimes <= _CPU_FORMS
+    return SweepSpec(
+        models=model_specs(options, default_scale="tiny" if options.stm else "micro"),
+        runs=runs,
+        precisions=options.precision or devices.precisions,
+        sampling=SamplingSpec(
+            **_given(
+                budget_s=options.budget_s,
+                processes=options.processes,
+                target_half_width_percent=options.interval_percent,
+                warmup_limit_s=options.warmup_limit_s,
+            )
+        ),
+        lowering=options.lowering or (_REFERENCE if as_trained else None),
+        calibration=calibration_spec(options.calibration, options.calibration_images),
+        engine=engine,
+        **_given(
+            row_timeout_s=options.row_timeout_s,
+            export_timeout_s=options.export_timeout_s,
+            memory_limit_mib=options.memory_limit_mib,
+            smaller_batch=options.smaller_batch,
+            explain=options.explain,
+        ),
+    )
+
+
+def calibration_spec(folder: Path | None, images: int | None) -> CalibrationSpec:
+    """The images of int8."""
+    return CalibrationSpec(folder, **_given(images=images))
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _run_specs(
+    options: SweepOptions, devices: Devices, batches: Sequence[int], engine: EngineSpec
+) -> tuple[RunSpec, ...]:
+    """Every combination, place by place and runtime by runtime."""
+    settings = RunSettings(
+        engine=engine,
+        **_given(provider=options.provider, hint=options.hint, cuda_graph=options.use_cuda_graph),
+    )
     return tuple(
         RunSpec(
             runtime,
@@ -150,23 +185,40 @@ def run_specs(
             python=python,
             scenario=scenario,
         )
-        for place in places
-        for python in pythons or [""]
-        for runtime in runtimes
-        for scenario in scenarios or [ScenarioSpec()]
-        for count in threads or [available_threads()]
-        for requests in in_flight or [1]
+        for place in devices.places
+        for python in options.python or ("",)
+        for runtime in options.runtime or ("onnxruntime",)
+        for scenario in _scenarios(options)
+        for count in options.threads or devices.threads or (available_threads(),)
+        for requests in options.in_flight or (1,)
         for batch in batches
     )
 
 
-def open_store(path: Path | None, url: str | None) -> Store:
+def _scenarios(options: SweepOptions) -> list[ScenarioSpec]:
+    """The scenarios by their names, in MLPerf's spelling too."""
+    known = {name.replace("-", ""): name for name in SCENARIOS}
+    names = [
+        known.get(word.lower().replace("-", "").replace("_", ""), word)
+        for word in options.scenario or (LOOP,)
+    ]
+    return [
+        ScenarioSpec(
+            name,
+            target_latency_ms=options.target_latency_ms if name == "server" else None,
+            **_given(duration_s=options.scenario_duration_s),
+        )
+        for name in names
+    ]
+
+
+def open_store(options: StoreOptions, *, create: bool = False) -> Store:
     """The store of a server, or of a folder, or of `RESULTS_ROOT`.
 
     Raises:
-        StmdeployError: there is none.
+        StmdeployError: there is none, and it is not to be made.
     """
-    return Store(path or RESULTS_ROOT, url=url or "")
+    return Store(options.folder, url=options.store_url or "", create=create)
 
 
 def store_of(word: str) -> Store:
@@ -187,5 +239,7 @@ def rows_of(store: Store, sweep: str | None) -> tuple[SweepInfo, tuple[Row, ...]
     info = store.find_sweep(sweep)
     rows = store.rows(info.id)
     if not rows:
-        raise StmdeployError(f"sweep {info.id} holds no rows yet", "go on: profile --resume")
+        raise StmdeployError(
+            f"sweep {info.id} holds no rows yet", "finish it: stmdeploy profile --resume"
+        )
     return info, rows

@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from stmdeploy.cli import options
+from stmdeploy.cli import console
+from stmdeploy.cli.command import REQUIRED, add_command, argument, option
+from stmdeploy.cli.options import OUTPUT, JsonOption, StoreOptions
 from stmdeploy.errors import StmdeployError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stmdeploy.results.row import Evaluation
+    from stmdeploy.schema.evaluation import Evaluation
 
 app = typer.Typer(
     no_args_is_help=True, help="List, show, export, merge and prune what was measured."
 )
-
-Sweep = Annotated[
-    str | None,
-    typer.Argument(help="Of `results list`, or how it begins. [default: the newest]"),
-]
-Where = Annotated[
-    Path | None, typer.Option("--out", help="Folder of the store. [default: stmdeploy-results]")
-]
 #: Artifacts that `results list` names.
 _NAMED = 5
 
 
-@app.command("list")
-def list_(
-    out: Where = None, store_url: options.StoreUrl = None, json: options.Json = False
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(JsonOption, StoreOptions):
+    """Which store is looked at."""
+
+
+def list_(options: ListOptions) -> None:
     """List the sweeps, and say what else the store holds."""
-    from stmdeploy.cli import console
     from stmdeploy.cli.requests import open_store
     from stmdeploy.report.tables import TextTable
 
-    store = open_store(out, store_url)
+    store = open_store(options)
     sweeps, evaluated = store.sweeps(), store.evaluations()
-    if json:
+    if options.json:
         console.print_json(
             {"sweeps": [{"id": s.id, "created_utc": s.created_utc, **s.states} for s in sweeps],
              "evaluations": len(evaluated)}
@@ -79,85 +75,78 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-@app.command()
-def evaluations(
-    out: Where = None, store_url: options.StoreUrl = None, json: options.Json = False
-) -> None:
+def evaluations(options: ListOptions) -> None:
     """Print every accuracy that was measured, the oldest first."""
-    from stmdeploy.cli import console
     from stmdeploy.cli.requests import open_store
     from stmdeploy.report.accuracy import evaluation_table
 
-    store = open_store(out, store_url)
+    store = open_store(options)
     found = store.evaluations()
-    if json:
-        console.print_json({"evaluations": [e.model_dump(mode="json") for e in found]})
-        return
-    if not found:
+    if not found and not options.json:
         raise StmdeployError(
             f"{store.name} holds no evaluation",
             "measure one: stmdeploy evaluate ARTIFACT --data FOLDER",
         )
-    console.print_table(evaluation_table(found))
+    document = {"evaluations": [one.model_dump(mode="json") for one in found]}
+    console.show(document, evaluation_table(found), json=options.json)
 
 
-@app.command()
-def show(
-    sweep: Sweep = None,
-    out: Where = None,
-    store_url: options.StoreUrl = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
-    json: options.Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions(JsonOption, StoreOptions):
+    """Which sweep is shown."""
+
+    sweep: str | None = argument(
+        "Sweep, as `results list` names it, or how that begins. [default: the newest]",
+    )
+    markdown: bool = option(OUTPUT, "Print Markdown.", False)
+
+
+def show(options: ShowOptions) -> None:
     """Print the rows of a sweep again."""
-    from stmdeploy.cli import console
     from stmdeploy.cli.requests import open_store, rows_of
     from stmdeploy.report.tables import profile_table
 
-    store = open_store(out, store_url)
-    info, rows = rows_of(store, sweep)
-    if markdown:
+    store = open_store(options)
+    info, rows = rows_of(store, options.sweep)
+    if options.markdown:
         console.print_text(profile_table(rows).markdown())
     else:
-        console.show_rows(rows, store.folder, info.id, json=json)
+        console.show_rows(rows, store.folder, info.id, json=options.json)
 
 
-@app.command()
-def export(
-    file: Annotated[Path, typer.Argument(help="What to write: .csv .parquet .json")],
-    sweep: Annotated[str | None, typer.Option("--sweep", help="[default: the newest]")] = None,
-    timm: Annotated[
-        bool, typer.Option("--timm", help="CSV with the columns of timm's benchmarks.")
-    ] = False,
-    out: Where = None,
-    store_url: options.StoreUrl = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(StoreOptions):
+    """What is written, and where."""
+
+    file: Path = argument("File to write: .csv, .parquet or .json.", REQUIRED)
+    sweep: str | None = option(OUTPUT, "Sweep, as `results list` names it. [default: the newest]")
+    timm: bool = option(OUTPUT, "Write CSV with the columns of timm's benchmarks.", False)
+
+
+def export(options: ExportOptions) -> None:
     """Write the rows of a sweep to a file."""
     from stmdeploy.cli.requests import open_store, rows_of
     from stmdeploy.results.frame import write_frame
 
-    form = "timm" if timm else file.suffix.removeprefix(".")
-    write_frame(rows_of(open_store(out, store_url), sweep)[1], file, form)
+    form = "timm" if options.timm else options.file.suffix.removeprefix(".")
+    write_frame(rows_of(open_store(options), options.sweep)[1], options.file, form)
 
 
-@app.command()
-def merge(
-    stores: Annotated[
-        list[str], typer.Argument(help="Stores to take over: files, folders or URLs.")
-    ],
-    out: Where = None,
-    store_url: options.StoreUrl = None,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class MergeOptions(StoreOptions):
+    """Which stores are taken over."""
+
+    stores: list[str] = argument("Stores to take over: files, folders or URLs.", REQUIRED)
+
+
+def merge(options: MergeOptions) -> None:
     """Take over what other stores have and this one has not."""
-    from stmdeploy.cli import console
-    from stmdeploy.cli.requests import RESULTS_ROOT, store_of
-    from stmdeploy.files import writable
-    from stmdeploy.results.store import Store
+    from stmdeploy.cli.requests import open_store, store_of
+    from stmdeploy.files.writing import writable
 
-    others = [store_of(word) for word in stores]
-    folder = out or RESULTS_ROOT
-    with writable(folder):
-        mine = Store(folder, url=store_url or "", create=True)
+    others = [store_of(word) for word in options.stores]
+    with writable(options.folder):
+        mine = open_store(options, create=True)
         for other in others:
             if other.is_same_as(mine):
                 raise StmdeployError(f"{other.name} is this store itself", "name another one")
@@ -165,35 +154,36 @@ def merge(
             console.say(f"{other.name}: {sweeps} new sweeps, {processes} new measurements")
 
 
-@app.command()
-def prune(
-    sweep: Annotated[list[str] | None, typer.Argument(help="Sweeps to throw away.")] = None,
-    keep: Annotated[
-        int | None, typer.Option("--keep", help="Throw away all but the newest so many.")
-    ] = None,
-    samples: Annotated[
-        bool, typer.Option("--samples", help="Throw away raw samples only; figures stay.")
-    ] = False,
-    out: Where = None,
-    store_url: options.StoreUrl = None,
-) -> None:
-    """Throw sweeps away, or their raw samples, with their artifacts."""
-    from stmdeploy.cli import console
-    from stmdeploy.cli.requests import open_store
-    from stmdeploy.pipeline import prune as throw_away
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions(StoreOptions):
+    """What is thrown away."""
 
-    if (sweep is None) == (keep is None):
+    sweep: list[str] | None = argument("Sweeps to throw away.")
+    keep: int | None = option(OUTPUT, "Throw away all but so many of the newest sweeps.")
+    samples: bool = option(OUTPUT, "Throw away raw samples only; figures stay.", False)
+
+
+def prune(options: PruneOptions) -> None:
+    """Throw sweeps away, or their raw samples, with their artifacts."""
+    from stmdeploy.cli.requests import open_store
+    from stmdeploy.sweeps.folder import prune as throw_away
+
+    if (not options.sweep) == (options.keep is None):
         raise StmdeployError("nothing says what to prune", "name sweeps, or give --keep N")
-    store = open_store(out, store_url)
+    store = open_store(options)
     known = store.sweeps()
-    if keep is not None and keep < 0:
-        raise StmdeployError(f"--keep {keep} is below 0", "give 0 or more")
+    if options.keep is not None and options.keep < 0:
+        raise StmdeployError(f"--keep {options.keep} is below 0", "give 0 or more")
     doomed = (
-        [store.find_sweep(word) for word in sweep]
-        if sweep is not None
-        else list(known[: max(0, len(known) - (keep or 0))])
+        [store.find_sweep(word) for word in options.sweep]
+        if options.sweep
+        else list(known[: max(0, len(known) - (options.keep or 0))])
     )
     for info in doomed:
-        throw_away(store, info.id, samples_only=samples)
+        throw_away(store, info.id, samples_only=options.samples)
     store.reclaim()
-    console.say(f"{'samples of ' if samples else ''}{len(doomed)} sweeps thrown away")
+    console.say(f"{'samples of ' if options.samples else ''}{len(doomed)} sweeps thrown away")
+
+
+for _command in (list_, evaluations, show, export, merge, prune):
+    add_command(app, _command)

@@ -1,1 +1,1 @@
-"""Measuring: a clock, a sampling loop, statistics, and workers to measure in."""
+"""Measuring: a clock, a sampling loop, statistics, scenarios, and the verdict on a row."""

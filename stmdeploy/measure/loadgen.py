@@ -9,41 +9,47 @@ from __future__ import annotations
 import json
 import queue
 import threading
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from stmdeploy.contracts import Runner
 from stmdeploy.errors import StmdeployError
-from stmdeploy.results.row import ScenarioResult
-from stmdeploy.spec import RunSpec, ScenarioSpec
+from stmdeploy.measure.clock import MS_PER_S, NS_PER_MS, NS_PER_S, HostClock
+from stmdeploy.measure.sampling import timed
+from stmdeploy.measure.statistics import percentile_floor
+from stmdeploy.plugins.runner import Runner
+from stmdeploy.schema.measurement import ScenarioResult
+from stmdeploy.spec.run import RunSpec, ScenarioSpec
 
-_LOADGEN_NAMES = {
-    "single-stream": "SingleStream",
-    "multi-stream": "MultiStream",
-    "server": "Server",
-    "offline": "Offline",
-}
 #: What early stopping asks of the percentile that each is judged by: of single-stream's 90th,
 #: of multi-stream's 99th; of server's with room for some that break the limit.
-MIN_QUERIES = {"single-stream": 64, "multi-stream": 662, "server": 1000, "offline": 1}
+MIN_QUERIES = {
+    "single-stream": percentile_floor(0.90),
+    "multi-stream": percentile_floor(0.99),
+    "server": 1000,
+    "offline": 1,
+}
 #: The search starts at this share of what one request after the other would reach.
 _FIRST_SHARE = 0.3
 #: A rate that was found and then fails is tried again this much lower, so often.
 _LOWER, _TRIES = 0.85, 6
 _SEARCH_SHARE, _MIN_SEARCH_QUERIES = 0.3, 100
-_NS_PER_S, _NS_PER_MS = 1e9, 1e6
 _MARK = ":::MLLOG "
+#: Why LoadGen may say INVALID.
+_CHECKS = {
+    "result_perf_constraints_met": "the latency limit was broken",
+    "result_min_duration_met": "the run was too short",
+    "result_min_queries_met": "too few queries",
+    "early_stopping_met": "too few queries for the percentile",
+}
 
 
 def why_no_loadgen() -> str:
-    """What to install; empty if LoadGen is there."""
-    if find_spec("mlperf_loadgen"):
-        return ""
-    return "pip install 'stmdeploy[loadgen]'"
+    """What to type where LoadGen is not installed; empty where it is."""
+    return "" if find_spec("mlperf_loadgen") else "pip install 'stmdeploy[loadgen]'"
 
 
 def play(lanes: list[Runner], run: RunSpec, logs: Path) -> ScenarioResult:
@@ -52,7 +58,7 @@ def play(lanes: list[Runner], run: RunSpec, logs: Path) -> ScenarioResult:
     Args:
         lanes: one for every request in flight, prepared and warm.
         run: the scenario and the batch.
-        logs: LoadGen's logs go there.
+        logs: the folder that LoadGen's logs go to; made if it is not there.
 
     Raises:
         StmdeployError: LoadGen is missing, or the latency asked for cannot be kept by one
@@ -71,12 +77,8 @@ def play(lanes: list[Runner], run: RunSpec, logs: Path) -> ScenarioResult:
 
 
 def _typical_s(runner: Runner) -> float:
-    durations = []
-    for _ in range(5):
-        start = time.perf_counter()
-        runner.run()
-        durations.append(time.perf_counter() - start)
-    return sorted(durations)[2]
+    """Seconds of an inference, the median of a few."""
+    return median(timed(runner.run, HostClock()) for _ in range(5)) / NS_PER_S
 
 
 class _System:
@@ -130,12 +132,12 @@ def _settings(spec: ScenarioSpec, batch: int, latency_s: float) -> Any:
     import mlperf_loadgen as loadgen
 
     settings = loadgen.TestSettings()
-    settings.scenario = getattr(loadgen.TestScenario, _LOADGEN_NAMES[spec.name])
+    settings.scenario = getattr(loadgen.TestScenario, spec.name.title().replace("-", ""))
     settings.mode = loadgen.TestMode.PerformanceOnly
-    settings.min_duration_ms = int(1000 * spec.duration_s)
+    settings.min_duration_ms = int(MS_PER_S * spec.duration_s)
     settings.min_query_count = MIN_QUERIES[spec.name]
-    settings.single_stream_expected_latency_ns = int(latency_s * _NS_PER_S)
-    settings.multi_stream_expected_latency_ns = int(latency_s * _NS_PER_S)
+    settings.single_stream_expected_latency_ns = int(latency_s * NS_PER_S)
+    settings.multi_stream_expected_latency_ns = int(latency_s * NS_PER_S)
     settings.multi_stream_samples_per_query = batch
     settings.offline_expected_qps = batch / latency_s
     return settings
@@ -146,25 +148,25 @@ def _server(system: _System, spec: ScenarioSpec, latency_s: float, logs: Path) -
     import mlperf_loadgen as loadgen
 
     assert spec.target_latency_ms is not None
-    if 1000 * latency_s >= spec.target_latency_ms:
+    if MS_PER_S * latency_s >= spec.target_latency_ms:
         raise StmdeployError(
-            f"one request alone takes {1000 * latency_s:.1f} ms, "
+            f"one request alone takes {MS_PER_S * latency_s:.1f} ms, "
             f"longer than the {spec.target_latency_ms:g} ms asked for",
             "raise --target-latency-ms",
         )
     settings = _settings(spec, 1, latency_s)
-    settings.server_target_latency_ns = int(spec.target_latency_ms * _NS_PER_MS)
+    settings.server_target_latency_ns = int(spec.target_latency_ms * NS_PER_MS)
     settings.server_target_latency_percentile = 0.99
     settings.server_target_qps = _FIRST_SHARE / latency_s
     settings.mode = loadgen.TestMode.FindPeakPerformance
-    settings.min_duration_ms = int(1000 * _SEARCH_SHARE * spec.duration_s)
+    settings.min_duration_ms = int(MS_PER_S * _SEARCH_SHARE * spec.duration_s)
     settings.min_query_count = _MIN_SEARCH_QUERIES
     search = logs / "search"
     search.mkdir(exist_ok=True)
     _test(system, settings, search)
     rate = _peak(_log(search)) or settings.server_target_qps
     settings.mode = loadgen.TestMode.PerformanceOnly
-    settings.min_duration_ms = int(1000 * spec.duration_s)
+    settings.min_duration_ms = int(MS_PER_S * spec.duration_s)
     settings.min_query_count = MIN_QUERIES[spec.name]
     for _ in range(_TRIES):
         settings.server_target_qps = rate
@@ -180,11 +182,12 @@ def _played(
 ) -> ScenarioResult:
     _test(system, settings, logs)
     log = _log(logs)
+    valid = log.get("result_validity") == "VALID"
     images_per_query = settings.multi_stream_samples_per_query if spec.name == "multi-stream" else 1
     return ScenarioResult(
         scenario=spec.name,
-        valid=log.get("result_validity") == "VALID",
-        reasons=_reasons(log),
+        valid=valid,
+        reasons=() if valid else tuple(w for key, w in _CHECKS.items() if log.get(key) is False),
         queries=int(log.get("result_query_count", 0)),
         latency_ms_p50=_ms(log, "result_50.00_percentile_latency_ns"),
         latency_ms_p90=_ms(log, "result_90.00_percentile_latency_ns"),
@@ -222,14 +225,11 @@ def _test(system: _System, settings: Any, logs: Path) -> None:
         loadgen.DestroyQSL(samples)
 
 
-def _entries(logs: Path) -> list[dict[str, Any]]:
-    lines = (logs / "mlperf_log_detail.txt").read_text("utf-8").splitlines()
-    return [json.loads(line.removeprefix(_MARK)) for line in lines if line.startswith(_MARK)]
-
-
 def _log(logs: Path) -> dict[str, Any]:
     """LoadGen's detailed log by key; of several entries of one key, the last."""
-    return {entry["key"]: entry["value"] for entry in _entries(logs)}
+    lines = (logs / "mlperf_log_detail.txt").read_text("utf-8").splitlines()
+    entries = [json.loads(line.removeprefix(_MARK)) for line in lines if line.startswith(_MARK)]
+    return {entry["key"]: entry["value"] for entry in entries}
 
 
 def _peak(log: dict[str, Any]) -> float | None:
@@ -240,25 +240,9 @@ def _peak(log: dict[str, Any]) -> float | None:
 
 def _rate(log: dict[str, Any]) -> float:
     """Samples per second, under the name that the scenario logs it by."""
-    for key in ("result_completed_samples_per_sec", "result_samples_per_second",
-                "result_qps_with_loadgen_overhead"):  # fmt: skip
-        if key in log:
-            return float(log[key])
-    return 0.0
+    names = ("completed_samples_per_sec", "samples_per_second", "qps_with_loadgen_overhead")
+    return next((float(log[f"result_{name}"]) for name in names if f"result_{name}" in log), 0.0)
 
 
 def _ms(log: dict[str, Any], key: str) -> float | None:
-    return float(log[key]) / _NS_PER_MS if key in log else None
-
-
-def _reasons(log: dict[str, Any]) -> tuple[str, ...]:
-    """Why LoadGen says INVALID; empty if it says VALID."""
-    if log.get("result_validity") == "VALID":
-        return ()
-    checks = {
-        "result_perf_constraints_met": "the latency limit was broken",
-        "result_min_duration_met": "too short",
-        "result_min_queries_met": "too few queries",
-        "early_stopping_met": "too few queries for the percentile",
-    }
-    return tuple(words for key, words in checks.items() if log.get(key) is False)
+    return float(log[key]) / NS_PER_MS if key in log else None

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from stmdeploy.measure.clock import Clock
+from stmdeploy.files.reading import BYTES_PER_MIB
+from stmdeploy.measure.clock import NS_PER_S, Clock
 from stmdeploy.measure.sampling import timed
-from stmdeploy.results.row import MemoryLevel, Peaks, Rate
+from stmdeploy.schema.hardware import MemoryLevel, Peaks, Rate
 
 #: Sides of the square matrices, small enough for caches and large enough for their kernels.
 SIZES = (512, 1024, 2048)
@@ -15,15 +16,14 @@ SIZES = (512, 1024, 2048)
 FOOTPRINTS_MIB = (1, 4, 16, 64, 256)
 #: Repeats of one product or copy: so long, and at least so many times.
 _BUDGET_S, _MIN_REPEATS = 0.1, 4
-_BYTES_PER_MIB = 2**20
-_NS_PER_S = 1e9
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A library that may be the fastest at products in a precision.
 
-    ``make`` prepares the product of two square matrices of a side; None where it has none.
+    ``make`` prepares the product of two square matrices of a given side; it gives None where the
+    library has no such product.
     """
 
     by: str
@@ -32,24 +32,22 @@ class Candidate:
 
 
 def measure_peaks(candidates: Iterable[Candidate], threads: int, clock: Clock) -> Peaks:
-    """The best rate of every precision, and the bandwidth of copies by what they touch.
+    """The best rate of every precision, and the bandwidth of copies by the MiB they touch.
 
     Peaks, not typical figures: of every product and copy the fastest run counts.
     """
-    best: dict[str, Rate] = {}
+    rates: list[Rate] = []
     for candidate in candidates:
         for size in SIZES:
             tflops = _tflops(candidate, size, clock)
             if tflops is None:
                 break
-            rate = Rate(precision=candidate.precision, tflops=tflops, by=candidate.by)
-            if rate.precision not in best or best[rate.precision].tflops < tflops:
-                best[rate.precision] = rate
+            rates.append(Rate(precision=candidate.precision, tflops=tflops, by=candidate.by))
     speeds = [(size, _copy_gb_s(size, threads, clock)) for size in FOOTPRINTS_MIB]
     return Peaks(
         kind="measured",
         source=f"products and copies with {threads} threads",
-        rates=tuple(best.values()),
+        rates=_best(rates),
         memory=levels(speeds),
     )
 
@@ -78,32 +76,38 @@ def levels(speeds: Sequence[tuple[float, float]]) -> tuple[MemoryLevel, ...]:
 
 def merged(first: Peaks, second: Peaks) -> Peaks:
     """The higher of two peaks of one processor, figure by figure."""
-    rates = {rate.precision: rate for rate in first.rates}
-    for rate in second.rates:
-        if rate.precision not in rates or rates[rate.precision].tflops < rate.tflops:
-            rates[rate.precision] = rate
     memory = tuple(
         max(pair, key=lambda level: level.gb_s or 0.0)
         for pair in zip(first.memory, second.memory, strict=True)
     )
-    return first.model_copy(update={"rates": tuple(rates.values()), "memory": memory})
+    rates = _best([*first.rates, *second.rates])
+    return first.model_copy(update={"rates": rates, "memory": memory})
+
+
+def _best(rates: Iterable[Rate]) -> tuple[Rate, ...]:
+    """The highest rate of every precision, of equal ones the first."""
+    best: dict[str, Rate] = {}
+    for rate in rates:
+        if rate.precision not in best or best[rate.precision].tflops < rate.tflops:
+            best[rate.precision] = rate
+    return tuple(best.values())
 
 
 def _fastest_s(work: Callable[[], object], clock: Clock) -> float:
     work()
     fastest, spent_ns, repeats = float("inf"), 0, 0
-    while repeats < _MIN_REPEATS or spent_ns < _BUDGET_S * _NS_PER_S:
+    while repeats < _MIN_REPEATS or spent_ns < _BUDGET_S * NS_PER_S:
         taken_ns = timed(work, clock)
-        fastest = min(fastest, taken_ns / _NS_PER_S)
+        fastest = min(fastest, taken_ns / NS_PER_S)
         spent_ns, repeats = spent_ns + taken_ns, repeats + 1
-    return max(fastest, 1 / _NS_PER_S)
+    return max(fastest, 1 / NS_PER_S)
 
 
 def _copy_gb_s(size_mib: float, threads: int, clock: Clock) -> float:
     import torch
 
     torch.set_num_threads(threads)
-    half = int(size_mib * _BYTES_PER_MIB / 2)
+    half = int(size_mib * BYTES_PER_MIB / 2)
     source, copy = (torch.ones(half // 4) for _ in range(2))
     both = torch.ones(half // 2)
     # Weights are read alone, which may be faster than reading and writing.
@@ -112,7 +116,7 @@ def _copy_gb_s(size_mib: float, threads: int, clock: Clock) -> float:
 
 
 def numpy_product(size: int) -> Callable[[], object]:
-    """NumPy's own, by the BLAS that it was built with."""
+    """NumPy's float32 product of two matrices of a side, by the BLAS that it was built with."""
     import numpy as np
 
     left, right, out = (np.ones((size, size), np.float32) for _ in range(3))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from stmdeploy.measure.clock import Clock
+from stmdeploy.measure.clock import NS_PER_S, Clock
 from stmdeploy.measure.statistics import process_interval, quantile
-from stmdeploy.spec import SamplingSpec
+from stmdeploy.spec.run import SamplingSpec
 
 #: The rules are looked at again after this much more data; looking costs a sort.
 _LOOK_GROWTH = 1.2
-_NS_PER_S = 1_000_000_000
 #: Warming up has ended when a run is no longer this much faster than before.
 _STEADY_GAIN = 0.02
 #: A process may stop once its own interval is this share of the width that the row aims at:
@@ -31,7 +31,7 @@ class WarmUp:
 class Samples:
     """Durations of single runs, in nanoseconds, in the order they were taken.
 
-    ``stopped_by`` is ``interval`` (narrow enough) or ``budget`` (time over).
+    ``stopped_by`` is ``interval`` (narrow enough), ``budget`` (time over) or ``loadgen``.
     """
 
     durations_ns: tuple[int, ...]
@@ -66,7 +66,7 @@ def warm_up(run: Callable[[], None], clock: Clock, spec: SamplingSpec) -> WarmUp
     start, next_look = clock.now_ns(), spec.warmup_min
     while True:
         durations.append(timed(run, clock))
-        spent_s = (clock.now_ns() - start) / _NS_PER_S
+        spent_s = (clock.now_ns() - start) / NS_PER_S
         if len(durations) >= next_look and spent_s >= spec.warmup_s:
             if is_steady(durations):
                 return WarmUp(tuple(durations), "steady")
@@ -93,6 +93,46 @@ def collect(run: Callable[[], None], clock: Clock, spec: SamplingSpec) -> Sample
             if interval.half_width_percent <= _OWN_SHARE * spec.target_half_width_percent:
                 return Samples(tuple(durations), "interval")
             next_look = int(len(durations) * _LOOK_GROWTH) + 1
-        over = clock.now_ns() - start >= spec.process_budget_s * _NS_PER_S
+        over = clock.now_ns() - start >= spec.process_budget_s * NS_PER_S
         if over and len(durations) >= spec.min_samples:
             return Samples(tuple(durations), "budget")
+
+
+def collect_in_flight(
+    runs: Sequence[Callable[[], None]], clock: Clock, spec: SamplingSpec
+) -> tuple[int, ...]:
+    """Several requests in flight, one thread each over one loaded model: keeps every one busy until
+    the process's share of the budget is spent.
+
+    Args:
+        runs: one inference each, complete on return; called from threads of their own.
+
+    Returns:
+        Nanoseconds of every inference, in the order they ended.
+
+    Raises:
+        Exception: whatever the first request that failed raised.
+    """
+    deadline = clock.now_ns() + int(spec.process_budget_s * NS_PER_S)
+    finished: list[tuple[int, int]] = []
+    failures: list[BaseException] = []
+
+    def work(run: Callable[[], None]) -> None:
+        count = 0
+        try:
+            while not failures and (clock.now_ns() < deadline or count < spec.min_samples):
+                duration = timed(run, clock)
+                finished.append((clock.now_ns(), duration))
+                count += 1
+        except BaseException as error:  # noqa: BLE001  (raised again by the thread that waits)
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(run,), daemon=True) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    finished.sort()
+    return tuple(duration for _, duration in finished)

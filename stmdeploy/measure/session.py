@@ -6,24 +6,25 @@ import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from stmdeploy.contracts import Runner
-from stmdeploy.measure.clock import Clock
-from stmdeploy.measure.concurrency import collect_in_flight
-from stmdeploy.measure.conditions import energy_j
-from stmdeploy.measure.sampling import collect, timed, warm_up
-from stmdeploy.results.row import Conditions, Environment, ProcessRun, ScenarioResult
-from stmdeploy.spec import LOOP, RunSpec, SamplingSpec
+from stmdeploy.hardware.conditions import energy_j
+from stmdeploy.hardware.machine import proc_field
+from stmdeploy.measure.clock import NS_PER_MS, NS_PER_S, Clock
+from stmdeploy.measure.sampling import Samples, collect, collect_in_flight, timed, warm_up
+from stmdeploy.plugins.runner import Runner
+from stmdeploy.schema.hardware import Conditions, Environment
+from stmdeploy.schema.measurement import ProcessRun, ScenarioResult
+from stmdeploy.spec.run import LOOP, RunSpec, SamplingSpec
 
 if TYPE_CHECKING:
-    from stmdeploy.contracts import Array
+    from stmdeploy.plugins.runner import Array
 
-_NS_PER_MS, _NS_PER_S = 1e6, 1e9
 #: Inferences with host copies, and those timed by the device: this share of a process's budget,
 #: at least so many.
-_COPIES_SHARE, _COPIES_MIN = 0.1, 5
+_BESIDE_SHARE, _BESIDE_MIN = 0.1, 5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,31 +39,43 @@ class Machine:
 
 
 class DeviceTimer(Protocol):
-    """Times work on a CUDA stream; `stmdeploy.cuda.EventTimer` is the real one."""
+    """Times work on a CUDA stream; `stmdeploy.hardware.cuda.EventTimer` is the real one."""
 
     def time_ms(self, submit: Callable[[], None]) -> float:
         """Milliseconds of what `submit` puts on the stream."""
 
 
-#: Raises StmdeployError (exit code 4) if what a runner gives for the images it is prepared with is
-#: not what it should be; leaves it as it was.
-Check = Callable[[Runner, "Array"], object]
+@dataclass(frozen=True)
+class Model:
+    """How a model comes into the process that measures it.
+
+    Attributes:
+        import_runtime: imports what `load` needs, so that its time and memory are the model's.
+        load: gives the runner; its time is the load time.
+        make_images: gives N 3 H W float32; after the import, which it may share a library with.
+        check: raises StmdeployError (exit code 4) if what a runner gives for the images it is
+            prepared with is not what it should be; leaves it as it was.
+    """
+
+    import_runtime: Callable[[], None]
+    load: Callable[[], Runner]
+    make_images: Callable[[], Array]
+    check: Callable[[Runner, Array], object]
+
+
 #: Runs one of LoadGen's scenarios over a loaded model.
 PlayScenario = Callable[[list[Runner]], ScenarioResult]
 
 
 def peak_memory_mib() -> float:
-    """The most this process has held in memory (its resident set's high-water mark).
+    """The most MiB this process has held in memory (its resident set's high-water mark).
 
     From ``/proc``, because ``getrusage`` starts a child at its parent's peak.
     """
-    try:
-        status = Path("/proc/self/status").read_text("ascii")
-        peak = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-        return int(peak.split()[1]) / 1024
-    except (OSError, StopIteration):
-        unit = 2**20 if sys.platform == "darwin" else 2**10
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    if peak_kib := proc_field("self/status", "VmHWM"):
+        return int(peak_kib.split()[0]) / 1024
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 @dataclass(frozen=True)
@@ -77,77 +90,64 @@ class Loaded:
     memory_before_load_mib: float
 
 
-def load_model(
-    import_runtime: Callable[[], None],
-    load: Callable[[], Runner],
-    make_images: Callable[[], Array],
-    check: Check,
-    clock: Clock,
-) -> Loaded:
-    """Brings a model to its first inference, and checks it; the arguments are of `measure`."""
-    import_ns = timed(import_runtime, clock)
-    images = make_images()
+def load_model(model: Model, clock: Clock) -> Loaded:
+    """Brings a model to its first inference; raises what its check of the outputs raises."""
+    import_ns = timed(model.import_runtime, clock)
+    images = model.make_images()
     memory_before = peak_memory_mib()
     start = clock.now_ns()
-    runner = load()
+    runner = model.load()
     load_ns = clock.now_ns() - start
     start = clock.now_ns()
     runner.prepare(images)  # where a graph is replayed, it is recorded here
     runner.run()
     first_ns = clock.now_ns() - start
-    check(runner, images)
+    model.check(runner, images)
     return Loaded(
         runner=runner,
         images=images,
-        runtime_import_ms=import_ns / _NS_PER_MS,
-        load_ms=load_ns / _NS_PER_MS,
-        first_inference_ms=first_ns / _NS_PER_MS,
+        runtime_import_ms=import_ns / NS_PER_MS,
+        load_ms=load_ns / NS_PER_MS,
+        first_inference_ms=first_ns / NS_PER_MS,
         memory_before_load_mib=memory_before,
     )
 
 
 def measure(
-    import_runtime: Callable[[], None],
-    load: Callable[[], Runner],
-    make_images: Callable[[], Array],
-    check: Check,
-    run: RunSpec,
-    sampling: SamplingSpec,
-    machine: Machine,
-    play: PlayScenario,
+    model: Model, run: RunSpec, sampling: SamplingSpec, machine: Machine, play: PlayScenario
 ) -> ProcessRun:
     """Loads a model and measures its inferences over one prepared input.
 
+    Its outputs are checked before anything is timed, and again after the last sample; what the
+    check raises ends it.
+
     Args:
-        import_runtime: imports what `load` needs, so that its time and memory are the model's.
-        load: gives the runner; its time is the load time.
-        make_images: gives N 3 H W float32; after the import, which it may share a library with.
-        check: looks at the outputs before anything is timed, and again after the last sample.
+        model: how it is loaded.
         run: how many requests are in flight, and which scenario.
         sampling: when to stop.
         machine: the clock, and what is recorded beside the samples.
         play: used for every scenario but our own loop.
     """
-    clock = machine.clock
-    loaded = load_model(import_runtime, load, make_images, check, clock)
+    clock, beside_s = machine.clock, _BESIDE_SHARE * sampling.process_budget_s
+    loaded = load_model(model, clock)
     runner, images = loaded.runner, loaded.images
     load_now = machine.load_average()
     warm = warm_up(runner.run, clock, sampling)
     lanes = _lanes(runner, images, run.in_flight)
     before, began = machine.conditions(), clock.now_ns()
-    sampled = _sample(lanes, run, sampling, clock, play)
+    sampled, scenario = _sample(lanes, run, sampling, clock, play)
     window_ns, after = clock.now_ns() - began, machine.conditions()
     energy, source = energy_j(before, after)
     runner.feed(images)  # LoadGen's queries may have left others
-    check(runner, images)
+    model.check(runner, images)
     return ProcessRun(
         samples_ms=_in_ms(sampled.durations_ns),
-        copies_ms=_in_ms(_with_copies(runner, images, clock, sampling)),
+        copies_ms=_in_ms(_with_copies(runner, images, clock, beside_s)),
         warmup_ms=_in_ms(warm.durations_ns),
-        device_ms=_on_device(runner, machine, sampling),
+        device_ms=_on_device(runner, machine, beside_s),
         warmup_ended_by=warm.ended_by,
         stopped_by=sampled.stopped_by,
-        window_s=window_ns / _NS_PER_S,
+        window_s=window_ns / NS_PER_S,
         runtime_import_ms=loaded.runtime_import_ms,
         load_ms=loaded.load_ms,
         first_inference_ms=loaded.first_inference_ms,
@@ -161,15 +161,8 @@ def measure(
         before=before,
         after=after,
         environment=machine.environment,
-        scenario=sampled.scenario,
+        scenario=scenario,
     )
-
-
-@dataclass(frozen=True)
-class _Sampled:
-    durations_ns: tuple[int, ...]
-    stopped_by: str
-    scenario: ScenarioResult | None = None
 
 
 def _lanes(runner: Runner, images: Array, in_flight: int) -> list[Runner]:
@@ -187,23 +180,29 @@ def _sample(
     sampling: SamplingSpec,
     clock: Clock,
     play: PlayScenario,
-) -> _Sampled:
+) -> tuple[Samples, ScenarioResult | None]:
     """The samples, by the rules of the run: our loop, several in flight, or LoadGen's."""
     if run.scenario.name != LOOP:
         result = play(lanes)
         # LoadGen keeps its own samples; a few of ours say what one request takes without it.
         own = tuple(timed(lanes[0].run, clock) for _ in range(sampling.min_samples))
-        return _Sampled(own, "loadgen", result)
+        return Samples(own, "loadgen"), result
     if run.in_flight > 1:
         durations = collect_in_flight([lane.run for lane in lanes], clock, sampling)
-        return _Sampled(durations, "budget")
-    samples = collect(lanes[0].run, clock, sampling)
-    return _Sampled(samples.durations_ns, samples.stopped_by)
+        return Samples(durations, "budget"), None
+    return collect(lanes[0].run, clock, sampling), None
 
 
-def _with_copies(
-    runner: Runner, images: Array, clock: Clock, sampling: SamplingSpec
-) -> tuple[int, ...]:
+def _repeated(once: Callable[[], T], clock: Clock, budget_s: float) -> tuple[T, ...]:
+    """What `once` gives, again and again until so many seconds are over."""
+    found: list[T] = []
+    deadline = clock.now_ns() + budget_s * NS_PER_S
+    while len(found) < _BESIDE_MIN or clock.now_ns() < deadline:
+        found.append(once())
+    return tuple(found)
+
+
+def _with_copies(runner: Runner, images: Array, clock: Clock, budget_s: float) -> tuple[int, ...]:
     """Inferences with the input brought to the runtime and the output brought back.
 
     The first, which finds nothing warm, is among them; their median does not mind.
@@ -214,25 +213,17 @@ def _with_copies(
         runner.run()
         runner.output()
 
-    durations: list[int] = []
-    deadline = clock.now_ns() + _COPIES_SHARE * sampling.process_budget_s * _NS_PER_S
-    while len(durations) < _COPIES_MIN or clock.now_ns() < deadline:
-        durations.append(timed(whole, clock))
-    return tuple(durations)
+    return _repeated(lambda: timed(whole, clock), clock, budget_s)
 
 
-def _on_device(runner: Runner, machine: Machine, sampling: SamplingSpec) -> tuple[float, ...]:
+def _on_device(runner: Runner, machine: Machine, budget_s: float) -> tuple[float, ...]:
     """Inferences as the GPU itself times them; none where it does not."""
     stream = runner.on_stream()
     if stream is None:
         return ()
     timer = machine.device_timer(stream.handle)
-    found: list[float] = []
-    deadline = machine.clock.now_ns() + _COPIES_SHARE * sampling.process_budget_s * _NS_PER_S
-    while len(found) < _COPIES_MIN or machine.clock.now_ns() < deadline:
-        found.append(timer.time_ms(stream.submit))
-    return tuple(found)
+    return _repeated(lambda: timer.time_ms(stream.submit), machine.clock, budget_s)
 
 
 def _in_ms(durations_ns: tuple[int, ...]) -> tuple[float, ...]:
-    return tuple(ns / _NS_PER_MS for ns in durations_ns)
+    return tuple(ns / NS_PER_MS for ns in durations_ns)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from itertools import chain
 from statistics import fmean, median
 
+from stmdeploy.measure.clock import MS_PER_S
 from stmdeploy.measure.statistics import percentiles, process_interval, row_interval
-from stmdeploy.results.row import Measurement, ProcessRun
-from stmdeploy.spec import LOOP, RunSpec, SamplingSpec
+from stmdeploy.schema.measurement import Measurement, ProcessRun
+from stmdeploy.spec.run import LOOP, RunSpec, SamplingSpec
 
-_MS_PER_S = 1000.0
 #: The processes of a row differ when their medians spread by more than this factor of what
 #: each of them varies by itself, and by more than this share.
 _SPREAD_FACTOR, _SPREAD_SHARE = 3.0, 0.05
@@ -82,7 +82,7 @@ def wants_more(processes: Sequence[ProcessRun], run: RunSpec, sampling: Sampling
         return not processes
     if len(processes) < sampling.processes:
         return True
-    spent_s = sum(sum(process.samples_ms) for process in processes) / _MS_PER_S / run.in_flight
+    spent_s = sum(sum(process.samples_ms) for process in processes) / MS_PER_S / run.in_flight
     if spent_s + sampling.process_budget_s / 2 > sampling.budget_s:
         return False
     took_s = [_took_s(process) for process in processes]
@@ -105,7 +105,7 @@ def _took_s(process: ProcessRun) -> float:
         process.runtime_import_ms + process.load_ms + process.first_inference_ms
         + sum(process.warmup_ms) + sum(process.copies_ms) + sum(process.device_ms)
     )  # fmt: skip
-    return _START_S + told_ms / _MS_PER_S + process.window_s
+    return _START_S + told_ms / MS_PER_S + process.window_s
 
 
 def _throughput(processes: Sequence[ProcessRun], run: RunSpec, images: int) -> float:
@@ -115,15 +115,14 @@ def _throughput(processes: Sequence[ProcessRun], run: RunSpec, images: int) -> f
         return scenario.throughput_images_s
     if run.in_flight > 1:
         return images / sum(process.window_s for process in processes)
-    return _MS_PER_S * images / sum(sum(process.samples_ms) for process in processes)
+    return MS_PER_S * images / sum(sum(process.samples_ms) for process in processes)
 
 
 def _energy(processes: Sequence[ProcessRun], images: int) -> tuple[float | None, str]:
-    spent = [process.energy_j for process in processes]
-    if any(joules is None for joules in spent) or processes[-1].scenario is not None:
+    spent = [process.energy_j for process in processes if process.energy_j is not None]
+    if len(spent) < len(processes) or processes[-1].scenario is not None:
         return None, ""
-    total = sum(joules for joules in spent if joules is not None)
-    return total / images, processes[-1].energy_source
+    return sum(spent) / images, processes[-1].energy_source
 
 
 def _advice(
@@ -133,21 +132,20 @@ def _advice(
     found = []
     if half_width_percent > sampling.target_half_width_percent:
         found.append(
-            f"the interval is +-{half_width_percent:.1f} %, wanted was "
-            f"{sampling.target_half_width_percent:g} %: raise --budget-s or --processes"
+            f"the 95 % interval is +-{half_width_percent:.1f} %, wider than the "
+            f"{sampling.target_half_width_percent:g} % aimed at: raise --budget-s or --processes"
         )
     if any(process.warmup_ended_by == "limit" for process in processes):
-        found.append("it still became faster when warming up ended: raise --warmup-limit-s")
+        found.append("inferences still became faster as warm-up ended: raise --warmup-limit-s")
     if _processes_differ(processes):
         found.append("processes differ from each other: pin them (taskset), close other programs")
-    environment = processes[-1].environment
-    busy = [process.load_average_1min for process in processes[:1]]
-    if busy[0] is not None and busy[0] > _BUSY_FACTOR * environment.threads_available:
-        found.append(f"the machine was busy (load {busy[0]:.1f}): close other programs")
+    load, threads = processes[0].load_average_1min, processes[-1].environment.threads_available
+    if load is not None and load > _BUSY_FACTOR * threads:
+        found.append(f"the machine was busy (load {load:.1f}): close other programs")
     if any(p.after.gpu_throttle_reasons for p in processes) or _throttled(processes):
         found.append("clocks were throttled: cool the machine, or lock its clocks")
     if any((p.before.gpu_processes or 0) > 1 for p in processes):
-        found.append("other processes use the GPU: measure alone")
+        found.append("other processes use the GPU: end them, or wait for them")
     return tuple(found)
 
 
@@ -155,16 +153,12 @@ def _processes_differ(processes: Sequence[ProcessRun]) -> bool:
     if len(processes) < 2:
         return False
     own = [process_interval(process.samples_ms) for process in processes]
-    logs = [math.log(interval.median) for interval in own]
-    spread = max(logs) - min(logs)
+    medians = [interval.median for interval in own]
+    spread = math.log(max(medians)) - math.log(min(medians))
     half = max(interval.half_width_percent for interval in own) / 100
     return spread > _SPREAD_SHARE and spread > _SPREAD_FACTOR * half
 
 
 def _throttled(processes: Sequence[ProcessRun]) -> bool:
-    return any(
-        p.before.cpu_throttle_events is not None
-        and p.after.cpu_throttle_events is not None
-        and p.after.cpu_throttle_events > p.before.cpu_throttle_events
-        for p in processes
-    )
+    counts = [(p.before.cpu_throttle_events, p.after.cpu_throttle_events) for p in processes]
+    return any(b is not None and a is not None and a > b for b, a in counts)

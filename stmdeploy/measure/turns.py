@@ -6,18 +6,16 @@ Two workers hold one side each, and only the one whose turn it is runs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import IO
 
-from stmdeploy.contracts import Runner
-from stmdeploy.measure.clock import Clock
-from stmdeploy.measure.run_delay import RunDelay
+from stmdeploy.measure.clock import NS_PER_S, Clock
 from stmdeploy.measure.sampling import timed
-from stmdeploy.measure.session import Check, load_model, peak_memory_mib
-from stmdeploy.results.row import Environment, TurnsRun
-
-if TYPE_CHECKING:
-    from stmdeploy.contracts import Array
+from stmdeploy.measure.session import Model, load_model, peak_memory_mib
+from stmdeploy.schema.hardware import Environment
+from stmdeploy.schema.measurement import TurnsRun
 
 #: What a side is told: to take a turn; nothing ends it.
 TURN = "turn"
@@ -29,7 +27,6 @@ COLD_RUNS = 1
 CALM_RUNS, TURN_LIMIT_S = 3, 0.3
 #: An inference is calm if its threads waited for a processor no longer than this share of it.
 CALM_SHARE = 0.03
-_NS_PER_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -45,11 +42,35 @@ class Inference:
         return self.delay_ns <= CALM_SHARE * self.duration_ns
 
 
+class RunDelay:
+    """How long the threads that there are now were ready to run and had no processor, as Linux
+    counts it in ``/proc/self/task/*/schedstat``; always 0 where it does not.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[IO[bytes]] = []
+        with suppress(OSError):
+            for task in Path("/proc/self/task").iterdir():
+                with suppress(OSError):
+                    self._files.append((task / "schedstat").open("rb", buffering=0))
+
+    def close(self) -> None:
+        """Closes the files; the delay is 0 from then on."""
+        for file in self._files:
+            file.close()
+
+    def total_ns(self) -> int:
+        """Nanoseconds so far, of all threads together."""
+        total = 0
+        for file in self._files:
+            with suppress(OSError, IndexError, ValueError):
+                file.seek(0)
+                total += int(file.read().split()[1])
+        return total
+
+
 def take_turns(
-    import_runtime: Callable[[], None],
-    load: Callable[[], Runner],
-    make_images: Callable[[], Array],
-    check: Check,
+    model: Model,
     clock: Clock,
     environment: Environment,
     next_word: Callable[[], str],
@@ -58,12 +79,13 @@ def take_turns(
     """Loads a model and warms it up, then takes a turn whenever it is told to.
 
     Args:
-        import_runtime, load, make_images, check, clock: as of `session.measure`.
+        model: how it is loaded.
+        clock: read before and after every inference.
         environment: recorded with what is measured.
-        next_word: waits for `TURN`; empty ends it.
-        answer: takes the inferences of every turn, and once, before the first, none.
+        next_word: waits for `TURN`; whatever else it gives ends the turns.
+        answer: called with the inferences of every turn; once before the first, with none.
     """
-    loaded = load_model(import_runtime, load, make_images, check, clock)
+    loaded = load_model(model, clock)
     for _ in range(WARM_RUNS):
         loaded.runner.run()
     answer([])
@@ -86,7 +108,7 @@ def one_turn(run: Callable[[], None], clock: Clock) -> list[Inference]:
     After a pause a system may put all threads on one processor until it notices; such
     inferences are not calm, and the turn goes on.
     """
-    end = clock.now_ns() + TURN_LIMIT_S * _NS_PER_S
+    end = clock.now_ns() + TURN_LIMIT_S * NS_PER_S
     for _ in range(COLD_RUNS):
         run()
     delay = RunDelay()

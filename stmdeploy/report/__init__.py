@@ -1,1 +1,1 @@
-"""Rows and counts as tables and pictures."""
+"""Rows, counts and artifacts as tables, figures and a page; and which row to choose."""

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stmdeploy.report.tables import ABSENT, TextTable
-from stmdeploy.results.row import Evaluation, Share95
+from stmdeploy.report.profile_table import varying
+from stmdeploy.report.text_table import TextTable, fixed
+from stmdeploy.schema.evaluation import Evaluation, Share95
 
 
 def evaluation_table(found: Sequence[Evaluation]) -> TextTable:
-    """One line an artifact."""
-    settings = _varying(found)
+    """One line per artifact: top-1 and top-5 in per cent, and agreement with fp32."""
+    settings = varying(
+        {
+            "image": [f"{e.image_size[0]}x{e.image_size[1]}" for e in found],
+            "weights": [e.weights for e in found],
+            "data": [e.data for e in found],
+        }
+    )
     headers = (
         "model", "precision", "runtime", *settings, "images", "measured top-1 %", "95 % interval",
         "measured top-5 %", "agrees with fp32 %", "fp32 top-1 %",
@@ -22,9 +29,9 @@ def evaluation_table(found: Sequence[Evaluation]) -> TextTable:
             e.runtime,
             *(column[i] for column in settings.values()),
             str(e.images),
-            f"{e.top1.percent:.2f}",
+            _percent(e.top1),
             f"{e.top1.low:.2f} .. {e.top1.high:.2f}",
-            f"{e.top5.percent:.2f}",
+            _percent(e.top5),
             _percent(e.agreement),
             _percent(e.reference_top1),
         )
@@ -51,22 +58,12 @@ def _notes(found: Sequence[Evaluation]) -> tuple[str, ...]:
         if e.skipped
     ]
     return (
-        f"Measured over {', '.join(data)}, transformed as published. Intervals are Wilson's, of "
-        "the images alone.",
-        "Agreement: images whose first class is that of the artifact in fp32.",
+        f"Measured over {', '.join(data)}, cropped and scaled as for the published accuracies. "
+        "Intervals are Wilson's: what another choice of images might give.",
+        "Agreement: the share of images that get the same top-1 class as from the fp32 artifact.",
         *skipped,
     )
 
 
-def _varying(found: Sequence[Evaluation]) -> dict[str, list[str]]:
-    """What else tells rows apart, where it is not the same in all of them."""
-    columns = {
-        "image": [f"{e.image_size[0]}x{e.image_size[1]}" for e in found],
-        "weights": [e.weights for e in found],
-        "data": [e.data for e in found],
-    }
-    return {name: cells for name, cells in columns.items() if len(set(cells)) > 1}
-
-
 def _percent(share: Share95 | None) -> str:
-    return ABSENT if share is None else f"{share.percent:.2f}"
+    return fixed(share.percent if share else None, 2)

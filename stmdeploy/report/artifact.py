@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from pydantic import TypeAdapter
 
-from stmdeploy.artifact import Artifact, Calibration, EngineInfo, Fidelity, FusedLayer, Share
 from stmdeploy.errors import StmdeployError
-from stmdeploy.reading import parse_document, read_bytes
-from stmdeploy.report.tables import ABSENT, TextTable, significant
+from stmdeploy.files.reading import BYTES_PER_MIB, parse_document, read_bytes
+from stmdeploy.report.text_table import ABSENT, TextTable, significant, tally
+from stmdeploy.schema.artifact import Artifact
+from stmdeploy.schema.manifest import EngineInfo, FusedLayer, Share
 
-_BYTES_PER_MIB = 2**20
 #: An engine has thousands of layers, each of which names its nodes.
 _LAYERS_MIB = 64
 
@@ -28,19 +28,17 @@ def artifact_tables(artifact: Artifact) -> tuple[TextTable, ...]:
         title=str(artifact.path),
     )
     if manifest.cost is None:
-        names = ", ".join(f"{name} x{n}" for name, n in manifest.operators.items())
         note = (
-            f"Operators: {names or 'not known'}. Without an ONNX graph of its own: no cost by part."
+            f"Operators: {tally(manifest.operators, 'not known')}. Without an ONNX graph of its "
+            "own, an artifact has no MACs and bytes by part."
         )
         return (replace(facts, notes=(note,)),)
     notes = [
         "At batch 1. MACs of matrix products, convolutions and bilinear samples (4 each), as this "
         "graph does them. Bytes: every tensor once for each node that reads or writes it."
     ]
-    if manifest.cost.unknown_shapes:
-        notes.append(
-            f"{manifest.cost.unknown_shapes} nodes have a tensor of unknown shape: not counted."
-        )
+    if unknown := manifest.cost.unknown_shapes:
+        notes.append(f"{unknown} nodes have a tensor of unknown shape, which is not counted.")
     return (
         facts,
         _cost_table("part", manifest.cost.by_part),
@@ -49,13 +47,9 @@ def artifact_tables(artifact: Artifact) -> tuple[TextTable, ...]:
 
 
 def _facts(artifact: Artifact) -> tuple[tuple[str, str], ...]:
-    m = artifact.manifest
-    checked = m.verification
-    bound = (
-        "reported, not judged"
-        if checked.tolerance_relative_l2 is None
-        else (f"allowed {checked.tolerance_relative_l2:.0e}")
-    )
+    m, checked = artifact.manifest, artifact.manifest.verification
+    allowed = checked.tolerance_relative_l2
+    judged = "reported, not judged" if allowed is None else f"allowed {allowed:.0e}"
     return (
         ("model", f"{m.model.name}, {m.model.image_size[0]}x{m.model.image_size[1]}, "
                   f"{m.model.num_classes} classes, {m.model.parameters / 1e6:.2f} M parameters"),
@@ -64,59 +58,36 @@ def _facts(artifact: Artifact) -> tuple[tuple[str, str], ...]:
                    + (f", opset {m.opset}" if m.opset else "")),
         *(("instead of", note) for note in m.notes),
         ("state", m.state + (f": {m.not_run}" if m.not_run else "")),
-        ("error", f"{checked.relative_l2_error:.2e} relative L2 ({bound}), by {checked.runtime}, "
+        ("error", f"{checked.relative_l2_error:.2e} relative L2 ({judged}), by {checked.runtime}, "
                   f"batches {', '.join(map(str, checked.batches))}"),
-        *_fidelity(m.fidelity),
-        *_calibration(m.calibration),
-        *_engine(m.engine),
-        *(("file", f"{file.name}, {file.size_bytes / _BYTES_PER_MIB:.1f} MiB, hash verified")
+        *(("fidelity", f"{kept.relative_l2_error:.2e} relative L2, top-1 agreement "
+                       f"{kept.top1_agreement_percent:.1f} %, over {kept.images} images "
+                       f"({kept.source})")
+          for kept in (m.fidelity,) if kept),
+        *(("calibration", f"{scales.images} images ({scales.source}), {scales.method}")
+          for scales in (m.calibration,) if scales),
+        *(_engine(m.engine) if m.engine else ()),
+        *(("file", f"{file.name}, {file.size_bytes / BYTES_PER_MIB:.1f} MiB, hash verified")
           for file in m.files),
         ("versions", ", ".join(f"{name} {version}" for name, version in m.versions.items())),
         ("created", f"{m.created_utc}, in {m.export_s:.1f} s"),
     )  # fmt: skip
 
 
-def _fidelity(fidelity: Fidelity | None) -> list[tuple[str, str]]:
-    if fidelity is None:
-        return []
-    return [
-        (
-            "fidelity",
-            f"{fidelity.relative_l2_error:.2e} relative L2, top-1 agreement "
-            f"{fidelity.top1_agreement_percent:.1f} %, over {fidelity.images} images "
-            f"({fidelity.source})",
-        )
-    ]
-
-
-def _calibration(calibration: Calibration | None) -> list[tuple[str, str]]:
-    if calibration is None:
-        return []
-    return [
-        (
-            "calibration",
-            f"{calibration.images} images ({calibration.source}), {calibration.method}",
-        )
-    ]
-
-
-def _engine(engine: EngineInfo | None) -> list[tuple[str, str]]:
-    if engine is None:
-        return []
+def _engine(engine: EngineInfo) -> tuple[tuple[str, str], ...]:
     made_for = engine.gpu or f"compute capability {', '.join(engine.compute_capabilities)}"
-    dtypes = ", ".join(f"{name} x{n}" for name, n in engine.output_dtypes.items())
-    return [
+    return (
         ("engine", f"{engine.module} {engine.version}, for {made_for}, "
                    f"batches {', '.join(map(str, engine.batch))}, built in {engine.build_s:.1f} s"),
         ("layers", f"{engine.layers_before} before fusion, {engine.layers_after or ABSENT} after; "
-                   f"outputs: {dtypes or 'not said'}"),
+                   f"outputs: {tally(engine.output_dtypes, 'not said')}"),
         ("memory", f"weights {_mib(engine.weights_bytes)}, "
                    f"activations {_mib(engine.activation_bytes)}"),
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 def _mib(value: int | None) -> str:
-    return ABSENT if value is None else f"{value / _BYTES_PER_MIB:.1f} MiB"
+    return ABSENT if value is None else f"{value / BYTES_PER_MIB:.1f} MiB"
 
 
 def _cost_table(by: str, shares: dict[str, Share], notes: tuple[str, ...] = ()) -> TextTable:
@@ -128,8 +99,8 @@ def _cost_table(by: str, shares: dict[str, Share], notes: tuple[str, ...] = ()) 
             str(share.nodes),
             significant(share.macs / 1e6),
             f"{100 * share.macs / all_macs:.1f}",
-            significant(share.weight_bytes / _BYTES_PER_MIB),
-            significant(share.activation_bytes / _BYTES_PER_MIB),
+            significant(share.weight_bytes / BYTES_PER_MIB),
+            significant(share.activation_bytes / BYTES_PER_MIB),
             f"{100 * _bytes(share) / all_bytes:.1f}",
         )
         for name, share in sorted(shares.items(), key=lambda entry: -_bytes(entry[1]))
@@ -151,7 +122,7 @@ def engine_layers(artifact: Artifact) -> tuple[FusedLayer, ...]:
     """
     listed = [file.name for file in artifact.manifest.files if file.name.endswith(".layers.json")]
     if not listed:
-        raise StmdeployError(f"{artifact.path} lists no layers", "export it again")
+        raise StmdeployError(f"{artifact.path} came without its layers", "export it again")
     path = artifact.path.with_name(listed[0])
     text = read_bytes(path, "", "export it again", _LAYERS_MIB)
     read = TypeAdapter(tuple[FusedLayer, ...]).validate_json
@@ -159,19 +130,20 @@ def engine_layers(artifact: Artifact) -> tuple[FusedLayer, ...]:
 
 
 def layer_table(artifact: Artifact) -> TextTable:
-    """One line a fused layer."""
-
-    def dtypes(names: tuple[str, ...]) -> str:
-        return ", ".join(f"{name} x{n}" for name, n in Counter(names).items()) or ABSENT
+    """One line per fused layer; raises what `engine_layers` raises."""
 
     cells = tuple(
         (
-            layer.name, layer.kind, dtypes(layer.input_dtypes),
-            dtypes(layer.weight_dtypes), dtypes(layer.output_dtypes),
+            layer.name,
+            layer.kind,
+            *(
+                tally(Counter(dtypes), ABSENT)
+                for dtypes in (layer.input_dtypes, layer.weight_dtypes, layer.output_dtypes)
+            ),
             str(len(layer.onnx_nodes)),
         )
         for layer in engine_layers(artifact)
-    )  # fmt: skip
+    )
     headers = ("fused layer", "kind", "inputs", "weights", "outputs", "ONNX nodes")
     return TextTable(
         headers, cells, left=5, drop_first=("ONNX nodes",), wrap=("inputs", "weights", "outputs")

@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stmdeploy.artifact import Operation
-from stmdeploy.bound import ASSUMPTIONS, bound
-from stmdeploy.report.tables import TextTable, peaks_in_words, significant
-from stmdeploy.results.row import Bound, Peaks
-
-_MS_PER_S = 1e3
+from stmdeploy.hardware.roofline import ASSUMPTIONS, MS_PER_S, bound
+from stmdeploy.report.profile_table import peaks_in_words
+from stmdeploy.report.text_table import TextTable, significant
+from stmdeploy.schema.hardware import Bound, Peaks
+from stmdeploy.schema.manifest import Operation
 
 
 @dataclass(frozen=True)
 class Processor:
-    """What bounds are worked out for, and in which batches and precisions if none are named."""
+    """A processor, its peaks, and the batches and precisions of its bounds if none are named."""
 
     name: str
     title: str
@@ -27,7 +26,7 @@ class Processor:
 
 @dataclass(frozen=True)
 class Workload:
-    """What bounds are worked out of; ``precision`` is empty where it can run in any."""
+    """A model and its operations; ``precision`` is empty where it can run in any."""
 
     model: str
     operations: tuple[Operation, ...]
@@ -46,11 +45,11 @@ class BoundEntry:
 
     @property
     def images_s(self) -> float:
-        """Throughput at the bound."""
-        return _MS_PER_S * self.batch / self.bound.bound_ms
+        """Throughput at the bound, in images per second."""
+        return MS_PER_S * self.batch / self.bound.bound_ms
 
     def figures(self) -> dict[str, Any]:
-        """Everything as JSON."""
+        """Everything as a JSON document."""
         return {
             "model": self.model,
             "processor": self.processor.name,
@@ -67,7 +66,7 @@ def bounds_of(
     batches: Sequence[int],
     precisions: Sequence[str],
 ) -> list[BoundEntry]:
-    """Every workload on every processor; for batches and precisions that are not named, its own.
+    """Every workload on every processor; no batches or no precisions stand for the processor's own.
 
     Raises:
         StmdeployError: a processor has no rate for a precision.
@@ -87,7 +86,7 @@ def bounds_of(
 
 
 def bound_table(entries: Sequence[BoundEntry]) -> TextTable:
-    """One line a bound, labelled as what it is."""
+    """One line per bound, with what it rests on in the notes."""
     headers = (
         "model", "processor", "precision", "batch", "bound ms", "bound images/s",
         "compute alone ms", "memory alone ms", "GMACs", "MB",

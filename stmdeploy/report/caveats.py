@@ -1,4 +1,4 @@
-"""What is to be known of some rows before they are used, alike ones together."""
+"""What to know of some rows before they are used, each thing once with all its rows."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from stmdeploy.report.tables import UNSTEADY, varying_settings
-from stmdeploy.results.row import Row
+from stmdeploy.report.profile_table import UNSTEADY, failed_tries, varying_settings
+from stmdeploy.schema.row import Row
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 #: Settings whose figures say nothing without their names.
@@ -47,7 +47,7 @@ def caveats(rows: Sequence[Row], failed_since: Sequence[Row] = ()) -> tuple[Topi
     named = list(zip(everything, _names(everything), strict=True))
     shown, later = named[: len(rows)], named[len(rows) :]
     topics = (
-        Topic(f"{UNSTEADY} Not measured steadily", _merged(_advice(shown))),
+        Topic(f"{UNSTEADY} Not measured steadily", _alike(_advice(shown), ranges=True)),
         Topic("Failed", _alike((row.failure, name) for row, name in shown if row.failure)),
         Topic(
             "Failed after the measurement that is shown",
@@ -62,16 +62,12 @@ def caveats(rows: Sequence[Row], failed_since: Sequence[Row] = ()) -> tuple[Topi
 def _names(rows: Sequence[Row]) -> list[str]:
     """What tells every row from the others: its model, what varies, and its batch."""
     varying = varying_settings(rows)
-    return [
-        ", ".join(
-            [
-                row.model,
-                *(f"{k} {v[i]}" if k in _NAMED else v[i] for k, v in varying.items()),
-                f"batch {row.batch}",
-            ]
-        )
-        for i, row in enumerate(rows)
-    ]
+
+    def name(i: int) -> str:
+        settings = (f"{k} {v[i]}" if k in _NAMED else v[i] for k, v in varying.items())
+        return ", ".join([rows[i].model, *settings, f"batch {rows[i].batch}"])
+
+    return [name(i) for i in range(len(rows))]
 
 
 Told = Iterable[tuple[str, str]]
@@ -94,23 +90,14 @@ def _reasons(rows: Named) -> Told:
 def _tries(rows: Named) -> Told:
     for row, name in rows:
         if len(row.tries) > 1:
-            failed = [f"{t.node or 'a lost node'}: {t.failure}" for t in row.tries if t.failure]
-            yield f"tried {len(row.tries)} times: {'; '.join(failed)}", name
+            yield f"tried {len(row.tries)} times: {failed_tries(row)}", name
 
 
-def _alike(told: Told) -> tuple[Caveat, ...]:
-    """Rows of one text together."""
-    found: dict[str, list[str]] = {}
-    for text, name in told:
-        found.setdefault(text, []).append(name)
-    return tuple(Caveat(text, tuple(names)) for text, names in found.items())
-
-
-def _merged(told: Told) -> tuple[Caveat, ...]:
-    """Rows together whose texts differ by their figures alone, which become ranges."""
+def _alike(told: Told, *, ranges: bool = False) -> tuple[Caveat, ...]:
+    """Rows of one text together; or of texts that differ by their figures alone, as ranges."""
     found: dict[str, list[tuple[str, str]]] = {}
     for text, name in told:
-        found.setdefault(_NUMBER.sub("#", text), []).append((text, name))
+        found.setdefault(_NUMBER.sub("#", text) if ranges else text, []).append((text, name))
     return tuple(
         Caveat(_with_ranges([text for text, _ in some]), tuple(name for _, name in some))
         for some in found.values()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from stmdeploy.recommendation import accuracy_of, memory_of
+from stmdeploy.report.profile_table import scenario_of
+from stmdeploy.report.recommendation import accuracy_of, memory_mib
 from stmdeploy.results.frame import flat
-from stmdeploy.results.row import Row
+from stmdeploy.schema.row import Row
 
-PERCENT = 100.0
 #: What the published average precisions are of.
 _DETECTOR = "of the detector at 800x1344"
 
@@ -53,7 +53,7 @@ COLUMNS = (
     Column("artifact_mib", "artifact MiB", "counted", 3),
     Column("load_ms", "load ms", "measured", 3),
     Column("first_inference_ms", "first inference ms", "measured", 3),
-    Column("relative_l2_error", "error against float64", "measured", 2),
+    Column("relative_l2_error", "relative L2 error against float64", "measured", 2),
     Column("stm", "mixer", "row"),
     Column("scale", "scale", "row"),
     Column("image", "image", "row"),
@@ -87,7 +87,7 @@ def figures_of(row: Row) -> dict[str, Any]:
             "latency_ms_p50_high": None,
             "latency_ms_p90": m.scenario.latency_ms_p90,
             "latency_ms_p99": m.scenario.latency_ms_p99,
-            "scenario": f"{row.scenario} {'valid' if m.scenario.valid else 'INVALID'}",
+            "scenario": scenario_of(row),
             "steady": None,
         }
     p50 = figures["latency_ms_p50"]
@@ -95,10 +95,10 @@ def figures_of(row: Row) -> dict[str, Any]:
         **figures,
         "image": f"{row.image_height_px}x{row.image_width_px}",
         "latency_per_image_ms": p50 / row.batch if p50 is not None else None,
-        "memory_mib": memory_of(m).value if m else None,
+        "memory_mib": memory_mib(m) if m else None,
         "gmacs": row.macs / 1e9,
         "params_m": row.parameters / 1e6,
-        "efficiency_percent": None if row.efficiency is None else PERCENT * row.efficiency,
+        "efficiency_percent": None if row.efficiency is None else 100 * row.efficiency,
         "top1": accuracy.value if accuracy else None,
         "top1_low": accuracy.low if accuracy else None,
         "top1_high": accuracy.high if accuracy else None,

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stmdeploy.complexity import KINDS
+from stmdeploy.backbones.complexity import KINDS
 from stmdeploy.errors import StmdeployError
-from stmdeploy.files import write_atomically
-from stmdeploy.recommendation import accuracy_of
-from stmdeploy.report.layers import kind_of_part
-from stmdeploy.results.row import Row
-from stmdeploy.spec import LOOP
+from stmdeploy.files.writing import write_atomically
+from stmdeploy.report.layers import percent_by_kind
+from stmdeploy.report.recommendation import accuracy_of, latency_of
+from stmdeploy.schema.row import Row
+from stmdeploy.spec.run import LOOP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 FORMATS = ("png", "svg")
 _MARKERS = "osD^v<>P"
 _DOTS_PER_INCH = 130
-_PERCENT = 100.0
-_HINT = "profile a catalogue backbone, or evaluate an artifact"
+_HINT = "run `stmdeploy profile` on a catalogue backbone, or `stmdeploy evaluate`"
 
 
 def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
@@ -52,8 +51,9 @@ def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
     }
     written = []
     for name, figure in drawn.items():
-        for form in FORMATS if figure is not None else ():
-            assert figure is not None
+        if figure is None:
+            continue
+        for form in FORMATS:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=form, dpi=_DOTS_PER_INCH)
             written.append(folder / f"{name}.{form}")
@@ -68,13 +68,11 @@ def _accuracy_latency(rows: Sequence[Row]) -> Figure | None:
 
     Bars are 95 % intervals; colours are STMs, markers are runtimes.
     """
-    from matplotlib.figure import Figure
-
     drawn = [row for row in rows if accuracy_of(row) is not None]
     if not drawn:
         return None
     batches = sorted({row.batch for row in drawn})
-    figure = Figure(figsize=(4.8 * len(batches), 4.2), layout="constrained")
+    figure = _figure(4.8 * len(batches), 4.2)
     panels = figure.subplots(1, len(batches), sharey=True, squeeze=False)[0]
     for panel, batch in zip(panels, batches, strict=True):
         _draw_panel(panel, drawn, batch)
@@ -86,8 +84,6 @@ def _accuracy_latency(rows: Sequence[Row]) -> Figure | None:
 
 def _throughput_batch(rows: Sequence[Row]) -> Figure | None:
     """Images a second over batch size, a line for every model and how it was run."""
-    from matplotlib.figure import Figure
-
     lines: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         if row.measurement is not None:
@@ -99,7 +95,7 @@ def _throughput_batch(rows: Sequence[Row]) -> Figure | None:
             lines.setdefault(name, []).append((row.batch, row.measurement.throughput_images_s))
     if not any(len(points) > 1 for points in lines.values()):
         return None
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = _figure(7, 4.2)
     panel = figure.subplots()
     for i, (name, points) in enumerate(lines.items()):
         x, y = zip(*sorted(points), strict=True)
@@ -115,22 +111,16 @@ def _throughput_batch(rows: Sequence[Row]) -> Figure | None:
 
 def _time_by_part(rows: Sequence[Row]) -> Figure | None:
     """Share of an inference by kind of part, a bar for every row."""
-    from matplotlib.figure import Figure
-
     told = [(row, row.parts_ms) for row in rows if row.parts_ms]
     if not told:
         return None
-    figure = Figure(figsize=(7, 1.2 + 0.3 * len(told)), layout="constrained")
+    figure = _figure(7, 1.2 + 0.3 * len(told))
     panel = figure.subplots()
     names = [f"{r.model}, {r.runtime}, {r.precision}, batch {r.batch}" for r, _ in told]
     left = [0.0] * len(told)
+    by_kind = [percent_by_kind(parts) for _, parts in told]
     for kind in KINDS:
-        shares = [
-            _PERCENT
-            * sum(ms for part, ms in parts.items() if kind_of_part(part) == kind)
-            / sum(parts.values())
-            for _, parts in told
-        ]
+        shares = [percent[kind] for percent in by_kind]
         if any(shares):
             panel.barh(range(len(told)), shares, left=left, label=kind)
             left = [a + b for a, b in zip(left, shares, strict=True)]
@@ -141,31 +131,36 @@ def _time_by_part(rows: Sequence[Row]) -> Figure | None:
     return figure
 
 
+def _figure(width: float, height: float) -> Figure:
+    """An empty one of so many inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def _title(rows: Sequence[Row]) -> str:
-    runtimes = ", ".join(sorted({row.runtime for row in rows}))
-    threads = ", ".join(sorted({str(row.threads) for row in rows}))
-    devices = ", ".join(sorted({row.device_name for row in rows}))
+    ways = zip(*((row.runtime, row.device_name, str(row.threads)) for row in rows), strict=True)
+    runtimes, devices, threads = (", ".join(sorted(set(names))) for names in ways)
     return f"{runtimes} on {devices}, threads: {threads}"
 
 
 def _draw_panel(panel: Axes, rows: Sequence[Row], batch: int) -> None:
-    stms = sorted({row.stm for row in rows})
-    runtimes = sorted({(row.runtime, row.device_name, row.precision) for row in rows})
+    def way(row: Row) -> tuple[str, str, str]:
+        return row.runtime, row.device_name, row.precision
+
+    stms, ways = sorted({row.stm for row in rows}), sorted(set(map(way, rows)))
     for row in rows:
         m, accuracy = row.measurement, accuracy_of(row)
         if row.batch != batch or m is None or accuracy is None:
             continue
-        top1 = accuracy.value
-        x = m.latency_ms_p50 / batch
-        below, above = m.latency_ms_p50 - m.latency_ms_p50_low, m.latency_ms_p50_high
-        spread = [[below / batch], [above / batch - x]]
-        marker = _MARKERS[
-            runtimes.index((row.runtime, row.device_name, row.precision)) % len(_MARKERS)
-        ]
-        colour = f"C{stms.index(row.stm)}"
+        top1, latency = accuracy.value, latency_of(m)
+        x = latency.value / batch
         panel.errorbar(
-            [x], [top1], xerr=spread, yerr=[[top1 - accuracy.low], [accuracy.high - top1]],
-            fmt=marker, color=colour, capsize=3,
+            [x], [top1],
+            xerr=[[x - latency.low / batch], [latency.high / batch - x]],
+            yerr=[[top1 - accuracy.low], [accuracy.high - top1]],
+            fmt=_MARKERS[ways.index(way(row)) % len(_MARKERS)],
+            color=f"C{stms.index(row.stm)}", capsize=3,
         )  # fmt: skip
         panel.annotate(
             f"{row.stm} {row.scale}",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
-from stmdeploy.reading import one_line
-from stmdeploy.report.tables import TextTable
+from stmdeploy.files.reading import one_line
+from stmdeploy.report.text_table import TextTable
 
 #: Cells between two columns.
 GAP = 2
@@ -34,12 +34,12 @@ class Fit:
 
     @property
     def width(self) -> int:
-        """Of a whole line, gaps included."""
+        """Cells of a whole line, gaps included."""
         return _together(self.widths)
 
 
 def fit(table: TextTable, width: int | None = None) -> Fit:
-    """Fits a table into so many cells; None is as wide as it likes.
+    """Fits a table into `width` cells; None for as many as it likes.
 
     Cells of keys are never made narrower. Headers wrap at words, then columns of `table.wrap`
     get narrower, then columns go, the least important first.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from statistics import fmean, median
 from typing import Any
 
-from stmdeploy.complexity import KINDS
-from stmdeploy.contracts import OperatorTime
-from stmdeploy.report.tables import TextTable, significant
+from stmdeploy.backbones.complexity import KINDS
+from stmdeploy.report.text_table import TextTable, significant
+from stmdeploy.schema.measurement import OperatorTime
 
 Inferences = Sequence[Sequence[OperatorTime]]
 #: Operators shown; the rest are in the JSON document.
@@ -24,13 +25,21 @@ def kind_of_part(part: str) -> str:
     return kind if kind in KINDS else "other"
 
 
+def percent_by_kind(parts_ms: Mapping[str, float]) -> dict[str, float]:
+    """Per cent of an inference by kind of part, out of its milliseconds by part."""
+    whole = sum(parts_ms.values())
+    by_kind = dict.fromkeys(KINDS, 0.0)
+    for part, ms in parts_ms.items():
+        by_kind[kind_of_part(part)] += 100 * ms / whole
+    return by_kind
+
+
 def mean_ms(inferences: Inferences, by: str) -> dict[str, float]:
     """Mean milliseconds of an inference by part, operator or kind of part, largest first."""
     total: defaultdict[str, float] = defaultdict(float)
-    for inference in inferences:
-        for time in inference:
-            key = kind_of_part(time.part) if by == "kind" else getattr(time, by)
-            total[key] += time.duration_ms
+    for time in chain.from_iterable(inferences):
+        key = kind_of_part(time.part) if by == "kind" else getattr(time, by)
+        total[key] += time.duration_ms
     ordered = sorted(total.items(), key=lambda entry: -entry[1])
     return {key: ms / len(inferences) for key, ms in ordered}
 
@@ -64,7 +73,7 @@ def layers_table(title: str, inferences: Inferences) -> TextTable:
     notes = (
         f"{kinds}.",
         f"Means of {len(inferences)} inferences under the runtime's profiler, "
-        f"which takes time itself: {significant(whole)} ms of operators an inference.",
+        f"which takes time itself; the operators of one add up to {significant(whole)} ms.",
     )
     headers = ("by", "name", "ms", "%")
     return TextTable(headers, cells, left=2, notes=notes, keys=2, title=title)

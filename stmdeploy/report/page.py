@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
-from stmdeploy.bound import ASSUMPTIONS
-from stmdeploy.complexity import KINDS
+from stmdeploy.backbones.complexity import KINDS
+from stmdeploy.hardware.roofline import ASSUMPTIONS
 from stmdeploy.report.caveats import caveats, is_unsteady
-from stmdeploy.report.columns import COLUMNS, PERCENT, figures_of
-from stmdeploy.report.layers import kind_of_part
-from stmdeploy.report.tables import UNSTEADY, peaks_in_words, profile_notes
-from stmdeploy.results.row import Row
+from stmdeploy.report.columns import COLUMNS, figures_of
+from stmdeploy.report.layers import percent_by_kind
+from stmdeploy.report.profile_table import UNSTEADY, peaks_in_words, profile_notes
+from stmdeploy.schema.row import Row
 
 #: What plots need beside the columns.
 _PLOTTED = ("top1", "top1_low", "top1_high", "top1_kind", "graph_macs", "graph_bytes", "advice")
@@ -27,16 +26,17 @@ def report_page(
     """The report on some rows.
 
     Args:
-        rows: measured ones; of failed ones and of LoadGen's only the table tells.
+        rows: what the report shows; failed ones and LoadGen's in the table alone.
         title: its heading.
         created_utc: when it is made.
-        failed_since: failures of some of them that are newer than what was measured.
+        failed_since: failures of some of the rows that are newer than their measurements.
     """
     from jinja2 import Environment
     from plotly.offline import get_plotlyjs
 
     assets = resources.files("stmdeploy.report").joinpath("assets")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     template = environment.from_string(assets.joinpath("report.html.j2").read_text("utf-8"))
     text = template.render(
         title=title,
@@ -51,7 +51,7 @@ def report_page(
         has_ap=any(row.published_box_ap_percent is not None for row in rows),
         assumptions=ASSUMPTIONS,
         has_bounds=any(row.bound for row in rows),
-        data=_for_script(page_data(rows)),
+        data=page_data(rows),
         plotly=get_plotlyjs(),
         style=assets.joinpath("report.css").read_text("utf-8"),
         scripts=[assets.joinpath(name).read_text("utf-8") for name in ("plots.js", "report.js")],
@@ -78,21 +78,11 @@ def _short(value: Any) -> Any:
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
 
 
-def _for_script(data: dict[str, Any]) -> str:
-    """JSON that no text in it can end the script element of."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
 def _shares(row: Row) -> list[float] | None:
     """Per cent of an inference by kind of part; None where the runtime did not tell."""
-    whole = sum(row.parts_ms.values()) if row.parts_ms else 0.0
-    if not row.parts_ms or not whole:
+    if not row.parts_ms or not sum(row.parts_ms.values()):
         return None
-    by_kind = dict.fromkeys(KINDS, 0.0)
-    for part, ms in row.parts_ms.items():
-        by_kind[kind_of_part(part)] += PERCENT * ms / whole
-    return [_short(share) for share in by_kind.values()]
+    return [_short(share) for share in percent_by_kind(row.parts_ms).values()]
 
 
 def _roofs(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -101,15 +91,13 @@ def _roofs(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for row in rows:
         if row.bound is None:
             continue
-        peaks, rate = row.bound.peaks, row.bound.rate
+        peaks, gflop_s = row.bound.peaks, 1e3 * row.bound.rate.tflops
         key = (row.device_name, row.precision, row.threads)
-        if key in roofs and roofs[key]["gflop_s"] >= 1e3 * rate.tflops:
+        if key in roofs and roofs[key]["gflop_s"] >= gflop_s:
             continue
         roofs[key] = {
-            "device_name": row.device_name,
-            "precision": row.precision,
-            "threads": row.threads,
-            "gflop_s": _short(1e3 * rate.tflops),
+            **dict(zip(("device_name", "precision", "threads"), key, strict=True)),
+            "gflop_s": _short(gflop_s),
             "gb_s": sorted({_short(level.gb_s) for level in peaks.memory if level.gb_s}),
             "kind": peaks.kind,
         }

@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stmdeploy.errors import StmdeployError
-from stmdeploy.files import write_atomically
-from stmdeploy.results.row import Measurement, Row, ScenarioResult
-from stmdeploy.spec import LOOP
-
-#: How a cell begins that spreadsheets compute.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+from stmdeploy.files.writing import write_atomically
+from stmdeploy.schema.evaluation import Evaluation
+from stmdeploy.schema.hardware import Bound
+from stmdeploy.schema.measurement import Measurement, ScenarioResult
+from stmdeploy.schema.row import Row
+from stmdeploy.spec.run import LOOP
 
 if TYPE_CHECKING:
     import pandas as pd
 
+T = TypeVar("T")
+
+#: How a cell begins that spreadsheets compute.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 FORMATS = ("csv", "parquet", "json", "timm")
-_NESTED = frozenset({"runtime_facts", "before", "after", "scenario", "advice"})
+_NESTED = frozenset("runtime_facts before after scenario advice".split())
 _SCENARIO_FIGURES = tuple(name for name in ScenarioResult.model_fields if name != "scenario")
 _FACTS = ("runtime_version", "provider", "advice")
-_APART = {
-    "measurement",
-    "environment",
-    "uncounted_operators",
-    "bound",
-    "parts_ms",
-    "accuracy",
-    "tries",
+#: What was measured of the artifact's accuracy.
+_ACCURACY: dict[str, Callable[[Evaluation], object]] = {
+    "measured_top1_percent": lambda found: found.top1.percent,
+    "measured_top1_percent_low": lambda found: found.top1.low,
+    "measured_top1_percent_high": lambda found: found.top1.high,
+    "measured_top5_percent": lambda found: found.top5.percent,
+    "agreement_percent": lambda found: found.agreement.percent if found.agreement else None,
+    "measured_images": lambda found: found.images,
+    "measured_data": lambda found: found.data,
 }
+#: The bound of a row, and what it rests on.
+_BOUND: dict[str, Callable[[Bound], object]] = {
+    "bound_ms": lambda found: found.bound_ms,
+    "bound_compute_ms": lambda found: found.compute_ms,
+    "bound_memory_ms": lambda found: found.memory_ms,
+    "graph_macs": lambda found: found.macs,
+    "graph_bytes": lambda found: found.bytes,
+    "peak_tflops": lambda found: found.rate.tflops,
+    "peak_by": lambda found: found.rate.by,
+    "peak_kind": lambda found: found.peaks.kind,
+    "memory_gb_s": lambda found: found.peaks.memory[-1].gb_s,
+}
+_APART = set("measurement environment uncounted_operators bound parts_ms accuracy tries".split())
 
 
 def flat(row: Row) -> dict[str, Any]:
@@ -52,48 +69,22 @@ def flat(row: Row) -> dict[str, Any]:
             result["reasons"] = "; ".join(result["reasons"])
             measured |= {f"scenario_{name}": value for name, value in result.items()}
     environment = row.environment.model_dump(include={"processor", "cores", "memory_gib", "os"})
-    uncounted = " ".join(f"{op}:{n}" for op, n in row.uncounted_operators.items())
     return {
         **row.model_dump(exclude=_APART),
         **measured,
         "node_name": row.tries[-1].node if row.tries else "",
         "tries": len(row.tries),
-        **_accuracy_figures(row),
-        **_bound_figures(row),
-        "uncounted_operators": uncounted,
+        **_figures(row.accuracy, _ACCURACY),
+        "efficiency": row.efficiency,
+        **_figures(row.bound, _BOUND),
+        "uncounted_operators": " ".join(f"{op}:{n}" for op, n in row.uncounted_operators.items()),
         **{f"environment_{key}": value for key, value in environment.items()},
     }
 
 
-def _accuracy_figures(row: Row) -> dict[str, Any]:
-    """What was measured of the artifact's accuracy; all None where nothing was."""
-    found = row.accuracy
-    return {
-        "measured_top1_percent": found.top1.percent if found else None,
-        "measured_top1_percent_low": found.top1.low if found else None,
-        "measured_top1_percent_high": found.top1.high if found else None,
-        "measured_top5_percent": found.top5.percent if found else None,
-        "agreement_percent": found.agreement.percent if found and found.agreement else None,
-        "measured_images": found.images if found else None,
-        "measured_data": found.data if found else None,
-    }
-
-
-def _bound_figures(row: Row) -> dict[str, Any]:
-    """The bound of a row, what it rests on, and how near the row comes to it."""
-    found = row.bound
-    return {
-        "efficiency": row.efficiency,
-        "bound_ms": found.bound_ms if found else None,
-        "bound_compute_ms": found.compute_ms if found else None,
-        "bound_memory_ms": found.memory_ms if found else None,
-        "graph_macs": found.macs if found else None,
-        "graph_bytes": found.bytes if found else None,
-        "peak_tflops": found.rate.tflops if found else None,
-        "peak_by": found.rate.by if found else None,
-        "peak_kind": found.peaks.kind if found else None,
-        "memory_gb_s": found.peaks.memory[-1].gb_s if found else None,
-    }
+def _figures(part: T | None, columns: dict[str, Callable[[T], object]]) -> dict[str, Any]:
+    """The columns of a part of a row; all None where the row has no such part."""
+    return {name: None if part is None else of(part) for name, of in columns.items()}
 
 
 def to_frame(rows: Sequence[Row]) -> pd.DataFrame:
@@ -111,7 +102,7 @@ def to_timm_frame(rows: Sequence[Row]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    measured = [(row, row.measurement) for row in rows if row.scenario == LOOP]
+    measured = (row for row in rows if row.scenario == LOOP and row.failure is None)
     return pd.DataFrame(
         [
             {
@@ -124,8 +115,8 @@ def to_timm_frame(rows: Sequence[Row]) -> pd.DataFrame:
                 "infer_gmacs": round(row.macs / 1e9, 2),
                 "infer_macts": round(row.activations / 1e6, 2),
             }
-            for row, m in measured
-            if m is not None and row.failure is None
+            for row in measured
+            if (m := row.measurement) is not None
         ]
     )
 
@@ -137,18 +128,20 @@ def write_frame(rows: Sequence[Row], path: Path, form: str) -> None:
         StmdeployError: an unknown format, or the file cannot be written.
     """
     if form not in FORMATS:
-        raise StmdeployError(f"cannot write {path}", "end the name in .csv, .parquet or .json")
+        raise StmdeployError(
+            f"cannot write {path}: its name ends in no known format",
+            "end the name in .csv, .parquet or .json",
+        )
     if form == "json":
         document = {"rows": [row.model_dump(mode="json") for row in rows]}
-        write_atomically(path, json.dumps(document, indent=1).encode())
+        content = json.dumps(document, indent=1).encode()
     elif form == "parquet":
-        buffer = io.BytesIO()
-        to_frame(rows).to_parquet(buffer, index=False)
-        write_atomically(path, buffer.getvalue())
+        content = to_frame(rows).to_parquet(index=False)
     else:
         frame = to_timm_frame(rows) if form == "timm" else to_frame(rows)
         safe = frame.map(lambda cell: _spreadsheet_text(cell) if isinstance(cell, str) else cell)
-        write_atomically(path, safe.to_csv(index=False).encode("utf-8", "backslashreplace"))
+        content = safe.to_csv(index=False).encode("utf-8", "backslashreplace")
+    write_atomically(path, content)
 
 
 def _spreadsheet_text(text: str) -> str:

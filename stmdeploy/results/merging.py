@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, func, select, tuple_, update
+from sqlalchemy import Connection, Table, func, select, tuple_, update
 
-from stmdeploy.results.schema import evaluations, models, processes, rows, sweeps
+from stmdeploy.results.schema import evaluations, models, processes, rows, same_key, sweeps
 
 #: Lines that are taken over at a time: samples are large.
 _AT_ONCE = 200
+#: The columns that a line of later date brings with it; the last of them is the date.
+_RENEWED = {
+    rows.name: ("state", "row", "measured_utc"),
+    evaluations.name: ("evaluation", "created_utc"),
+}
 
 
 def take_over(source: Connection, target: Connection) -> tuple[int, int]:
@@ -23,10 +28,8 @@ def take_over(source: Connection, target: Connection) -> tuple[int, int]:
     for table in (sweeps, models, rows, processes, evaluations):
         added[table.name] = 0
         for lines in _lines_of(source, table):
-            if table is rows:
-                _take_fuller_rows(target, lines)
-            elif table is evaluations:
-                _drop_older(target, lines)
+            if table.name in _RENEWED:
+                _renew(target, table, lines)
             added[table.name] += _add_missing(target, table, lines)
     return added[sweeps.name], added[processes.name]
 
@@ -50,24 +53,11 @@ def _add_missing(connection: Connection, table: Table, lines: list[dict[str, Any
     return len(new)
 
 
-def _drop_older(connection: Connection, theirs: list[dict[str, Any]]) -> None:
-    """Takes out evaluations that were made again, later, over there."""
+def _renew(connection: Connection, table: Table, theirs: list[dict[str, Any]]) -> None:
+    """Lines that were made later over there replace ours."""
+    *_, time = names = _RENEWED[table.name]
     for line in theirs:
-        same = [column == line[column.name] for column in evaluations.primary_key.columns]
-        older = evaluations.c.created_utc < line["created_utc"]
-        connection.execute(delete(evaluations).where(*same, older))
-
-
-def _take_fuller_rows(connection: Connection, theirs: list[dict[str, Any]]) -> None:
-    """Rows that were measured later over there replace ours."""
-    for line in theirs:
-        if line["measured_utc"] is not None:
-            connection.execute(
-                update(rows)
-                .where(
-                    rows.c.sweep == line["sweep"],
-                    rows.c.position == line["position"],
-                    func.coalesce(rows.c.measured_utc, "") < line["measured_utc"],
-                )
-                .values({name: line[name] for name in ("state", "row", "measured_utc")})
-            )
+        if line[time] is not None:
+            older = func.coalesce(table.c[time], "") < line[time]
+            ours = update(table).where(same_key(table, line), older)
+            connection.execute(ours.values({name: line[name] for name in names}))

@@ -1,11 +1,15 @@
-"""Which of the measurements and failures of a row is its newest, over all sweeps."""
+"""What counts of a row over all sweeps: its newest measurement or failure, its best evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
-from stmdeploy.results.row import Row
+from stmdeploy.schema.evaluation import Evaluation
+from stmdeploy.schema.row import Row
+
+_age, _place = attrgetter("row.started_utc"), attrgetter("sweep", "position")
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,13 @@ def newest_measured(entries: Iterable[Entry]) -> list[Entry]:
     for entry in sorted(entries, key=_age):
         row = entry.row
         newest[entry.key, row.lowering, row.device_name, row.environment.processor] = entry
-    return _ordered(newest.values())
+    return sorted(newest.values(), key=_place)
 
 
 def newest_states(
     measured: Sequence[Entry], failed: Sequence[Entry]
 ) -> tuple[list[Entry], list[Entry]]:
-    """As `NewestRows` says: the entries that stand for the rows, and those that failed since."""
+    """The two parts of `NewestRows`: entries that stand for rows, and those that failed since."""
     found = newest_measured(measured)
     rows, since = list(found), []
     later: list[Entry] = []
@@ -58,7 +62,7 @@ def newest_states(
             rows.append(entry)
         elif _age(entry) > max(map(_age, before)):
             since.append(entry)
-    return _ordered(rows), _ordered(since)
+    return sorted(rows, key=_place), sorted(since, key=_place)
 
 
 def _is_same(failed: Entry, other: Entry) -> bool:
@@ -74,9 +78,16 @@ def _is_same(failed: Entry, other: Entry) -> bool:
     return bool(one.node) or here == (two.device_name, two.environment.processor)
 
 
-def _age(entry: Entry) -> str:
-    return entry.row.started_utc
+def with_accuracy(found: Iterable[Entry], evaluations: Sequence[Evaluation]) -> tuple[Row, ...]:
+    """Rows, each with the evaluation over the most images, of equal ones the newest.
 
+    A quick look at a few images does not take the place of a whole data set.
+    """
+    by_size = sorted(evaluations, key=lambda e: (e.images, e.created_utc))
+    best = {(e.artifact_sha256, e.runtime, e.provider): e for e in by_size}
 
-def _ordered(entries: Iterable[Entry]) -> list[Entry]:
-    return sorted(entries, key=lambda entry: (entry.sweep, entry.position))
+    def of_row(row: Row) -> Evaluation | None:
+        facts = row.measurement.runtime_facts if row.measurement else {}
+        return best.get((str(row.artifact_sha256), row.runtime, facts.get("provider", "")))
+
+    return tuple(e.row.model_copy(update={"accuracy": of_row(e.row)}) for e in found)

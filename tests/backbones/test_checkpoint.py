@@ -20,7 +20,7 @@ from stmdeploy.backbones.checkpoint import (
 )
 from stmdeploy.backbones.source import build_model
 from stmdeploy.backbones.synthetic import fill_synthetic
-from stmdeploy.spec import ModelSpec
+from stmdeploy.spec.model import ModelSpec
 from tests.fakes import RecordedProgress
 
 

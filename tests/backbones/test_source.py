@@ -10,7 +10,7 @@ import torch
 
 from stmdeploy import StmdeployError, create_backbone
 from stmdeploy.backbones.source import build_model
-from stmdeploy.spec import ModelSpec
+from stmdeploy.spec.model import ModelSpec
 from tests.fakes import RecordedProgress
 
 RIVAL = """

@@ -12,7 +12,7 @@ import torch
 
 from stmdeploy import create_backbone
 from stmdeploy.cli.main import main
-from stmdeploy.files import sha256_of
+from stmdeploy.files.writing import sha256_of
 from tests.backbones.test_checkpoint import Bomb
 
 NANO = ["export", "--stm", "convnext", "--scale", "nano"]

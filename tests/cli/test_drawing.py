@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from stmdeploy.cli.drawing import draw
-from stmdeploy.reading import one_line
+from stmdeploy.files.reading import one_line
 from stmdeploy.report.fitting import fit
 from stmdeploy.report.tables import TextTable
 from tests.report.test_fitting import tables

@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy
 
 from stmdeploy import create_backbone
+from stmdeploy.backbones.images import batches_of, image_folder
 from stmdeploy.cli.main import main
-from stmdeploy.images import batches_of, image_folder
 
 SIDE, CLASSES = 32, 10
 MODEL = ["--stm", "convnext", "--scale", "nano", "--image-size", "32", "--num-classes", "10"]

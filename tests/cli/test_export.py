@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stmdeploy.cli.main import main
+from stmdeploy.cli.options import EngineOptions, ModelOptions
 from stmdeploy.cli.requests import engine_spec, model_specs
 from stmdeploy.errors import StmdeployError
 
@@ -98,9 +99,7 @@ def test_triton_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def all_scales(stm: str) -> list[str]:
-    specs = model_specs(
-        stm=[stm], scale=["all"], model=None, image_size=None, num_classes=10, checkpoint=None
-    )
+    specs = model_specs(ModelOptions(stm=(stm,), scale=("all",), num_classes=10))
     return [spec.name.rsplit("_", 1)[1] for spec in specs]
 
 
@@ -110,9 +109,8 @@ def test_all_scales() -> None:
 
 
 def test_batches_of_an_engine() -> None:
-    assert engine_spec(None, None, None, None, []).batch == (1, 8, 32)
-    assert engine_spec(["2,2,8"], None, None, None, []).batch == (2, 2, 8)
-    assert engine_spec(["8"], None, None, None, []).batch == (8, 8, 8)
-    for bad, says in ((["8,1,2"], "do not grow"), (["1,2"], "MIN,OPT,MAX"), (["0"], "at least 1")):
+    assert engine_spec((2, 2, 8), EngineOptions()).batch == (2, 2, 8)
+    assert engine_spec((8,), EngineOptions()).batch == (8, 8, 8)
+    for bad, says in (((8, 1, 2), "do not grow"), ((1, 2), "MIN,OPT,MAX"), ((0,), "at least 1")):
         with pytest.raises(StmdeployError, match=says):
-            engine_spec(bad, None, None, None, [])
+            engine_spec(bad, EngineOptions())

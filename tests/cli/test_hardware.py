@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stmdeploy.cli.main import main
-from stmdeploy.hardware import Gpu
+from stmdeploy.hardware.nvml import Gpu
 
 
 def test_a_profile_names_the_source_of_every_figure(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +37,7 @@ def test_detect_says_which_profile_every_gpu_has(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpus = (Gpu("NVIDIA H200", "GPU-1", sliced=True), Gpu("Some GPU", "GPU-2"))
-    monkeypatch.setattr("stmdeploy.hardware.installed_gpus", lambda: gpus)
+    monkeypatch.setattr("stmdeploy.hardware.gpus.installed_gpus", lambda: gpus)
     assert main(["hardware", "detect", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(g["profile"], g["mig"]) for g in found["gpus"]] == [("h200", True), (None, False)]
@@ -50,7 +50,7 @@ def test_detect_says_which_profile_every_gpu_has(
 def test_detect_without_a_gpu(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stmdeploy.hardware.installed_gpus", lambda: ())
+    monkeypatch.setattr("stmdeploy.hardware.gpus.installed_gpus", lambda: ())
     assert main(["hardware", "detect"]) == 0
     assert "No NVIDIA GPU" in capsys.readouterr().out
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.results.row import Row
 from stmdeploy.results.store import Store
+from stmdeploy.schema.row import Row
 
 HEAVY = (
     "torch",
@@ -161,8 +161,8 @@ def test_an_interrupted_profile_keeps_its_rows(sent: signal.Signals, tmp_path: P
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
-        # A shell that runs this in its background has told it to ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # A shell that runs this in its background, or nohup, has told it to ignore some.
+        preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 600
     while not rows_in(out):

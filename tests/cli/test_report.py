@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from stmdeploy.cli.main import main
-from stmdeploy.results.row import Row
-from stmdeploy.results.store import DONE, FAILED, Store
+from stmdeploy.results.state import DONE, FAILED
+from stmdeploy.results.store import Store
+from stmdeploy.schema.row import Row
 
 MakeRow = Callable[..., Row]
 

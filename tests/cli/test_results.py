@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stmdeploy.cli.main import main
-from stmdeploy.results.row import Row
 from stmdeploy.results.store import Store
+from stmdeploy.schema.row import Row
 from tests.fakes import evaluation
 
 MakeRow = Callable[..., Row]

@@ -12,24 +12,25 @@ import pytest
 from rich.cells import cell_len
 from typer.main import get_command
 
-from stmdeploy.artifact import Operation
-from stmdeploy.backbones.catalog import list_backbones
+from stmdeploy.backbones.catalogue import list_backbones
+from stmdeploy.backbones.complexity import Complexity
+from stmdeploy.check.bundle import Baseline, BaselineRow, MachineKey
+from stmdeploy.check.formats.table import baseline_table, check_table
 from stmdeploy.cli.main import app, main
-from stmdeploy.complexity import Complexity
-from stmdeploy.processors import find_profiles, peaks_of, profiles
-from stmdeploy.regression.bundle import Baseline, BaselineRow, MachineKey
-from stmdeploy.regression.formats.table import baseline_table, check_table
+from stmdeploy.hardware.profiles import find_profiles, peaks_of, profiles
 from stmdeploy.report.accuracy import evaluation_table
 from stmdeploy.report.bounds import Processor, Workload, bound_table, bounds_of
 from stmdeploy.report.fitting import fit
 from stmdeploy.report.layers import layers_table
 from stmdeploy.report.tables import TextTable, count_table, profile_table
-from stmdeploy.results.row import Row
-from stmdeploy.results.store import DONE, Store
+from stmdeploy.results.state import DONE
+from stmdeploy.results.store import Store
+from stmdeploy.schema.manifest import Operation
+from stmdeploy.schema.row import Row
+from tests.check.test_formats import result, row
 from tests.cli.terminal import print_in_terminal, run_in_terminal
 from tests.exporters.test_operator_times import INFERENCES
 from tests.fakes import evaluation
-from tests.regression.test_formats import result, row
 
 MakeRow = Callable[..., Row]
 FIVE = [f"unified_{name}_micro" for name in ("halo", "pvt", "swin", "convnext", "dcn_v3")]

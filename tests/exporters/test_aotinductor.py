@@ -10,15 +10,17 @@ import pytest
 import torch
 
 from stmdeploy import StmdeployError
-from stmdeploy.artifact import read_artifact
 from stmdeploy.backbones.source import build_module
 from stmdeploy.exporters.aotinductor import AotInductorExporter
-from stmdeploy.pipeline import export_model
-from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec
+from stmdeploy.schema.artifact import read_artifact
+from stmdeploy.spec.export import ExportSpec
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSpec
+from tests.artifacts import export_model
 from tests.fakes import RecordedProgress
 
 #: Small, because every operator is compiled by the C++ compiler; a backbone of one block a stage by
-#: day: tests/test_promises.py.
+#: day: tests/export/test_promises.py.
 SMALL = ModelSpec("small_rival:Net", image_size=(32, 32), num_classes=8)
 
 

@@ -15,15 +15,16 @@ import pytest
 import torch
 
 from stmdeploy import StmdeployError
-from stmdeploy.artifact import read_artifact
-from stmdeploy.backbones.catalog import resolve
+from stmdeploy.backbones.catalogue import resolve
 from stmdeploy.backbones.source import build_module
 from stmdeploy.errors import ExitCode
 from stmdeploy.exporters import onnx as target
 from stmdeploy.exporters import onnx_graph, ort_session
-from stmdeploy.pipeline import export_model
-from stmdeploy.spec import ExportSpec, ModelSpec, RunSpec
-from tests.artifacts import SharedArtifacts
+from stmdeploy.schema.artifact import read_artifact
+from stmdeploy.spec.export import ExportSpec
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSpec
+from tests.artifacts import SharedArtifacts, export_model
 from tests.conftest import relative_l2
 from tests.fakes import RecordedProgress
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from stmdeploy import StmdeployError
-from stmdeploy.artifact import read_artifact
 from stmdeploy.backbones.source import build_module
 from stmdeploy.exporters.openvino import OpenVinoExporter
-from stmdeploy.pipeline import export_model
-from stmdeploy.spec import ExportSpec, ModelSpec, RunSettings, RunSpec
-from tests.artifacts import FEW, SharedArtifacts
+from stmdeploy.schema.artifact import read_artifact
+from stmdeploy.spec.export import ExportSpec
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSettings, RunSpec
+from tests.artifacts import FEW, SharedArtifacts, export_model
 from tests.fakes import RecordedProgress
 
 openvino = pytest.importorskip("openvino")

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.contracts import OperatorTime
-from stmdeploy.pipeline import look_into
 from stmdeploy.report.layers import chrome_trace, layers_document, layers_table, mean_ms
-from stmdeploy.spec import ModelSpec, RunSpec
-from stmdeploy.sweep import SweepSpec
+from stmdeploy.schema.measurement import OperatorTime
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSpec
+from stmdeploy.spec.sweep import SweepSpec
+from stmdeploy.sweeps.layers import layers_of
 from tests.fakes import RecordedProgress
 
 SMALL = ModelSpec("unified_convnext_nano", image_size=(64, 64), num_classes=10)
@@ -24,7 +25,7 @@ PARTS = STAGES | {f"stage {n} downsample" for n in range(2, 5)} | {"stem", "head
 def test_every_runtime_tells_the_same_parts() -> None:
     runtimes = ("onnxruntime", "openvino", "torch")
     spec = SweepSpec((SMALL,), tuple(RunSpec(name, 2, 1) for name in runtimes))
-    found = look_into(spec, RecordedProgress(), repeats=3)
+    found = layers_of(spec, RecordedProgress(), repeats=3)
     assert [times.row.run.runtime for times in found] == list(runtimes)
     for times in found:
         assert len(times.inferences) == 3
@@ -41,7 +42,7 @@ def test_every_runtime_tells_the_same_parts() -> None:
 def test_compiled_code_does_not_tell() -> None:
     spec = SweepSpec((SMALL,), (RunSpec("torch-compile", 1, 1),))
     with pytest.raises(StmdeployError, match="does not tell where its time goes"):
-        look_into(spec, RecordedProgress(), repeats=1)
+        layers_of(spec, RecordedProgress(), repeats=1)
 
 
 def time(part: str, operator: str, start_ms: float, duration_ms: float) -> OperatorTime:

@@ -10,8 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from stmdeploy import StmdeployError
-from stmdeploy.exporters.ort_session import provider_of, provider_options
-from stmdeploy.spec import EngineSpec, RunSettings, RunSpec
+from stmdeploy.exporters.ort_providers import provider_of, provider_options
+from stmdeploy.spec.export import EngineSpec
+from stmdeploy.spec.run import RunSettings, RunSpec
 
 
 def run(provider: str, **settings: object) -> RunSpec:

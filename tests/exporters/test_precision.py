@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 
 from stmdeploy import StmdeployError, create_backbone
-from stmdeploy.artifact import Artifact, read_artifact
-from stmdeploy.backbones.catalog import resolve
+from stmdeploy.backbones.catalogue import resolve
 from stmdeploy.backbones.synthetic import fill_synthetic
 from stmdeploy.errors import ExitCode
 from stmdeploy.exporters import onnx_graph
 from stmdeploy.exporters.precision import emulated
-from stmdeploy.pipeline import export_model
-from stmdeploy.spec import CalibrationSpec, ExportSpec, ModelSpec
-from tests.artifacts import FEW, SharedArtifacts
+from stmdeploy.schema.artifact import Artifact, read_artifact
+from stmdeploy.spec.export import CalibrationSpec, ExportSpec
+from stmdeploy.spec.model import ModelSpec
+from tests.artifacts import FEW, SharedArtifacts, export_model
 from tests.fakes import RecordedProgress
 
 #: Of 32 pixels the last stage sees one: too few for 16 bits to stay well within tolerance.

@@ -11,15 +11,17 @@ import pytest
 from torch import nn
 
 from stmdeploy import StmdeployError
-from stmdeploy.artifact import Artifact, Manifest, manifest_path, read_artifact
 from stmdeploy.errors import ExitCode
 from stmdeploy.exporters import tensorrt, tensorrt_build, tensorrt_runner
 from stmdeploy.exporters.tensorrt import TensorRtExporter, TensorRtRtxExporter
 from stmdeploy.exporters.tensorrt_log import fused_layers, memory_bytes
-from stmdeploy.files import sha256_of
-from stmdeploy.pipeline import export_model
-from stmdeploy.spec import EngineSpec, ExportSpec, ModelSpec, RunSpec
-from tests.artifacts import FEW, SharedArtifacts
+from stmdeploy.files.writing import sha256_of
+from stmdeploy.schema.artifact import Artifact, manifest_path, read_artifact
+from stmdeploy.schema.manifest import Manifest
+from stmdeploy.spec.export import EngineSpec, ExportSpec
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSpec
+from tests.artifacts import FEW, SharedArtifacts, export_model
 from tests.fakes import RecordedProgress
 
 trt = pytest.importorskip("tensorrt_rtx")
@@ -254,6 +256,6 @@ def check_engines(
 
 def test_classic_and_rtx_share_everything_but_names() -> None:
     assert issubclass(TensorRtRtxExporter, TensorRtExporter)
-    own = {name for name in vars(TensorRtRtxExporter) if not name.startswith("__")}
-    assert own == {"target", "suffix", "runtimes", "module_name", "install"}
+    own = {name for name in vars(TensorRtRtxExporter) if not name.startswith("_")}
+    assert own == {"name", "suffix", "module_name", "install"}
     assert tensorrt_runner.why_no_gpu() in ("", "no GPU")

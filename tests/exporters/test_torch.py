@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from stmdeploy import StmdeployError
-from stmdeploy.artifact import read_artifact
 from stmdeploy.backbones.source import build_module
 from stmdeploy.exporters.torch import DTYPES, TorchExporter
-from stmdeploy.pipeline import export_model
-from stmdeploy.spec import CalibrationSpec, ExportSpec, ModelSpec, RunSpec
+from stmdeploy.schema.artifact import read_artifact
+from stmdeploy.spec.export import CalibrationSpec, ExportSpec
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSpec
+from tests.artifacts import export_model
 from tests.fakes import RecordedProgress
 
 MODEL = ModelSpec("unified_pvt_nano", image_size=(64, 96), num_classes=5)

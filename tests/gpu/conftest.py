@@ -8,8 +8,10 @@ from functools import cache
 import pytest
 
 from stmdeploy import __version__
-from stmdeploy.hardware import driver_version, environment, installed_gpus, why_no_gpus
-from stmdeploy.processors import profile_of
+from stmdeploy.hardware.environment import environment
+from stmdeploy.hardware.gpus import installed_gpus, why_no_gpus
+from stmdeploy.hardware.nvml import driver_version
+from stmdeploy.hardware.profiles import profile_of
 
 _FIGURE = "figure"
 

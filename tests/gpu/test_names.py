@@ -63,9 +63,10 @@ FILES: dict[str, dict[str, dict[str, str]]] = {
     "exporters/operator_times.py": {"tensorrt_rtx": {"runner.context": "IExecutionContext"}},
     "exporters/torch.py": {"torch": TORCH},
     "exporters/ort_session.py": {"onnxruntime": ORT},
-    "stmdeploy/hardware.py": {},
-    "stmdeploy/measure/conditions.py": {},
-    "stmdeploy/cuda.py": {"cuda": {"runtime": "", "self._runtime": ""}},
+    "exporters/ort_providers.py": {"onnxruntime": ORT},
+    "exporters/tensors.py": {"torch": TORCH},
+    "stmdeploy/hardware/nvml.py": {},
+    "stmdeploy/hardware/cuda.py": {"cuda": {"runtime": "", "self._runtime": ""}},
 }
 #: Of `tensorrt` alone, asked for with `hasattr` where they are used.
 CLASSIC_ONLY = {"BuilderFlag.TF32"}
@@ -125,7 +126,7 @@ def test_the_look_up_sees_what_it_is_for() -> None:
 def test_the_event_timer_meets_the_real_runtime() -> None:
     """Without a driver it is one line, from the library itself."""
     from stmdeploy import StmdeployError
-    from stmdeploy.cuda import EventTimer, new_stream
+    from stmdeploy.hardware.cuda import EventTimer, new_stream
 
     runtime = _library("cuda")
     if runtime.cudaGetDeviceCount()[0] == runtime.cudaError_t.cudaSuccess:
@@ -137,7 +138,7 @@ def test_the_event_timer_meets_the_real_runtime() -> None:
 
 def test_what_events_are_told_and_tell() -> None:
     """Record, work, record, wait for the second, and only then ask how long; by a recording."""
-    from stmdeploy.cuda import EventTimer
+    from stmdeploy.hardware.cuda import EventTimer
 
     real, calls = _library("cuda"), []
 
@@ -166,7 +167,7 @@ def test_what_events_are_told_and_tell() -> None:
 
 def test_the_models_of_the_tests_can_be_built() -> None:
     """So that no test of a GPU fails for what has nothing to do with one."""
-    from stmdeploy.backbones.catalog import resolve
+    from stmdeploy.backbones.catalogue import resolve
     from stmdeploy.backbones.sizes import check_image_size
     from tests.gpu import test_on_gpu
 

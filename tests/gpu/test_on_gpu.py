@@ -14,19 +14,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stmdeploy.artifact import read_artifact
 from stmdeploy.cli.main import main
-from stmdeploy.contracts import Silent
-from stmdeploy.errors import StmdeployError
+from stmdeploy.errors import FailureKind, StmdeployError
 from stmdeploy.exporters.tensorrt_runner import gpu_capability
-from stmdeploy.hardware import installed_gpus
-from stmdeploy.jobs import EngineJob, MeasureJob, PrepareJob, run_job, worker_settings
-from stmdeploy.measure.conditions import read_conditions
-from stmdeploy.preparing import out_of_memory
-from stmdeploy.processors import profile_of
-from stmdeploy.registry import exporter_for_runtime
-from stmdeploy.results.row import ProcessRun
-from stmdeploy.spec import EngineSpec, ExportSpec, ModelSpec, RunSettings, RunSpec, SamplingSpec
+from stmdeploy.hardware.conditions import read_conditions
+from stmdeploy.hardware.gpus import installed_gpus
+from stmdeploy.hardware.profiles import profile_of
+from stmdeploy.plugins.progress import Silent
+from stmdeploy.plugins.registry import exporter_for_runtime
+from stmdeploy.schema.artifact import read_artifact
+from stmdeploy.schema.measurement import ProcessRun
+from stmdeploy.spec.export import EngineSpec, ExportSpec
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSettings, RunSpec, SamplingSpec
+from stmdeploy.sweeps.exports import path_of
+from stmdeploy.worker.client import run_job, worker_settings
+from stmdeploy.worker.exports import export_model
+from stmdeploy.worker.jobs.engine import EngineJob
+from stmdeploy.worker.jobs.measure import MeasureJob
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 Tell = Callable[[str], None]
@@ -84,16 +89,12 @@ def _skip_what_is_not_here(run: RunSpec) -> None:
 def _exported(folder: Path, model: ModelSpec, run: RunSpec) -> Path:
     """The artifact of a run."""
     _skip_what_is_not_here(run)
-    target = exporter_for_runtime(run.runtime).target
+    target = exporter_for_runtime(run.runtime).target.name
     # What suits the CPU are forms measured there; a GPU gets the model as it is.
     form = "reference" if target in ("onnx", "torch") else None
     spec = ExportSpec(model, target, folder, run.precision, form, engine=EngineSpec((1, 2, 8)))
-    job, settings = PrepareJob(model=model, exports=(spec,)), worker_settings(run)
-    answer = run_job(job, settings, 1800, Silent())
-    assert answer.prepared is not None, answer.failure
-    (artifact,) = answer.prepared.artifacts
-    assert artifact.path is not None, artifact.failure
-    return artifact.path
+    (artifact,) = export_model(model, (spec,), 1800, Silent(), run.gpu_uuid).artifacts
+    return path_of(artifact)
 
 
 def _not_installed(failure: str) -> bool:
@@ -106,11 +107,12 @@ def _measured(path: Path, model: ModelSpec, run: RunSpec) -> ProcessRun:
     job = MeasureJob(
         artifact=path, model=model, run=run, sampling=SamplingSpec(budget_s=2.0, processes=1)
     )
-    answer = run_job(job, worker_settings(run), 1200, Silent())
-    if _not_installed(answer.failure):
-        pytest.skip(answer.failure)
-    assert answer.process is not None, answer.failure
-    return answer.process
+    try:
+        return run_job(job, worker_settings(run), 1200, Silent())
+    except StmdeployError as error:
+        if _not_installed(error.message):
+            pytest.skip(error.message)
+        raise
 
 
 def _distances(path: Path, model: ModelSpec, run: RunSpec) -> list[float]:
@@ -217,13 +219,12 @@ def test_out_of_memory_is_a_failed_row(
     job = MeasureJob(
         artifact=path, model=model, run=run, sampling=SamplingSpec(budget_s=1.0, processes=1)
     )
-    answer = run_job(job, worker_settings(run), 600, Silent())
-    if _not_installed(answer.failure):
-        pytest.skip(answer.failure)
-    assert answer.process is None
-    tell(answer.failure[:200])
-    assert out_of_memory(answer.failure)
-    assert "SIGKILL" not in answer.failure, "that was the host's memory"
+    with pytest.raises(StmdeployError) as failed:
+        run_job(job, worker_settings(run), 600, Silent())
+    if _not_installed(failed.value.message):
+        pytest.skip(failed.value.message)
+    tell(failed.value.message[:200])
+    assert failed.value.kind is FailureKind.OUT_OF_MEMORY, "KILLED would be the host's memory"
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "tensorrt-rtx"])
@@ -232,18 +233,14 @@ def test_an_engine_is_built_where_it_runs(tmp_path: Path, tell: Tell, target: st
     run, model = _run(target, "", "fp16", False), MODELS["dcn_v3"]
     _skip_what_is_not_here(run)
     spec = ExportSpec(model, target, tmp_path / target, "fp16", source_only=True)
-    answer = run_job(PrepareJob(model=model, exports=(spec,)), worker_settings(run), 900, Silent())
-    assert answer.prepared is not None, answer.failure
-    source = answer.prepared.artifacts[0].path
-    assert source is not None, answer.prepared.artifacts[0].failure
+    source = path_of(export_model(model, (spec,), 900, Silent(), run.gpu_uuid).artifacts[0])
     folder = tmp_path / "engines"
     job = EngineJob(source=source, run=run, engine=EngineSpec(), folder=folder)
     first, again = (run_job(job, worker_settings(run), 900, Silent()) for _ in range(2))
-    assert first.built is not None and first.built.path is not None, first.failure
-    manifest = read_artifact(first.built.path).manifest
+    manifest = read_artifact(path_of(first)).manifest
     assert manifest.state == "verified"
-    tell(f"{manifest.verification.runtime}, {first.built.relative_l2_error:.1e} relative L2")
-    assert again.built == first.built, "found, not built"
+    tell(f"{manifest.verification.runtime}, {first.relative_l2_error:.1e} relative L2")
+    assert again == first, "found, not built"
 
 
 def test_the_gpu_tells_its_state(tell: Tell) -> None:

@@ -15,7 +15,7 @@ from stmdeploy.cli.main import main
 
 #: What no document may cost: seconds of a processor, and memory; and after how long one that waits
 #: for something is taken to wait for ever.
-MOST_S, MOST_MIB, PATIENCE_S = 10.0, 1024.0, 120.0
+MOST_S, MOST_MIB, PATIENCE_S = 10.0, 768.0, 120.0
 #: What a command may end with that was given a document from outside.
 ALLOWED = frozenset({0, 2, 3, 4, 5})
 
@@ -26,7 +26,7 @@ class Outcome:
 
     code: int | None
     told: str
-    peak_mib: float
+    more_mib: float
     took_s: float
 
     @property
@@ -40,8 +40,8 @@ class Outcome:
             return f"a traceback: {self.told[-1500:]}"
         if self.code not in ALLOWED:
             return f"it ended with {self.code}: {self.told[-500:]}"
-        if self.peak_mib > MOST_MIB:
-            return f"it took {self.peak_mib:.0f} MiB"
+        if self.more_mib > MOST_MIB:
+            return f"it took {self.more_mib:.0f} MiB more"
         if self.code and not self.told.strip():
             return f"it ended with {self.code} and without a word"
         if any(line.startswith("::") or "\x1b" in line for line in self.told.splitlines()):
@@ -65,6 +65,7 @@ def attempt(work: Callable[[], int], folder: Path) -> Outcome:
 
 def _attempt(work: Callable[[], int], folder: Path) -> Outcome:
     told = folder / "told.txt"
+    before_mib = _resident_mib()  # a fork begins with what its parent holds
     pid = os.fork()
     if pid == 0:
         _child(work, told)
@@ -78,7 +79,13 @@ def _attempt(work: Callable[[], int], folder: Path) -> Outcome:
         os.close(handle)
     code = os.waitstatus_to_exitcode(status) if ended else None
     took_s = usage.ru_utime + usage.ru_stime
-    return Outcome(code, told.read_text("utf-8", "replace"), usage.ru_maxrss / 1024, took_s)
+    more_mib = usage.ru_maxrss / 1024 - before_mib
+    return Outcome(code, told.read_text("utf-8", "replace"), more_mib, took_s)
+
+
+def _resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _child(work: Callable[[], int], told: Path) -> None:

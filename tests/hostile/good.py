@@ -12,9 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from stmdeploy.artifact import manifest_path, read_artifact
 from stmdeploy.backbones.source import build_module
-from stmdeploy.regression.bundle import (
+from stmdeploy.check.bundle import (
     Baseline,
     BaselineRow,
     MachineKey,
@@ -23,10 +22,14 @@ from stmdeploy.regression.bundle import (
     write_baseline,
 )
 from stmdeploy.results.database import FILE_NAME
-from stmdeploy.results.row import Prepared, PreparedArtifact, ProcessRun, Row
-from stmdeploy.results.store import DONE, Store
-from stmdeploy.spec import ModelSpec, RunSpec
-from stmdeploy.sweep import SweepSpec
+from stmdeploy.results.state import DONE
+from stmdeploy.results.store import Store
+from stmdeploy.schema.artifact import manifest_path, read_artifact
+from stmdeploy.schema.measurement import ProcessRun
+from stmdeploy.schema.row import Prepared, PreparedArtifact, Row
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSpec
+from stmdeploy.spec.sweep import SweepSpec
 from tests.artifacts import SharedArtifacts
 
 MODEL = ModelSpec("unified_convnext_nano", (32, 32), 10)

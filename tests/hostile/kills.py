@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from stmdeploy.artifact import read_artifact
-from stmdeploy.regression.bundle import open_bundle
-from stmdeploy.regression.sides import is_manifest
+from stmdeploy.check.bundle import open_bundle
+from stmdeploy.check.sides import is_manifest
 from stmdeploy.results.database import FILE_NAME
-from stmdeploy.results.store import DONE, FAILED, Store
+from stmdeploy.results.state import DONE, FAILED
+from stmdeploy.results.store import Store
+from stmdeploy.schema.artifact import read_artifact
 
 NET = """
 from torch import nn

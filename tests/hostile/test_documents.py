@@ -21,13 +21,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stmdeploy.artifact import Manifest, file_info, manifest_path
-from stmdeploy.backbones.catalog import CATALOG_VARIABLE
+from stmdeploy.backbones.catalogue import CATALOG_VARIABLE
+from stmdeploy.check.bundle import DOCUMENT, Baseline
 from stmdeploy.cli.main import main
 from stmdeploy.errors import StmdeployError
-from stmdeploy.processors import FOLDERS_VARIABLE
-from stmdeploy.regression.bundle import DOCUMENT, Baseline
+from stmdeploy.hardware.profiles import FOLDERS_VARIABLE
 from stmdeploy.results.database import FILE_NAME
+from stmdeploy.schema.artifact import file_info, manifest_path
+from stmdeploy.schema.manifest import Manifest
 from tests.hostile.attempts import attempt, command
 from tests.hostile.good import MODEL, Good
 from tests.hostile.mutations import (
@@ -138,7 +139,7 @@ def test_policies(place: Path, content: bytes) -> None:
 @hostile
 @given(content=either(PROFILE, as_toml))
 def test_profiles(place: Path, good: Good, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    from stmdeploy.processors import profiles
+    from stmdeploy.hardware.profiles import profiles
 
     with Fresh(place) as folder:
         (folder / "mine.toml").write_bytes(content)
@@ -152,7 +153,7 @@ def test_profiles(place: Path, good: Good, monkeypatch: pytest.MonkeyPatch, cont
 @hostile
 @given(content=either(CATALOG, as_toml))
 def test_catalogs(place: Path, content: bytes) -> None:
-    from stmdeploy.backbones import catalog
+    from stmdeploy.backbones import catalogue as catalog
 
     def listed() -> int:
         for name in ("_table", "_by_name", "_aliases"):
@@ -182,7 +183,7 @@ def told(work: Callable[[], object]) -> Callable[[], int]:
 @hostile
 @given(content=either(CLASSES, as_json))
 def test_class_maps(place: Path, good: Good, content: bytes) -> None:
-    from stmdeploy.images import image_folder
+    from stmdeploy.backbones.images import image_folder
 
     with Fresh(place) as folder:
         (folder / "map.json").write_bytes(content)
@@ -336,7 +337,7 @@ def test_store_files(place: Path, good: Good, some: list[Damage], readers: tuple
 def test_checkpoints(place: Path, good: Good, some: list[Damage]) -> None:
     from stmdeploy.backbones.checkpoint import load_checkpoint
     from stmdeploy.backbones.source import build_module
-    from stmdeploy.contracts import Silent
+    from stmdeploy.plugins.progress import Silent
 
     with Fresh(place) as folder:
         path = folder / "weights.pth"
@@ -349,7 +350,7 @@ def test_checkpoints(place: Path, good: Good, some: list[Damage]) -> None:
 @given(some=some_damage, suffix=st.sampled_from([".png", ".jpg", ".gif", ".bmp", ".tiff", ".webp",
                                                  ".ppm"]))  # fmt: skip
 def test_images(place: Path, good: Good, some: list[Damage], suffix: str) -> None:
-    from stmdeploy.images import load_images
+    from stmdeploy.backbones.images import load_images
 
     with Fresh(place) as folder:
         content = (good.images / "class0" / f"image{suffix}").read_bytes()

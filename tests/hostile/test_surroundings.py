@@ -14,10 +14,12 @@ import pytest
 from onnx import helper
 
 from stmdeploy import StmdeployError
-from stmdeploy.artifact import file_info, manifest_path, read_artifact
+from stmdeploy.backbones.checkpoint import locate_checkpoint
 from stmdeploy.cli.main import main
-from stmdeploy.files import temporary_folder, user_folder
+from stmdeploy.files.places import cache_folder, temporary_folder
+from stmdeploy.plugins.progress import Silent
 from stmdeploy.results.store import Store
+from stmdeploy.schema.artifact import file_info, manifest_path, read_artifact
 from tests.hostile.good import SWEEP_ID, Good
 
 NET = ["--stm", "convnext", "--scale", "nano", "--image-size", "32", "--num-classes", "10"]
@@ -49,21 +51,15 @@ def store(good: Good, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_without_a_home(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
+def test_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where nothing tells
     with pytest.raises(StmdeployError, match="neither XDG_CACHE_HOME nor HOME"):
-        user_folder("XDG_CACHE_HOME", ".cache")
+        cache_folder()
     assert main(["hardware", "list"]) == 0
-    words = ["export", *NET, "--checkpoint", "https://x.invalid/w.pth", "--target", "torch"]
-    assert main(words) == 2
-    assert "set XDG_CACHE_HOME" in capsys.readouterr().err
+    with pytest.raises(StmdeployError, match="set XDG_CACHE_HOME"):
+        locate_checkpoint("https://x.invalid/w.pth", Silent())
 
 
 @pytest.mark.parametrize("words", READERS)

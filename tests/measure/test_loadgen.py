@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.contracts import Runner
 from stmdeploy.measure import loadgen
 from stmdeploy.measure.loadgen import MIN_QUERIES, play
-from stmdeploy.results.row import ScenarioResult
-from stmdeploy.spec import RunSpec, ScenarioSpec
+from stmdeploy.plugins.runner import Runner
+from stmdeploy.schema.measurement import ScenarioResult
+from stmdeploy.spec.run import RunSpec, ScenarioSpec
 
 pytest.importorskip("mlperf_loadgen")
 MS = 4.0

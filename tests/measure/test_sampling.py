@@ -6,9 +6,8 @@ import random
 
 import pytest
 
-from stmdeploy.measure.concurrency import collect_in_flight
-from stmdeploy.measure.sampling import collect, is_steady, warm_up
-from stmdeploy.spec import SamplingSpec
+from stmdeploy.measure.sampling import collect, collect_in_flight, is_steady, warm_up
+from stmdeploy.spec.run import SamplingSpec
 from tests.fakes import FakeClock, FakeRunner
 
 SPEC = SamplingSpec(

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.contracts import OnStream
 from stmdeploy.errors import ExitCode
-from stmdeploy.measure.session import Machine, measure, peak_memory_mib
-from stmdeploy.results.row import Conditions, Environment, ProcessRun, ScenarioResult
-from stmdeploy.spec import RunSpec, SamplingSpec, ScenarioSpec
+from stmdeploy.measure.session import Machine, Model, measure, peak_memory_mib
+from stmdeploy.plugins.runner import OnStream
+from stmdeploy.schema.hardware import Conditions, Environment
+from stmdeploy.schema.measurement import ProcessRun, ScenarioResult
+from stmdeploy.spec.run import RunSpec, SamplingSpec, ScenarioSpec
 from tests.conftest import TEST_ENVIRONMENT
 from tests.fakes import FakeClock, FakeRunner
 
@@ -62,10 +63,12 @@ def process_of(runner: FakeRunner, clock: FakeClock, run: RunSpec, **changes: ob
         device_timer=lambda stream: FakeTimer(stream, clock),
     )
     return measure(
-        lambda: clock.advance_ms(40.0),
-        load,
-        lambda: IMAGES,
-        changes.get("check", unchecked),  # type: ignore[arg-type]
+        Model(
+            import_runtime=lambda: clock.advance_ms(40.0),
+            load=load,
+            make_images=lambda: IMAGES,
+            check=changes.get("check", unchecked),  # type: ignore[arg-type]
+        ),
         run,
         SPEC,
         machine,

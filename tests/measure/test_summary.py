@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from stmdeploy.measure.summary import longest_row_s, summarize, wants_more
-from stmdeploy.results.row import Conditions, ProcessRun
-from stmdeploy.spec import RunSpec, SamplingSpec, ScenarioSpec
+from stmdeploy.schema.hardware import Conditions
+from stmdeploy.schema.measurement import ProcessRun
+from stmdeploy.spec.run import RunSpec, SamplingSpec, ScenarioSpec
 
 MakeProcess = Callable[..., ProcessRun]
 RUN, SPEC = RunSpec("fake", 4, 2), SamplingSpec(budget_s=3.0, processes=3)

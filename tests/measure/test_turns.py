@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 
 from stmdeploy.measure import turns
-from stmdeploy.measure.run_delay import RunDelay
+from stmdeploy.measure.session import Model
 from stmdeploy.measure.turns import (
     CALM_RUNS,
     COLD_RUNS,
     TURN,
     WARM_RUNS,
     Inference,
+    RunDelay,
     from_words,
     one_turn,
     take_turns,
     to_words,
 )
-from stmdeploy.results.row import Environment
+from stmdeploy.schema.hardware import Environment
 from tests.conftest import TEST_ENVIRONMENT
 from tests.fakes import FakeClock, FakeRunner
 
@@ -94,10 +95,12 @@ def test_a_side_takes_turns_until_it_is_told_nothing_more() -> None:
     runner = FakeRunner(clock, [10.0] * 100)
     told, words = list[list[Inference]](), iter([TURN, TURN, ""])
     run = take_turns(
-        lambda: clock.advance_ms(40.0),
-        lambda: runner,
-        lambda: np.zeros((1, 3, 2, 2), np.float32),
-        lambda _runner, _images: None,
+        Model(
+            import_runtime=lambda: clock.advance_ms(40.0),
+            load=lambda: runner,
+            make_images=lambda: np.zeros((1, 3, 2, 2), np.float32),
+            check=lambda _runner, _images: None,
+        ),
         clock,
         Environment.model_validate(TEST_ENVIRONMENT),
         lambda: next(words),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stmdeploy.report.caveats import Caveat, Topic, caveats, is_unsteady
-from stmdeploy.results.row import Row, ScenarioResult, Try
+from stmdeploy.schema.measurement import ScenarioResult
+from stmdeploy.schema.row import Row, Try
 
 MakeRow = Callable[..., Row]
 

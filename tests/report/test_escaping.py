@@ -8,7 +8,7 @@ import pytest
 
 from stmdeploy.report.escaping import latex_text, log_line, markdown_text
 from stmdeploy.report.tables import TextTable, profile_table
-from stmdeploy.results.row import Row
+from stmdeploy.schema.row import Row
 
 EVIL = "a|b<script>alert(1)</script>\n::set-output name=x::y\x1b[2J [l](http://x) `c` _i_ ##[add]"
 

@@ -9,7 +9,7 @@ import pytest
 
 from stmdeploy import StmdeployError
 from stmdeploy.report.figures import write_figures
-from stmdeploy.results.row import Row
+from stmdeploy.schema.row import Row
 
 MakeRow = Callable[..., Row]
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from stmdeploy.reading import one_line
+from stmdeploy.files.reading import one_line
 from stmdeploy.report.fitting import GAP, Fit, fit
 from stmdeploy.report.tables import TextTable
 

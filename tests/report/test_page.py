@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from stmdeploy.bound import bound
+from stmdeploy.hardware.roofline import bound
 from stmdeploy.report.page import page_data, report_page
-from stmdeploy.results.row import Row, ScenarioResult
-from tests.test_bound import peaks
+from stmdeploy.schema.measurement import ScenarioResult
+from stmdeploy.schema.row import Row
+from tests.hardware.test_roofline import peaks
 
 try:
     from playwright.sync_api import Browser, FloatRect, Page, Route, sync_playwright

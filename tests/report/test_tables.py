@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from stmdeploy.report.tables import TextTable, profile_table, significant
-from stmdeploy.results.row import Row, ScenarioResult, Try
+from stmdeploy.schema.measurement import ScenarioResult
+from stmdeploy.schema.row import Row, Try
 from tests.fakes import evaluation
 
 MakeRow = Callable[..., Row]

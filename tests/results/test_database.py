@@ -16,8 +16,13 @@ import pytest
 from stmdeploy import StmdeployError
 from stmdeploy.cli.main import main
 from stmdeploy.results.database import server_url
-from stmdeploy.results.row import ProcessRun, Row
-from stmdeploy.results.store import DONE, FAILED, MEASURING, PLANNED, Store
+from stmdeploy.results.state import DONE, FAILED, MEASURING, PLANNED
+from stmdeploy.results.store import Store
+from stmdeploy.schema.measurement import ProcessRun
+from stmdeploy.schema.row import Row
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSpec
+from stmdeploy.spec.sweep import SweepSpec
 from tests.fakes import evaluation
 from tests.results import postgres
 from tests.results.conftest import Backend
@@ -31,7 +36,10 @@ def _filled(folder: Path, make_row: MakeRow, make_process: MakeProcess) -> Store
     folder.mkdir()
     store = Store(folder, create=True)
     for sweep in ("s1", "s2"):
-        store.add_sweep(sweep, '{"of": "%"}', [(str(i), f"spec {i}") for i in range(500)])
+        spec = SweepSpec(
+            (ModelSpec("unified_dcn_v3_micro"),), (RunSpec("torch", 1, 1),), lowering="%"
+        ).to_json()
+        store.add_sweep(sweep, spec, [(str(i), f"spec {i}") for i in range(500)])
         for i in range(450):
             process = make_process(samples_ms=(0.1 * i + 0.1, 1e-9, 3.3333333333333335))
             state = MEASURING if i % 7 else DONE
@@ -47,7 +55,7 @@ def _everything(store: Store) -> list[object]:
     sweeps = store.sweeps()
     found: list[object] = [sweeps, store.evaluations()]
     for info in sweeps:
-        found += [store.sweep_spec(info.id), store.planned(info.id), store.rows(info.id)]
+        found += [store.asked(info.id), store.planned(info.id), store.rows(info.id)]
         found += [store.processes(info.id, i) for i in (0, 1, 7, 449, 499)]
     return found
 

@@ -11,7 +11,7 @@ import pytest
 
 from stmdeploy import StmdeployError
 from stmdeploy.results.frame import flat, to_frame, write_frame
-from stmdeploy.results.row import Row
+from stmdeploy.schema.row import Row
 
 MakeRow = Callable[..., Row]
 

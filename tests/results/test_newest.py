@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from stmdeploy.results.newest import Entry, newest_states
-from stmdeploy.results.row import Row
+from stmdeploy.schema.row import Row
 
 MakeRow = Callable[..., Row]
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
-import sqlite3
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.results.row import ProcessRun, Row
-from stmdeploy.results.schema import SCHEMA_VERSION
-from stmdeploy.results.store import DONE, FAILED, MEASURING, PLANNED, Store, pack, unpack
+from stmdeploy.results.state import DONE, FAILED, MEASURING, PLANNED
+from stmdeploy.results.store import Store
+from stmdeploy.schema.measurement import ProcessRun
+from stmdeploy.schema.row import Row
 from tests.fakes import evaluation
 from tests.results.conftest import Backend
 
@@ -26,31 +25,6 @@ def store(backend: Backend) -> Store:
     store = backend.new("first")
     store.add_sweep("s1", "{}", [("a", "A"), ("b", "B"), ("c", "C")])
     return store
-
-
-def test_samples_come_back_as_they_were(make_process: MakeProcess) -> None:
-    process = make_process(samples_ms=(0.1, 2.5, 1e9), copies_ms=(), warmup_ms=(3.0,))
-    bare = process.model_copy(update={"samples_ms": (), "copies_ms": (), "warmup_ms": ()})
-    assert unpack(bare.model_dump_json(), pack(process), "it") == process
-
-
-def test_processes_of_older_versions_end_sooner(make_process: MakeProcess) -> None:
-    """They have no series of the device's times."""
-    process = make_process(device_ms=(4.0, 5.0))
-    bare = process.model_copy(
-        update=dict.fromkeys(("samples_ms", "copies_ms", "warmup_ms", "device_ms"), ())
-    )
-    packed = pack(process)
-    assert unpack(bare.model_dump_json(), packed, "it") == process
-    older = zlib.compress(zlib.decompress(packed)[: -3 * 8])
-    assert unpack(bare.model_dump_json(), older, "it") == process.model_copy(
-        update={"device_ms": ()}
-    )
-
-
-def test_samples_are_small(make_process: MakeProcess) -> None:
-    process = make_process(samples_ms=tuple(10.0 + (i * 7919 % 100) / 100 for i in range(10_000)))
-    assert len(pack(process)) < 0.2 * len(process.model_dump_json())
 
 
 def test_a_process_and_its_row_appear_together(
@@ -108,7 +82,7 @@ def test_sweeps_are_found_by_how_they_begin(store: Store) -> None:
 
 
 def test_removing_leaves_the_others(
-    store: Store, make_row: MakeRow, make_process: MakeProcess
+    backend: Backend, store: Store, make_row: MakeRow, make_process: MakeProcess
 ) -> None:
     store.add_sweep("s2", "{}", [("a", "A")])
     for sweep in ("s1", "s2"):
@@ -116,6 +90,8 @@ def test_removing_leaves_the_others(
     store.remove_sweep("s1")
     store.reclaim()
     assert [info.id for info in store.sweeps()] == ["s2"]
+    for table in ("rows", "processes"):
+        assert backend.execute(store, f"SELECT DISTINCT sweep FROM {table}") == [("s2",)]
     assert len(store.processes("s2", 0)) == 1
     store.drop_samples("s2")
     assert store.processes("s2", 0) == ()
@@ -190,42 +166,6 @@ def test_eight_writers_add_rows_to_one_sweep(backend: Backend) -> None:
         job.join()
     assert [job.exitcode for job in jobs] == [0] * 8
     assert [row.position for row in store.planned("shared")] == list(range(321))
-
-
-def test_a_store_of_version_1_is_migrated(
-    backend: Backend, make_row: MakeRow, make_process: MakeProcess
-) -> None:
-    store = backend.new("old")
-    store.add_sweep("old", "{}", [("a", "A")])
-    store.add_process("old", 0, 0, make_process(), make_row(), DONE)
-    store.close()
-    backend.execute(store, "ALTER TABLE rows DROP COLUMN measured_utc")
-    backend.execute(store, "DROP TABLE evaluations")
-    backend.execute(store, "UPDATE schema_version SET version = 1")
-    migrated = backend.again(store)
-    assert migrated.rows("old") == (make_row(),)
-    migrated.save_row("old", 0, make_row(batch=3), DONE)
-    assert migrated.rows("old")[0].batch == 3
-    assert migrated.evaluations() == ()
-    assert backend.execute(store, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
-
-
-def test_a_newer_store_is_refused(backend: Backend, store: Store) -> None:
-    backend.execute(store, "UPDATE schema_version SET version = 99")
-    with pytest.raises(StmdeployError, match="has schema 99, this stmdeploy writes"):
-        backend.again(store)
-
-
-def test_other_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "text.db").write_text("not a database, but long enough to be looked at" * 20)
-    with pytest.raises(StmdeployError, match="is damaged: file is not a database"):
-        Store(tmp_path / "text.db")
-    with sqlite3.connect(tmp_path / "other.db") as connection:
-        connection.execute("CREATE TABLE mine (x)")
-    with pytest.raises(StmdeployError, match="holds no stmdeploy results"):
-        Store(tmp_path / "other.db")
-    with pytest.raises(StmdeployError, match="no results in"):
-        Store(tmp_path)
 
 
 def test_a_damaged_row_is_named(backend: Backend, store: Store, make_row: MakeRow) -> None:

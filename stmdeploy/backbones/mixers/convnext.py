@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from stmdeploy.backbones.layers import LayerNorm2d, to_channels_first, to_channels_last
-from stmdeploy.backbones.mixers.geometry import INITIAL_LAYER_SCALE, BlockGeometry
+from stmdeploy.backbones.mixers.block import BlockGeometry, layer_scale
 
 KERNEL = 7
 
@@ -17,8 +16,8 @@ class ConvNeXtBlock(nn.Module):
     def __init__(self, at: BlockGeometry) -> None:
         super().__init__()
         c, hidden = at.channels, at.channels * at.mlp_ratio
-        self.gamma_1 = nn.Parameter(torch.full((1, c, 1, 1), INITIAL_LAYER_SCALE))
-        self.gamma_2 = nn.Parameter(torch.full((1, 1, 1, c), INITIAL_LAYER_SCALE))
+        self.gamma_1 = layer_scale(1, c, 1, 1)
+        self.gamma_2 = layer_scale(1, 1, 1, c)
         self.dw_norm = LayerNorm2d(c)
         self.dw_input_proj = nn.Conv2d(c, c, 1)
         self.dwconv = nn.Conv2d(c, c, KERNEL, padding=KERNEL // 2, groups=c)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stmdeploy.backbones.layers import Mlp, to_channels_first, to_channels_last
-from stmdeploy.backbones.mixers.geometry import INITIAL_LAYER_SCALE, BlockGeometry
+from stmdeploy.backbones.layers import to_channels_first, to_channels_last
+from stmdeploy.backbones.mixers.block import BlockGeometry, ResidualBlock
 
 KERNEL = 3
 POINTS = KERNEL * KERNEL
@@ -81,33 +81,18 @@ class DeformableConv(nn.Module):
         weights = self.attention_weights(q).reshape(n, h * w, g, POINTS).softmax(dim=-1)
         value = self.value_proj(x).reshape(n, h, w, g, d).permute(0, 3, 4, 1, 2).to(exact)
 
-        samples = F.grid_sample(
-            value.reshape(n * g, d, h, w),
-            grid.reshape(n * g, h * w, POINTS, 2),
-            mode="bilinear",
-            padding_mode="zeros",
-            align_corners=False,
-        )
+        value, grid = value.reshape(n * g, d, h, w), grid.reshape(n * g, h * w, POINTS, 2)
+        samples = F.grid_sample(value, grid, align_corners=False)
         weights = weights.transpose(1, 2).reshape(n * g, 1, h * w, POINTS)
         y = (samples * weights).sum(dim=-1).reshape(n, c, h, w).to(x.dtype)
         return self.output_proj(to_channels_last(y))  # type: ignore[no-any-return]
 
 
-class DcnBlock(nn.Module):
-    """DCNv3, then mlp, each with layer scale and residual."""
+class DcnBlock(ResidualBlock):
+    """DCNv3, then mlp."""
+
+    scales = ("gamma1", "gamma2")
+    attn: DeformableConv
 
     def __init__(self, at: BlockGeometry) -> None:
-        super().__init__()
-        c = at.channels
-        self.gamma1 = nn.Parameter(torch.full((c,), INITIAL_LAYER_SCALE))
-        self.gamma2 = nn.Parameter(torch.full((c,), INITIAL_LAYER_SCALE))
-        self.norm1 = nn.LayerNorm(c)
-        self.attn = DeformableConv(c, at.heads, at.size)
-        self.norm2 = nn.LayerNorm(c)
-        self.mlp = Mlp(c, c * at.mlp_ratio)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = to_channels_last(x)
-        x = x + self.gamma1 * self.attn(self.norm1(x))
-        x = x + self.gamma2 * self.mlp(self.norm2(x))
-        return to_channels_first(x)
+        super().__init__(at, DeformableConv(at.channels, at.heads, at.size))

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stmdeploy.backbones.layers import Mlp, to_channels_first, to_channels_last
-from stmdeploy.backbones.mixers.geometry import INITIAL_LAYER_SCALE, BlockGeometry
+from stmdeploy.backbones.layers import to_channels_first
+from stmdeploy.backbones.mixers.block import BlockGeometry, ResidualBlock
 
 BLOCK = 7
 HALO = 3
@@ -85,21 +85,11 @@ class HaloAttention(nn.Module):
         return self.proj(y.permute(0, 2, 4, 3, 5, 1, 6).reshape(n, h, w, c))  # type: ignore[no-any-return]
 
 
-class HaloBlock(nn.Module):
-    """LayerNorm -> halo attention, LayerNorm -> mlp, each with layer scale and residual."""
+class HaloBlock(ResidualBlock):
+    """Halo attention, then mlp."""
+
+    scale_shape = (1, 1, 1)
+    attn: HaloAttention
 
     def __init__(self, at: BlockGeometry) -> None:
-        super().__init__()
-        c = at.channels
-        self.gamma_1 = nn.Parameter(torch.full((1, 1, 1, c), INITIAL_LAYER_SCALE))
-        self.gamma_2 = nn.Parameter(torch.full((1, 1, 1, c), INITIAL_LAYER_SCALE))
-        self.norm1 = nn.LayerNorm(c)
-        self.attn = HaloAttention(c, at.heads, at.size)
-        self.norm2 = nn.LayerNorm(c)
-        self.mlp = Mlp(c, c * at.mlp_ratio)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = to_channels_last(x)
-        x = x + self.gamma_1 * self.attn(self.norm1(x))
-        x = x + self.gamma_2 * self.mlp(self.norm2(x))
-        return to_channels_first(x)
+        super().__init__(at, HaloAttention(at.channels, at.heads, at.size))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stmdeploy.backbones.layers import Mlp, to_channels_first, to_channels_last
-from stmdeploy.backbones.mixers.geometry import INITIAL_LAYER_SCALE, BlockGeometry
+from stmdeploy.backbones.layers import to_channels_first, to_channels_last
+from stmdeploy.backbones.mixers.block import BlockGeometry, ResidualBlock
 
 #: Stride of the reduction, per stage; 1 means plain attention.
 REDUCTIONS = (8, 4, 2, 1)
@@ -46,26 +46,15 @@ class SpatialReductionAttention(nn.Module):
         return self.proj(y)  # type: ignore[no-any-return]
 
 
-class PvtV2Block(nn.Module):
-    """Spatial-reduction attention, then mlp, each with layer scale and residual."""
+class PvtV2Block(ResidualBlock):
+    """Spatial-reduction attention, then mlp."""
 
     depthwise_mlp = True
+    attn: SpatialReductionAttention
 
     def __init__(self, at: BlockGeometry) -> None:
-        super().__init__()
-        c = at.channels
-        self.gamma_1 = nn.Parameter(torch.full((c,), INITIAL_LAYER_SCALE))
-        self.gamma_2 = nn.Parameter(torch.full((c,), INITIAL_LAYER_SCALE))
-        self.norm1 = nn.LayerNorm(c)
-        self.attn = SpatialReductionAttention(c, at.heads, REDUCTIONS[at.stage])
-        self.norm2 = nn.LayerNorm(c)
-        self.mlp = Mlp(c, c * at.mlp_ratio, depthwise=self.depthwise_mlp)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = to_channels_last(x)
-        x = x + self.gamma_1 * self.attn(self.norm1(x))
-        x = x + self.gamma_2 * self.mlp(self.norm2(x))
-        return to_channels_first(x)
+        mixer = SpatialReductionAttention(at.channels, at.heads, REDUCTIONS[at.stage])
+        super().__init__(at, mixer, depthwise_mlp=self.depthwise_mlp)
 
 
 class PvtBlock(PvtV2Block):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stmdeploy.backbones.layers import LayerNorm2d, Mlp, to_channels_first, to_channels_last
-from stmdeploy.backbones.mixers.geometry import INITIAL_LAYER_SCALE, BlockGeometry
+from stmdeploy.backbones.layers import LayerNorm2d, to_channels_first, to_channels_last
+from stmdeploy.backbones.mixers.block import BlockGeometry, ResidualBlock
 
 WINDOW = 7
 #: Added to the logits of two tokens that only the roll made neighbours.
@@ -79,23 +79,19 @@ class WindowAttention(nn.Module):
         return self.proj(y)  # type: ignore[no-any-return]
 
 
-class SwinBlock(nn.Module):
-    """(Shifted) window attention, then mlp, each with layer scale and residual."""
+class SwinBlock(ResidualBlock):
+    """(Shifted) window attention, then mlp; the norms read N C H W."""
 
+    norm_type = LayerNorm2d
+    attn: WindowAttention
     mask: Tensor | None
 
     def __init__(self, at: BlockGeometry) -> None:
-        super().__init__()
-        c, shorter = at.channels, min(at.size)
-        self.size = at.size
-        self.window = min(WINDOW, shorter)
+        shorter = min(at.size)
+        window = min(WINDOW, shorter)
+        super().__init__(at, WindowAttention(at.channels, at.heads, window))
+        self.size, self.window = at.size, window
         self.shift = WINDOW // 2 if at.index % 2 and shorter > WINDOW else 0
-        self.gamma_1 = nn.Parameter(torch.full((c,), INITIAL_LAYER_SCALE))
-        self.gamma_2 = nn.Parameter(torch.full((c,), INITIAL_LAYER_SCALE))
-        self.norm1 = LayerNorm2d(c)
-        self.attn = WindowAttention(c, at.heads, self.window)
-        self.norm2 = LayerNorm2d(c)
-        self.mlp = Mlp(c, c * at.mlp_ratio)
         mask = shift_mask(self.size, self.window, self.shift) if self.shift else None
         self.register_buffer("mask", mask, persistent=False)
 
@@ -108,7 +104,7 @@ class SwinBlock(nn.Module):
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        mixed = self.gamma_1 * self._mix(to_channels_last(self.norm1(x)))
+        mixed = self.layer_scales[0] * self._mix(to_channels_last(self.norm1(x)))
         x = x + to_channels_first(mixed)
-        tokens = self.gamma_2 * self.mlp(to_channels_last(self.norm2(x)))
+        tokens = self.layer_scales[1] * self.mlp(to_channels_last(self.norm2(x)))
         return x + to_channels_first(tokens)

@@ -1,0 +1,108 @@
+"""What the targets built on torch share: the draft of their file, and runners over tensors."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Self
+
+from stmdeploy.plugins.exporter import Work
+from stmdeploy.plugins.runner import Array, OnStream, Runner
+from stmdeploy.schema.manifest import Draft, TensorInfo
+from stmdeploy.spec.model import INPUT_NAME, OUTPUT_NAME
+from stmdeploy.spec.run import RunSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+_WARM_RUNS_BEFORE_CAPTURE = 3
+
+
+def torch_draft(work: Work, name: str) -> Draft:
+    """The draft of one file that torch wrote by itself: float32 in and out, any batch."""
+    image = TensorInfo(name=INPUT_NAME, dtype="float32", shape=("batch", 3, *work.info.image_size))
+    logits = TensorInfo(name=OUTPUT_NAME, dtype="float32", shape=("batch", work.info.num_classes))
+    return Draft(
+        files=(name,), inputs=(image,), outputs=(logits,), versions={"torch": version("torch")}
+    )
+
+
+class TensorRunner(Runner):
+    """A runner whose input and output are torch tensors; on a GPU, on a stream of its own.
+
+    A subclass sets ``_input`` in `prepare`, and ``_output`` there or in `_execute`.
+    """
+
+    def __init__(self, run: RunSpec, *, on_gpu: bool) -> None:
+        import torch
+
+        self._torch = torch
+        self._run = run
+        self._stream: Any = torch.cuda.Stream() if on_gpu else None  # type: ignore[no-untyped-call]
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._input: Tensor | None = None
+        self._output: Tensor | None = None
+
+    @abstractmethod
+    def _execute(self) -> None:
+        """One inference, or on a GPU what puts it on the stream."""
+
+    def feed(self, images: Array) -> None:
+        if self._input is None:
+            raise RuntimeError("prepare() comes before feed()")
+        with self._lane():
+            self._input.copy_(self._torch.from_numpy(images))
+        self._wait()
+
+    def another(self) -> Self:
+        """The same loaded model, with an input and a stream of its own."""
+        twin = copy.copy(self)
+        if self._stream is not None:
+            twin._stream = self._torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        return twin
+
+    def run(self) -> None:
+        self._submit()
+        self._wait()
+
+    def on_stream(self) -> OnStream | None:
+        """Its own stream, on a GPU."""
+        own = self._stream
+        return None if own is None else OnStream(own.cuda_stream, self._submit)
+
+    def output(self) -> Array:
+        if self._output is None:
+            raise RuntimeError("prepare() and run() come before output()")
+        logits: Array = self._output.float().cpu().numpy()
+        return logits
+
+    def _lane(self) -> AbstractContextManager[object]:
+        """Where the work goes: this runner's stream, on a GPU."""
+        return nullcontext() if self._stream is None else self._torch.cuda.stream(self._stream)
+
+    def _wait(self) -> None:
+        if self._stream is not None:
+            self._stream.synchronize()
+
+    def _submit(self) -> None:
+        if self._graph is not None:
+            with self._lane():
+                self._graph.replay()
+        else:
+            self._execute()
+
+    def _record(self) -> None:
+        """Some inferences first: capturing must not meet anything that happens only once."""
+        for _ in range(_WARM_RUNS_BEFORE_CAPTURE):
+            self.run()
+        self._check_capturable()
+        graph = self._torch.cuda.CUDAGraph()
+        with self._torch.cuda.graph(graph, stream=self._stream):
+            self._execute()
+        self._graph = graph
+
+    def _check_capturable(self) -> None:
+        """Raises StmdeployError if the warm model cannot be recorded as a CUDA graph."""

@@ -1,0 +1,53 @@
+"""Other exact forms of the backbones, made for the runtimes that will run them.
+
+``reference`` is the form of `stmdeploy.backbones`: plain, and what is counted and verified
+against. ``tokens`` is the same function in two dimensions: constants folded, windows as
+gathers of rows, and whole operators where ONNX has them (Attention, DeformConv,
+RMSNormalization). ``tokens-plain`` is ``tokens`` without those, for runtimes that lack them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stmdeploy.spec.export import LOWERINGS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from stmdeploy.backbones.catalogue import BackboneConfig
+
+REFERENCE, TOKENS, TOKENS_PLAIN = LOWERINGS
+
+
+def forms_of(config: BackboneConfig) -> tuple[str, ...]:
+    """The forms that a backbone has.
+
+    The original Swin has no tokens: its patch merging reads the mean of four pixels from the
+    residual stream, which the centred stream of `tokens` no longer holds.
+    """
+    if config.layout == "swin":
+        return (REFERENCE,)
+    return LOWERINGS
+
+
+def lower(module: nn.Module, form: str) -> nn.Module:
+    """A module in another form; the module itself for ``reference``.
+
+    Args:
+        module: a `Backbone` that has the form, in eval mode; it is not changed.
+        form: one of `forms_of` its configuration.
+
+    Returns:
+        A module that maps N 3 H W to logits, for inference only.
+    """
+    if form == REFERENCE:
+        return module
+    import torch
+
+    from stmdeploy.backbones.lowering.network import LoweredBackbone
+    from stmdeploy.backbones.network import Backbone
+
+    assert isinstance(module, Backbone)
+    with torch.no_grad():
+        return LoweredBackbone(module, plain=form == TOKENS_PLAIN).eval()

@@ -1,0 +1,102 @@
+"""DCNv3 as the standard deformable convolution, its depth-wise 3x3 kernel all ones; or, for
+runtimes without that operator, as bilinear samples of a grid."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stmdeploy.backbones.lowering.operators import ROW_MAJOR, deform_conv
+from stmdeploy.backbones.lowering.tokens import TokenBlock, TokenMlp, as_conv, linear, writer
+from stmdeploy.backbones.mixers.dcn import (
+    POINTS,
+    ChannelNorm,
+    DcnBlock,
+    DeformableConv,
+    sampling_base,
+)
+
+
+class DeformConvSampling(nn.Module):
+    """Offsets, mask and weighted samples by `deform_conv`.
+
+    Channels come first, positions last, as the operator reads them: offsets are a product
+    with the weight on the left, so that nothing large is transposed for them.
+    """
+
+    def __init__(self, attn: DeformableConv) -> None:
+        super().__init__()
+        self.heads = attn.heads
+        # From (x, y) of points in column-major order to (y, x) in row-major order.
+        order = torch.arange(self.heads * POINTS * 2).reshape(self.heads, POINTS, 2)
+        order = order[:, ROW_MAJOR].flip(-1).reshape(-1)
+        self.offset_weight = nn.Parameter(attn.sampling_offsets.weight[order])
+        self.offset_bias = nn.Parameter(attn.sampling_offsets.bias[order][:, None])
+        order = torch.arange(self.heads * POINTS).reshape(self.heads, POINTS)[:, ROW_MAJOR]
+        order = order.reshape(-1)
+        self.mask = linear(attn.attention_weights.weight[order], attn.attention_weights.bias[order])
+
+    def forward(self, tokens: Tensor, value: Tensor) -> Tensor:
+        """tokens: N T C, what offsets and mask are made of; value: N C H W -> N C H W."""
+        offset = self.offset_weight @ tokens.transpose(1, 2) + self.offset_bias
+        logits = self.mask(tokens.reshape(-1, tokens.shape[2]))
+        y: Tensor = deform_conv(value, offset, logits, self.heads)
+        return y
+
+
+class GridSampling(nn.Module):
+    """Offsets, mask and weighted samples by grid sampling.
+
+    The grid runs over -1 .. 1: pixel p of s lies at (2p + 1) / s - 1. That scale is folded
+    into the weights of the offsets, and what is left of it into one constant.
+    """
+
+    base: Tensor
+
+    def __init__(self, attn: DeformableConv, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size, self.heads = size, attn.heads
+        offsets = attn.sampling_offsets
+        side = torch.tensor([size[1], size[0]]).to(offsets.weight)
+        scale = (2 / side).repeat(attn.heads * POINTS)
+        self.offsets = linear(offsets.weight * scale[:, None], offsets.bias * scale)
+        self.register_buffer("base", (2 * sampling_base(size).to(side) + 1) / side - 1)
+        self.mask = linear(attn.attention_weights.weight, attn.attention_weights.bias)
+
+    def forward(self, tokens: Tensor, value: Tensor) -> Tensor:
+        """tokens: N T C, what offsets and mask are made of; value: N C H W -> N C H W."""
+        (h, w), heads = self.size, self.heads
+        rows = tokens.reshape(-1, tokens.shape[2])
+        offsets = self.offsets(rows).reshape(-1, h * w, heads, POINTS, 2).transpose(1, 2)
+        grid = (offsets + self.base).reshape(-1, h * w, POINTS, 2)
+        mask = self.mask(rows).reshape(-1, h * w, heads, POINTS).softmax(-1).transpose(1, 2)
+        samples = F.grid_sample(
+            value.reshape(-1, value.shape[1] // heads, h, w), grid, align_corners=False
+        )
+        y: Tensor = (samples * mask.reshape(-1, 1, h * w, POINTS)).sum(-1)
+        return y.reshape(value.shape)
+
+
+class LoweredDcnBlock(TokenBlock):
+    """`DcnBlock` on tokens in raster order; (N T) C in and out."""
+
+    def __init__(self, block: DcnBlock, size: tuple[int, int], *, plain: bool) -> None:
+        super().__init__(size, plain=plain)
+        attn = block.attn
+        self.norm = block.norm1
+        self.dwconv, norm, self.act = attn.dw_conv
+        assert isinstance(norm, ChannelNorm)
+        self.dw_norm = norm.norm
+        self.sample = GridSampling(attn, size) if plain else DeformConvSampling(attn)
+        self.value = as_conv(attn.value_proj)
+        self.proj = writer(attn.output_proj, block.layer_scales[0])
+        self.mlp = TokenMlp.of(block, plain=plain)
+
+    def mix(self, x: Tensor) -> Tensor:
+        (h, w), c = self.size, x.shape[1]
+        image = x.reshape(-1, h, w, c).permute(0, 3, 1, 2)
+        q = self.act(self.dw_norm(self.dwconv(image).permute(0, 2, 3, 1)))
+        y = self.sample(q.reshape(-1, h * w, c), self.value(image))
+        mixed: Tensor = self.proj(y.flatten(2).transpose(1, 2).reshape(x.shape))
+        return mixed

@@ -1,0 +1,112 @@
+"""Spatial-reduction attention on tokens: the strided convolution becomes a matrix product.
+
+Its kernel equals its stride, so it multiplies disjoint patches; patches are cut from the
+tokens in runs of whole rows.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from stmdeploy.backbones.layers import DepthwiseConv
+from stmdeploy.backbones.lowering.tokens import (
+    BranchNorm,
+    CentredNorm,
+    TokenBlock,
+    TokenMlp,
+    after,
+    as_conv,
+    reader,
+    writer,
+)
+from stmdeploy.backbones.mixers.spatial_reduction import PvtV2Block
+
+
+class ImageMlp(nn.Module):
+    """The pvt_v2 mlp, its hidden map kept N C H W for the depth-wise convolution."""
+
+    def __init__(self, block: PvtV2Block, size: tuple[int, int], *, plain: bool) -> None:
+        super().__init__()
+        assert isinstance(block.mlp.dwconv, DepthwiseConv)
+        self.size = size
+        self.norm = CentredNorm(block.norm2, plain=plain)
+        self.first = as_conv(after(block.norm2, block.mlp.fc1.weight, block.mlp.fc1.bias))
+        self.dwconv = block.mlp.dwconv.dwconv
+        self.act = nn.GELU()
+        self.last = as_conv(writer(block.mlp.fc2, block.layer_scales[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = self.size
+        y = self.norm(x).reshape(-1, h, w, x.shape[1]).permute(0, 3, 1, 2)
+        y = self.last(self.act(self.dwconv(self.first(y))))
+        rows: Tensor = y.permute(0, 2, 3, 1).reshape(x.shape)
+        return rows
+
+
+def _embedding(block: PvtV2Block) -> Tensor | None:
+    """(1, T, C): the position embedding before a block, centred; None if it has none."""
+    embedding = getattr(block, "pos_embed", None)
+    if not isinstance(embedding, Tensor):
+        return None
+    tokens = embedding.detach().permute(0, 2, 3, 1).flatten(1, 2)
+    return tokens - tokens.mean(-1, keepdim=True)
+
+
+class LoweredPvtBlock(TokenBlock):
+    """`PvtBlock` or `PvtV2Block` on tokens in raster order; (N T) C in and out."""
+
+    embedding: Tensor | None
+
+    def __init__(self, block: PvtV2Block, size: tuple[int, int], *, plain: bool) -> None:
+        super().__init__(size, plain=plain)
+        attn = block.attn
+        self.heads, self.reduction = attn.heads, attn.reduction
+        self.register_buffer("embedding", _embedding(block))
+        self.norm = BranchNorm(block.norm1, plain=plain)
+        self.q = reader(
+            block.norm1, attn.q.weight * attn.scale, attn.q.bias * attn.scale, plain=plain
+        )
+        read = block.norm1
+        if self.reduction > 1:
+            read = attn.norm
+            # out in r r -> out (r r in): the order in which tokens of a patch are cut.
+            weight = attn.sr.weight.permute(0, 2, 3, 1).flatten(1)
+            assert attn.sr.bias is not None
+            weight, bias = weight - weight.mean(0), attn.sr.bias - attn.sr.bias.mean()
+            self.reduce = reader(block.norm1, weight, bias, plain=plain, rows=self.reduction**2)
+            self.reduced_norm = BranchNorm(read, plain=plain)
+        (key, value), (key_bias, value_bias) = attn.kv.weight.chunk(2), attn.kv.bias.chunk(2)
+        self.key = reader(read, key, key_bias, plain=plain)
+        self.value = reader(read, value, value_bias, plain=plain)
+        self.proj = writer(attn.proj, block.layer_scales[0])
+        self.mlp = (
+            TokenMlp.of(block, plain=plain)
+            if not block.depthwise_mlp
+            else ImageMlp(block, size, plain=plain)
+        )
+
+    def _source(self, x: Tensor) -> Tensor:
+        """(N T) C -> (N T/r^2) C: what keys and values are made of."""
+        if self.reduction == 1:
+            return x
+        (h, w), r = self.size, self.reduction
+        patches = x.reshape(-1, h // r, r, w // r, r * x.shape[1]).transpose(2, 3)
+        y: Tensor = self.reduced_norm(self.reduce(patches.reshape(-1, r * r * x.shape[1])))
+        return y
+
+    def mix(self, x: Tensor) -> Tensor:
+        tokens = self.size[0] * self.size[1]
+        source = self._source(x)
+        q = self.q(x).reshape(-1, tokens, x.shape[1])
+        k, v = (
+            layer(source).reshape(-1, tokens // self.reduction**2, x.shape[1])
+            for layer in (self.key, self.value)
+        )
+        mixed: Tensor = self.proj(self.attend(q, k, v, None).reshape(x.shape))
+        return mixed
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.embedding is not None:
+            images = x.reshape(-1, *self.embedding.shape[1:]) + self.embedding
+            x = images.reshape(x.shape)
+        return super().forward(x)

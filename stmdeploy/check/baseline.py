@@ -1,0 +1,170 @@
+"""Makes a baseline: measures a sweep, then every row beside the calibration workload."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+
+from stmdeploy.check.bundle import (
+    Baseline,
+    BaselineRow,
+    add_object,
+    new_bundle,
+    row_names,
+    write_baseline,
+)
+from stmdeploy.check.machine import machine_key
+from stmdeploy.check.side_by_side import measure_wave
+from stmdeploy.check.sides import Contender
+from stmdeploy.check.verdict import pair_figure
+from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.files.writing import scratch_folder
+from stmdeploy.hardware.environment import environment
+from stmdeploy.plugins.progress import Progress
+from stmdeploy.results.database import FILE_NAME
+from stmdeploy.results.state import now_utc
+from stmdeploy.results.store import Store
+from stmdeploy.schema.artifact import Artifact, read_artifact
+from stmdeploy.schema.row import Row
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import LOOP, RunSpec
+from stmdeploy.spec.sweep import SweepSpec
+from stmdeploy.sweeps.exports import artifact_for, export_rows, path_of
+from stmdeploy.sweeps.profile import Place, SweepResult, profile
+
+#: The calibration workload as a model; see `workload`, which imports torch.
+WORKLOAD = ModelSpec("stmdeploy.check.workload:network", num_classes=10)
+#: Waves that every row is measured beside the workload.
+_CALIBRATION_WAVES = 10
+
+
+def check_rows(spec: SweepSpec) -> None:
+    """Raises StmdeployError for rows that a check cannot compare."""
+    for run in spec.runs:
+        if run.scenario.name != LOOP or run.in_flight != 1 or run.python:
+            raise StmdeployError(
+                "a baseline holds plain rows: the loop, one request at a time, this Python",
+                "leave --scenario, --in-flight and --python out",
+            )
+
+
+def create_baseline(spec: SweepSpec, path: Path, progress: Progress) -> Baseline:
+    """Measures a sweep and packs it with its artifacts; `path` appears whole or not at all.
+
+    Raises:
+        StmdeployError: bad input, a row that cannot be measured (5), or a file in the way.
+    """
+    check_rows(spec)
+    # The bundle's place first: what cannot be written is told before anything is measured.
+    with new_bundle(path) as bundle, scratch_folder("sweep") as folder:
+        plain = replace(spec, explain=False)
+        result = profile(plain, Place(folder / "sweep"), progress, lambda _: None)
+        failed = [row for row in result.rows if row.failure]
+        if failed:
+            raise StmdeployError(
+                f"{failed[0].model} on {failed[0].runtime}, batch {failed[0].batch}: "
+                f"{failed[0].failure}",
+                "a baseline holds only rows that can be measured",
+                ExitCode.WORKER_FAILED,
+            )
+        workloads = _workloads(spec, folder / "workload", progress)
+        return _filled(spec, result, Store(folder / "sweep"), workloads, bundle, progress)
+
+
+def _workloads(spec: SweepSpec, folder: Path, progress: Progress) -> dict[str, Artifact]:
+    """The calibration workload for every runtime of a sweep."""
+    runtimes = dict.fromkeys(map(workload_run, spec.runs))
+    small = SweepSpec((WORKLOAD,), tuple(runtimes), engine=replace(spec.engine, batch=(1, 1, 1)))
+    found = export_rows(small, folder, progress)
+    return {row.run.runtime: read_artifact(path_of(one)) for row, one in found.items()}
+
+
+def _filled(
+    spec: SweepSpec,
+    result: SweepResult,
+    measured: Store,
+    workloads: dict[str, Artifact],
+    bundle: Path,
+    progress: Progress,
+) -> Baseline:
+    specs = spec.rows()
+    ready = measured.prepared(result.sweep.id)
+    models = {model: ready[position] for position, model in enumerate(spec.models)}
+    artifacts = [read_artifact(path_of(artifact_for(row, models[row.model]))) for row in specs]
+    marks = [workloads[row.run.runtime] for row in specs]
+    calibrated = _calibrate(spec, marks, artifacts, progress)
+    rows = tuple(
+        BaselineRow(
+            name=name,
+            spec=row_spec.to_json(),
+            artifact=add_object(artifact, bundle),
+            workload=add_object(mark, bundle),
+            runtime_version=_version(row),
+            row=row,
+            calibrated=tuple(found.means),
+            logits=found.logits,
+        )
+        for name, row_spec, artifact, mark, row, found in zip(
+            row_names(specs), specs, artifacts, marks, result.rows, calibrated, strict=True
+        )
+    )
+    measured.close()  # its file is whole now
+    shutil.copyfile(measured.folder / FILE_NAME, bundle / FILE_NAME)
+    return write_baseline(
+        Baseline(
+            created_utc=now_utc(),
+            sweep=result.sweep.id,
+            sweep_spec=spec.to_json(),
+            machine=machine_key(specs[0].run.gpu_uuid),
+            environment=environment(),
+            rows=rows,
+            files=(),
+        ),
+        bundle,
+    )
+
+
+def _version(row: Row) -> str:
+    assert row.measurement is not None
+    return row.measurement.runtime_facts.get("version", "")
+
+
+@dataclass
+class _Calibrated:
+    """A row beside the workload: the mean of every wave, and the row's logits."""
+
+    means: list[float] = field(default_factory=list)
+    logits: tuple[float, ...] = ()
+
+
+def _calibrate(
+    spec: SweepSpec, marks: list[Artifact], artifacts: list[Artifact], progress: Progress
+) -> list[_Calibrated]:
+    """Every row beside the workload, wave after wave over all rows."""
+    specs = spec.rows()
+    calibrated = [_Calibrated() for _ in specs]
+    progress.expect(_CALIBRATION_WAVES)
+    for done in range(_CALIBRATION_WAVES):
+        progress.step(f"measuring beside the calibration workload, {done} of {_CALIBRATION_WAVES}")
+        for row, mark, artifact, found in zip(specs, marks, artifacts, calibrated, strict=True):
+            wave = measure_wave(
+                Contender(mark).side(WORKLOAD, workload_run(row.run)),
+                Contender(artifact).side(row.model, row.run),
+                spec.row_timeout_s,
+                random.Random(time.time_ns()),
+                progress,
+            )
+            figures = (pair_figure(p.baseline.inferences, p.candidate.inferences)
+                       for p in wave.pairs)  # fmt: skip
+            found.means.append(fmean(figures))
+            found.logits = wave.pairs[-1].candidate.run.logits
+    return calibrated
+
+
+def workload_run(run: RunSpec) -> RunSpec:
+    """How the workload is run beside a row."""
+    return replace(run, batch=1, precision="fp32")

@@ -1,0 +1,228 @@
+"""The check, in its order: open the baseline, find candidates, compare, judge."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from stmdeploy.check.bundle import BaselineRow, Bundle, open_bundle
+from stmdeploy.check.comparison import Comparison
+from stmdeploy.check.judging import Entry, judge_row
+from stmdeploy.check.machine import machine_key, run_here
+from stmdeploy.check.outcome import CheckedRow, CheckResult
+from stmdeploy.check.policy import Policy
+from stmdeploy.check.side_by_side import SideFailedError, Wave, measure_wave
+from stmdeploy.check.sides import Contender, check_shapes
+from stmdeploy.check.verdict import ALPHA, Spending
+from stmdeploy.check.ways import ByArtifacts, ByInterpreters, ByStoredNumbers, Contest, Way
+from stmdeploy.errors import StmdeployError
+from stmdeploy.plugins.progress import Progress
+from stmdeploy.plugins.registry import exporter_of
+from stmdeploy.plugins.trust import (
+    refuse_wishes,
+    wishes_of_artifact,
+    wishes_of_model,
+    wishes_of_run,
+    wishes_of_sweep,
+)
+from stmdeploy.results.state import now_utc
+from stmdeploy.schema.artifact import Artifact
+from stmdeploy.spec.limits import positive
+from stmdeploy.sweeps.asked import check_interpreters
+from stmdeploy.worker.jobs.job import without_checkpoint
+
+
+@dataclass(frozen=True)
+class CheckSpec:
+    """What is asked of a check.
+
+    Attributes:
+        baseline: a bundle.
+        candidate: another bundle's folder, a folder of artifacts or one artifact; None to
+            export the baseline's models again, or, with interpreters, for its own artifacts.
+        baseline_python, candidate_python: the interpreters of the sides; empty for this one.
+        stored: compare with the stored numbers, and run no baseline.
+        policy: thresholds, budgets, gates.
+        timeout_s: a worker that lives longer is ended.
+        trust: whether programs, addresses and paths that the baseline names are used.
+    """
+
+    baseline: Path
+    candidate: Path | None = None
+    baseline_python: str = ""
+    candidate_python: str = ""
+    stored: bool = False
+    policy: Policy = field(default_factory=Policy)
+    timeout_s: float = 600.0
+    trust: bool = False
+
+    def __post_init__(self) -> None:
+        positive(self.timeout_s, "timeout")
+        if self.stored and self.baseline_python:
+            raise StmdeployError(
+                "--stored runs no baseline", "leave --baseline-python or --stored out"
+            )
+
+    @property
+    def way(self) -> Way:
+        """How it compares."""
+        if self.stored:
+            return ByStoredNumbers(self.candidate, self.candidate_python)
+        if self.candidate is None and (self.baseline_python or self.candidate_python):
+            return ByInterpreters()
+        return ByArtifacts(self.candidate)
+
+
+def check(spec: CheckSpec, progress: Progress) -> CheckResult:
+    """Compares every row of a baseline with its candidate.
+
+    Raises:
+        StmdeployError: bad input (2), or a candidate whose export fails (its code). Workers that
+            fail, outputs that differ and verdicts are in the result.
+    """
+    check_interpreters({spec.baseline_python, spec.candidate_python})
+    way = spec.way
+    with ExitStack() as stack:
+        bundle = stack.enter_context(open_bundle(spec.baseline))
+        _refuse_wishes(spec, bundle)
+        entries = _entries(spec, way, bundle, stack, progress)
+        measured = _compare(spec, way, bundle, entries, progress)
+        return CheckResult(
+            stmdeploy_version=version("stmdeploy"),
+            created_utc=now_utc(),
+            baseline=f"{spec.baseline.name} {bundle.baseline.id}",
+            candidate=_candidate_words(spec, way),
+            way=way.name,
+            machine=machine_key(entries[0].spec.run.gpu_uuid),
+            error_probability=ALPHA,
+            cannot_tell=spec.policy.cannot_tell,
+            rows=tuple(measured),
+        )
+
+
+def _candidate_words(spec: CheckSpec, way: Way) -> str:
+    where = str(spec.candidate or ("exported again" if way.exports_again else "the same artifacts"))
+    return f"{where}, by {spec.candidate_python}" if spec.candidate_python else where
+
+
+def _entries(
+    spec: CheckSpec, way: Way, bundle: Bundle, stack: ExitStack, progress: Progress
+) -> tuple[Entry, ...]:
+    """Every row with what stands for it, ready to be measured."""
+    rows = bundle.baseline.rows
+    runs = {row.name: run_here(row.row_spec.run, progress) for row in rows}
+    for pattern in spec.policy.unused({row.name for row in rows}):
+        progress.warn(f"WARNING: no row of {spec.baseline} matches {pattern!r}")
+    originals = {row.name: bundle.artifact(row.artifact) for row in rows}
+    artifacts = way.candidates(bundle, stack, progress)
+    if spec.candidate is not None:
+        _refuse_programs(spec, rows, artifacts)
+    for row in rows:
+        check_shapes(row.name, originals[row.name].manifest, artifacts[row.name].manifest)
+    return tuple(
+        Entry(
+            row,
+            replace(row.row_spec, run=runs[row.name]),
+            spec.policy.of(row.name),
+            Contender(originals[row.name], spec.baseline_python),
+            Contender(artifacts[row.name], spec.candidate_python),
+        )
+        for row in rows
+    )
+
+
+def _refuse_wishes(spec: CheckSpec, bundle: Bundle) -> None:
+    """Raises StmdeployError for what a baseline names and only somebody who is trusted may."""
+    wishes = list(wishes_of_sweep(bundle.baseline.sweep_asked)) if spec.way.exports_again else []
+    for row in bundle.baseline.rows:
+        asked = row.row_spec
+        exporter = exporter_of(asked.run.runtime)
+        if not exporter.target.holds_code:
+            # A checkpoint is only read to export again.
+            wishes += wishes_of_model(without_checkpoint(asked.model))
+        wishes += wishes_of_run(asked.run)
+        for name in (row.artifact, row.workload):
+            wishes += wishes_of_artifact(Path(name), exporter)
+    refuse_wishes(wishes, str(spec.baseline), trust=spec.trust)
+
+
+def _refuse_programs(
+    spec: CheckSpec, rows: Sequence[BaselineRow], artifacts: Mapping[str, Artifact]
+) -> None:
+    """Raises StmdeployError for compiled artifacts that a folder holds; one that the command line
+    names itself is meant."""
+    wishes = [
+        wish
+        for row in rows
+        for wish in wishes_of_artifact(
+            artifacts[row.name].path, exporter_of(row.row_spec.run.runtime)
+        )
+        if artifacts[row.name].path != spec.candidate
+    ]
+    refuse_wishes(wishes, str(spec.candidate), trust=spec.trust)
+
+
+def _compare(
+    spec: CheckSpec, way: Way, bundle: Bundle, entries: Sequence[Entry], progress: Progress
+) -> list[CheckedRow]:
+    """Wave after wave, each time one of every row that is still open, in random order."""
+    dice = random.Random(time.time_ns())
+    differing = way.differences(bundle.baseline, entries[0].spec.run.gpu_uuid)
+    running = {
+        entry.row.name: _comparison(spec, way.contest(bundle, entry), entry, len(entries), progress)
+        for entry in entries
+    }
+    failures: dict[str, StmdeployError] = {}
+    while open_names := [
+        name
+        for name, comparison in running.items()
+        if not comparison.finished and name not in failures and not differing
+    ]:
+        progress.expect(len(open_names))
+        for name in dice.sample(open_names, len(open_names)):
+            comparison = running[name]
+            progress.step(f"comparing {name}: {len(comparison.pairs)} pairs so far")
+            try:
+                comparison.step()
+            except SideFailedError as error:
+                failures[name] = error
+    return [
+        judge_row(
+            entry,
+            running[entry.row.name],
+            failures.get(entry.row.name),
+            differing,
+            stored=spec.stored,
+        )
+        for entry in entries
+    ]
+
+
+def _comparison(
+    spec: CheckSpec, contest: Contest, entry: Entry, rows: int, progress: Progress
+) -> Comparison:
+    """A row about to be compared, of so many."""
+    dice = random.Random(time.time_ns())
+    artifacts = (contest.against.artifact, entry.candidate.artifact)
+
+    def measured() -> Wave:
+        """A wave of artifacts that are, before and after, what they were when it began."""
+        for artifact in artifacts:
+            artifact.check()
+        wave = measure_wave(contest.other, contest.candidate, spec.timeout_s, dice, progress)
+        for artifact in artifacts:
+            artifact.check()
+        return wave
+
+    return Comparison(
+        measure=measured,
+        estimate=contest.estimate,
+        threshold_percent=contest.threshold_percent,
+        budget_s=entry.policy.budget_s,
+        spending=Spending(rows),
+    )

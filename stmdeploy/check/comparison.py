@@ -1,0 +1,57 @@
+"""One row being compared: wave after wave until its interval answers or its budget is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from stmdeploy.check.side_by_side import Pair, Wave
+from stmdeploy.check.verdict import UNKNOWN, Slowdown, Spending, Verdict, judge, pair_figure
+
+#: Takes the figures of the pairs so far, wave by wave, and the level of a look.
+Estimate = Callable[[Sequence[Sequence[float]], float], Slowdown]
+
+
+@dataclass
+class Comparison:
+    """A row while it is compared.
+
+    Attributes:
+        measure: one more wave.
+        estimate: the slowdown out of the figures.
+        threshold_percent: beyond it a slowdown is a regression.
+        budget_s: no wave begins that would end much later than this.
+        spending: the error this row may still make.
+        pairs, figures: what was measured, and what each pair comes to, wave by wave.
+        spent_s: how long that took.
+    """
+
+    measure: Callable[[], Wave]
+    estimate: Estimate
+    threshold_percent: float
+    budget_s: float
+    spending: Spending
+    pairs: list[Pair] = field(default_factory=list)
+    figures: list[list[float]] = field(default_factory=list)
+    spent_s: float = 0.0
+    slowdown: Slowdown = UNKNOWN
+    verdict: Verdict = Verdict.CANNOT_TELL
+    finished: bool = False
+
+    def step(self) -> None:
+        """Measures one wave, looks, and finishes if that answers or the budget is spent.
+
+        When the budget ends is known before the last look, so that look may spend all that is
+        left of the error.
+        """
+        wave = self.measure()
+        self.spent_s += wave.measured_s
+        self.pairs += wave.pairs
+        self.figures.append(
+            [pair_figure(p.baseline.inferences, p.candidate.inferences) for p in wave.pairs]
+        )
+        last = self.spent_s + self.spent_s / len(self.figures) / 2 > self.budget_s
+        level = self.spending.level(1.0 if last else self.spent_s / self.budget_s)
+        self.slowdown = self.estimate(self.figures, level)
+        self.verdict = judge(self.slowdown, self.threshold_percent)
+        self.finished = last or self.verdict is not Verdict.CANNOT_TELL

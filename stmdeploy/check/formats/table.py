@@ -1,0 +1,58 @@
+"""The check and its baseline as tables, for a terminal and for Markdown."""
+
+from __future__ import annotations
+
+from stmdeploy.check.bundle import Baseline
+from stmdeploy.check.formats import words
+from stmdeploy.check.outcome import CheckResult
+from stmdeploy.report.tables import TextTable, significant
+
+_HEADERS = (
+    "row", "verdict", "slowdown", "interval", "threshold", "baseline ms", "candidate ms", "pairs",
+)  # fmt: skip
+
+
+def check_table(result: CheckResult) -> TextTable:
+    """One line a row, worst first; what to do stands below."""
+    cells = tuple(
+        (
+            row.name,
+            row.verdict,
+            words.slowdown(row),
+            words.interval(row),
+            f"{row.threshold_percent:g} %",
+            words.latency(row.baseline_latency_ms_p50),
+            words.latency(row.candidate_latency_ms_p50),
+            str(row.pairs),
+        )
+        for row in result.rows
+    )
+    error = f"{100 * result.error_probability:g} %"
+    notes = (
+        *(f"{row.name}: {'; '.join(row.advice)}" for row in result.rows if row.advice),
+        f"{words.summary(result)}. Baseline: {result.baseline}; candidate: {result.candidate}. "
+        f"Measured on {result.machine.gpu or result.machine.processor}; all intervals together "
+        f"are wrong with a probability of at most {error}.",
+    )
+    least = ("pairs", "candidate ms", "baseline ms", "threshold", "interval", "slowdown")
+    return TextTable(_HEADERS, cells, left=2, notes=notes, drop_first=least)
+
+
+def baseline_table(baseline: Baseline) -> TextTable:
+    """One line a row of a baseline, as it was measured when that was made."""
+    cells = tuple(
+        (row.name, significant(row.row.measurement.latency_ms_p50), row.runtime_version)
+        for row in baseline.rows
+        if row.row.measurement is not None
+    )
+    notes = (
+        f"baseline {baseline.id}, made {baseline.created_utc[:19]} UTC on "
+        f"{baseline.machine.gpu or baseline.machine.processor}",
+    )
+    headers = ("row", "latency ms", "runtime's version")
+    return TextTable(headers, cells, notes=notes, drop_first=("runtime's version",))
+
+
+def markdown(result: CheckResult) -> str:
+    """The table in Markdown, with a headline; names stay text."""
+    return f"### Latency: {words.summary(result)}\n\n{check_table(result).markdown()}\n"

@@ -1,0 +1,45 @@
+"""Words that several formats share."""
+
+from __future__ import annotations
+
+from stmdeploy.check.outcome import CheckedRow, CheckResult
+from stmdeploy.check.verdict import Verdict
+
+ABSENT = "-"
+
+
+def slowdown(row: CheckedRow) -> str:
+    """``+10.2 %``; faster is negative."""
+    return ABSENT if row.slowdown_percent is None else f"{row.slowdown_percent:+.1f} %"
+
+
+def interval(row: CheckedRow) -> str:
+    """``+7.1 .. +13.4 %``."""
+    if row.slowdown_percent_low is None or row.slowdown_percent_high is None:
+        return ABSENT
+    return f"{row.slowdown_percent_low:+.1f} .. {row.slowdown_percent_high:+.1f} %"
+
+
+def latency(value_ms: float | None) -> str:
+    """Milliseconds in three significant digits."""
+    return ABSENT if value_ms is None else f"{value_ms:.3g}"
+
+
+def sentence(row: CheckedRow) -> str:
+    """A row in one sentence: verdict, slowdown, what to do."""
+    figures = f": {slowdown(row)}, interval {interval(row)}, threshold {row.threshold_percent:g} %"
+    known = "" if row.slowdown_percent is None else figures
+    return "; ".join((f"{row.name}: {row.verdict}{known}", *row.advice))
+
+
+def summary(result: CheckResult) -> str:
+    """How many rows have which verdict."""
+    counts: dict[str, int] = {}
+    for row in result.rows:
+        counts[row.verdict] = counts.get(row.verdict, 0) + 1
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+
+
+def is_good(row: CheckedRow) -> bool:
+    """Whether a row asks for nothing to be done."""
+    return row.verdict in (Verdict.NO_CHANGE, Verdict.IMPROVEMENT)

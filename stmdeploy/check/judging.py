@@ -1,0 +1,185 @@
+"""From a finished comparison to a row of the result: figures, gates, verdict, what to do."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stmdeploy.check.bundle import BaselineRow
+from stmdeploy.check.comparison import Comparison
+from stmdeploy.check.gates import FIDELITY, judge_gates
+from stmdeploy.check.outcome import FAILED, OUTPUTS_DIFFER, CheckedRow, Gate
+from stmdeploy.check.policy import RowPolicy
+from stmdeploy.check.side_by_side import Half, Pair
+from stmdeploy.check.sides import Contender
+from stmdeploy.check.verdict import UNKNOWN, Verdict
+from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.measure.clock import NS_PER_MS
+from stmdeploy.spec.sweep import RowSpec
+
+#: Equal weights must give equal logits, up to what a runtime and a precision may round.
+_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 0.2, "int8-dynamic": 0.2}
+_MS_PER_S = 1000.0
+#: A verdict, and what to do about it.
+Judged = tuple[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the baseline and what is to be compared with it."""
+
+    row: BaselineRow
+    spec: RowSpec
+    policy: RowPolicy
+    baseline: Contender
+    candidate: Contender
+
+
+def judge_row(
+    entry: Entry,
+    comparison: Comparison,
+    failure: StmdeployError | None,
+    differing: tuple[str, ...],
+    *,
+    stored: bool,
+) -> CheckedRow:
+    """A row's figures and its verdict, with what to do about it.
+
+    Args:
+        comparison: as far as it came.
+        failure: what a worker failed with; None if none did.
+        differing: what is different from the machine of stored numbers, in words.
+        stored: whether the other side of the comparison is the calibration workload.
+    """
+    pairs, run = comparison.pairs, entry.spec.run
+    live = [] if stored else pairs
+    gates = judge_gates(entry.policy.gates, entry.baseline.artifact, entry.candidate.artifact, live)
+    slowdown = comparison.slowdown
+    if not failure and stored and not differing:
+        differing = _runtime_differs(entry, pairs)
+    if differing:
+        slowdown = UNKNOWN
+    verdict, advice = _judged(entry, comparison, failure, differing, gates, stored=stored)
+    known = math.isfinite(slowdown.high_percent)
+    before = _latency_ms([pair.baseline for pair in live])
+    after = _latency_ms([pair.candidate for pair in pairs])
+    return CheckedRow(
+        name=entry.row.name,
+        model=entry.spec.model.name,
+        runtime=run.runtime,
+        precision=run.precision,
+        batch=run.batch,
+        verdict=verdict,
+        slowdown_percent=slowdown.percent if known else None,
+        slowdown_percent_low=slowdown.low_percent if known else None,
+        slowdown_percent_high=slowdown.high_percent if known else None,
+        threshold_percent=comparison.threshold_percent,
+        baseline_latency_ms_p50=before,
+        candidate_latency_ms_p50=after,
+        baseline_throughput_images_s=_MS_PER_S * run.batch / before if before else None,
+        candidate_throughput_images_s=_MS_PER_S * run.batch / after if after else None,
+        pairs=len(pairs),
+        measured_s=comparison.spent_s,
+        gates=gates,
+        advice=advice,
+        baseline_samples_ms=_samples_ms([pair.baseline for pair in live]),
+        candidate_samples_ms=_samples_ms([pair.candidate for pair in pairs]),
+    )
+
+
+def _judged(
+    entry: Entry,
+    comparison: Comparison,
+    failure: StmdeployError | None,
+    differing: tuple[str, ...],
+    gates: tuple[Gate, ...],
+    *,
+    stored: bool,
+) -> Judged:
+    """The gravest thing that was found, and what to do about it."""
+    if failure is not None and failure.code is ExitCode.OUTPUTS_DIFFER:
+        return OUTPUTS_DIFFER, (failure.message,)
+    if failure is not None:
+        hint = "run `stmdeploy inspect` on the artifact, and check again"
+        return FAILED, (f"{failure}: {hint}",)
+    distance = _outputs_distance(entry, comparison.pairs, stored=stored)
+    return _fault(gates, distance) or _verdict(entry, comparison, differing, gates)
+
+
+def _verdict(
+    entry: Entry, comparison: Comparison, differing: tuple[str, ...], gates: tuple[Gate, ...]
+) -> Judged:
+    """What is said of the latency, by statistics that are only sometimes allowed."""
+    if differing:
+        return Verdict.CANNOT_TELL, (
+            f"the stored numbers are of another machine or runtime ({'; '.join(differing)}): "
+            "check without --stored, or make a baseline here",
+        )
+    if comparison.verdict is Verdict.REGRESSION:
+        return Verdict.REGRESSION, (
+            "see where the time goes: stmdeploy profile --layers; or raise the row's threshold",
+        )
+    if comparison.verdict is Verdict.CANNOT_TELL:
+        return Verdict.CANNOT_TELL, (
+            "the interval reaches across the threshold: raise the budget, close other programs",
+        )
+    if missing := entry.policy.gates.keys() - {gate.name for gate in gates}:
+        return Verdict.CANNOT_TELL, (
+            f"nothing is known for the gates {', '.join(sorted(missing))}: leave them out, or "
+            "check in a way that measures them",
+        )
+    return comparison.verdict, ()
+
+
+def _fault(gates: tuple[Gate, ...], distance: float | None) -> Judged | None:
+    """What needs no statistics and outweighs them: outputs that differ, gates that are broken."""
+    broken = [gate for gate in gates if gate.broken]
+    told = tuple(
+        f"{gate.name} grew by {gate.growth_percent:.1f} %, allowed are {gate.limit_percent:g} %"
+        for gate in broken
+    )
+    if distance is not None:
+        differ = (
+            f"outputs differ by {distance:.1e} (relative L2) from the baseline's, with the same "
+            "weights: verify the export"
+        )
+        return OUTPUTS_DIFFER, (differ, *told)
+    if any(gate.name == FIDELITY for gate in broken):
+        return OUTPUTS_DIFFER, told
+    return (Verdict.REGRESSION, told) if broken else None
+
+
+def _runtime_differs(entry: Entry, pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """Stored numbers are of a version of the runtime, too."""
+    now = pairs[-1].candidate.run.runtime_facts.get("version", "") if pairs else ""
+    then = entry.row.runtime_version
+    return (f"{entry.spec.run.runtime} was {then}, is {now}",) if pairs and now != then else ()
+
+
+def _outputs_distance(entry: Entry, pairs: Sequence[Pair], *, stored: bool) -> float | None:
+    """How far apart the logits are, where the weights are equal and that is too far."""
+    before, after = (
+        side.artifact.manifest.model.weights.sha256 for side in (entry.baseline, entry.candidate)
+    )
+    if not pairs or before != after:
+        return None
+    theirs = entry.row.logits if stored else pairs[-1].baseline.run.logits
+    mine = pairs[-1].candidate.run.logits
+    norm = math.hypot(*theirs)
+    distance = math.hypot(*(a - b for a, b in zip(mine, theirs, strict=True)))
+    if distance <= _TOLERANCE[entry.spec.run.precision] * norm:
+        return None
+    return distance / norm if norm else math.inf
+
+
+def _samples_ms(halves: Sequence[Half]) -> tuple[float, ...]:
+    return tuple(one.duration_ns / NS_PER_MS for half in halves for one in half.inferences)
+
+
+def _latency_ms(halves: Sequence[Half]) -> float | None:
+    """The median over the calm inferences, or over all where none is."""
+    ones = [one for half in halves for one in half.inferences]
+    calm = [one.duration_ns for one in ones if one.calm] or [one.duration_ns for one in ones]
+    return statistics.median(calm) / NS_PER_MS if calm else None

@@ -1,0 +1,97 @@
+"""What a check comes to: the document that every output format is made of."""
+
+from __future__ import annotations
+
+from stmdeploy.check.bundle import MachineKey
+from stmdeploy.check.policy import Policy
+from stmdeploy.check.verdict import Verdict
+from stmdeploy.errors import ExitCode
+from stmdeploy.schema.document import Document
+
+#: 1: first version.
+CHECK_SCHEMA_VERSION = 1
+#: Verdicts beside those of the statistics.
+FAILED, OUTPUTS_DIFFER = "failed", "outputs differ"
+#: The exit code of a verdict, the gravest first: it is that of the whole check.
+_EXIT_CODES = {
+    OUTPUTS_DIFFER: ExitCode.OUTPUTS_DIFFER,
+    str(Verdict.REGRESSION): ExitCode.REGRESSION,
+    FAILED: ExitCode.WORKER_FAILED,
+    str(Verdict.CANNOT_TELL): ExitCode.CANNOT_TELL,
+}
+
+
+class Gate(Document):
+    """A figure of the candidate against the baseline's; ``growth_percent`` may be ``limit``."""
+
+    name: str
+    unit: str
+    baseline: float
+    candidate: float
+    growth_percent: float
+    limit_percent: float
+    broken: bool
+
+
+class CheckedRow(Document):
+    """One row of a check.
+
+    ``verdict`` is one of `verdict.Verdict`, `FAILED` or `OUTPUTS_DIFFER`. The slowdown and its
+    interval are in per cent, None while nothing is known; faster is negative. Latencies are
+    medians of one inference of the whole batch, over the calm inferences of this check where
+    there are enough; ``baseline_*`` is None where only stored numbers were there. ``advice`` says
+    what to do. Samples are of this check, every process's in turn.
+    """
+
+    name: str
+    model: str
+    runtime: str
+    precision: str
+    batch: int
+    verdict: str
+    slowdown_percent: float | None
+    slowdown_percent_low: float | None
+    slowdown_percent_high: float | None
+    threshold_percent: float
+    baseline_latency_ms_p50: float | None
+    candidate_latency_ms_p50: float | None
+    baseline_throughput_images_s: float | None
+    candidate_throughput_images_s: float | None
+    pairs: int
+    measured_s: float
+    gates: tuple[Gate, ...]
+    advice: tuple[str, ...]
+    baseline_samples_ms: tuple[float, ...]
+    candidate_samples_ms: tuple[float, ...]
+
+
+class CheckResult(Document):
+    """A whole check. ``way`` says how it compared: ``artifacts``, ``interpreters``, ``stored``."""
+
+    schema_version: int = CHECK_SCHEMA_VERSION
+    stmdeploy_version: str
+    created_utc: str
+    baseline: str
+    candidate: str
+    way: str
+    machine: MachineKey
+    error_probability: float
+    cannot_tell: str
+    rows: tuple[CheckedRow, ...]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """That of the gravest verdict; what a check that cannot tell ends with is a setting."""
+        verdicts = {row.verdict for row in self.rows}
+        for verdict, code in _EXIT_CODES.items():
+            if verdict in verdicts:
+                if code is ExitCode.CANNOT_TELL:
+                    return Policy(cannot_tell=self.cannot_tell).cannot_tell_code
+                return code
+        return ExitCode.OK
+
+    def figures(self) -> dict[str, object]:
+        """The document for scripts: everything but the raw samples."""
+        samples = {"baseline_samples_ms", "candidate_samples_ms"}
+        document = self.model_dump(mode="json", exclude={"rows": {"__all__": samples}})
+        return {**document, "exit_code": int(self.exit_code)}

@@ -1,0 +1,197 @@
+"""Two artifacts measured side by side: pairs of fresh processes that take turns.
+
+Several pairs are alive at once, and of all their processes exactly one runs at a time; the
+others wait for their turn without using a processor. So every process sees the machine over the
+whole time of its wave, and what disturbs the machine falls on both sides alike.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from stmdeploy.errors import ExitCode, FailureKind, StmdeployError
+from stmdeploy.files.reading import BYTES_PER_MIB
+from stmdeploy.hardware.machine import memory_available_mib
+from stmdeploy.measure.turns import TURN, Inference, from_words
+from stmdeploy.plugins.progress import Progress
+from stmdeploy.schema.measurement import TurnsRun
+from stmdeploy.worker.client import WORKER, worker_settings
+from stmdeploy.worker.jobs.turns import TurnsJob
+from stmdeploy.worker.lock import machine_lock
+from stmdeploy.worker.process import ASIDE, Worker, WorkerError
+
+#: Every process takes so many turns, ...
+_TURNS = 2
+#: ... and more, up to so many, until each has this many calm inferences.
+_MOST_TURNS, _WANTED_CALM = 4, 6
+#: Pairs that are alive at once: on a GPU each holds device memory, so fewer.
+PAIRS_AT_ONCE = {"cpu": 3, "cuda": 1}
+#: What a process holds beside its model, and how many times its artifact's size the model is.
+_PROCESS_MIB, _ARTIFACT_TIMES = 200.0, 4.0
+#: Of the memory that is free, what all processes together may take.
+_MEMORY_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: what it runs, the size of that, and by which interpreter (empty:
+    this one)."""
+
+    job: TurnsJob
+    artifact_bytes: int
+    python: str = ""
+
+
+@dataclass(frozen=True)
+class Half:
+    """What one process of a pair measured, and what it says of itself."""
+
+    inferences: tuple[Inference, ...]
+    run: TurnsRun
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A process of the baseline and one of the candidate that took turns."""
+
+    baseline: Half
+    candidate: Half
+
+
+@dataclass(frozen=True)
+class Wave:
+    """Pairs that were alive at once, and how long that took, waiting for the machine left out."""
+
+    pairs: list[Pair]
+    measured_s: float
+
+
+class SideFailedError(StmdeployError):
+    """A worker of one side died, hung, or could not load its artifact; or (exit code 4) its
+    outputs are not the model's."""
+
+    def __init__(self, side: str, error: StmdeployError) -> None:
+        differ = error.code is ExitCode.OUTPUTS_DIFFER
+        code = ExitCode.OUTPUTS_DIFFER if differ else ExitCode.WORKER_FAILED
+        super().__init__(f"{side}: {error.message}", error.hint, code, error.kind)
+
+
+@dataclass
+class _Player:
+    """A worker, and what it has measured so far."""
+
+    name: str
+    job: TurnsJob
+    worker: Worker
+    inferences: list[Inference] = field(default_factory=list)
+
+    def take_turn(self) -> list[Inference]:
+        self.worker.send(TURN)
+        return self.listen()
+
+    def listen(self) -> list[Inference]:
+        """What it says next.
+
+        Raises:
+            SideFailedError: it says why it cannot, or nothing more.
+        """
+        try:
+            line = self.worker.receive()
+            if line is not None and line.startswith(ASIDE):
+                return from_words(line.removeprefix(ASIDE))
+            if line is not None:
+                self.job.answer(line)  # says why it cannot
+            self.worker.check_end()
+            raise _ended_midway()
+        except StmdeployError as error:
+            raise SideFailedError(self.name, error) from error
+
+    def end(self) -> Half:
+        """Lets it go; what it measured."""
+        self.worker.finish()
+        try:
+            run = self.job.answer(self.worker.receive() or "")
+        except ValueError as error:
+            raise SideFailedError(self.name, _ended_midway()) from error
+        except StmdeployError as error:
+            raise SideFailedError(self.name, error) from error
+        return Half(tuple(self.inferences), run)
+
+    @property
+    def calm(self) -> int:
+        """How many of its inferences nothing disturbed."""
+        return sum(one.calm for one in self.inferences)
+
+
+def _ended_midway() -> WorkerError:
+    return WorkerError("it ended without an answer", FailureKind.ERROR)
+
+
+def measure_wave(
+    baseline: Side,
+    candidate: Side,
+    timeout_s: float,
+    dice: random.Random,
+    progress: Progress,
+) -> Wave:
+    """Measures a few pairs, all alive at once.
+
+    Args:
+        baseline, candidate: both of the same device.
+        timeout_s: a process that lives longer is ended.
+        dice: decides the order of pairs, and who begins within one.
+        progress: told if something else is being measured on this machine.
+
+    Raises:
+        SideFailedError: a worker of either side failed; the wave is lost.
+    """
+    with machine_lock(progress), ExitStack() as stack:
+        start = time.monotonic()
+        count = pairs_that_fit(baseline, candidate, memory_available_mib())
+        pairs = [
+            (
+                _start(stack, "baseline", baseline, timeout_s),
+                _start(stack, "candidate", candidate, timeout_s),
+            )
+            for _ in range(count)
+        ]
+        for player in (player for pair in pairs for player in pair):
+            player.listen()
+        for done in range(_MOST_TURNS):
+            if done >= _TURNS and all(one.calm >= _WANTED_CALM for pair in pairs for one in pair):
+                break
+            _play(pairs, dice)
+        measured = [Pair(before.end(), after.end()) for before, after in pairs]
+    return Wave(measured, time.monotonic() - start)
+
+
+def pairs_that_fit(baseline: Side, candidate: Side, free_mib: float) -> int:
+    """How many pairs may be alive at once: `PAIRS_AT_ONCE`, fewer of large models, at least one.
+
+    Args:
+        free_mib: host memory that is free.
+    """
+    most = PAIRS_AT_ONCE[baseline.job.run.device]
+    artifacts_mib = (baseline.artifact_bytes + candidate.artifact_bytes) / BYTES_PER_MIB
+    pair_mib = 2 * _PROCESS_MIB + _ARTIFACT_TIMES * artifacts_mib
+    return max(1, min(most, int(_MEMORY_SHARE * free_mib / pair_mib)))
+
+
+def _start(stack: ExitStack, name: str, side: Side, timeout_s: float) -> _Player:
+    try:
+        worker = Worker(WORKER, worker_settings(side.job.run), timeout_s, python=side.python)
+    except WorkerError as error:
+        raise SideFailedError(name, error) from error
+    stack.enter_context(worker)
+    worker.send(side.job.model_dump_json())
+    return _Player(name, side.job, worker)
+
+
+def _play(pairs: list[tuple[_Player, _Player]], dice: random.Random) -> None:
+    """One turn of every process: pairs in random order, and within a pair either one first."""
+    for pair in dice.sample(pairs, len(pairs)):
+        for player in dice.sample(pair, len(pair)):
+            player.inferences += player.take_turn()

@@ -1,0 +1,120 @@
+"""From rows and artifacts to the two sides of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stmdeploy.check.bundle import BaselineRow, Bundle, is_bundle, open_bundle
+from stmdeploy.check.side_by_side import Side
+from stmdeploy.errors import StmdeployError
+from stmdeploy.files.reading import DOCUMENT_MIB, parse_json, read_bytes
+from stmdeploy.plugins.registry import exporter_for_runtime
+from stmdeploy.schema.artifact import Artifact, read_artifact
+from stmdeploy.schema.manifest import Manifest
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSpec
+from stmdeploy.worker.jobs.job import without_checkpoint
+from stmdeploy.worker.jobs.turns import TurnsJob
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An artifact that stands for a row, and the interpreter that runs it."""
+
+    artifact: Artifact
+    python: str = ""
+
+    def side(self, model: ModelSpec, run: RunSpec) -> Side:
+        """What its workers run."""
+        job = TurnsJob(
+            artifact=self.artifact.path.resolve(),
+            model=without_checkpoint(model),
+            run=replace(run, python=""),
+        )
+        return Side(job, self.artifact.size_bytes, self.python)
+
+
+def find_candidates(
+    path: Path, rows: Iterable[BaselineRow], stack: ExitStack
+) -> dict[str, Artifact]:
+    """The artifact at a path that stands for each row, by the row's name.
+
+    Args:
+        path: another baseline, a folder of artifacts, or one artifact.
+        stack: keeps a packed baseline open.
+
+    Raises:
+        StmdeployError: nothing there, or a row that nothing there stands for.
+    """
+    if is_bundle(path):
+        return _of_bundle(stack.enter_context(open_bundle(path)), path, rows)
+    if path.is_dir():
+        beside = sorted(path.rglob("*.json"))
+        artifacts = [read_artifact(one.with_suffix("")) for one in beside if is_manifest(one)]
+    else:
+        artifacts = [read_artifact(path)]
+    if not artifacts:
+        raise StmdeployError(f"{path} holds no artifacts", "stmdeploy export --out FOLDER")
+    return {row.name: _fitting(artifacts, row, path) for row in rows}
+
+
+def _of_bundle(bundle: Bundle, path: Path, rows: Iterable[BaselineRow]) -> dict[str, Artifact]:
+    theirs = {row.name: row for row in bundle.baseline.rows}
+    found = {}
+    for row in rows:
+        if row.name not in theirs:
+            raise StmdeployError(f"{path} has no row {row.name!r}", f"it has: {', '.join(theirs)}")
+        found[row.name] = bundle.artifact(theirs[row.name].artifact)
+    return found
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether a JSON file is the manifest of an artifact."""
+    try:
+        document = parse_json(read_bytes(path, "", "", DOCUMENT_MIB), str(path), "")
+    except StmdeployError:
+        return False
+    return isinstance(document, dict) and document.get("kind") == "stmdeploy-artifact"
+
+
+def _fitting(artifacts: list[Artifact], row: BaselineRow, path: Path) -> Artifact:
+    """The one artifact that is the row's model, in its precision and for its runtime."""
+    spec = row.row_spec
+    target = exporter_for_runtime(spec.run.runtime).target.name
+
+    def fits(manifest: Manifest) -> bool:
+        return (manifest.model.name, manifest.precision, manifest.target) == (
+            spec.model.name, spec.run.precision, target,
+        )  # fmt: skip
+
+    found = [artifact for artifact in artifacts if fits(artifact.manifest)]
+    same_size = [a for a in found if a.manifest.model.image_size == spec.model.image_size]
+    found = same_size or found
+    if len(found) != 1:
+        many = f"{len(found)} artifacts" if found else "no artifact"
+        raise StmdeployError(
+            f"{path} has {many} of {spec.model.name} in {spec.run.precision} for {target}, "
+            f"which row {row.name} needs",
+            "name a folder with one of each, or one artifact",
+        )
+    return found[0]
+
+
+def check_shapes(name: str, baseline: Manifest, candidate: Manifest) -> None:
+    """Raises StmdeployError if the two do not take the same input, or give another output."""
+    for what, then, now in (
+        ("input", baseline.inputs, candidate.inputs),
+        ("output", baseline.outputs, candidate.outputs),
+    ):
+        if then != now:
+            told = [
+                ", ".join(f"{t.name} {t.dtype} {list(t.shape)}" for t in side)
+                for side in (then, now)
+            ]
+            raise StmdeployError(
+                f"{name}: the candidate's {what} is {told[1]}, the baseline's {told[0]}",
+                "compare models of the same shapes, or make a new baseline",
+            )

@@ -1,0 +1,37 @@
+"""`inspect`: what an artifact is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stmdeploy.cli import console
+from stmdeploy.cli.command import REQUIRED, argument, option
+from stmdeploy.cli.options import OUTPUT, JsonOption
+from stmdeploy.errors import StmdeployError
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions(JsonOption):
+    """What is looked at."""
+
+    artifact: Path = argument("Main file of an artifact.", REQUIRED)
+    layers: bool = option(OUTPUT, "Also list the fused layers of an engine.", False)
+
+
+def inspect(options: InspectOptions) -> None:
+    """Verify an artifact's hashes, and show what it is and where its MACs and bytes are."""
+    from stmdeploy.report.artifact import artifact_tables, engine_layers, layer_table
+    from stmdeploy.schema.artifact import read_artifact
+
+    read = read_artifact(options.artifact)
+    if options.layers and read.manifest.engine is None:
+        raise StmdeployError(
+            f"{options.artifact} is no engine, and has no fused layers", "leave --layers out"
+        )
+    document = {"path": str(options.artifact), **read.manifest.model_dump(mode="json")}
+    tables = list(artifact_tables(read))
+    if options.layers:
+        document["layers"] = [one.model_dump() for one in engine_layers(read)]
+        tables.append(layer_table(read))
+    console.show(document, *tables, json=options.json)

@@ -1,0 +1,94 @@
+"""A TOML file that asks for a sweep: its keys are the flags of ``profile`` without dashes.
+
+``image_size = [224, 448]``; a list takes one value or several. A flag on the command line is
+stronger than the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from stmdeploy.cli.command import flag_of, is_list, parse_list
+from stmdeploy.cli.options import SweepOptions
+from stmdeploy.errors import StmdeployError, nearest
+from stmdeploy.files.reading import printable, read_toml
+from stmdeploy.plugins.trust import Wish, refuse_wishes
+
+#: Keys that make the command do more than build a backbone of the catalogue.
+_WISHES = {
+    "model": "to run Python code",
+    "python": "to start a program",
+    "checkpoint": "to read or fetch a checkpoint",
+    "calibration": "to read images of a folder",
+    "timing_cache_file": "to read and write a file",
+}
+
+
+def with_file(options: SweepOptions, path: Path | None, *, trust: bool) -> SweepOptions:
+    """Options, and where one is not given, what a file says, if one is named.
+
+    Raises:
+        StmdeployError: as `read_options`; or the file names a program, an address or a folder to
+            be used, and is not trusted.
+    """
+    if path is None:
+        return options
+    read, nothing = read_options(path), SweepOptions()
+    given = {
+        f.name: value
+        for f in fields(options)
+        if (value := getattr(options, f.name)) != getattr(nothing, f.name)
+    }
+    used, flags = replace(read, **given), {one.name: flag_of(one) for one in fields(options)}
+    wishes = [
+        Wish(would, ", ".join(value) if isinstance(value, tuple) else str(value), flags[name])
+        for name, would in _WISHES.items()
+        if (value := getattr(used, name)) and name not in given
+    ]
+    refuse_wishes(wishes, f"--sweep {path}", trust=trust, has_flags=True)
+    return used
+
+
+def read_options(path: Path) -> SweepOptions:
+    """The options in a TOML file.
+
+    Raises:
+        StmdeployError: no such file, no TOML, an unknown key, or a value of another kind.
+    """
+    table = read_toml(path, "--sweep", "give a TOML file: see the README")
+    known = get_type_hints(SweepOptions)
+    values = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            shown = printable(key)[:60]
+            raise StmdeployError(f"{path}: unknown key {shown!r}", nearest(name[:60], known))
+        values[name] = _as_kind(known[name], value, f"{path}: {key}")
+    return SweepOptions(**values)
+
+
+def _as_kind(kind: Any, value: Any, where: str) -> Any:
+    """A TOML value as what a flag takes."""
+    items = value if isinstance(value, list) else [value]
+    if any(isinstance(text, str) and text != printable(text) for text in items):
+        raise StmdeployError(
+            f"{where} holds control characters", "write the value as on the command line"
+        )
+    if is_list(kind):
+        if all(isinstance(item, (str, int)) and not isinstance(item, bool) for item in items):
+            return parse_list(kind, [str(item) for item in items], where)
+    elif kind == Path | None and isinstance(value, str):
+        return Path(value)
+    elif type(value) in (bool, str) and kind == type(value) | None:
+        return value
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        if kind == float | None:
+            return float(value)
+        if kind == int | None and isinstance(value, int):
+            return value
+    shown = printable(repr(value))[:60]
+    raise StmdeployError(
+        f"{where} = {shown} is not understood", "write the value as on the command line"
+    )

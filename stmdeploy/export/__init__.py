@@ -1,0 +1,1 @@
+"""From a built model to a verified artifact."""

@@ -1,0 +1,201 @@
+"""One artifact, from a built model: lower -> export -> verify -> judge -> seal -> publish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stmdeploy.backbones.lowering import lower
+from stmdeploy.backbones.source import BuiltModel, build_module
+from stmdeploy.errors import DestinationError, StmdeployError
+from stmdeploy.export.calibration import ExportImages, images_for
+from stmdeploy.export.graph import graph_cost, operations
+from stmdeploy.export.promises import check_precision, forms_for, why_not
+from stmdeploy.export.verification import (
+    Reference,
+    draft_runner,
+    fidelity,
+    verified_batches,
+    verify,
+)
+from stmdeploy.files.writing import staging
+from stmdeploy.hardware.machine import available_threads
+from stmdeploy.plugins.exporter import Diagnosis, Exporter, Work
+from stmdeploy.plugins.progress import Progress
+from stmdeploy.plugins.runner import Runner
+from stmdeploy.schema.artifact import Artifact, file_info, publish_artifact
+from stmdeploy.schema.manifest import Draft, Fidelity, Manifest, Verification
+from stmdeploy.spec.export import ExportSpec
+from stmdeploy.spec.run import RunSpec
+
+if TYPE_CHECKING:
+    from stmdeploy.plugins.runner import Array
+
+#: Images per inference when an artifact is judged.
+_JUDGING_BATCH = 4
+
+
+def export_built(
+    built: BuiltModel, exporter: Exporter, spec: ExportSpec, progress: Progress
+) -> Artifact:
+    """Writes an artifact and its manifest into a scratch folder, verifies, then renames.
+
+    A form that is known to fail, or does, gives way to the next best that the target takes, unless
+    the form was asked for; `progress` is told, and the manifest keeps why.
+
+    Raises:
+        StmdeployError: bad input (2), or outputs that differ from PyTorch (4).
+    """
+    check_precision(exporter, spec.precision)
+    images = images_for(spec, progress)
+    forms, notes = _forms(built, exporter, spec, progress)
+    first: StmdeployError | None = None
+    for attempt, form in enumerate(forms):
+        progress_of = progress.detail if attempt else progress.step
+        export = _Export(built, exporter, spec, form, images, progress_of, progress.detail)
+        try:
+            return export.published(notes)
+        except DestinationError:
+            raise
+        except StmdeployError as error:
+            first = first or error
+            notes.append(f"{form} does not work: {error.message}")
+            if attempt + 1 < len(forms):
+                progress.warn(
+                    f"WARNING: {spec.model.name} as {form} does not work for {spec.target} here, "
+                    f"{forms[attempt + 1]} is tried instead: {error.message}"
+                )
+    assert first is not None
+    raise first
+
+
+def _forms(
+    built: BuiltModel, exporter: Exporter, spec: ExportSpec, progress: Progress
+) -> tuple[list[str], list[str]]:
+    """The forms to try, and what is to be said of those that are known to fail."""
+    forms = forms_for(built.config, exporter, spec.precision, spec.opset)
+    if spec.lowering is not None:
+        if spec.lowering not in forms:
+            raise StmdeployError(
+                f"{spec.model.name} has no form {spec.lowering!r} for {exporter.target.name}",
+                f"leave --lowering out, or choose one of: {', '.join(forms)}",
+            )
+        return [spec.lowering], []
+    if built.config is None:
+        return forms, []
+    whys = {form: why_not(built.config, exporter, spec.precision, form) for form in forms}
+    usable = [form for form in forms if not whys[form]] or forms
+    best = forms.index(usable[0])
+    notes = [f"{form}: {whys[form]}" for form in forms[:best]]
+    for note in notes:
+        progress.warn(f"{spec.model.name} for {spec.target} as {usable[0]}, not as {note}")
+    return usable, notes
+
+
+@dataclass(frozen=True)
+class _Export:
+    """One attempt: a model in one form, for one target."""
+
+    built: BuiltModel
+    exporter: Exporter
+    spec: ExportSpec
+    form: str
+    images: ExportImages
+    step: Callable[[str], None]
+    tell: Callable[[str], None]
+
+    def published(self, notes: Sequence[str]) -> Artifact:
+        """Exports into a scratch folder, verifies, and renames into place.
+
+        Raises:
+            StmdeployError: as `export_built`.
+        """
+        spec = self.spec
+        with staging(spec.folder) as scratch:
+            self.step(f"exporting {spec.model.name} to {spec.target}, {spec.precision}")
+            start = time.perf_counter()
+            draft = self.exporter.export(self._work(scratch))
+            export_s = time.perf_counter() - start
+            self.step(f"verifying {spec.model.name} for {spec.target}, {spec.precision}")
+            verification, judged = self._checked(scratch, draft)
+            graph = scratch / draft.graph if draft.graph else None
+            manifest = Manifest(
+                state="built, not run" if draft.not_run else "verified",
+                target=spec.target,
+                precision=spec.precision,
+                lowering=self.form,
+                notes=tuple(notes),
+                model=self.built.info,
+                files=tuple(file_info(scratch / name) for name in draft.files),
+                verification=verification,
+                fidelity=judged,
+                cost=graph_cost(graph) if graph and draft.graph_is_exact else None,
+                operations=operations(graph) if graph else (),
+                created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+                export_s=export_s,
+                **{
+                    **draft.model_dump(exclude={"files", "graph", "graph_is_exact"}),
+                    "versions": {"stmdeploy": version("stmdeploy"), **draft.versions},
+                },
+            ).sealed()
+            return publish_artifact(scratch, manifest, spec.folder)
+
+    def _work(self, scratch: Path) -> Work:
+        return Work(
+            module=lower(self.built.module, self.form),
+            form=self.form,
+            info=self.built.info,
+            spec=self.spec,
+            folder=scratch,
+            images=self.images.calibrating,
+            images_source=self.images.source,
+            tell=self.tell,
+        )
+
+    def _checked(self, scratch: Path, draft: Draft) -> tuple[Verification, Fidelity | None]:
+        """What the written files give, against the module in float64."""
+        spec, exporter = self.spec, self.exporter
+        main, reference = scratch / draft.files[0], _reference(self.built, spec)
+
+        def load(batch: int) -> Runner:
+            threads = available_threads()
+            run = RunSpec(exporter.target.runtimes[0], batch, threads, precision=spec.precision)
+            return draft_runner(exporter, main, draft, run, lambda: build_module(spec.model))
+
+        def explain(images: Array) -> str:
+            if isinstance(exporter, Diagnosis):
+                return exporter.explain(main, draft, images)
+            return ""
+
+        verification = verify(
+            load,
+            reference.known,
+            spec.model.image_size,
+            spec.precision,
+            exporter.target.tolerances[spec.precision],
+            explain,
+            verified_batches(draft),
+        )
+        if self.images.judging is None:
+            return verification, None
+        batch = _JUDGING_BATCH
+        if draft.engine and not draft.not_run:
+            batch = min(max(batch, draft.engine.batch[0]), draft.engine.batch[2])
+        return verification, fidelity(load, reference, self.images, explain, batch)
+
+
+#: The latest reference, with what it is of: the same serves every target and precision.
+_references: dict[object, Reference] = {}
+
+
+def _reference(built: BuiltModel, spec: ExportSpec) -> Reference:
+    key = (spec.model, built.info.weights.sha256)
+    if key not in _references:
+        _references.clear()
+        _references[key] = Reference(built.module, spec.model.image_size)
+    return _references[key]

@@ -1,0 +1,69 @@
+"""Images that set the scales of int8, and others that judge every low precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stmdeploy.backbones.images import load_images
+from stmdeploy.plugins.progress import Progress
+from stmdeploy.spec.export import CalibrationSpec, ExportSpec
+
+if TYPE_CHECKING:
+    from stmdeploy.plugins.runner import Array
+
+_FULL, _RANDOM = "fp32", "random"
+_CALIBRATION_SEED, _JUDGING_SEED = 1, 2
+
+
+@dataclass(frozen=True)
+class ExportImages:
+    """Images for one export, N 3 H W, normalised; None where they are not needed.
+
+    Attributes:
+        calibrating: set the scales of int8.
+        judging: others, which say what a low precision keeps.
+        source: ``random``, or the name of the folder that they are from.
+    """
+
+    calibrating: Array | None = None
+    judging: Array | None = None
+    source: str = ""
+
+
+def images_for(spec: ExportSpec, progress: Progress) -> ExportImages:
+    """What an export needs, read or made.
+
+    Raises:
+        StmdeployError: the folder holds no image that can be read.
+    """
+    if spec.precision == _FULL:
+        return ExportImages()
+    static = spec.precision == "int8"
+    if spec.calibration.folder is None:
+        if static:
+            progress.warn(
+                "WARNING: int8 scales are set with random images, which no photograph looks "
+                "like: good enough for latency, wrong for accuracy. Give --calibration FOLDER."
+            )
+        calibrating, judging = _random_images(spec.calibration, spec.model.image_size)
+        return ExportImages(calibrating if static else None, judging, _RANDOM)
+    folder = spec.calibration.folder
+    progress.step(f"reading images of {folder}")
+    images = load_images(folder, 2 * spec.calibration.images, spec.model.image_size, progress.warn)
+    if len(images) == 1:
+        progress.warn(f"{folder} holds one image: it sets the scales and judges them")
+    # Every other image, so that no scale is judged by the image that set it.
+    halves = (images[::2], images[1::2] if len(images) > 1 else images)
+    return ExportImages(halves[0] if static else None, halves[1], folder.resolve().name)
+
+
+def _random_images(spec: CalibrationSpec, size: tuple[int, int]) -> tuple[Array, Array]:
+    import numpy as np
+
+    shape = (spec.images, 3, *size)
+    calibrating, judging = (
+        np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+        for seed in (_CALIBRATION_SEED, _JUDGING_SEED)
+    )
+    return calibrating, judging

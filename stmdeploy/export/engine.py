@@ -1,0 +1,110 @@
+"""Engines built where they run: looked up by what they depend on, or built and verified."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from stmdeploy.errors import StmdeployError
+from stmdeploy.export.verification import draft_runner, verified_batches, verify
+from stmdeploy.files.writing import staging
+from stmdeploy.hardware.nvml import driver_version
+from stmdeploy.plugins.exporter import BuildWork, EngineBuilder, Exporter
+from stmdeploy.plugins.progress import Progress
+from stmdeploy.plugins.registry import exporter_for_target
+from stmdeploy.plugins.runner import Runner
+from stmdeploy.schema.artifact import Artifact, file_info, publish_artifact, read_artifact
+from stmdeploy.schema.manifest import Draft, Verification
+from stmdeploy.spec.export import EngineSpec
+from stmdeploy.spec.run import RunSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def built_engine(
+    source_path: Path, run: RunSpec, engine: EngineSpec, folder: Path, progress: Progress
+) -> Artifact:
+    """The engine of a source on this machine: found in a folder of engines, or built into it.
+
+    An engine is looked up by what it depends on: the source's content, the GPU and its driver,
+    the builder's version, and the settings. A new one is verified against the outputs that its
+    source says the model gives, where it can run.
+
+    Raises:
+        StmdeployError: a source that was changed, a build that failed, or outputs that differ.
+    """
+    source = read_artifact(source_path)
+    exporter = exporter_for_target(source.manifest.target)
+    assert isinstance(exporter, EngineBuilder)
+    key = engine_key(source, exporter.engine_key(engine), run, engine)
+    name = source.path.name.removesuffix(f".{exporter.target.name}.onnx") + exporter.target.suffix
+    place = folder / key
+    with suppress(StmdeployError):
+        return read_artifact(place / name)  # what is not whole is built again
+    progress.step(f"building {name}")
+    with staging(place) as scratch:
+        draft = exporter.build(source, BuildWork(engine, scratch, progress.detail))
+        verification = _verified(exporter, source, scratch / draft.files[0], draft, run)
+        manifest = source.manifest.model_copy(
+            update={
+                "state": "built, not run" if draft.not_run else "verified",
+                "not_run": draft.not_run,
+                "files": tuple(file_info(scratch / name) for name in draft.files),
+                "engine": draft.engine,
+                "versions": {**source.manifest.versions, **draft.versions},
+                "verification": verification,
+                "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+        ).sealed()
+        publish_artifact(scratch, manifest, place)
+    return read_artifact(place / name)
+
+
+def engine_key(source: Artifact, builder: dict[str, str], run: RunSpec, engine: EngineSpec) -> str:
+    """What engines of one source may differ by, as one word."""
+    depends = {
+        **builder,
+        "gpu": run.gpu_name,
+        "driver": driver_version(),
+        "settings": TypeAdapter(EngineSpec).dump_json(engine).decode(),
+        "source": [file.sha256 for file in source.manifest.files],
+        "stmdeploy": version("stmdeploy"),
+    }
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _verified(
+    exporter: Exporter, source: Artifact, main: Path, draft: Draft, run: RunSpec
+) -> Verification:
+    """The engine against what the model is known to give; the source's own word where it cannot
+    run."""
+    mine = source.manifest.verification
+    if draft.not_run:
+        return mine
+
+    def built(batch: int) -> Runner:
+        return draft_runner(exporter, main, draft, replace(run, batch=batch), _no_module)
+
+    return verify(
+        built,
+        mine.outputs,
+        source.manifest.model.image_size,
+        source.manifest.precision,
+        mine.tolerance_relative_l2,
+        lambda _: "",
+        verified_batches(draft),
+    )
+
+
+def _no_module() -> nn.Module:
+    """Engines and graphs need none."""
+    raise AssertionError("an engine asked for its module")

@@ -1,0 +1,172 @@
+"""What is promised to work: every backbone, target, precision, lowering and task, each with yes, or
+no and why. ``promises.toml`` is the table; `stmdeploy list promises`, the tests and `make nightly`
+read it, and an export follows it.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from stmdeploy.backbones.catalogue import BackboneConfig, list_backbones, resolve
+from stmdeploy.backbones.lowering import REFERENCE, forms_of
+from stmdeploy.errors import StmdeployError
+from stmdeploy.plugins.exporter import Exporter
+from stmdeploy.plugins.registry import exporters
+from stmdeploy.spec.export import HIGHEST_INT8_OPSET, LOWERINGS, LOWEST_OPSET, PRECISIONS
+
+TASKS = ("classification", "detection")
+CLASSIFICATION = TASKS[0]
+
+
+class _Claim(BaseModel):
+    """An entry of the table; an empty tuple fits everything."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+    precision: tuple[str, ...] = ()
+    lowering: tuple[str, ...] = ()
+    stm: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
+    layout: tuple[str, ...] = ()
+    default: bool | None = None
+    versions: dict[str, str] = {}
+    claim: Literal["no", "untried"]
+    why: str
+
+
+@dataclass(frozen=True)
+class Promise:
+    """One combination. ``claim`` is yes, no or untried; ``why`` is empty for a yes."""
+
+    model: str
+    target: str
+    precision: str
+    lowering: str
+    task: str
+    claim: str
+    why: str
+
+
+@cache
+def _claims() -> tuple[_Claim, ...]:
+    text = resources.files("stmdeploy.export").joinpath("promises.toml").read_text("utf-8")
+    return tuple(_Claim.model_validate(entry) for entry in tomllib.loads(text)["claim"])
+
+
+def promise(
+    config: BackboneConfig,
+    exporter: Exporter,
+    precision: str,
+    lowering: str,
+    task: str = CLASSIFICATION,
+) -> Promise:
+    """What is promised of one combination."""
+    kinds = _kinds(config, exporter, precision, lowering, task)
+    default = default_form(config, exporter, precision) == lowering
+    claim, why = "yes", ""
+    found = next((e for e in _claims() if e.default in (None, default) and _fits(e, kinds)), None)
+    if found is not None:
+        claim, why = found.claim, _reason(found)
+    elif precision not in exporter.target.tolerances:
+        claim, why = "no", f"{exporter.target.name} writes no {precision}"
+    elif lowering not in exporter.lowerings:
+        claim, why = "no", f"{exporter.target.name} takes no form {lowering}"
+    return Promise(config.name, exporter.target.name, precision, lowering, task, claim, why)
+
+
+def promises() -> Iterator[Promise]:
+    """Every combination of the catalogue and the installed exporters."""
+    for name in list_backbones():
+        for exporter in exporters().values():
+            for precision in PRECISIONS:
+                for lowering in LOWERINGS:
+                    for task in TASKS:
+                        yield promise(resolve(name), exporter, precision, lowering, task)
+
+
+def forms_for(
+    config: BackboneConfig | None, exporter: Exporter, precision: str, opset: int | None = None
+) -> list[str]:
+    """The forms that a model can be exported in, the best first; a user's own as it is.
+
+    Args:
+        config: None for a model of the user's.
+        opset: as asked for; None for whatever the form wants.
+    """
+    has = forms_of(config) if config is not None else (REFERENCE,)
+    highest = max(LOWEST_OPSET.values()) if opset is None else opset
+    if precision.startswith("int8"):
+        highest = min(highest, HIGHEST_INT8_OPSET)
+    forms = [f for f in exporter.lowerings if f in has and LOWEST_OPSET[f] <= highest]
+    return forms or [REFERENCE]
+
+
+def default_form(config: BackboneConfig, exporter: Exporter, precision: str) -> str:
+    """The form that a target takes by itself: the best that is not known to fail."""
+    forms = forms_for(config, exporter, precision)
+    return next((f for f in forms if not why_not(config, exporter, precision, f)), forms[0])
+
+
+def why_not(config: BackboneConfig, exporter: Exporter, precision: str, lowering: str) -> str:
+    """Why a form is known not to work; empty if it is not known to."""
+    kinds = _kinds(config, exporter, precision, lowering, CLASSIFICATION)
+    of_forms = (e for e in _claims() if e.claim == "no" and e.lowering and e.default is None)
+    return next((_reason(entry) for entry in of_forms if _fits(entry, kinds)), "")
+
+
+def check_precision(exporter: Exporter, precision: str) -> None:
+    """Raises StmdeployError, which says why, for a precision that a target cannot write."""
+    if precision in exporter.target.tolerances:
+        return
+    whys = [
+        f": {entry.why}"
+        for entry in _claims()
+        if exporter.target.name in entry.target
+        and precision in entry.precision
+        and not entry.lowering
+    ]
+    raise StmdeployError(
+        f"target {exporter.target.name!r} has no precision {precision!r}{''.join(whys[:1])}",
+        f"choose one of: {', '.join(exporter.target.tolerances)}",
+    )
+
+
+def _kinds(
+    config: BackboneConfig, exporter: Exporter, precision: str, lowering: str, task: str
+) -> dict[str, str]:
+    """What entries of the table speak of."""
+    return {
+        "task": task,
+        "target": exporter.target.name,
+        "precision": precision,
+        "lowering": lowering,
+        "stm": config.stm,
+        "model": config.name,
+        "layout": config.layout,
+    }
+
+
+def _fits(entry: _Claim, kinds: dict[str, str]) -> bool:
+    """Whether an entry is of a combination, and of the versions that are installed."""
+    named = {key: getattr(entry, key) for key in kinds}
+    if any(words and kinds[key] not in words for key, words in named.items()):
+        return False
+    try:
+        return all(version(package) == wanted for package, wanted in entry.versions.items())
+    except PackageNotFoundError:
+        return False
+
+
+def _reason(entry: _Claim) -> str:
+    named = ", ".join(f"{package} {number}" for package, number in entry.versions.items())
+    return entry.why + (f" (with {named})" if named else "")

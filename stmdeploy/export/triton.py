@@ -1,0 +1,87 @@
+"""Artifacts as models of a Triton Inference Server repository."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from stmdeploy.errors import StmdeployError
+from stmdeploy.files.writing import staging
+from stmdeploy.schema.artifact import Artifact
+from stmdeploy.schema.manifest import TensorInfo
+
+#: By target: Triton's backend, and the names it gives the files, by their suffixes.
+_BACKENDS = {
+    "onnx": ("onnxruntime", {".onnx": "model.onnx"}),
+    "openvino": ("openvino", {".xml": "model.xml", ".bin": "model.bin"}),
+    "tensorrt": ("tensorrt", {".engine": "model.plan"}),
+}
+_DTYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16"}
+_VERSION = "1"
+
+
+def write_repository(artifact: Artifact, root: Path, max_batch: int) -> Path:
+    """Writes ``root/NAME/config.pbtxt`` and ``root/NAME/1/``; an older one is replaced.
+
+    Args:
+        artifact: of a target that Triton has a backend for; its files are copied.
+        root: the model repository.
+        max_batch: the most images that the server puts into one inference.
+
+    Returns:
+        The folder of the model.
+
+    Raises:
+        StmdeployError: no backend for the target.
+    """
+    manifest = artifact.manifest
+    check_target(manifest.target)
+    backend, names = _BACKENDS[manifest.target]
+    name = f"{artifact.path.stem}-{manifest.target}"
+    with staging(root) as scratch:
+        model = scratch / name
+        (model / _VERSION).mkdir(parents=True)
+        for file in manifest.files:
+            # The data of a large ONNX file keeps its name: the model refers to it by that.
+            suffix = Path(file.name).suffix
+            known = file.name if suffix == ".data" else names.get(suffix)
+            if known:
+                shutil.copyfile(artifact.path.with_name(file.name), model / _VERSION / known)
+        config = _config(name, backend, max_batch, manifest.inputs, manifest.outputs)
+        (model / "config.pbtxt").write_text(config, "utf-8")
+        if (root / name).exists():
+            (root / name).rename(scratch / f"{name}.old")
+        model.rename(root / name)
+    return root / name
+
+
+def check_target(target: str) -> None:
+    """Raises StmdeployError for a target that Triton has no backend for."""
+    if target not in _BACKENDS:
+        raise StmdeployError(
+            f"Triton has no backend for target {target!r}",
+            f"choose one of: {', '.join(_BACKENDS)}",
+        )
+
+
+def _config(
+    name: str,
+    backend: str,
+    max_batch: int,
+    inputs: tuple[TensorInfo, ...],
+    outputs: tuple[TensorInfo, ...],
+) -> str:
+    return (
+        f'name: "{name}"\n'
+        f'backend: "{backend}"\n'
+        f"max_batch_size: {max_batch}\n"
+        f"input [ {', '.join(map(_tensor, inputs))} ]\n"
+        f"output [ {', '.join(map(_tensor, outputs))} ]\n"
+        "dynamic_batching { }\n"
+    )
+
+
+def _tensor(tensor: TensorInfo) -> str:
+    """A tensor without its batch, which Triton adds by itself."""
+    dims = ", ".join(str(dim) for dim in tensor.shape[1:])
+    return f'{{ name: "{tensor.name}" data_type: {_DTYPES[tensor.dtype]} dims: [ {dims} ] }}'

@@ -1,0 +1,87 @@
+"""The GPUs of this machine, and the one that ``--gpu`` means."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+
+from stmdeploy.errors import StmdeployError
+from stmdeploy.hardware.machine import available_threads, processor_name
+from stmdeploy.hardware.nvml import EXCLUSIVE, PROHIBITED, Gpu, all_gpus, binding
+from stmdeploy.hardware.profiles import Profile, find_profiles
+
+
+def installed_gpus() -> tuple[Gpu, ...]:
+    """The NVIDIA GPUs that this process may use; empty without a driver, or without NVML.
+
+    Those that ``CUDA_VISIBLE_DEVICES`` leaves out belong to somebody else.
+    """
+    return visible_gpus(all_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def visible_gpus(gpus: Sequence[Gpu], visible: str | None) -> tuple[Gpu, ...]:
+    """Those GPUs that ``CUDA_VISIBLE_DEVICES`` allows, by index or by how a UUID begins."""
+    if visible is None:
+        return tuple(gpus)
+    words = [word.strip() for word in visible.split(",")]
+    return tuple(
+        gpu
+        for index, gpu in enumerate(gpus)
+        if any(word == str(index) or (word and gpu.uuid.startswith(word)) for word in words)
+    )
+
+
+def find_gpu(name: str) -> tuple[Gpu, Profile]:
+    """A GPU that must be in this machine, by the name of its profile or of a family.
+
+    Raises:
+        StmdeployError: unknown name; no such GPU here; two kinds of the family; or a GPU that
+            is divided by MIG, prohibited, or held by a process in exclusive mode.
+    """
+    wanted = find_profiles(name)
+    here = [
+        (gpu, profile) for gpu in installed_gpus() for profile in wanted if profile.fits(gpu.name)
+    ]
+    if not here:
+        titles = " or ".join(profile.title for profile in wanted)
+        raise StmdeployError(
+            f"this machine has no {titles}: it has {describe_machine()}{why_no_gpus()}",
+            "run on a machine with that GPU, or leave --gpu out to measure the CPU",
+        )
+    kinds = list(dict.fromkeys(profile.name for _, profile in here))
+    if len(kinds) > 1:
+        raise StmdeployError(
+            f"--gpu {name} is {' and '.join(kinds)} here", f"say which: --gpu {kinds[0]}"
+        )
+    usable = [(gpu, profile) for gpu, profile in here if not _why_not(gpu)]
+    if not usable:
+        raise StmdeployError(
+            f"{here[0][0].name} {_why_not(here[0][0])}",
+            "free it: see `nvidia-smi -q -d COMPUTE` and `nvidia-smi mig`",
+        )
+    return usable[0]
+
+
+def _why_not(gpu: Gpu) -> str:
+    """Why a GPU cannot be measured as a whole one; empty if it can."""
+    if gpu.sliced:
+        return "is divided by MIG, and the profile is of a whole one"
+    if gpu.mode == PROHIBITED:
+        return "is in compute mode prohibited"
+    if gpu.mode == EXCLUSIVE and gpu.users:
+        return "is in exclusive-process mode, and another process has it"
+    return ""
+
+
+def why_no_gpus() -> str:
+    """What to type where the driver is installed and its Python binding is not; else empty."""
+    if binding() is None and shutil.which("nvidia-smi"):
+        return " (NVML cannot be asked: pip install 'stmdeploy[gpu]')"
+    return ""
+
+
+def describe_machine() -> str:
+    """Processor and GPUs in a few words."""
+    gpus = ", ".join(gpu.name for gpu in installed_gpus()) or "no NVIDIA GPU"
+    return f"{processor_name()} ({available_threads()} threads) and {gpus}"

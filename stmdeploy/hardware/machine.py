@@ -1,0 +1,48 @@
+"""This machine's processor and memory."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from pathlib import Path
+
+from stmdeploy.files.reading import BYTES_PER_MIB
+
+
+def available_threads() -> int:
+    """Processors that this process may use: its affinity, cut by a container's CPU quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+        limit = math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):
+        return count or 1
+    return max(1, min(count or 1, limit))
+
+
+def processor_name() -> str:
+    """The processor's marketing name, or its architecture where it is not told."""
+    return proc_field("cpuinfo", "model name") or platform.processor() or platform.machine()
+
+
+def proc_field(file: str, key: str) -> str | None:
+    """What Linux says first under a key of a file in ``/proc``; None where it does not."""
+    try:
+        lines = Path("/proc", file).read_text("utf-8").splitlines()
+    except OSError:
+        return None
+    fields = (line.partition(":") for line in lines)
+    return next((value.strip() for field, _, value in fields if field.strip() == key), None)
+
+
+def memory_available_mib() -> float:
+    """What programs can still take without swapping, in MiB."""
+    import psutil
+
+    return float(psutil.virtual_memory().available) / BYTES_PER_MIB
+
+
+def load_average() -> float | None:
+    """Runnable processes over the last minute, where the system tells."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -1,0 +1,153 @@
+"""NVIDIA's management library, NVML: nothing else here asks it.
+
+Without its binding, without a driver or without an answer, everything here is empty or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from stmdeploy.files.reading import BYTES_PER_MIB
+
+T = TypeVar("T")
+
+_MILLI = 1e-3
+EXCLUSIVE, PROHIBITED = "exclusive process", "prohibited"
+#: NVML's constants, and what they mean.
+COMPUTE_MODES = {
+    "NVML_COMPUTEMODE_DEFAULT": "default",
+    "NVML_COMPUTEMODE_EXCLUSIVE_PROCESS": EXCLUSIVE,
+    "NVML_COMPUTEMODE_PROHIBITED": PROHIBITED,
+}
+#: Reasons for low clocks that disturb no measurement.
+_HARMLESS = {"None", "All", "GpuIdle", "ApplicationsClocksSetting", "UserDefinedClocks"}
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU of this machine, as the driver calls it.
+
+    Attributes:
+        name, uuid: what the driver reports.
+        sliced: whether MIG divides it.
+        mode: who may compute on it, a value of `COMPUTE_MODES`.
+        users: processes that compute on it now.
+    """
+
+    name: str
+    uuid: str
+    sliced: bool = False
+    mode: str = "default"
+    users: int = 0
+
+
+def binding() -> Any:
+    """The module pynvml; None where it is not installed."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    return pynvml
+
+
+def _asked(question: Callable[[Any], T]) -> T | None:
+    """What a question to the binding gives, between init and shutdown; None without a binding or a
+    driver."""
+    pynvml = binding()
+    if pynvml is None:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        return question(pynvml)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def all_gpus() -> list[Gpu]:
+    """Every GPU that NVML tells of, those of others too, in the order of their indices."""
+    found = _asked(lambda nvml: [_gpu(nvml, i) for i in range(nvml.nvmlDeviceGetCount())])
+    return [gpu for gpu in found or () if gpu is not None]
+
+
+def _gpu(nvml: Any, index: int) -> Gpu | None:
+    """A GPU by its number; None for one that is lost, or that this user may not see."""
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        name, uuid = nvml.nvmlDeviceGetName(handle), nvml.nvmlDeviceGetUUID(handle)
+    except nvml.NVMLError:
+        return None
+    sliced, mode, users = False, "default", 0  # of a GPU that has no such thing
+    with suppress(nvml.NVMLError):
+        sliced = nvml.nvmlDeviceGetMigMode(handle)[0] == nvml.NVML_DEVICE_MIG_ENABLE
+    with suppress(nvml.NVMLError):
+        modes = {getattr(nvml, constant): word for constant, word in COMPUTE_MODES.items()}
+        mode = modes.get(nvml.nvmlDeviceGetComputeMode(handle), mode)
+    with suppress(nvml.NVMLError):
+        users = len(nvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    return Gpu(_as_text(name), _as_text(uuid), bool(sliced), mode, users)
+
+
+def _as_text(value: str | bytes) -> str:
+    """Text, for older bindings answer in bytes."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def driver_version() -> str:
+    """The version of NVIDIA's driver; empty without one."""
+    return _asked(lambda nvml: _as_text(nvml.nvmlSystemGetDriverVersion())) or ""
+
+
+def power_limit_w(uuid: str) -> float | None:
+    """The power limit of a GPU, in watts."""
+    read = _answers(uuid, lambda nvml, gpu: {
+        "watts": lambda: nvml.nvmlDeviceGetPowerManagementLimit(gpu) * _MILLI,
+    })  # fmt: skip
+    return read.get("watts")
+
+
+def gpu_conditions(uuid: str) -> dict[str, Any]:
+    """The state of a GPU now, as the fields of `schema.hardware.Conditions` that it tells."""
+    return _answers(uuid, lambda nvml, gpu: {
+        "gpu_sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+        "gpu_memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
+        "gpu_temperature_c": lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU),
+        "gpu_power_w": lambda: nvml.nvmlDeviceGetPowerUsage(gpu) * _MILLI,
+        "gpu_energy_j": lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) * _MILLI,
+        "gpu_throttle_reasons": lambda: _throttle(nvml, gpu),
+        "gpu_memory_used_mib": lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).used / BYTES_PER_MIB,
+        "gpu_processes": lambda: len(nvml.nvmlDeviceGetComputeRunningProcesses(gpu)),
+    })  # fmt: skip
+
+
+def _answers(
+    uuid: str, questions: Callable[[Any, Any], dict[str, Callable[[], Any]]]
+) -> dict[str, Any]:
+    """What NVML answers of a GPU; questions that it cannot answer are left out."""
+
+    def ask_all(nvml: Any) -> dict[str, Any]:
+        read = {}
+        with suppress(nvml.NVMLError):
+            for name, ask in questions(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid)).items():
+                with suppress(nvml.NVMLError):
+                    read[name] = ask()
+        return read
+
+    return _asked(ask_all) or {}
+
+
+def _throttle(nvml: Any, handle: Any) -> tuple[str, ...]:
+    """The reasons that hold the clocks down now; being idle is none."""
+    mask = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
+    prefix = "nvmlClocksThrottleReason"
+    named = {
+        name.removeprefix(prefix): value
+        for name, value in sorted(vars(nvml).items())
+        if name.startswith(prefix) and isinstance(value, int)
+    }
+    return tuple(name for name, bit in named.items() if name not in _HARMLESS and mask & bit)

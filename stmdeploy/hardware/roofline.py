@@ -1,0 +1,117 @@
+"""The roofline bound: the least time that a graph can take on a processor.
+
+Williams, Waterman and Patterson, *Roofline: An Insightful Visual Performance Model for Multicore
+Architectures*, CACM 52(4), 2009; with the levels of memory apart (Ilic, Pratas and Sousa,
+*Cache-aware Roofline Model*, IEEE CAL 13(1), 2014).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from stmdeploy.errors import StmdeployError
+from stmdeploy.files.reading import BYTES_PER_MIB
+from stmdeploy.schema.hardware import Bound, MemoryLevel, Peaks, Rate
+from stmdeploy.schema.manifest import Operation
+
+#: What the bound takes for granted, in words that go wherever its figures go.
+ASSUMPTIONS = (
+    "The bound adds up, over the operators that multiply, the larger of two times: their "
+    "multiplications at the peak rate of the precision (or of float32, if that is higher), and "
+    "their bytes at the bandwidth of the level of memory that holds them. Operators run one after "
+    "another; each reads its inputs and writes its outputs once. Norms, activations, softmax, "
+    "copies, the logits inside an attention, and starting operators cost nothing. Weights stay in "
+    "the caches between inferences as far as they fit; the rest comes while products keep the "
+    "processor busy, as far as that lasts."
+)
+#: Bytes of an element: the least that a runtime can move in a precision.
+_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int8-dynamic": 1}
+#: The rates that products of a precision may run at.
+_RATES = {"int8-dynamic": ("int8", "fp32")}
+MS_PER_S = 1e3
+
+
+def bound(operations: Sequence[Operation], batch: int, precision: str, peaks: Peaks) -> Bound:
+    """The least time of one inference of a graph; see `ASSUMPTIONS`.
+
+    Args:
+        operations: those of the graph, per image.
+        batch: images per inference.
+        precision: what the artifact computes in.
+        peaks: what the processor can do at most.
+
+    Raises:
+        StmdeployError: the peaks have no rate for the precision.
+    """
+    rate, size = rate_of(precision, peaks), _BYTES[precision]
+    weights = sum(size * op.weight_elements * op.nodes for op in operations)
+    # What no cache keeps between two inferences comes again; whose weights that is, is free to
+    # choose, and it comes for nothing while an operator that has it is busy multiplying.
+    missing_ms = MS_PER_S * memory_s(weights, peaks.memory)
+    slowest = _speed_at(weights, peaks.memory)
+    total, compute, memory, hidden = 0.0, 0.0, missing_ms, 0.0
+    parts: defaultdict[str, float] = defaultdict(float)
+    for op in operations:
+        compute_ms = MS_PER_S * 2 * op.macs * batch / (rate.tflops * 1e12)
+        acts_ms = MS_PER_S * memory_s(size * op.activation_elements * batch, peaks.memory)
+        own_ms = MS_PER_S * size * op.weight_elements / slowest if slowest else 0.0
+        compute += op.nodes * compute_ms
+        memory += op.nodes * acts_ms
+        total += op.nodes * max(compute_ms, acts_ms)
+        hidden += op.nodes * min(own_ms, max(0.0, compute_ms - acts_ms))
+        parts[op.part] += op.nodes * max(compute_ms, acts_ms)
+    shown_ms = max(0.0, missing_ms - hidden)
+    for op in operations if shown_ms else ():
+        parts[op.part] += shown_ms * size * op.weight_elements * op.nodes / weights
+    total += shown_ms
+    return Bound(
+        bound_ms=total,
+        compute_ms=compute,
+        memory_ms=memory,
+        macs=sum(op.nodes * op.macs * batch for op in operations),
+        bytes=sum(
+            size * op.nodes * (op.weight_elements + op.activation_elements * batch)
+            for op in operations
+        ),
+        parts_ms=dict(parts),
+        rate=rate,
+        peaks=peaks,
+    )
+
+
+def rate_of(precision: str, peaks: Peaks) -> Rate:
+    """The rate that products of a precision run at, at most.
+
+    Raises:
+        StmdeployError: the peaks have none for it.
+    """
+    own, *others = _RATES.get(precision, (precision, "fp32"))
+    usable = [rate for rate in peaks.rates if rate.precision in (own, *others)]
+    if not any(rate.precision == own for rate in usable):
+        raise StmdeployError(
+            f"{peaks.source} has no rate for {own}",
+            f"choose one of: {', '.join(dict.fromkeys(rate.precision for rate in peaks.rates))}",
+        )
+    return max(usable, key=lambda rate: rate.tflops)
+
+
+def _speed_at(size: float, memory: Sequence[MemoryLevel]) -> float:
+    """Bytes a second of the level that the last of so many bytes come from; 0 if they are free."""
+    level = next(
+        one for one in memory
+        if one.up_to_mib is None or size <= one.up_to_mib * BYTES_PER_MIB
+    )  # fmt: skip
+    return (level.gb_s or 0.0) * 1e9
+
+
+def memory_s(size: float, memory: Sequence[MemoryLevel]) -> float:
+    """Seconds that `size` bytes take, touched together: the first ones come from the first level,
+    what it cannot hold from the next."""
+    seconds, below = 0.0, 0.0
+    for level in memory:
+        end = float("inf") if level.up_to_mib is None else level.up_to_mib * BYTES_PER_MIB
+        here = max(0.0, min(size, end) - below)
+        seconds += here / (level.gb_s * 1e9) if level.gb_s else 0.0
+        below = end
+    return seconds

@@ -1,0 +1,1 @@
+"""What exporters and the core promise each other, and how exporters are found."""

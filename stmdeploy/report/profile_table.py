@@ -1,0 +1,195 @@
+"""Rows of results as a table: accuracy beside cost, and how both came about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stmdeploy.report.text_table import ABSENT, TextTable, fixed, significant
+from stmdeploy.schema.hardware import Peaks
+from stmdeploy.schema.measurement import Measurement
+from stmdeploy.schema.row import Row
+from stmdeploy.spec.run import LOOP
+
+#: Settings that go without saying.
+_USUAL = {("python", "this"), ("node", "this machine"), ("in flight", "1"), ("scenario", LOOP)}
+#: What stands before a figure that was not measured steadily.
+UNSTEADY = "~"
+
+
+def profile_table(rows: Sequence[Row]) -> TextTable:
+    """Accuracy beside cost, one line per row; columns that never vary are in the notes."""
+    settings = varying_settings(rows)
+    measured = ("measured top-1 %",) if any(row.accuracy for row in rows) else ()
+    headers = (
+        "backbone", *settings, "batch", "top-1 %", *measured, "latency ms", "95 % interval",
+        "p90 ms", "images/s", "efficiency %", "GMACs", "params M", "peak MiB",
+    )  # fmt: skip
+    cells = tuple(
+        (
+            row.model,
+            *(column[i] for column in settings.values()),
+            str(row.batch),
+            fixed(row.published_top1_percent),
+            *(fixed(row.accuracy.top1.percent if row.accuracy else None) for _ in measured),
+            *_cost_cells(row),
+        )
+        for i, row in enumerate(rows)
+    )
+    return TextTable(
+        headers,
+        cells,
+        left=1 + len(settings),
+        notes=(*profile_notes(rows), *_row_notes(rows)),
+        keys=2 + len(settings),
+        drop_first=(
+            "params M", "GMACs", "peak MiB", "efficiency %", "p90 ms", "images/s", "top-1 %",
+            "measured top-1 %", "95 % interval",
+        ),
+    )  # fmt: skip
+
+
+def varying(columns: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The columns whose cells are not all the same."""
+    return {name: cells for name, cells in columns.items() if len(set(cells)) > 1}
+
+
+def varying_settings(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """The settings that are not the same in all rows, row by row."""
+    return varying(_settings(rows))
+
+
+def _settings(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """What may vary from row to row, and is in the notes where it does not."""
+    return {
+        "image": [f"{row.image_height_px}x{row.image_width_px}" for row in rows],
+        "node": [row.node or "this machine" for row in rows],
+        "python": [row.python or "this" for row in rows],
+        "runtime": [row.runtime for row in rows],
+        "precision": [row.precision for row in rows],
+        "lowering": [row.lowering or ABSENT for row in rows],
+        "device": [row.device_name for row in rows],
+        "threads": [str(row.threads) for row in rows],
+        "in flight": [str(row.in_flight) for row in rows],
+        "scenario": [scenario_of(row) for row in rows],
+    }
+
+
+def scenario_of(row: Row) -> str:
+    """The scenario, with LoadGen's verdict where there is one."""
+    result = row.measurement.scenario if row.measurement else None
+    if result is None:
+        return row.scenario
+    return f"{row.scenario} {'valid' if result.valid else 'INVALID'}"
+
+
+def latency_cells(m: Measurement) -> tuple[str, str]:
+    """The median, marked where it is not steady, and its interval."""
+    return (
+        ("" if m.steady else UNSTEADY) + significant(m.latency_ms_p50),
+        f"{significant(m.latency_ms_p50_low)} .. {significant(m.latency_ms_p50_high)}",
+    )
+
+
+def _cost_cells(row: Row) -> tuple[str, ...]:
+    size = (significant(row.macs / 1e9), significant(row.parameters / 1e6))
+    m = row.measurement
+    if m is None or row.failure is not None:
+        return ("failed", *[ABSENT] * 4, *size, ABSENT)
+    loadgen = m.scenario
+    latency = (significant(loadgen.latency_ms_p50), ABSENT) if loadgen else latency_cells(m)
+    return (
+        *latency,
+        significant((loadgen or m).latency_ms_p90),
+        significant(m.throughput_images_s),
+        ABSENT if row.efficiency is None else f"{100 * row.efficiency:.0f}",
+        *size,
+        fixed(m.memory_peak_mib, 0),
+    )
+
+
+def profile_notes(rows: Sequence[Row]) -> tuple[str, ...]:
+    """How rows were measured, and where."""
+    constant = [
+        f"{name} {cells[0]}"
+        for name, cells in _settings(rows).items()
+        if len(set(cells)) == 1 and (name, cells[0]) not in _USUAL
+    ]
+    measured = sorted({_machine(row) for row in rows})
+    weights = sorted({row.weights for row in rows})
+    uncounted = sorted({operator for row in rows for operator in row.uncounted_operators})
+    data = {f"{row.accuracy.images} images of {row.accuracy.data}" for row in rows if row.accuracy}
+    peaks = {peaks_in_words(row.bound.peaks) for row in rows if row.bound is not None}
+    notes = [
+        "top-1 (ImageNet-1k) is published by the authors, not measured here; it is that of the "
+        "model in float32.",
+        f"Measured top-1 is of the artifact itself: {', '.join(sorted(data))}." if data else "",
+        f"Latency is the median of one inference, with its 95 % interval over {_processes(rows)}; "
+        f"weights: {', '.join(weights)}; {', '.join(constant)}.",
+        *(f"Measured on {machine}." for machine in measured),
+        f"MACs leave out: {', '.join(uncounted) or 'nothing'}.",
+        f"Efficiency is the roofline bound (not measured) divided by the latency; peaks "
+        f"{'; '.join(sorted(peaks))}." if peaks else "",
+    ]  # fmt: skip
+    return tuple(filter(None, notes))
+
+
+def _row_notes(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Which rows are not steady, with what to try, and which failed, with the reason."""
+    failed = [
+        f"failed: {row.model}, batch {row.batch}: {row.failure}" for row in rows if row.failure
+    ]
+    unsteady = [
+        f"{UNSTEADY} {row.model}, {row.runtime}, batch {row.batch}: "
+        f"{'; '.join(row.measurement.advice)}"
+        for row in rows
+        if row.measurement is not None and row.measurement.advice and row.failure is None
+    ]
+    again = [
+        f"tried {len(row.tries)} times: {row.model}, {row.node}, batch {row.batch}: "
+        f"{failed_tries(row)}"
+        for row in rows
+        if len(row.tries) > 1
+    ]
+    return (*unsteady, *failed, *again)
+
+
+def failed_tries(row: Row) -> str:
+    """Which attempts on a cluster's nodes came to nothing, and why."""
+    return "; ".join(f"{t.node or 'a lost node'}: {t.failure}" for t in row.tries if t.failure)
+
+
+def peaks_in_words(peaks: Peaks) -> str:
+    """What a processor can do at most, and who says so."""
+    best = {rate.precision: rate for rate in sorted(peaks.rates, key=lambda rate: rate.tflops)}
+    rates = ", ".join(
+        f"{rate.precision} {significant(1e3 * rate.tflops)} GFLOP/s ({rate.by})"
+        for rate in best.values()
+    )
+    speeds = [level.gb_s for level in peaks.memory if level.gb_s is not None]
+    memory = " .. ".join(significant(speed) for speed in dict.fromkeys((speeds[0], speeds[-1])))
+    return f"{peaks.kind}: {rates}, {memory} GB/s; {peaks.source}"
+
+
+def _processes(rows: Sequence[Row]) -> str:
+    counts = sorted({row.measurement.processes for row in rows if row.measurement})
+    if not counts:
+        return "no process"
+    least, most = counts[0], counts[-1]
+    number = str(most) if least == most else f"{least} to {most}"
+    return f"{number} process{'' if most == 1 else 'es'}"
+
+
+def _machine(row: Row) -> str:
+    machine = row.environment
+    virtual = ", virtual machine" if machine.virtual_machine else ""
+    versions = ", ".join(
+        f"{name} {machine.versions[name]}"
+        for name in ("torch", "onnxruntime", "onnxruntime-gpu")
+        if name in machine.versions
+    )
+    gpus = f", {', '.join(machine.gpus)}" if machine.gpus else ""
+    return (
+        f"{machine.processor} ({machine.cores} cores{virtual}){gpus}, "
+        f"{machine.memory_gib:.0f} GiB, {machine.os.partition(' ')[0]}, "
+        f"Python {machine.python}, {versions}"
+    )

@@ -1,0 +1,175 @@
+"""Which of the measured rows to choose: those that keep all limits, the best of them first.
+
+Pure: rows and limits in, choices and their reasons out. A limit is kept when the whole 95 %
+interval keeps it; where the interval reaches across, the row is not certain, and never a choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from enum import IntEnum
+
+from stmdeploy.schema.measurement import Measurement
+from stmdeploy.schema.row import Row
+from stmdeploy.spec.limits import positive
+
+
+class Kept(IntEnum):
+    """How a row stands to a limit, from the best to the worst."""
+
+    YES = 0
+    NOT_CERTAIN = 1
+    NOT_KNOWN = 2
+    NO = 3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is asked of a row, as positive numbers; None asks nothing.
+
+    Latency is of one inference of the whole batch; memory is the device's on a GPU, otherwise
+    the worker's; accuracy is the measured one where there is one, otherwise the published.
+    """
+
+    max_latency_ms: float | None = None
+    min_throughput_images_s: float | None = None
+    max_memory_mib: float | None = None
+    max_energy_j_per_image: float | None = None
+    min_top1_percent: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                positive(value, field.name.replace("_", " "))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value with its 95 % interval; ``kind`` says where it is from."""
+
+    value: float
+    low: float
+    high: float
+    kind: str = "measured"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A row, and how it stands to every limit that was asked."""
+
+    row: Row
+    limits: dict[str, Kept]
+
+    @property
+    def kept(self) -> Kept:
+        """How it stands to the limit that it keeps worst; YES without limits."""
+        return max(self.limits.values(), default=Kept.YES)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """``choices``: rows that keep all limits and that no other one on the same device beats in
+    accuracy, latency and throughput together, the most accurate first. ``runners_up``: the others
+    that keep them, then those that are not certain. ``left_out``: the rest."""
+
+    choices: tuple[Judged, ...]
+    runners_up: tuple[Judged, ...]
+    left_out: tuple[Judged, ...]
+
+
+def accuracy_of(row: Row) -> Figure | None:
+    """A row's top-1 in per cent, as measured or else as published; what was measured of weights
+    that nobody trained does not count."""
+    found = row.accuracy
+    if found is not None and found.weights != "synthetic":
+        kind = f"measured, {found.images} images"
+        return Figure(found.top1.percent, found.top1.low, found.top1.high, kind)
+    return _exactly(row.published_top1_percent, "published")
+
+
+def _exactly(value: float | None, kind: str = "measured") -> Figure | None:
+    """A value of which no interval is known; None without one."""
+    return None if value is None else Figure(value, value, value, kind)
+
+
+def latency_of(m: Measurement) -> Figure:
+    """Milliseconds of one inference."""
+    return Figure(m.latency_ms_p50, m.latency_ms_p50_low, m.latency_ms_p50_high)
+
+
+def _throughput_of(m: Measurement) -> Figure:
+    """Images a second; its interval is as wide as that of the latency."""
+    value, p50 = m.throughput_images_s, m.latency_ms_p50
+    return Figure(value, value * p50 / m.latency_ms_p50_high, value * p50 / m.latency_ms_p50_low)
+
+
+def memory_mib(m: Measurement) -> float:
+    """Peak memory on the device, or in the worker where there is no device."""
+    device = m.device_memory_peak_mib
+    return m.memory_peak_mib if device is None else device
+
+
+#: What every limit is of.
+_FIGURES: dict[str, Callable[[Row, Measurement], Figure | None]] = {
+    "max_latency_ms": lambda _, m: latency_of(m),
+    "max_memory_mib": lambda _, m: _exactly(memory_mib(m)),
+    "max_energy_j_per_image": lambda _, m: _exactly(m.energy_j_per_image),
+    "min_throughput_images_s": lambda _, m: _throughput_of(m),
+    "min_top1_percent": lambda row, _: accuracy_of(row),
+}
+
+
+def judged(row: Row, limits: Limits) -> Judged:
+    """How a measured row stands to the limits."""
+    assert row.measurement is not None
+    found = {
+        name: _kept(figure_of(row, row.measurement), limit, at_most=name.startswith("max_"))
+        for name, figure_of in _FIGURES.items()
+        if (limit := getattr(limits, name)) is not None
+    }
+    return Judged(row, found)
+
+
+def _kept(figure: Figure | None, limit: float, *, at_most: bool) -> Kept:
+    if figure is None:
+        return Kept.NOT_KNOWN
+    ends = [end <= limit if at_most else end >= limit for end in (figure.low, figure.high)]
+    if all(ends):
+        return Kept.YES
+    return Kept.NOT_CERTAIN if any(ends) else Kept.NO
+
+
+def recommend(rows: Sequence[Row], limits: Limits) -> Recommendation:
+    """Chooses among rows; those that were not measured are passed over."""
+    all_judged = sorted(
+        (judged(row, limits) for row in rows if row.measurement is not None and not row.failure),
+        key=_order,
+    )
+    keeping = [one for one in all_judged if one.kept is Kept.YES]
+    front = _front(keeping)
+    others = [one for one in keeping if one not in front]
+    uncertain = [one for one in all_judged if one.kept is Kept.NOT_CERTAIN]
+    left_out = [one for one in all_judged if one.kept > Kept.NOT_CERTAIN]
+    return Recommendation(tuple(front), (*others, *uncertain), tuple(left_out))
+
+
+def _order(one: Judged) -> tuple[float, float, float]:
+    """The most accurate first, then the fastest, then the highest throughput; without an
+    accuracy last."""
+    accuracy, m = accuracy_of(one.row), one.row.measurement
+    assert m is not None
+    return (-accuracy.value if accuracy else 0.0, m.latency_ms_p50, -m.throughput_images_s)
+
+
+def _front(ordered: Sequence[Judged]) -> list[Judged]:
+    """Those that none before them on the same device equals or beats in everything; none after
+    them can."""
+    front: list[Judged] = []
+    for one in ordered:
+        _, latency, throughput = _order(one)
+        rivals = [_order(b) for b in front if b.row.device_name == one.row.device_name]
+        if not any(rival[1] <= latency and rival[2] <= throughput for rival in rivals):
+            front.append(one)
+    return front

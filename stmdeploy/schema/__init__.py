@@ -1,0 +1,1 @@
+"""What is known and stored: manifests, rows, machines."""

@@ -1,0 +1,221 @@
+"""The manifest beside an artifact: what it is, how it was made and how exact it is."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from stmdeploy.schema.document import Document, PlainName, PlainText, Sealed, Sha256, Side
+from stmdeploy.spec.model import MAX_CLASSES
+
+#: 1: first version. 2: precisions, fidelity, engines, cost, a seal over the manifest itself.
+#: 3: the operations of the graph. 4: known outputs; errors are those of the worst row.
+#: 5: the usual length of known outputs.
+MANIFEST_SCHEMA_VERSION = 5
+#: No backbone comes near; a file without end must not be hashed for ever.
+_MOST_BYTES = 16 * 2**30
+
+
+class WeightsInfo(Document):
+    """Where the weights came from."""
+
+    kind: Literal["checkpoint", "synthetic", "own"] = Field(
+        description="Origin: a checkpoint, a seed (synthetic, never trained), a user's own model."
+    )
+    source: str = Field(description="File name of the checkpoint, seed, or name of the model.")
+    sha256: str = Field(description="SHA-256 of the state_dict: names, types, shapes and values.")
+    checkpoint_sha256: str | None = Field(None, description="SHA-256 of the checkpoint, or None.")
+
+
+class ModelInfo(Document):
+    """The model inside an artifact."""
+
+    name: PlainText = Field(description="Name, as --model takes it.")
+    stm: PlainText = Field(description="Spatial token mixer; custom for a user's own model.")
+    scale: PlainText = Field(description="Scale, such as tiny; empty for a user's own model.")
+    image_size: tuple[Side, Side] = Field(description="Height and width of an image, in pixels.")
+    num_classes: int = Field(ge=1, le=MAX_CLASSES, description="Logits per image.")
+    parameters: int = Field(description="Number of parameters, in single values.")
+    weights: WeightsInfo = Field(description="Origin and hash of the weights.")
+
+
+class TensorInfo(Document):
+    """A named input or output of an artifact."""
+
+    name: str = Field(description="Name of the tensor.")
+    dtype: str = Field(description="Data type, such as float32.")
+    shape: tuple[int | str, ...] = Field(description='Dimensions; the free one is "batch".')
+
+
+class FileInfo(Document):
+    """One file of an artifact."""
+
+    name: PlainName = Field(description="File name, without a folder.")
+    sha256: Sha256 = Field(description="SHA-256 of the content, in hex.")
+    size_bytes: int = Field(ge=0, le=_MOST_BYTES, description="Size in bytes.")
+
+
+class KnownOutputs(Document):
+    """What the model gives in float64 for the three images of a seed (`stmdeploy.export.probe`)."""
+
+    seed: int = Field(ge=0, lt=2**32, description="Seed of the three random images.")
+    step: int = Field(ge=1, description="Spacing of the kept outputs of an image; 1 for all.")
+    length: float = Field(gt=0, description="Usual L2 norm of an image's kept outputs (RMS).")
+    values: str = Field(description="Kept outputs, float32 in little-endian order, as base64.")
+
+
+class Verification(Document):
+    """Outputs against the float64 PyTorch reference, over fresh random inputs.
+
+    Errors are those of the worst image of any batch. For an engine that cannot run on the exporting
+    machine, another runtime gave them, with the graph that the engine was built from.
+    """
+
+    runtime: str = Field(description="Runtime that gave the outputs, its version and provider.")
+    batches: tuple[int, ...] = Field(description="Batch sizes that were run.")
+    input_seed: int = Field(description="Seed of the inputs.")
+    relative_l2_error: float = Field(
+        description="||y - r|| / ||r|| over an image's logits, with ||r|| at least the usual one."
+    )
+    worst_logit_difference: float = Field(description="Largest absolute difference of a logit.")
+    row_dependence: float = Field(
+        description="Relative L2 change of an image's logits with its place or others in the batch."
+    )
+    tolerance_relative_l2: float | None = Field(
+        description="Limit of the error, wider for under 16 logits; None if it is only reported."
+    )
+    outputs: KnownOutputs = Field(description="Outputs that whoever runs the artifact can check.")
+
+
+class Fidelity(Document):
+    """How much of the model a low precision keeps, compared with the float64 reference."""
+
+    source: str = Field(description="Name of the folder of images, or random for noise.")
+    images: int = Field(description="Images compared; none set a scale, unless there was only one.")
+    relative_l2_error: float = Field(description="||y - r|| / ||r|| over all logits of all images.")
+    top1_agreement_percent: float = Field(
+        description="Share of images whose highest logit is the reference's, in per cent."
+    )
+
+
+class Calibration(Document):
+    """What the scales of an int8 artifact were set with."""
+
+    source: str = Field(description="Name of the folder of images, or random for noise.")
+    images: int = Field(description="Images that set the scales.")
+    method: str = Field(description="Tool, its version and its settings.")
+
+
+class EngineInfo(Document):
+    """A built engine: by what, for what, and what the builder said of it."""
+
+    module: str = Field(description="Python module that built it: tensorrt or tensorrt_rtx.")
+    version: str = Field(description="Version of the module; no other version runs the engine.")
+    gpu: str = Field(description="Name of the GPU it was built on and for; empty for TensorRT-RTX.")
+    compute_capabilities: tuple[str, ...] = Field(
+        description="Compute capabilities it runs on, such as 8.9; empty for TensorRT."
+    )
+    batch: tuple[int, int, int] = Field(description="Least, best and most images per inference.")
+    builder_level: int | None = Field(description="Optimisation level, 0 to 5; None for default.")
+    workspace_mib: int | None = Field(description="Scratch memory limit in MiB; None for no limit.")
+    layers_before: int = Field(description="Layers before fusion.")
+    layers_after: int | None = Field(description="Layers after fusion; None if not logged.")
+    output_dtypes: dict[str, int] = Field(description="Outputs by data type; empty if not logged.")
+    weights_bytes: int | None = Field(description="Weight memory in bytes; None if not logged.")
+    activation_bytes: int | None = Field(description="Activations, in bytes; None if not logged.")
+    onnx_sha256: str = Field(description="SHA-256 of the ONNX file that it was built from.")
+    build_s: float = Field(description="Time to build it, in seconds.")
+
+
+class Share(Document):
+    """What some nodes of a graph cost at batch 1."""
+
+    nodes: int = Field(description="Number of nodes.")
+    macs: int = Field(description="Multiply-accumulates.")
+    weight_bytes: int = Field(description="Bytes of the weights that they read.")
+    activation_bytes: int = Field(description="Bytes of the activations that they read and write.")
+
+
+class GraphCost(Document):
+    """Where the MACs and bytes of the exported graph are, at batch 1, every tensor once per use."""
+
+    by_operator: dict[str, Share] = Field(description="Cost by type of ONNX operator.")
+    by_part: dict[str, Share] = Field(description='Cost by part of the model: "stage 2 mixer".')
+    unknown_shapes: int = Field(description="Nodes with a tensor of unknown shape, counted as 0.")
+
+
+class FusedLayer(Document):
+    """A layer of an engine, as its builder names it."""
+
+    name: str = Field(description="Name of the layer.")
+    kind: str = Field(description="Type of the layer, in the builder's words.")
+    onnx_nodes: tuple[str, ...] = Field(description="ONNX nodes it is made of; empty if not named.")
+    input_dtypes: tuple[str, ...] = Field(description="Data types of its inputs.")
+    weight_dtypes: tuple[str, ...] = Field(description="Data types of its weights; empty for none.")
+    output_dtypes: tuple[str, ...] = Field(description="Data types of its outputs.")
+
+
+class Operation(Document):
+    """Nodes of a graph that multiply, all alike; logits inside an attention are left out."""
+
+    operator: str = Field(description="Type of the ONNX operator, such as Conv.")
+    part: str = Field(description='Part of the model, as in "stage 2 mixer"; other if unknown.')
+    nodes: int = Field(description="Number of nodes that are alike.")
+    macs: int = Field(description="Multiply-accumulates of one node for one image.")
+    weight_elements: int = Field(description="Constant elements that one node reads, at any batch.")
+    activation_elements: int = Field(description="Elements one node reads and writes per image.")
+
+
+class Draft(Document):
+    """What an exporter knows of the files it has just written."""
+
+    files: tuple[str, ...] = Field(description="Names of the files, the main one first.")
+    inputs: tuple[TensorInfo, ...] = Field(description="Inputs of the artifact.")
+    outputs: tuple[TensorInfo, ...] = Field(description="Outputs of the artifact.")
+    opset: int | None = Field(None, description="ONNX opset of the graph; None without a graph.")
+    operators: dict[str, int] = Field(
+        default_factory=dict, description="Nodes of its graph by type; empty without one."
+    )
+    versions: dict[str, str] = Field(default_factory=dict, description="Package versions, by name.")
+    calibration: Calibration | None = Field(
+        None, description="Calibration of the scales of int8; None for other precisions."
+    )
+    engine: EngineInfo | None = Field(None, description="Engine; None if none was built.")
+    graph: str = Field("", description="Name of the ONNX file it was made from; empty without one.")
+    graph_is_exact: bool = Field(True, description="Whether graph and artifact share a precision.")
+    not_run: str = Field("", description="Reason why it cannot run here; empty if it can.")
+
+
+class Manifest(Sealed):
+    """The document beside an artifact: what it is, how it was made and how exact it is."""
+
+    schema_version: int = Field(MANIFEST_SCHEMA_VERSION, description="Version of this schema.")
+    kind: Literal["stmdeploy-artifact"] = Field("stmdeploy-artifact", description="Document kind.")
+    state: Literal["verified", "built, not run"] = Field(
+        description="Outcome: the artifact itself ran and agreed, or could not run on that machine."
+    )
+    not_run: str = Field(description="Reason why it could not run; empty if it ran.")
+    target: PlainText = Field(description="Target, as --target takes it.")
+    precision: PlainText = Field(description="Precision: fp32, fp16, bf16, int8 or int8-dynamic.")
+    lowering: PlainText = Field(description="Form exported: reference, tokens or tokens-plain.")
+    notes: tuple[str, ...] = Field(description="Reasons why no better form was taken; often empty.")
+    model: ModelInfo = Field(description="Model inside the artifact.")
+    files: tuple[FileInfo, ...] = Field(min_length=1, description="Files, the main one first.")
+    inputs: tuple[TensorInfo, ...] = Field(description="Inputs of the artifact.")
+    outputs: tuple[TensorInfo, ...] = Field(description="Outputs of the artifact.")
+    opset: int | None = Field(description="ONNX opset of the graph; None without a graph.")
+    operators: dict[str, int] = Field(description="Nodes of its graph by type; empty without one.")
+    versions: dict[str, str] = Field(description="Versions of the packages that made it, by name.")
+    verification: Verification = Field(description="Comparison with the float64 reference.")
+    fidelity: Fidelity | None = Field(description="Fidelity of a low precision; None for fp32.")
+    calibration: Calibration | None = Field(description="Calibration of int8; None otherwise.")
+    engine: EngineInfo | None = Field(description="Engine; None if none was built.")
+    cost: GraphCost | None = Field(
+        description="Cost of the graph; None without a graph in the artifact's own precision."
+    )
+    operations: tuple[Operation, ...] = Field(
+        description="Operators of the graph that multiply; empty without a graph."
+    )
+    created_utc: str = Field(description="Time when the manifest was made, UTC, ISO 8601.")
+    export_s: float = Field(description="Time of the export in seconds, verification left out.")

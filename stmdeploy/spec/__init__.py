@@ -1,0 +1,1 @@
+"""What is asked for: validated once, then passed along unchanged. Imports nothing heavy."""

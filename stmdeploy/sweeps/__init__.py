@@ -1,0 +1,1 @@
+"""Rows measured, here or on a cluster."""

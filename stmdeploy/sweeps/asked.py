@@ -1,0 +1,54 @@
+"""Whether a sweep can be measured at all, found out before any work."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib.metadata import version
+
+from stmdeploy.errors import StmdeployError
+from stmdeploy.export.promises import check_precision
+from stmdeploy.measure.loadgen import why_no_loadgen
+from stmdeploy.plugins.registry import exporter_for_runtime
+from stmdeploy.spec.run import LOOP
+from stmdeploy.spec.sweep import SweepSpec
+from stmdeploy.sweeps.cluster.planning import check_cluster_sweep
+from stmdeploy.worker.client import WORKER
+from stmdeploy.worker.process import worker_environment
+
+_INTERPRETER_TIMEOUT_S = 60
+
+
+def check_sweep(spec: SweepSpec) -> None:
+    """Raises StmdeployError for a runtime, precision or interpreter that cannot be."""
+    for run in spec.runs:
+        exporter = exporter_for_runtime(run.runtime, source_only=bool(run.node))
+        for precision in spec.precisions:
+            check_precision(exporter, precision)
+    if spec.nodes:
+        check_cluster_sweep(spec)
+        return
+    for run in spec.runs:
+        if run.scenario.name != LOOP and not run.python and (hint := why_no_loadgen()):
+            raise StmdeployError("mlcommons-loadgen is not installed", hint)
+    check_interpreters({run.python for run in spec.runs})
+
+
+def check_interpreters(pythons: set[str]) -> None:
+    """Raises StmdeployError for an interpreter that is not there or has no stmdeploy."""
+    for python in pythons - {""}:
+        command = [python, "-P", "-c", f"import {WORKER}; print(stmdeploy.__version__)"]
+        try:
+            found = subprocess.run(
+                command, capture_output=True, text=True, check=False,
+                timeout=_INTERPRETER_TIMEOUT_S, env=worker_environment({}),
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError) as error:
+            raise StmdeployError(
+                f"--python {python} cannot be started: {error}", "give the path of a Python"
+            ) from error
+        mine = version("stmdeploy")
+        if found.returncode or found.stdout.strip() != mine:
+            raise StmdeployError(
+                f"--python {python} has no stmdeploy {mine}",
+                f"{python} -m pip install stmdeploy=={mine}",
+            )

@@ -1,0 +1,260 @@
+"""The nodes of a Ray cluster. Nothing else here knows Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.sweeps.cluster.documents import NodeFacts, RowAnswer, RowTask
+from stmdeploy.sweeps.cluster.fleet import Handle, Lost, Node, Place
+
+#: How Ray names the resource that a node with an accelerator of some type carries one of.
+_TYPE_PREFIX = "accelerator_type:"
+_NODE_ID = "ray.io/node-id"
+_SURVEY_TIMEOUT_S = 60.0
+_CONNECT_TIMEOUT_S, _HEAD_TIMEOUT_S = 5.0, 90.0
+#: What may hold a password, and is not to be in the environment of a cluster's processes.
+_SECRETS = ("STMDEPLOY_STORE", "PGPASSWORD")
+#: What `--cluster` takes beside an address.
+LOCAL, AUTO = "local", "auto"
+
+
+class RayFleet:
+    """A connection to a Ray cluster; see `Fleet`.
+
+    A task takes all of its node's accelerator type, of which a node has one, so that Ray itself
+    never runs two on a node. Ray does not repeat what failed: the dispatcher does, and records
+    it.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Connects.
+
+        Args:
+            address: ``ray://HOST:PORT`` from outside the cluster, ``HOST:PORT`` or ``auto`` from
+                one of its machines, ``local`` for one of its own on this machine.
+
+        Raises:
+            StmdeployError: Ray is not installed, or no cluster is there.
+        """
+        try:
+            import ray
+        except ImportError:
+            raise StmdeployError(
+                "Ray, which reaches the nodes of a cluster, is not installed",
+                "pip install 'stmdeploy[cluster]'",
+            ) from None
+        self._ray: Any = ray
+        _connect(ray, address)
+        self._survey = ray.remote(num_cpus=0, max_retries=0)(_facts)
+        self._measure = ray.remote(num_cpus=0, max_retries=0)(_measure)
+        self._files: dict[str, Any] = {}
+
+    def nodes(self) -> tuple[Node, ...]:
+        """Those that are alive now."""
+        listed: list[dict[str, Any]] = _in_time(self._ray.nodes)
+        return tuple(
+            Node(
+                id=node["NodeID"],
+                name=node.get("NodeName") or node["NodeManagerHostname"],
+                accelerator_types=frozenset(
+                    name.removeprefix(_TYPE_PREFIX)
+                    for name, amount in node["Resources"].items()
+                    # One, which a row takes whole: of more, two rows could run at once.
+                    if name.startswith(_TYPE_PREFIX) and amount == 1
+                ),
+                gpus=int(node["Resources"].get("GPU", 0)),
+            )
+            for node in sorted(listed, key=lambda node: str(node["NodeID"]))
+            if node["Alive"]
+        )
+
+    def survey(self, nodes: Sequence[Node]) -> dict[str, NodeFacts | str]:
+        """What nodes say of themselves; an environment without stmdeploy says why it cannot."""
+        if not nodes:
+            return {}
+        with _lost_cluster():
+            asked = {
+                node.id: self._survey.options(label_selector={_NODE_ID: node.id}).remote()
+                for node in nodes
+            }
+            self._ray.wait(list(asked.values()), num_returns=len(asked), timeout=_SURVEY_TIMEOUT_S)
+            return {id: self._facts_of(reference) for id, reference in asked.items()}
+
+    def _facts_of(self, reference: Any) -> NodeFacts | str:
+        try:
+            return NodeFacts.model_validate_json(self._ray.get(reference, timeout=0))
+        except self._ray.exceptions.GetTimeoutError:
+            self._ray.cancel(reference, force=True)
+            return f"it does not answer within {_SURVEY_TIMEOUT_S:g} s"
+        except self._ray.exceptions.RayError as error:
+            return _last_line(error)
+        except ValueError as error:
+            return f"its stmdeploy is another: {_last_line(error)}"
+
+    def share(self, sha256: str, path: Path) -> None:
+        """Puts a file into the object store, from which nodes fetch it once."""
+        if sha256 not in self._files:
+            with _lost_cluster():
+                self._files[sha256] = self._ray.put(path.read_bytes())
+
+    def start(self, task: RowTask, place: Place) -> Handle:
+        """Hands a task to Ray, which finds it a node."""
+        options: dict[str, Any] = {
+            "resources": {_TYPE_PREFIX + place.accelerator_type: 1},
+            "num_gpus": 1 if place.gpu else 0,
+            "name": f"stmdeploy {task.row.model.label}",
+        }
+        if place.avoided:
+            listed = ",".join(sorted(place.avoided))
+            options["label_selector"] = {_NODE_ID: f"!in({listed})"}
+        files = {file.sha256: self._files[file.sha256] for file in task.artifact.files}
+        with _lost_cluster():
+            handle: Handle = self._measure.options(**options).remote(task.model_dump_json(), files)
+        return handle
+
+    def wait(
+        self, started: Collection[Handle], timeout_s: float
+    ) -> list[tuple[Handle, RowAnswer | Lost]]:
+        """Those that have ended."""
+        if not started:
+            time.sleep(timeout_s)
+            return []
+        with _lost_cluster():
+            ended, _ = self._ray.wait(list(started), num_returns=1, timeout=timeout_s)
+            if ended:  # others may have ended with it
+                ended, _ = self._ray.wait(list(started), num_returns=len(started), timeout=0)
+            return [(reference, self._answer_of(reference)) for reference in ended]
+
+    def _answer_of(self, reference: Any) -> RowAnswer | Lost:
+        try:
+            return RowAnswer.model_validate_json(self._ray.get(reference))
+        except self._ray.exceptions.RayError as error:
+            return Lost(f"{type(error).__name__}: {_last_line(error)}")
+        except ValueError as error:
+            return Lost(f"its answer is of another stmdeploy: {_last_line(error)}")
+
+    def cancel(self, started: Collection[Handle]) -> None:
+        """Gives tasks up, running ones too."""
+        for reference in started:
+            with _lost_cluster():
+                self._ray.cancel(reference, force=True)
+
+    def close(self) -> None:
+        """Disconnects; Ray then ends what still runs for this driver."""
+        self._files.clear()
+        self._ray.shutdown()
+
+
+def _connect(ray: Any, address: str) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Left alone, Ray ends this process when the head has been gone for a minute.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "86400")
+    _check_reachable(address)
+    given: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == LOCAL:
+        given |= {"include_dashboard": False}
+    secrets = {name: os.environ.pop(name) for name in _SECRETS if name in os.environ}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address, **given)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise StmdeployError(
+            f"--cluster {address}: no Ray cluster: {_last_line(error)}",
+            "give ray://HOST:10001, or from a machine of the cluster auto; its Ray and Python "
+            "must be the versions that are here",
+        ) from error
+    finally:
+        os.environ.update(secrets)  # no node has a use for them
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts one of its own there
+
+
+def _check_reachable(address: str) -> None:
+    """Raises StmdeployError for a HOST:PORT where nobody listens; Ray would wait for minutes."""
+    host, found, port = address.rpartition(":")
+    if not found or "/" in address or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise StmdeployError(
+            f"--cluster {address}: nobody listens there: {error.strerror or error}",
+            "give the address that `ray start` printed, or ray://HOST:10001",
+        ) from error
+
+
+def _in_time(ask: Callable[[], Any]) -> Any:
+    """What a call to the head gives, which waits for ever where the head is gone.
+
+    Raises:
+        StmdeployError: (exit code 5) no answer in time.
+    """
+    given: list[Any] = []
+
+    def run() -> None:
+        with suppress(Exception):
+            given.append(ask())
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(_HEAD_TIMEOUT_S)
+    with _lost_cluster():
+        if not given:
+            raise ConnectionError("its head does not answer")
+    return given[0]
+
+
+@contextmanager
+def _lost_cluster() -> Iterator[None]:
+    """The head of a cluster that is gone takes everything with it, but for what is stored."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except (ConnectionError, RuntimeError, RayError) as error:
+        raise StmdeployError(
+            f"the cluster is gone: {_last_line(error)}",
+            "what was measured is kept; go on with --resume --cluster ADDRESS",
+            ExitCode.WORKER_FAILED,
+        ) from error
+
+
+def _last_line(error: BaseException) -> str:
+    """The last of the words of an error that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
+
+
+def _facts() -> str:
+    """Runs on a node."""
+    from stmdeploy.sweeps.cluster.node import facts_here
+
+    return facts_here().model_dump_json()
+
+
+def _measure(task: str, files: dict[str, Any]) -> str:
+    """Runs on a node; files come from the object store only if the node has them not yet."""
+    import ray
+
+    from stmdeploy.sweeps.cluster.node import Here, measure_row
+
+    def fetch(sha256: str) -> bytes:
+        content: bytes = ray.get(files[sha256])
+        return content
+
+    id = str(ray.get_runtime_context().get_node_id())
+    listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    names = {node["NodeID"]: node.get("NodeName") for node in listed}
+    here = Here(id, f"{names.get(id) or os.uname().nodename} ({id[:8]})")
+    return measure_row(RowTask.model_validate_json(task), here, fetch).model_dump_json()

@@ -1,0 +1,130 @@
+"""What explains a row: the bound that it could reach, and where its time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from stmdeploy.errors import StmdeployError
+from stmdeploy.hardware.profiles import peaks_of, profile_of
+from stmdeploy.hardware.roofline import bound
+from stmdeploy.measure.peaks import merged
+from stmdeploy.plugins.progress import Progress
+from stmdeploy.report.layers import mean_ms
+from stmdeploy.schema.hardware import Bound, Peaks
+from stmdeploy.schema.manifest import Operation
+from stmdeploy.schema.measurement import OperatorTime
+from stmdeploy.spec.limits import positive
+from stmdeploy.spec.run import LOOP, RunSpec
+from stmdeploy.spec.sweep import RowSpec
+from stmdeploy.worker.client import run_job, worker_settings
+from stmdeploy.worker.jobs.job import without_checkpoint
+from stmdeploy.worker.jobs.layers import LayersJob
+from stmdeploy.worker.jobs.peaks import PeaksJob
+
+#: Inferences that a row's share of time is the mean of.
+_REPEATS = 5
+#: A worker that explains is ended after it.
+TIMEOUT_S = 120.0
+
+
+class ProcessorPeaks:
+    """What the processors of a sweep can do at most, as far as is known by now.
+
+    A GPU is known from its profile. The CPU is measured: with every library once, later again
+    with those that were the fastest, because a shared machine is not always at its best.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._measured: dict[int, Peaks] = {}
+
+    def measure(self, runs: Iterable[RunSpec]) -> None:
+        """Looks once more, at the thread counts and precisions that some runs have."""
+        precisions: dict[int, set[str]] = {}
+        for run in runs:
+            if run.device == "cpu":
+                wanted = precisions.setdefault(run.threads, {"fp32"})
+                wanted.add("int8" if run.precision == "int8-dynamic" else run.precision)
+        for threads, wanted in sorted(precisions.items()):
+            self._progress.detail(f"measuring the peaks of the processor, {threads} threads")
+            before = self._measured.get(threads)
+            libraries = tuple({rate.by for rate in before.rates}) if before else ()
+            found = measured_peaks(threads, tuple(sorted(wanted)), self._progress, libraries)
+            if found is not None:
+                self._measured[threads] = merged(before, found) if before else found
+
+    def know(self, run: RunSpec, peaks: Peaks) -> None:
+        """Peaks that were measured before, and stored."""
+        if run.device == "cpu":
+            mine = self._measured.get(run.threads)
+            self._measured[run.threads] = merged(mine, peaks) if mine else peaks
+
+    def of(self, run: RunSpec) -> Peaks | None:
+        """The peaks of what a run runs on; None where nothing is known of it."""
+        if run.device == "cpu":
+            return self._measured.get(run.threads)
+        return gpu_peaks(run.gpu_name)
+
+    def bound_of(self, run: RunSpec, operations: tuple[Operation, ...]) -> Bound | None:
+        """A row's bound; None without a graph, peaks, or a rate of its precision."""
+        return bound_by(self.of(run), run, operations)
+
+
+def gpu_peaks(name: str) -> Peaks | None:
+    """What the datasheet says of a GPU; None where there is no profile of it."""
+    profile = profile_of(name)
+    return peaks_of(profile) if profile is not None else None
+
+
+def bound_by(peaks: Peaks | None, run: RunSpec, operations: tuple[Operation, ...]) -> Bound | None:
+    """A row's bound by some peaks; None without a graph, peaks, or a rate of its precision."""
+    if peaks is None or not operations:
+        return None
+    try:
+        return bound(operations, run.batch, run.precision, peaks)
+    except StmdeployError:
+        return None
+
+
+def measured_peaks(
+    threads: int,
+    precisions: tuple[str, ...],
+    progress: Progress,
+    libraries: tuple[str, ...] = (),
+    timeout_s: float = TIMEOUT_S,
+) -> Peaks | None:
+    """What this machine's processor can do, measured in a worker; None, and `progress` told,
+    if that fails."""
+    positive(timeout_s, "timeout")
+    job = PeaksJob(threads=threads, precisions=precisions, libraries=libraries)
+    try:
+        return run_job(job, worker_settings(RunSpec("", 1, threads)), timeout_s, progress)
+    except StmdeployError as error:
+        progress.warn(f"the peaks of the processor cannot be measured: {error.message}")
+        return None
+
+
+def operator_times(
+    spec: RowSpec, artifact: Path, repeats: int, timeout_s: float, progress: Progress
+) -> tuple[tuple[OperatorTime, ...], ...]:
+    """The operators of so many inferences of a row, by the runtime's profiler, in a worker.
+
+    Raises:
+        StmdeployError: the runtime does not tell, or the worker failed.
+    """
+    run = spec.run
+    job = LayersJob(
+        artifact=artifact, model=without_checkpoint(spec.model), run=run, repeats=repeats
+    )
+    return run_job(job, worker_settings(run), timeout_s, progress, run.python)
+
+
+def parts_of(spec: RowSpec, artifact: Path | None, progress: Progress) -> dict[str, float]:
+    """Milliseconds of every part in one inference; empty where the runtime does not tell."""
+    if artifact is None or spec.run.scenario.name != LOOP or spec.run.in_flight != 1:
+        return {}
+    try:
+        return mean_ms(operator_times(spec, artifact, _REPEATS, TIMEOUT_S, progress), "part")
+    except StmdeployError:
+        return {}

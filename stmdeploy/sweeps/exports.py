@@ -1,0 +1,91 @@
+"""What the rows of a sweep need exported, and where of it a row finds its artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stmdeploy.errors import FailureKind, StmdeployError
+from stmdeploy.plugins.progress import Progress
+from stmdeploy.plugins.registry import exporter_of
+from stmdeploy.schema.row import Prepared, PreparedArtifact
+from stmdeploy.spec.export import ExportSpec
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.sweep import RowSpec, SweepSpec
+from stmdeploy.sweeps.asked import check_sweep
+from stmdeploy.worker.exports import export_model
+
+
+def export_for(spec: SweepSpec, model: ModelSpec, folder: Path, progress: Progress) -> Prepared:
+    """A model of a sweep with an artifact, or a failure, for every target and precision.
+
+    Args:
+        folder: holds the artifacts afterwards.
+
+    Raises:
+        StmdeployError: as `export_model`.
+    """
+    uuid = next((run.gpu_uuid for run in spec.runs if run.gpu_uuid), "")
+    exports = _exports_of(spec, model, folder)
+    return export_model(model, exports, spec.export_timeout_s, progress, uuid)
+
+
+def _exports_of(spec: SweepSpec, model: ModelSpec, folder: Path) -> list[ExportSpec]:
+    targets = dict.fromkeys(exporter_of(run.runtime).target.name for run in spec.runs)
+    return [
+        ExportSpec(
+            model,
+            target,
+            folder,
+            precision,
+            spec.lowering,
+            calibration=spec.calibration,
+            engine=spec.engine,
+            source_only=bool(spec.nodes),
+        )
+        for precision in spec.precisions
+        for target in targets
+    ]
+
+
+def artifact_for(row: RowSpec, prepared: Prepared) -> PreparedArtifact:
+    """What was exported of a row's model for its runtime and precision."""
+    wanted = (exporter_of(row.run.runtime).target.name, row.run.precision)
+    return next(one for one in prepared.artifacts if (one.target, one.precision) == wanted)
+
+
+def export_rows(
+    spec: SweepSpec, folder: Path, progress: Progress
+) -> dict[RowSpec, PreparedArtifact]:
+    """Exports what every row of a sweep needs, each model in a worker, and measures nothing.
+
+    Args:
+        folder: holds the artifacts afterwards.
+
+    Raises:
+        StmdeployError: bad input, or an export that failed, with its exit code.
+    """
+    check_sweep(spec)
+    models = {model: export_for(spec, model, folder, progress) for model in spec.models}
+    found = {row: artifact_for(row, models[row.model]) for row in spec.rows()}
+    for row, artifact in found.items():
+        if artifact.failure is not None:
+            raise artifact.failure.error(
+                f"{row.model.label} for {row.run.runtime}: ",
+                "fix the model or the exporter, and run the command again",
+            )
+    return found
+
+
+def path_of(artifact: PreparedArtifact) -> Path:
+    """The main file of an artifact.
+
+    Raises:
+        StmdeployError: it was not exported.
+    """
+    if artifact.path is not None:
+        return artifact.path
+    assert artifact.failure is not None
+    failure = artifact.failure
+    raise StmdeployError(
+        f"not exported: {failure.message}", failure.hint, failure.code, FailureKind.NOT_EXPORTED
+    )

@@ -1,0 +1,156 @@
+"""A stored sweep whose models are ready, and the rows that are put together from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from stmdeploy.errors import Failure, FailureKind, StmdeployError
+from stmdeploy.hardware.environment import environment
+from stmdeploy.measure.summary import summarize
+from stmdeploy.plugins.progress import Progress
+from stmdeploy.results.state import now_utc
+from stmdeploy.results.store import Store
+from stmdeploy.schema.artifact import Artifact, read_artifact
+from stmdeploy.schema.hardware import Bound, Environment
+from stmdeploy.schema.measurement import ProcessRun
+from stmdeploy.schema.row import Prepared, PreparedArtifact, Row
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.sweep import RowSpec
+from stmdeploy.sweeps.exports import artifact_for, export_for, path_of
+from stmdeploy.sweeps.folder import artifacts_of
+
+#: After these, half the batch may do: the system ends whoever has taken too much.
+_MEMORY_KINDS = frozenset({FailureKind.OUT_OF_MEMORY, FailureKind.KILLED})
+
+
+class PreparedSweep:
+    """A sweep of a store whose models this process prepares, and whose rows it puts together."""
+
+    def __init__(self, store: Store, sweep: str, progress: Progress) -> None:
+        self.store, self.id = store, sweep
+        self.spec = store.asked(sweep)
+        self.environment: Environment = environment()
+        self._progress = progress
+        self._models: dict[ModelSpec, Prepared] = {}
+        self._artifacts: dict[Path, Artifact] = {}
+
+    @property
+    def _folder(self) -> Path:
+        return artifacts_of(self.store, self.id)
+
+    def prepare(self) -> None:
+        """Builds, counts and exports every model that is not yet, each in a worker.
+
+        Raises:
+            StmdeployError: a model cannot be built, or the artifacts not be written.
+        """
+        known = self.store.prepared(self.id)
+        for position, model in enumerate(self.spec.models):
+            ready = known.get(position)
+            if ready is None or not self._intact(ready):
+                ready = export_for(self.spec, model, self._folder, self._progress)
+                self.store.save_prepared(self.id, position, ready)
+            self._models[model] = ready
+
+    def _intact(self, prepared: Prepared) -> bool:
+        """Whether the artifacts of an earlier run lie in this store's folder as they were."""
+        folder = self._folder.resolve()
+        for artifact in prepared.artifacts:
+            if artifact.path is None:
+                continue
+            if artifact.path.parent != folder:
+                return False
+            try:
+                if read_artifact(artifact.path).manifest.seal != artifact.seal:
+                    return False
+            except StmdeployError:
+                return False
+        return True
+
+    def verified(self, spec: RowSpec) -> Path:
+        """The main file of a row's artifact, which is what was prepared: looked at every time.
+
+        Raises:
+            StmdeployError: it was not exported; or it was changed, or exchanged, since then.
+        """
+        prepared = self.artifact_of(spec)
+        path = path_of(prepared)
+        if path not in self._artifacts:
+            self._artifacts[path] = read_artifact(path)
+        artifact = self._artifacts[path]
+        if artifact.manifest.seal != prepared.seal:
+            raise StmdeployError(
+                f"{path} is another artifact than the one that was prepared", "measure again"
+            )
+        artifact.check()
+        return path
+
+    def artifact_of(self, spec: RowSpec) -> PreparedArtifact:
+        """What was prepared of a row's model for its runtime and precision."""
+        return artifact_for(spec, self._models[spec.model])
+
+    def row(
+        self,
+        spec: RowSpec,
+        processes: tuple[ProcessRun, ...] = (),
+        *,
+        failure: Failure | None = None,
+        bound: Bound | None = None,
+    ) -> Row:
+        """What a row comes to with some processes, or why it has none."""
+        prepared, artifact, run = self._models[spec.model], self.artifact_of(spec), spec.run
+        info = prepared.model
+        machine = processes[0].environment if processes else self.environment
+        published = prepared.published if run.precision == "fp32" else None
+        return Row(
+            model=info.name,
+            stm=info.stm,
+            scale=info.scale,
+            weights=info.weights.kind,
+            weights_sha256=info.weights.sha256,
+            image_height_px=info.image_size[0],
+            image_width_px=info.image_size[1],
+            batch=run.batch,
+            precision=run.precision,
+            lowering=artifact.lowering,
+            runtime=run.runtime,
+            device=run.device,
+            # What a node of a cluster has is only known once it has measured.
+            device_name=run.gpu_name or (run.node if not processes else "") or machine.processor,
+            threads=run.threads,
+            in_flight=run.in_flight,
+            scenario=run.scenario.name,
+            python=run.python,
+            published_top1_percent=published.top1_percent if published else None,
+            published_box_ap_percent=published.box_ap_percent if published else None,
+            published_mask_ap_percent=published.mask_ap_percent if published else None,
+            parameters=prepared.parameters,
+            macs=prepared.macs,
+            matmul_conv_macs=prepared.matmul_conv_macs,
+            activations=prepared.activations,
+            uncounted_operators=prepared.uncounted_operators,
+            node=run.node,
+            artifact_sha256=artifact.sha256,
+            artifact_mib=artifact.mib,
+            export_s=artifact.export_s,
+            build_s=artifact.build_s,
+            relative_l2_error=artifact.relative_l2_error,
+            stmdeploy_version=version("stmdeploy"),
+            started_utc=now_utc(),
+            environment=machine,
+            measurement=summarize(processes, run, self.spec.sampling) if processes else None,
+            failure=failure.message if failure else None,
+            failure_kind=failure.kind if failure else None,
+            failure_code=int(failure.code) if failure else 0,
+            bound=bound,
+        )
+
+    def add_smaller(self, spec: RowSpec, failure: Failure) -> int | None:
+        """Half the batch of a row that ran out of memory, where the sweep wants that; where."""
+        memory = failure.kind in _MEMORY_KINDS
+        if memory and self.spec.smaller_batch and spec.run.batch > 1:
+            smaller = replace(spec, run=replace(spec.run, batch=spec.run.batch // 2))
+            return self.store.add_row(self.id, smaller.key, smaller.to_json())
+        return None

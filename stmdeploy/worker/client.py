@@ -1,0 +1,66 @@
+"""A job in a worker of its own, nothing else measured meanwhile."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from stmdeploy.errors import FailureKind
+from stmdeploy.plugins.progress import Progress
+from stmdeploy.spec.run import RunSpec
+from stmdeploy.worker.jobs.job import Job
+from stmdeploy.worker.lock import machine_lock
+from stmdeploy.worker.process import WorkerError, run_worker
+
+#: The entry point of every worker.
+WORKER = "stmdeploy.worker"
+T = TypeVar("T")
+
+
+def run_job(
+    job: Job[T],
+    settings: dict[str, str],
+    timeout_s: float,
+    progress: Progress,
+    python: str = "",
+    *,
+    while_silent: bool = False,
+) -> T:
+    """What a job gives, done in a worker.
+
+    Args:
+        settings: environment variables of the worker; see `worker_settings`.
+        timeout_s: after this long it is ended.
+        progress: is told what the worker tells.
+        python: the interpreter; empty for this one.
+        while_silent: the time counts from the last word of the worker, instead of from its start.
+
+    Raises:
+        WorkerError: the worker itself died, or took too long.
+        StmdeployError: what the job raised there.
+    """
+
+    def tell(line: str) -> None:
+        word, _, text = line.partition(" ")
+        told = {"step": progress.step, "detail": progress.detail}
+        told.get(word, progress.warn)(text)
+
+    with machine_lock(progress):
+        line = run_worker(
+            WORKER, job.model_dump_json(), settings, timeout_s, python=python, tell=tell,
+            while_silent=while_silent,
+        )  # fmt: skip
+    try:
+        return job.answer(line)
+    except ValueError:
+        told = f"the worker's answer cannot be read: {line[:100]!r}"
+        raise WorkerError(told, FailureKind.ERROR) from None
+
+
+def worker_settings(run: RunSpec) -> dict[str, str]:
+    """Environment variables of a worker; the one GPU it sees is its device 0."""
+    settings = {"OMP_NUM_THREADS": str(run.threads), "MKL_NUM_THREADS": str(run.threads)}
+    if run.device == "cuda":
+        settings["CUDA_VISIBLE_DEVICES"] = run.gpu_uuid
+        # For what has no switch of its own: float32 means float32, not TensorFloat-32.
+        settings["NVIDIA_TF32_OVERRIDE"] = "0"
+    return settings

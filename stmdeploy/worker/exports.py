@@ -1,0 +1,64 @@
+"""One way to export: a model built, counted, exported and verified in a worker of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stmdeploy.errors import Failure
+from stmdeploy.plugins.progress import Progress
+from stmdeploy.schema.row import Prepared, PreparedArtifact
+from stmdeploy.spec.export import ExportSpec
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.worker.client import run_job
+from stmdeploy.worker.jobs.prepare import PrepareJob
+from stmdeploy.worker.process import WorkerError
+
+
+def export_model(
+    model: ModelSpec,
+    exports: Sequence[ExportSpec],
+    timeout_s: float,
+    progress: Progress,
+    gpu_uuid: str = "",
+) -> Prepared:
+    """Builds, counts and exports a model; an export that crashes its worker costs one artifact.
+
+    Args:
+        exports: all of the model.
+        timeout_s: a worker that lives longer is ended.
+        gpu_uuid: the GPU that engines are built for, and by; empty for whatever is here.
+
+    Returns:
+        What the model is, and an artifact or a failure for every export, in their order.
+
+    Raises:
+        StmdeployError: the model cannot be built, or the artifacts not be written.
+    """
+    # An engine is for the GPU that builds it.
+    settings = {"CUDA_VISIBLE_DEVICES": gpu_uuid} if gpu_uuid else {}
+
+    def prepared(*some: ExportSpec) -> Prepared:
+        job = PrepareJob(model=model, exports=some)
+        return run_job(job, settings, timeout_s, progress)
+
+    progress.expect(2 + 2 * len(exports))
+    try:
+        return prepared(*exports)
+    except WorkerError:
+        pass  # the worker itself died: find out of which export, so that the others have theirs
+    progress.expect(2 + 4 * len(exports))
+    try:
+        bare = prepared()
+    except WorkerError as error:
+        raise Failure.of(error).error(f"{model.name} cannot be built: ") from error
+    artifacts: list[PreparedArtifact] = []
+    for spec in exports:
+        try:
+            artifacts += prepared(spec).artifacts
+        except WorkerError as error:
+            artifacts.append(
+                PreparedArtifact(
+                    target=spec.target, precision=spec.precision, failure=Failure.of(error)
+                )
+            )
+    return bare.model_copy(update={"artifacts": tuple(artifacts)})

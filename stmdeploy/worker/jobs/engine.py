@@ -1,0 +1,32 @@
+"""An engine to build of a source, on the machine that runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from stmdeploy.schema.row import PreparedArtifact
+from stmdeploy.spec.export import EngineSpec
+from stmdeploy.spec.run import RunSpec
+from stmdeploy.worker.jobs.job import Job, Parent
+from stmdeploy.worker.jobs.prepare import as_prepared
+
+
+class EngineJob(Job[PreparedArtifact]):
+    """Builds the engine of a source for the device of a run, or finds it in a folder of engines."""
+
+    kind: Literal["engine"] = "engine"
+    source: Path
+    run: RunSpec
+    engine: EngineSpec
+    folder: Path
+
+    def do(self, parent: Parent) -> PreparedArtifact:
+        """The engine.
+
+        Raises:
+            StmdeployError: the build failed, or the engine differs from its source (4).
+        """
+        from stmdeploy.export.engine import built_engine
+
+        return as_prepared(built_engine(self.source, self.run, self.engine, self.folder, parent))

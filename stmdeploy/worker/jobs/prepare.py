@@ -1,0 +1,96 @@
+"""A model to build, to count and to export."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from stmdeploy.errors import DestinationError, DiskFullError, Failure, FailureKind, StmdeployError
+from stmdeploy.files.reading import BYTES_PER_MIB
+from stmdeploy.schema.row import Prepared, PreparedArtifact
+from stmdeploy.spec.export import ExportSpec
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.worker.jobs.job import Job, Parent
+
+if TYPE_CHECKING:
+    from stmdeploy.backbones.source import BuiltModel
+    from stmdeploy.schema.artifact import Artifact
+    from stmdeploy.schema.published import Published
+
+#: What the published accuracies were measured with.
+_PUBLISHED_SIZE, _PUBLISHED_CLASSES = (224, 224), 1000
+
+
+class PrepareJob(Job[Prepared]):
+    """Builds, counts and exports a model; a failed export costs its rows, not the others'."""
+
+    kind: Literal["prepare"] = "prepare"
+    model: ModelSpec
+    exports: tuple[ExportSpec, ...]
+
+    def do(self, parent: Parent) -> Prepared:
+        """What the model is, what it costs, and its artifacts in the order of the exports.
+
+        Raises:
+            StmdeployError: the model cannot be built or counted, or a folder not be written to.
+        """
+        from stmdeploy.backbones.complexity import count
+        from stmdeploy.backbones.source import build_model
+
+        built = build_model(self.model, parent)
+        parent.step(f"counting {self.model.name}")
+        complexity = count(built.module, self.model.image_size)
+        return Prepared(
+            model=built.info,
+            published=_published(built),
+            parameters=complexity.parameters,
+            macs=complexity.macs,
+            matmul_conv_macs=complexity.matmul_conv_macs,
+            activations=complexity.activations,
+            uncounted_operators=complexity.uncounted,
+            artifacts=tuple(_exported(built, spec, parent) for spec in self.exports),
+        )
+
+
+def _exported(built: BuiltModel, spec: ExportSpec, parent: Parent) -> PreparedArtifact:
+    from stmdeploy.export.artifact import export_built
+    from stmdeploy.plugins.registry import exporter_for_target
+
+    try:
+        exporter = exporter_for_target(spec.target, source_only=spec.source_only)
+        return as_prepared(export_built(built, exporter, spec, parent))
+    except StmdeployError as error:
+        if isinstance(error, DestinationError) and not isinstance(error, DiskFullError):
+            raise
+        failure = Failure.of(error)
+    except MemoryError:
+        failure = Failure(FailureKind.OUT_OF_MEMORY, "out of memory")
+    return PreparedArtifact(target=spec.target, precision=spec.precision, failure=failure)
+
+
+def as_prepared(artifact: Artifact) -> PreparedArtifact:
+    """An artifact as rows refer to it."""
+    manifest = artifact.manifest
+    return PreparedArtifact(
+        target=manifest.target,
+        precision=manifest.precision,
+        path=artifact.path.resolve(),
+        seal=manifest.seal,
+        sha256=manifest.files[0].sha256,
+        mib=artifact.size_bytes / BYTES_PER_MIB,
+        lowering=manifest.lowering,
+        export_s=manifest.export_s,
+        build_s=manifest.engine.build_s if manifest.engine else None,
+        relative_l2_error=manifest.verification.relative_l2_error,
+        operations=manifest.operations,
+    )
+
+
+def _published(built: BuiltModel) -> Published | None:
+    """The authors' accuracy, if this is the model they published it of."""
+    info = built.info
+    size = (info.image_size, info.num_classes)
+    if built.config is None or size != (_PUBLISHED_SIZE, _PUBLISHED_CLASSES):
+        return None
+    if not (built.official or info.weights.kind == "synthetic"):
+        return None
+    return built.config.published

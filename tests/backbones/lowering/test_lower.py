@@ -1,0 +1,86 @@
+"""The lowered form is the same function: float64, any size, batch and weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stmdeploy import create_backbone, list_backbones
+from stmdeploy.backbones.catalogue import resolve
+from stmdeploy.backbones.lowering import REFERENCE, TOKENS, TOKENS_PLAIN, forms_of, lower
+from stmdeploy.backbones.lowering.operators import deform_conv
+from stmdeploy.backbones.synthetic import fill_synthetic
+
+FAMILIES = ("halo", "pvt", "pvt_v2", "swin", "convnext", "dcn")
+WINDOWED = ("halo", "swin")
+
+
+def distance(name: str, size: tuple[int, int], batch: int, seed: int, form: str = TOKENS) -> float:
+    """Relative L2 distance of a form from the reference, in float64."""
+    model = create_backbone(name, "micro", image_size=size, num_classes=10)
+    fill_synthetic(model, seed)
+    model = model.double()
+    x = torch.randn(batch, 3, *size, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = model(x)
+        got = lower(model, form)(x)
+        assert torch.equal(expected, model(x)), "lowering changed its input"
+    return float((got - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("name", [*WINDOWED, "official_pvt_v2_b0"])
+@pytest.mark.parametrize("form", [TOKENS, TOKENS_PLAIN])
+def test_at_224(name: str, form: str) -> None:
+    assert distance(name, (224, 224), 1, seed=1, form=form) < 1e-12
+
+
+@settings(max_examples=8)
+@given(
+    name=st.sampled_from([name for name in FAMILIES if name not in WINDOWED]),
+    rows=st.integers(1, 4),
+    columns=st.integers(1, 4),
+    batch=st.integers(1, 3),
+    seed=st.integers(0, 2**31),
+    form=st.sampled_from([TOKENS, TOKENS_PLAIN]),
+)
+def test_any_size_batch_and_weights(
+    name: str, rows: int, columns: int, batch: int, seed: int, form: str
+) -> None:
+    assert distance(name, (32 * rows, 32 * columns), batch, seed, form) < 1e-12
+
+
+@settings(max_examples=3)
+@given(
+    name=st.sampled_from(WINDOWED),
+    size=st.sampled_from([(224, 224), (224, 448), (448, 224)]),
+    batch=st.integers(1, 2),
+    seed=st.integers(0, 2**31),
+)
+def test_windows_of_any_size(name: str, size: tuple[int, int], batch: int, seed: int) -> None:
+    assert distance(name, size, batch, seed) < 1e-12
+
+
+def test_which_backbones_have_which_forms() -> None:
+    forms = {name: forms_of(resolve(name)) for name in list_backbones()}
+    assert [name for name in forms if TOKENS not in forms[name]] == ["official_swin_tiny"]
+    assert all((TOKENS_PLAIN in forms[name]) == (TOKENS in forms[name]) for name in forms)
+
+
+def test_the_reference_form_is_the_module_itself() -> None:
+    model = create_backbone("convnext", "micro")
+    assert lower(model, REFERENCE) is model
+
+
+def test_deform_conv_reads_its_offsets_as_onnx_does() -> None:
+    """One sample moved by (dy, dx) = (1, 2), the others masked out."""
+    value = torch.arange(30.0).reshape(1, 1, 5, 6)
+    offset = torch.zeros(1, 18, 30)
+    logits = torch.full((30, 9), -1e9)
+    row, column = 0, 2  # top right of the kernel: one row up, one column right
+    point = 3 * row + column
+    logits[:, point] = 0.0
+    offset[:, 2 * point], offset[:, 2 * point + 1] = 1.0, 2.0
+    moved = deform_conv(value, offset, logits, 1)
+    assert moved[0, 0, 2, 1] == value[0, 0, 2 - 1 + 1, 1 + 1 + 2]

@@ -1,0 +1,171 @@
+"""Workers that take turns: in pairs, one at a time, and what becomes of those that fail."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stmdeploy.check import side_by_side
+from stmdeploy.check.side_by_side import (
+    PAIRS_AT_ONCE,
+    Pair,
+    Side,
+    SideFailedError,
+    measure_wave,
+    pairs_that_fit,
+)
+from stmdeploy.measure.turns import Inference, from_words
+from stmdeploy.plugins.progress import Silent
+from stmdeploy.schema.artifact import Artifact
+from stmdeploy.spec.export import ExportSpec
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSpec
+from stmdeploy.worker.jobs.turns import TurnsJob
+from tests.artifacts import export_model
+from tests.fakes import RecordedProgress
+
+#: Writes when it begins and ends to a file, in one write each, and misbehaves on request.
+RIVAL = """
+import ctypes
+import os
+import time
+
+from torch import nn
+
+LOG = os.open("turns.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(12, 5)
+        self.runs = 0
+    def forward(self, x):
+        self.runs += 1
+        if x.shape[0] == 5 and self.runs > 8:
+            ctypes.string_at(0)
+        if x.shape[0] == 6 and self.runs > 8:
+            time.sleep(3600)
+        if x.shape[0] == 7 and self.runs > 8:
+            raise RuntimeError("the device is gone")
+        os.write(LOG, f"{os.getpid()} {time.monotonic_ns()} begins\\n".encode())
+        y = self.fc(x.flatten(1))
+        os.write(LOG, f"{os.getpid()} {time.monotonic_ns()} ends\\n".encode())
+        return y
+"""
+
+
+@pytest.fixture
+def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
+    (tmp_path / "turn_rivals.py").write_text(RIVAL)
+    monkeypatch.chdir(tmp_path)
+    model = ModelSpec("turn_rivals:Net", image_size=(2, 2))
+    return export_model(ExportSpec(model, "torch", tmp_path), RecordedProgress())
+
+
+def side(artifact: Artifact, batch: int) -> Side:
+    model = ModelSpec("turn_rivals:Net", image_size=(2, 2))
+    run = RunSpec("torch", batch, 1)
+    return Side(TurnsJob(artifact=artifact.path, model=model, run=run), artifact.size_bytes)
+
+
+def wave(artifact: Artifact, batch: int, timeout_s: float = 600.0) -> list[Pair]:
+    dice = random.Random(0)
+    wave = measure_wave(side(artifact, 1), side(artifact, batch), timeout_s, dice, Silent())
+    assert wave.measured_s > 0
+    return wave.pairs
+
+
+@pytest.mark.slow
+def test_one_process_runs_at_a_time(artifact: Artifact) -> None:
+    pairs = wave(artifact, 1)
+    assert len(pairs) == PAIRS_AT_ONCE["cpu"]
+    for pair in pairs:
+        assert pair.baseline.inferences and pair.candidate.inferences
+        assert pair.baseline.run.logits == pair.candidate.run.logits
+        assert len(pair.baseline.run.logits) == 5
+        assert pair.candidate.run.memory_peak_mib > 0
+    events = [line.split() for line in Path("turns.log").read_text().splitlines()]
+    # Loading is not measured, and done by all at once: a turn is what comes after the last start.
+    first = {pid: int(at) for pid, at, _ in reversed(events)}
+    everyone_there = max(first.values())
+    later = sorted((int(at), pid, what) for pid, at, what in events if int(at) > everyone_there)
+    # Warm runs are of all processes too; the turns are the last part, one process a stretch.
+    turns = later[len(later) // 2 :]
+    running: set[str] = set()
+    for _, pid, what in turns:
+        if what == "begins":
+            assert not running
+            running = {pid}
+        else:
+            running = set()
+    assert len({pid for _, pid, _ in turns}) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (5, "candidate: worker died of SIGSEGV"),
+        (7, "candidate: RuntimeError: the device is gone"),
+    ],
+)
+def test_a_side_that_fails_says_which_and_why(artifact: Artifact, batch: int, message: str) -> None:
+    with pytest.raises(SideFailedError) as failed:
+        wave(artifact, batch)
+    assert message in str(failed.value)
+    assert failed.value.code == 5
+
+
+@pytest.mark.slow
+def test_a_side_that_hangs_is_ended(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the side that hangs has little time, and from its first turn on: no load matters."""
+
+    def hurried(player: Any) -> list[Inference]:
+        if player.name == "candidate":
+            player.worker._deadline = min(player.worker._deadline, time.monotonic() + 2.0)
+        return take_turn(player)
+
+    take_turn = side_by_side._Player.take_turn
+    monkeypatch.setattr(side_by_side._Player, "take_turn", hurried)
+    with pytest.raises(SideFailedError, match="candidate: took longer than 600 s and was ended"):
+        wave(artifact, 6)
+
+
+def test_an_interpreter_that_is_not_there(artifact: Artifact) -> None:
+    bad = replace(side(artifact, 1), python="/none/python")
+    with pytest.raises(SideFailedError, match="baseline: /none/python cannot be started"):
+        measure_wave(bad, side(artifact, 1), 600, random.Random(0), Silent())
+
+
+def test_large_models_are_alive_in_fewer_pairs(artifact: Artifact) -> None:
+    one = side(artifact, 1)
+    assert pairs_that_fit(one, one, 16_000.0) == 3
+    assert pairs_that_fit(one, one, 1500.0) == 2
+    assert pairs_that_fit(one, one, 100.0) == 1
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_while_it_waits(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed_first(player: Any) -> list[Inference]:
+        os.kill(player.worker.pid, signal.SIGKILL)
+        player.worker._process.wait()
+        return take_turn(player)
+
+    take_turn = side_by_side._Player.take_turn
+    monkeypatch.setattr(side_by_side._Player, "take_turn", killed_first)
+    with pytest.raises(SideFailedError, match="SIGKILL"):
+        wave(artifact, 1)
+
+
+def test_turns_in_words() -> None:
+    assert from_words("") == []
+    assert [(one.duration_ns, one.delay_ns) for one in from_words("12+3 4+0")] == [(12, 3), (4, 0)]

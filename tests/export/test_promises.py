@@ -1,0 +1,142 @@
+"""What is promised, and that it is kept: every mixer, target and precision at the smallest size."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from _pytest.mark.structures import ParameterSet
+
+from stmdeploy import StmdeployError
+from stmdeploy.backbones.catalogue import list_backbones, resolve
+from stmdeploy.backbones.lowering import forms_of
+from stmdeploy.export import promises as table
+from stmdeploy.export.promises import (
+    TASKS,
+    Promise,
+    check_precision,
+    default_form,
+    forms_for,
+    promise,
+    promises,
+    why_not,
+)
+from stmdeploy.plugins.registry import exporters
+from stmdeploy.spec.export import LOWERINGS, PRECISIONS
+from stmdeploy.spec.model import ModelSpec
+from tests import matrix
+
+README = Path(__file__).parents[2] / "README.md"
+EVERYTHING = list(promises())
+HALO, DCN = resolve("halo", "micro"), resolve("dcn", "micro")
+
+
+def test_every_combination_has_one_claim() -> None:
+    kinds = len(exporters()) * len(PRECISIONS) * len(LOWERINGS) * len(TASKS)
+    assert len(EVERYTHING) == len(list_backbones()) * kinds
+    assert len({(*matrix.key(p).split(), p.task) for p in EVERYTHING}) == len(EVERYTHING)
+    assert {p.claim for p in EVERYTHING} == {"yes", "no", "untried"}
+
+
+def test_every_no_says_why_in_the_table() -> None:
+    """And not in the words that stand in for an exporter from elsewhere."""
+    for p in EVERYTHING:
+        assert bool(p.why) == (p.claim != "yes")
+        assert not p.why.startswith(f"{p.target} "), p
+
+
+def test_nothing_is_promised_that_cannot_be_written() -> None:
+    for p in EVERYTHING:
+        if p.claim != "no":
+            exporter = exporters()[p.target]
+            assert p.precision in exporter.target.tolerances
+            assert p.lowering in forms_for(resolve(p.model), exporter, p.precision)
+            assert p.lowering in forms_of(resolve(p.model))
+
+
+def test_what_can_be_written_is_promised_in_some_form_of_every_backbone() -> None:
+    kept = {(p.model, p.target, p.precision) for p in EVERYTHING if p.claim != "no"}
+    assert kept == {
+        (name, target, precision)
+        for name in list_backbones()
+        for target, exporter in exporters().items()
+        for precision in exporter.target.tolerances
+    }
+
+
+def test_the_readme_promises_the_same() -> None:
+    """Its table of targets and precisions."""
+    text = README.read_text("utf-8").partition("### Targets and precisions")[2]
+    lines = re.findall(r"^\| `([a-z][a-z-]*)` \| ([\w, -]+) \| `", text, re.MULTILINE)
+    promised: dict[str, list[str]] = {}
+    for p in EVERYTHING:
+        if p.claim != "no" and p.precision not in promised.setdefault(p.target, []):
+            promised[p.target].append(p.precision)
+    assert {target: words.split(", ") for target, words in lines} == promised
+
+
+def test_the_default_form_is_the_best_that_works() -> None:
+    onnx, openvino = exporters()["onnx"], exporters()["openvino"]
+    assert default_form(HALO, onnx, "fp32") == "tokens"
+    assert default_form(HALO, onnx, "int8") == "tokens-plain"
+    assert default_form(DCN, openvino, "fp16") == "tokens-plain"
+    assert default_form(resolve("official_swin", "tiny"), onnx, "fp32") == "reference"
+    swin, rtx = resolve("swin", "micro"), exporters()["tensorrt-rtx"]
+    assert "no fused attention" in why_not(swin, rtx, "fp16", "tokens")
+    assert why_not(resolve("swin", "tiny"), rtx, "fp16", "tokens") == ""
+    assert "DeformConv" in why_not(DCN, openvino, "fp32", "tokens")
+    assert why_not(HALO, openvino, "fp32", "tokens") == ""
+
+
+def test_a_precision_that_is_not_there_says_why() -> None:
+    with pytest.raises(StmdeployError, match=r"no precision 'bf16': ONNX Runtime's CPU") as error:
+        check_precision(exporters()["onnx"], "bf16")
+    assert error.value.hint == "choose one of: fp32, fp16, int8, int8-dynamic"
+
+
+def test_what_a_version_broke_is_a_row_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx, convnext, there = exporters()["onnx"], resolve("convnext", "nano"), version("onnxruntime")
+
+    def broken_by(number: str) -> Promise:
+        entry = table._Claim(
+            target=("onnx",), stm=("convnext",), lowering=("tokens",),
+            versions={"onnxruntime": number}, claim="no", why="its Gelu is wrong",
+        )  # fmt: skip
+        monkeypatch.setattr(table, "_claims", lambda: (entry, *claims))
+        return promise(convnext, onnx, "fp32", "tokens")
+
+    claims = table._claims()
+    found = broken_by(there)
+    assert (found.claim, found.why) == ("no", f"its Gelu is wrong (with onnxruntime {there})")
+    assert default_form(convnext, onnx, "fp32") == "tokens-plain"
+    assert promise(HALO, onnx, "fp32", "tokens").claim == "yes"
+    assert broken_by("0.1").claim == "yes", "that is of another version"
+    assert default_form(convnext, onnx, "fp32") == "tokens"
+
+
+def _smallest() -> list[Promise]:
+    """Of every mixer, target and precision the default form."""
+    return [
+        p
+        for p in matrix.kept_promises(["nano"])
+        if p.lowering == default_form(resolve(p.model), exporters()[p.target], p.precision)
+    ]
+
+
+def _marked(kept: Promise) -> ParameterSet:
+    """Compiling a backbone ahead of time takes a core for 40 s: of one mixer by day."""
+    at_night = kept.target == "aotinductor" and resolve(kept.model).stm != "convnext"
+    return pytest.param(kept, marks=[pytest.mark.nightly] if at_night else [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", list(map(_marked, _smallest())), ids=matrix.key)
+def test_every_promise_is_kept_at_the_smallest_size(kept: Promise) -> None:
+    """At night micro and tiny follow, in every form: `make nightly`."""
+    side = 224 if resolve(kept.model).stm in ("halo", "swin") else 64
+    model = ModelSpec(kept.model, (side, side), matrix.FEW_CLASSES)
+    result = matrix.keep(kept, model, matrix.SMALL_ENGINE)
+    assert result["failure"] == ""
+    assert result["warnings"] == []

@@ -32,6 +32,7 @@ class OnnxExporter(Exporter):
         suffix=".onnx",
         runtimes=("onnxruntime",),
         tolerances={"fp32": 1e-5, "fp16": 5e-3, "int8": None, "int8-dynamic": None},
+        packages=("onnxruntime", "onnxruntime-gpu"),
     )
     lowerings = ("tokens", "tokens-plain", "reference")
 

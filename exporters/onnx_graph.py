@@ -111,8 +111,7 @@ def _opset(work: Work) -> int:
     if not least <= opset <= highest:
         fixed = work.spec.lowering or work.spec.precision == "bf16"
         lowest = least if fixed else min(LOWEST_OPSET.values())
-        hint = f"with --opset, choose {lowest} to {highest}"
-        raise StmdeployError(f"opset {opset} cannot be written", hint)
+        raise StmdeployError(f"--opset {opset} cannot be written", f"choose {lowest} to {highest}")
     return opset
 
 

@@ -40,6 +40,7 @@ class OpenVinoExporter(Exporter):
         suffix=".xml",
         runtimes=("openvino",),
         tolerances={"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": None},
+        packages=("openvino",),
     )
     lowerings = ("tokens-plain", "tokens", "reference")  # it reads no DeformConv of ONNX
 

@@ -42,7 +42,7 @@ class TensorRtExporter(Exporter):
     """Exporter of target ``tensorrt``; `TensorRtRtxExporter` is the same for TensorRT-RTX."""
 
     name, suffix = "tensorrt", ".engine"
-    module_name = "tensorrt"
+    module_name = package = "tensorrt"
     install = "pip install 'stmdeploy[gpu,tensorrt]'"
 
     @property
@@ -54,6 +54,7 @@ class TensorRtExporter(Exporter):
             runtimes=(self.name,),
             tolerances={"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": None},
             travels="source",
+            packages=(self.package,),
         )
 
     @cached_property
@@ -221,5 +222,5 @@ class TensorRtRtxExporter(TensorRtExporter):
     """Exporter of target ``tensorrt-rtx``: builds without a GPU, for compute capabilities."""
 
     name, suffix = "tensorrt-rtx", ".rtx.engine"
-    module_name = "tensorrt_rtx"
+    module_name, package = "tensorrt_rtx", "tensorrt-rtx-cu12"
     install = "pip install 'stmdeploy[cpu,tensorrt-rtx]'"

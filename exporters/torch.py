@@ -33,6 +33,7 @@ class TorchExporter(Exporter):
         # The artifact is the state_dict, whose keys are those of the reference form; the module
         # around it is what this stmdeploy builds.
         holds_code=False,
+        packages=("torch",),
     )
     lowerings = ("reference",)
 
@@ -114,7 +115,7 @@ class TorchRunner(TensorRunner):
 
     def prepared(self, images: Array) -> Tensor:
         """The input on the device."""
-        image: Tensor = self._torch.from_numpy(images).to(self._run.device, self._dtype)
+        image: Tensor = self._torch.from_numpy(images).to(self._run.device, self._dtype, copy=True)
         return image
 
     def prepare(self, images: Array) -> None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from stmdeploy.backbones.catalogue import STRIDES, BackboneConfig
+from stmdeploy.backbones.catalogue import STRIDES, BackboneConfig, check_image_size
 from stmdeploy.backbones.layers import (
     ConvDownsample,
     ConvStem,
@@ -18,7 +18,6 @@ from stmdeploy.backbones.layers import (
 )
 from stmdeploy.backbones.mixers import block_of
 from stmdeploy.backbones.mixers.block import BlockGeometry
-from stmdeploy.backbones.sizes import check_image_size
 
 INITIAL_STD = 0.02
 

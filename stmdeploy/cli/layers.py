@@ -8,7 +8,7 @@ from stmdeploy.cli import console
 from stmdeploy.files.writing import writable, write_atomically
 from stmdeploy.report.layers import chrome_trace, layers_document, layers_table
 from stmdeploy.spec.sweep import SweepSpec
-from stmdeploy.sweeps.layers import LayerTimes, layers_of
+from stmdeploy.sweeps.explanation import LayerTimes, layers_of
 
 
 def show_layers(spec: SweepSpec, trace: Path | None, *, json: bool) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stmdeploy.backbones.catalogue import list_backbones, resolve
-from stmdeploy.backbones.sizes import check_image_size
+from stmdeploy.backbones.catalogue import check_image_size, list_backbones, resolve
 from stmdeploy.cli.devices import Devices, devices_here, devices_of_cluster
 from stmdeploy.cli.options import (
     RESULTS_ROOT,

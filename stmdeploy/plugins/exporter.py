@@ -43,6 +43,8 @@ class Target:
         holds_code: whether an artifact says what is computed; otherwise it holds weights alone,
             and the code that loads it does.
         travels: what can be used on another machine.
+        packages: what the library is distributed as, under one name or another: nodes of a
+            cluster must have the same version.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Target:
     tolerances: Mapping[str, float | None]
     holds_code: bool = True
     travels: Travels = "artifact"
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,28 @@
-"""Accuracy as it was measured over labelled images."""
+"""Accuracy: as the authors published it, and as it was measured over labelled images."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from pydantic import Field
 
 from stmdeploy.schema.document import Count, Document, Number, Percent, PlainText, Side
 from stmdeploy.schema.hardware import Environment
+
+
+@dataclass(frozen=True)
+class Published:
+    """Published figures of a backbone, per cent.
+
+    Attributes:
+        top1_percent: ImageNet-1k top-1 accuracy at 224 px.
+        box_ap_percent: COCO box AP of Mask R-CNN, 1x schedule, over its detection form.
+        mask_ap_percent: COCO mask AP of the same detector.
+    """
+
+    top1_percent: float
+    box_ap_percent: float
+    mask_ap_percent: float
 
 
 class Share95(Document):

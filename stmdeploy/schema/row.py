@@ -8,11 +8,10 @@ from pydantic import Field
 
 from stmdeploy.errors import Failure, FailureKind
 from stmdeploy.schema.document import Amount, Count, Document, Number, Percent, PlainText, Side
-from stmdeploy.schema.evaluation import Evaluation
+from stmdeploy.schema.evaluation import Evaluation, Published
 from stmdeploy.schema.hardware import Bound, Environment
 from stmdeploy.schema.manifest import ModelInfo, Operation
 from stmdeploy.schema.measurement import Measurement
-from stmdeploy.schema.published import Published
 from stmdeploy.spec.run import LOOP
 
 

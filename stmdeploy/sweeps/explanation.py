@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from stmdeploy.errors import StmdeployError
+from stmdeploy.errors import Failure, StmdeployError
+from stmdeploy.files.writing import scratch_folder
 from stmdeploy.hardware.profiles import peaks_of, profile_of
 from stmdeploy.hardware.roofline import bound
 from stmdeploy.measure.peaks import merged
@@ -16,7 +18,8 @@ from stmdeploy.schema.manifest import Operation
 from stmdeploy.schema.measurement import OperatorTime
 from stmdeploy.spec.limits import positive
 from stmdeploy.spec.run import LOOP, RunSpec
-from stmdeploy.spec.sweep import RowSpec
+from stmdeploy.spec.sweep import RowSpec, SweepSpec
+from stmdeploy.sweeps.exports import export_rows, path_of
 from stmdeploy.worker.client import run_job, worker_settings
 from stmdeploy.worker.jobs.job import without_checkpoint
 from stmdeploy.worker.jobs.layers import LayersJob
@@ -128,3 +131,33 @@ def parts_of(spec: RowSpec, artifact: Path | None, progress: Progress) -> dict[s
         return mean_ms(operator_times(spec, artifact, _REPEATS, TIMEOUT_S, progress), "part")
     except StmdeployError:
         return {}
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """The operators of some inferences of a row."""
+
+    row: RowSpec
+    inferences: tuple[tuple[OperatorTime, ...], ...]
+
+
+def layers_of(spec: SweepSpec, progress: Progress, repeats: int = 10) -> list[LayerTimes]:
+    """The operators of every row, in so many inferences.
+
+    Raises:
+        StmdeployError: bad input, or a row that failed.
+    """
+    found = []
+    with scratch_folder("layers") as folder:
+        artifacts = export_rows(spec, folder, progress)
+        progress.expect(len(artifacts))
+        for row, artifact in artifacts.items():
+            progress.step(f"looking into {row.model.label} on {row.run.runtime}")
+            path = path_of(artifact)
+            try:
+                times = operator_times(row, path, repeats, spec.row_timeout_s, progress)
+            except StmdeployError as error:
+                where = f"{row.model.label} on {row.run.runtime}: "
+                raise Failure.of(error).error(where) from error
+            found.append(LayerTimes(row, times))
+    return found

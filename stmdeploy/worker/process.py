@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from stmdeploy.errors import ExitCode, Failure, FailureKind, StmdeployError
 from stmdeploy.files.places import temporary_folder
@@ -56,7 +57,10 @@ def failure_of(error: Exception) -> Failure:
     """What an exception of a job means: an expected failure as it is, and whatever an engine
     raises as one that costs a row."""
     if isinstance(error, StmdeployError):
-        return Failure.of(error)
+        failure = Failure.of(error)
+        if failure.kind is FailureKind.ERROR:  # an exporter passes on what its engine says
+            return replace(failure, kind=kind_of_words(failure.message))
+        return failure
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_LAST_WORDS]}"
     return Failure(kind_of_words(reason), reason)
 

@@ -13,7 +13,7 @@ from stmdeploy.schema.measurement import OperatorTime
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
 from stmdeploy.spec.sweep import SweepSpec
-from stmdeploy.sweeps.layers import layers_of
+from stmdeploy.sweeps.explanation import layers_of
 from tests.fakes import RecordedProgress
 
 SMALL = ModelSpec("unified_convnext_nano", image_size=(64, 64), num_classes=10)

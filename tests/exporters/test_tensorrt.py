@@ -257,5 +257,5 @@ def check_engines(
 def test_classic_and_rtx_share_everything_but_names() -> None:
     assert issubclass(TensorRtRtxExporter, TensorRtExporter)
     own = {name for name in vars(TensorRtRtxExporter) if not name.startswith("_")}
-    assert own == {"name", "suffix", "module_name", "install"}
+    assert own == {"name", "suffix", "module_name", "package", "install"}
     assert tensorrt_runner.why_no_gpu() in ("", "no GPU")

@@ -101,3 +101,15 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, progress: RecordedProgress) 
 def test_no_gpu(tmp_path: Path) -> None:
     with pytest.raises(StmdeployError, match="sees no CUDA device"):
         TorchExporter().load(tmp_path, RunSpec("torch", 1, 1, "cuda"), lambda: build_module(MODEL))
+
+
+def test_the_input_is_a_copy(tmp_path: Path, progress: RecordedProgress) -> None:
+    """What is fed overwrites the runner's own input, not the images of whoever gave them."""
+    artifact = export_model(ExportSpec(MODEL, "torch", tmp_path), progress)
+    runner = TorchExporter().load(
+        artifact.path, RunSpec("torch", 1, 1), lambda: build_module(MODEL)
+    )
+    images = np.ones((1, 3, *MODEL.image_size), np.float32)
+    runner.prepare(images)
+    runner.feed(np.zeros_like(images))
+    assert images.min() == 1.0

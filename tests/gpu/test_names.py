@@ -167,8 +167,7 @@ def test_what_events_are_told_and_tell() -> None:
 
 def test_the_models_of_the_tests_can_be_built() -> None:
     """So that no test of a GPU fails for what has nothing to do with one."""
-    from stmdeploy.backbones.catalogue import resolve
-    from stmdeploy.backbones.sizes import check_image_size
+    from stmdeploy.backbones.catalogue import check_image_size, resolve
     from tests.gpu import test_on_gpu
 
     for model in (*test_on_gpu.MODELS.values(), test_on_gpu.TINY, test_on_gpu.MICRO):

@@ -106,6 +106,8 @@ def test_a_hang_is_ended() -> None:
 def test_memory_that_is_out(words: str) -> None:
     """As every runtime says it, by its sources and documentation."""
     assert failure_of(RuntimeError(words)).kind is FailureKind.OUT_OF_MEMORY
+    told = StmdeployError(words, "", ExitCode.WORKER_FAILED)  # as exporters pass it on
+    assert failure_of(told).kind is FailureKind.OUT_OF_MEMORY
 
 
 @pytest.mark.parametrize("words", ["no such kernel", "CUDA: cudaErrorNoDevice"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from stmdeploy.errors import StmdeployError
 from stmdeploy.hardware.profiles import find_profiles
+from stmdeploy.plugins.registry import exporter_of
 from stmdeploy.schema.hardware import Environment
 from stmdeploy.spec.run import RunSpec
 from stmdeploy.sweeps.cluster.documents import NodeFacts
@@ -15,16 +16,6 @@ from stmdeploy.sweeps.cluster.fleet import Node
 
 #: Stands for LoadGen among the runtimes that a node has.
 LOADGEN = "loadgen"
-#: The packages that a runtime's figures hang on; those of one tuple are one library.
-_PACKAGES = {
-    LOADGEN: ("mlcommons_loadgen",),
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
-    "openvino": ("openvino",),
-    "torch": ("torch",),
-    "torch-compile": ("torch",),
-    "tensorrt": ("tensorrt",),
-    "tensorrt-rtx": ("tensorrt-rtx-cu12",),
-}
 
 
 @dataclass(frozen=True)
@@ -205,7 +196,12 @@ def expected(
 
 
 def _packages(runtimes: Iterable[str]) -> set[tuple[str, ...]]:
-    return {("stmdeploy",), *(_PACKAGES[name] for name in runtimes if name in _PACKAGES)}
+    """Those that figures hang on; of one tuple are names of one library."""
+    of_runtimes = {
+        ("mlcommons_loadgen",) if name == LOADGEN else exporter_of(name).target.packages
+        for name in runtimes
+    }
+    return {("stmdeploy",), *filter(None, of_runtimes)}
 
 
 def _environments(

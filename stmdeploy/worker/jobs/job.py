@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import resource
 from abc import abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar, cast
 
 from pydantic import TypeAdapter
 
 from stmdeploy.errors import Failure
+from stmdeploy.files.reading import BYTES_PER_MIB
 from stmdeploy.schema.document import Document
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.worker.process import ASIDE
@@ -78,6 +82,14 @@ class Answer(Document):
 
     gave: Any = None
     failure: Failure | None = None
+
+
+def limit_memory(limit_mib: int | None) -> None:
+    """Makes this process the first that a full machine ends, and bounds what it allocates."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
+    if limit_mib is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit_mib * BYTES_PER_MIB,) * 2)
 
 
 def without_checkpoint(model: ModelSpec) -> ModelSpec:

@@ -10,8 +10,7 @@ from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec, SamplingSpec
 from stmdeploy.worker.jobs.inputs import probe_of
-from stmdeploy.worker.jobs.job import Job, Parent, builder
-from stmdeploy.worker.jobs.limits import limit_memory
+from stmdeploy.worker.jobs.job import Job, Parent, builder, limit_memory
 
 if TYPE_CHECKING:
     from stmdeploy.plugins.runner import Array, Runner

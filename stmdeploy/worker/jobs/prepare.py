@@ -14,7 +14,7 @@ from stmdeploy.worker.jobs.job import Job, Parent
 if TYPE_CHECKING:
     from stmdeploy.backbones.source import BuiltModel
     from stmdeploy.schema.artifact import Artifact
-    from stmdeploy.schema.published import Published
+    from stmdeploy.schema.evaluation import Published
 
 #: What the published accuracies were measured with.
 _PUBLISHED_SIZE, _PUBLISHED_CLASSES = (224, 224), 1000

@@ -10,8 +10,7 @@ from stmdeploy.schema.measurement import TurnsRun
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
 from stmdeploy.worker.jobs.inputs import probe_of, random_images
-from stmdeploy.worker.jobs.job import Job, Parent, builder
-from stmdeploy.worker.jobs.limits import limit_memory
+from stmdeploy.worker.jobs.job import Job, Parent, builder, limit_memory
 
 if TYPE_CHECKING:
     from stmdeploy.measure.turns import Inference

@@ -12,6 +12,7 @@ from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.plugins.exporter import Work
 from stmdeploy.plugins.quiet import quiet
 from stmdeploy.schema.manifest import Draft, ModelInfo, TensorInfo
+from stmdeploy.schema.onnx_files import PART_NOTE
 from stmdeploy.spec.export import HIGHEST_INT8_OPSET, LOWEST_OPSET, ExportSpec
 from stmdeploy.spec.model import INPUT_NAME, OUTPUT_NAME
 
@@ -25,8 +26,6 @@ OPSETS = (20, 23)
 BF16_OPSET = 22
 #: Weights of more bytes than these lie in a file beside the graph: protobuf ends at 2 GiB.
 EXTERNAL_DATA_BYTES = 2**31 - 2**25
-#: Of a node: the stage and part of the model it belongs to, as in "stage 2 mixer".
-PART_NOTE = "stmdeploy.part"
 #: Of a node that only rounds another's output: that other node.
 ROUNDS_NOTE = "stmdeploy.rounds"
 _SCOPES_NOTE = "pkg.torch.onnx.name_scopes"

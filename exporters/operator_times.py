@@ -17,10 +17,11 @@ from stmdeploy.errors import StmdeployError
 from stmdeploy.files.writing import scratch_folder
 from stmdeploy.plugins.runner import Array
 from stmdeploy.schema.measurement import OperatorTime
+from stmdeploy.schema.onnx_files import PART_NOTE
 from stmdeploy.spec.model import INPUT_NAME
 from stmdeploy.spec.run import RunSpec
 
-from .onnx_graph import PART_NOTE, graph_of, notes_of, part_of
+from .onnx_graph import graph_of, notes_of, part_of
 from .ort_providers import provider_of
 from .ort_session import session_options
 

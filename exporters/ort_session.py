@@ -14,10 +14,11 @@ from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files.writing import scratch_folder
 from stmdeploy.hardware.cuda import new_stream
 from stmdeploy.plugins.runner import Array, OnStream, Runner
+from stmdeploy.schema.onnx_files import PART_NOTE
 from stmdeploy.spec.model import INPUT_NAME, OUTPUT_NAME
 from stmdeploy.spec.run import RunSpec
 
-from .onnx_graph import PART_NOTE, ROUNDS_NOTE, notes_of
+from .onnx_graph import ROUNDS_NOTE, notes_of
 from .ort_providers import PROVIDERS, STREAM_OPTION, provider_of
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ from typing import Any
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files.reading import BYTES_PER_MIB
 from stmdeploy.files.writing import write_atomically
+from stmdeploy.schema.onnx_files import PART_NOTE
 from stmdeploy.spec.export import EngineSpec
 from stmdeploy.spec.model import INPUT_NAME
 
-from .onnx_graph import PART_NOTE, graph_of, notes_of
+from .onnx_graph import graph_of, notes_of
 from .operator_times import PART_MARK, parts_of
 from .tensorrt_log import recording_logger
 from .tensorrt_runner import gpu_capability, why_no_gpu

@@ -28,7 +28,7 @@ from stmdeploy.errors import StmdeployError
 from stmdeploy.export.promises import CLASSIFICATION, Promise, promises
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.plugins.registry import exporters
-from stmdeploy.report.tables import TextTable
+from stmdeploy.report.text_table import TextTable
 from stmdeploy.spec.export import LOWERINGS, PRECISIONS, CalibrationSpec, EngineSpec, ExportSpec
 from stmdeploy.spec.model import ModelSpec
 

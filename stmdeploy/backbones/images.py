@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files.reading import DOCUMENT_MIB, parse_json, printable, read_bytes
+from stmdeploy.plugins.runner import Array
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from PIL.Image import Image
 
-    from stmdeploy.plugins.runner import Array
 
 #: Mean and standard deviation of ImageNet's channels, of values in [0, 1].
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -16,12 +16,11 @@ from stmdeploy.check.side_by_side import Half, Pair
 from stmdeploy.check.sides import Contender
 from stmdeploy.check.verdict import UNKNOWN, Verdict
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.measure.clock import NS_PER_MS
 from stmdeploy.spec.sweep import RowSpec
+from stmdeploy.spec.units import MS_PER_S, NS_PER_MS
 
 #: Equal weights must give equal logits, up to what a runtime and a precision may round.
 _TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 0.2, "int8-dynamic": 0.2}
-_MS_PER_S = 1000.0
 #: A verdict, and what to do about it.
 Judged = tuple[str, tuple[str, ...]]
 
@@ -78,8 +77,8 @@ def judge_row(
         threshold_percent=comparison.threshold_percent,
         baseline_latency_ms_p50=before,
         candidate_latency_ms_p50=after,
-        baseline_throughput_images_s=_MS_PER_S * run.batch / before if before else None,
-        candidate_throughput_images_s=_MS_PER_S * run.batch / after if after else None,
+        baseline_throughput_images_s=MS_PER_S * run.batch / before if before else None,
+        candidate_throughput_images_s=MS_PER_S * run.batch / after if after else None,
         pairs=len(pairs),
         measured_s=comparison.spent_s,
         gates=gates,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from stmdeploy.plugins.progress import Progress
-    from stmdeploy.report.tables import TextTable
+    from stmdeploy.report.text_table import TextTable
     from stmdeploy.schema.row import Row
 
 
@@ -88,7 +88,7 @@ def print_lines(text: str) -> None:
 
 def show_rows(rows: tuple[Row, ...], folder: Path, sweep: str, *, json: bool) -> None:
     """Prints measured rows as the table, or as a JSON document."""
-    from stmdeploy.report.tables import profile_table
+    from stmdeploy.report.profile_table import profile_table
     from stmdeploy.results.frame import flat
 
     if json:

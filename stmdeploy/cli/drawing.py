@@ -13,7 +13,7 @@ from rich.text import Text
 
 from stmdeploy.files.reading import one_line
 from stmdeploy.report.fitting import GAP, Fit, fit, may_wrap
-from stmdeploy.report.tables import TextTable
+from stmdeploy.report.text_table import TextTable
 
 #: In a block, a text that has less room than this beside its header stands below it.
 _BESIDE = 20

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from stmdeploy.backbones.catalogue import list_backbones, resolve
-from stmdeploy.report.tables import ABSENT, TextTable
+from stmdeploy.report.text_table import ABSENT, TextTable
 
 if TYPE_CHECKING:
     from stmdeploy.export.promises import Promise

@@ -9,7 +9,7 @@ from dataclasses import replace
 from stmdeploy.cli import console
 from stmdeploy.errors import StmdeployError
 from stmdeploy.measure.summary import longest_row_s
-from stmdeploy.report.tables import TextTable
+from stmdeploy.report.text_table import TextTable
 from stmdeploy.results.store import Store
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import LOOP, RunSpec

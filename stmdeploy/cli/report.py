@@ -11,7 +11,7 @@ from stmdeploy.cli.command import argument, option
 from stmdeploy.cli.options import OUTPUT, JsonOption, StoreOptions
 
 if TYPE_CHECKING:
-    from stmdeploy.report.tables import TextTable
+    from stmdeploy.report.text_table import TextTable
     from stmdeploy.results.newest import NewestRows
     from stmdeploy.results.store import Store
 
@@ -100,7 +100,7 @@ def _draw(found: NewestRows, folder: Path | None) -> list[Path]:
 
 def _table(found: NewestRows) -> TextTable:
     """The table of the rows; failures since then are among its notes."""
-    from stmdeploy.report.tables import profile_table
+    from stmdeploy.report.profile_table import profile_table
 
     table = profile_table(found.rows)
     since = [

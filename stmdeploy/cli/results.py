@@ -33,7 +33,7 @@ class ListOptions(JsonOption, StoreOptions):
 def list_(options: ListOptions) -> None:
     """List the sweeps, and say what else the store holds."""
     from stmdeploy.cli.requests import open_store
-    from stmdeploy.report.tables import TextTable
+    from stmdeploy.report.text_table import TextTable
 
     store = open_store(options)
     sweeps, evaluated = store.sweeps(), store.evaluations()
@@ -104,7 +104,7 @@ class ShowOptions(JsonOption, StoreOptions):
 def show(options: ShowOptions) -> None:
     """Print the rows of a sweep again."""
     from stmdeploy.cli.requests import open_store, rows_of
-    from stmdeploy.report.tables import profile_table
+    from stmdeploy.report.profile_table import profile_table
 
     store = open_store(options)
     info, rows = rows_of(store, options.sweep)

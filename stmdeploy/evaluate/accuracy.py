@@ -20,13 +20,12 @@ from stmdeploy.results.store import Store
 from stmdeploy.schema.artifact import Artifact, read_artifact
 from stmdeploy.schema.evaluation import Evaluation, Share95
 from stmdeploy.schema.manifest import Manifest
+from stmdeploy.spec.export import FULL_PRECISION
 from stmdeploy.spec.limits import at_least, positive
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSettings, RunSpec
 from stmdeploy.worker.client import run_job, worker_settings
 from stmdeploy.worker.jobs.evaluate import EvaluateJob, Scored
-
-_FULL = "fp32"
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def _job(
             f"WARNING: {artifact.path.name} has synthetic weights, which were never trained: "
             "its accuracy means nothing"
         )
-    if reference is None and manifest.precision != _FULL:
+    if reference is None and manifest.precision != FULL_PRECISION:
         progress.warn(
             f"{artifact.path.name}: no artifact of these weights in fp32 lies beside it, so "
             "agreement cannot be told; name one with --reference"
@@ -197,7 +196,7 @@ def _reference(
                 "name an artifact of the same model, image size and weights",
             )
         return named if named.path.resolve() != artifact.path.resolve() else None
-    if artifact.manifest.precision == _FULL:
+    if artifact.manifest.precision == FULL_PRECISION:
         return None
     found = [*others, *_beside(artifact)]
     return next((o for o in found if _is_reference(o.manifest, artifact.manifest)), None)
@@ -207,7 +206,7 @@ def _beside(artifact: Artifact) -> list[Artifact]:
     """Artifacts whose names differ in their precision alone."""
     stem = artifact.path.stem.removesuffix(artifact.manifest.precision)
     suffixes = dict.fromkeys([artifact.path.suffix, ".onnx"])
-    paths = [artifact.path.with_name(f"{stem}{_FULL}{suffix}") for suffix in suffixes]
+    paths = [artifact.path.with_name(f"{stem}{FULL_PRECISION}{suffix}") for suffix in suffixes]
     found = []
     for path in paths:
         with suppress(StmdeployError):  # of another schema, or damaged: not a reference
@@ -222,7 +221,7 @@ def _beside(artifact: Artifact) -> list[Artifact]:
 def _is_reference(one: Manifest, other: Manifest) -> bool:
     same = (one.model.name, one.model.image_size, one.model.weights.sha256)
     others = (other.model.name, other.model.image_size, other.model.weights.sha256)
-    return one.precision == _FULL and same == others and not one.not_run
+    return one.precision == FULL_PRECISION and same == others and not one.not_run
 
 
 def _evaluation(artifact: Artifact, job: EvaluateJob, scored: Scored) -> Evaluation:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stmdeploy.backbones.lowering import lower
 from stmdeploy.backbones.source import BuiltModel, build_module
@@ -27,14 +26,11 @@ from stmdeploy.files.writing import staging
 from stmdeploy.hardware.machine import available_threads
 from stmdeploy.plugins.exporter import Diagnosis, Exporter, Work
 from stmdeploy.plugins.progress import Progress
-from stmdeploy.plugins.runner import Runner
+from stmdeploy.plugins.runner import Array, Runner
 from stmdeploy.schema.artifact import Artifact, file_info, publish_artifact
 from stmdeploy.schema.manifest import Draft, Fidelity, Manifest, Verification
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.run import RunSpec
-
-if TYPE_CHECKING:
-    from stmdeploy.plugins.runner import Array
 
 #: Images per inference when an artifact is judged.
 _JUDGING_BATCH = 4

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from stmdeploy.backbones.images import load_images
 from stmdeploy.plugins.progress import Progress
-from stmdeploy.spec.export import CalibrationSpec, ExportSpec
+from stmdeploy.plugins.runner import Array
+from stmdeploy.spec.export import FULL_PRECISION, CalibrationSpec, ExportSpec
 
-if TYPE_CHECKING:
-    from stmdeploy.plugins.runner import Array
-
-_FULL, _RANDOM = "fp32", "random"
+_RANDOM = "random"
 _CALIBRATION_SEED, _JUDGING_SEED = 1, 2
 
 
@@ -37,7 +34,7 @@ def images_for(spec: ExportSpec, progress: Progress) -> ExportImages:
     Raises:
         StmdeployError: the folder holds no image that can be read.
     """
-    if spec.precision == _FULL:
+    if spec.precision == FULL_PRECISION:
         return ExportImages()
     static = spec.precision == "int8"
     if spec.calibration.folder is None:

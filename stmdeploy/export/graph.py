@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stmdeploy.schema.manifest import GraphCost, Operation, Share
+from stmdeploy.schema.onnx_files import PART_NOTE
 
 if TYPE_CHECKING:
     import onnx
 
     Shapes = dict[str, tuple[tuple[int, ...], int]]
 
-#: Metadata of a node, written by the exporter: the stage and part of the model it belongs to.
-PART_NOTE = "stmdeploy.part"
 #: Of a bilinear sample: four products with the weights of the corners.
 _MACS_PER_SAMPLE = 4
 #: No tensor that says a shape is longer.

@@ -14,6 +14,7 @@ from stmdeploy.errors import StmdeployError
 from stmdeploy.files.reading import BYTES_PER_MIB
 from stmdeploy.schema.hardware import Bound, MemoryLevel, Peaks, Rate
 from stmdeploy.schema.manifest import Operation
+from stmdeploy.spec.units import MS_PER_S
 
 #: What the bound takes for granted, in words that go wherever its figures go.
 ASSUMPTIONS = (
@@ -29,7 +30,6 @@ ASSUMPTIONS = (
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int8-dynamic": 1}
 #: The rates that products of a precision may run at.
 _RATES = {"int8-dynamic": ("int8", "fp32")}
-MS_PER_S = 1e3
 
 
 def bound(operations: Sequence[Operation], batch: int, precision: str, peaks: Peaks) -> Bound:

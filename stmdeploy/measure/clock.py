@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-NS_PER_MS, NS_PER_S, MS_PER_S = 1_000_000, 1_000_000_000, 1_000
-
 
 class Clock(Protocol):
     """A monotonic clock."""

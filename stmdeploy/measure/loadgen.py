@@ -17,12 +17,13 @@ from statistics import median
 from typing import Any
 
 from stmdeploy.errors import StmdeployError
-from stmdeploy.measure.clock import MS_PER_S, NS_PER_MS, NS_PER_S, HostClock
+from stmdeploy.measure.clock import HostClock
 from stmdeploy.measure.sampling import timed
 from stmdeploy.measure.statistics import percentile_floor
 from stmdeploy.plugins.runner import Runner
 from stmdeploy.schema.measurement import ScenarioResult
 from stmdeploy.spec.run import RunSpec, ScenarioSpec
+from stmdeploy.spec.units import MS_PER_S, NS_PER_MS, NS_PER_S
 
 #: What early stopping asks of the percentile that each is judged by: of single-stream's 90th,
 #: of multi-stream's 99th; of server's with room for some that break the limit.

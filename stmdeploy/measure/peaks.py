@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from stmdeploy.files.reading import BYTES_PER_MIB
-from stmdeploy.measure.clock import NS_PER_S, Clock
+from stmdeploy.measure.clock import Clock
 from stmdeploy.measure.sampling import timed
 from stmdeploy.schema.hardware import MemoryLevel, Peaks, Rate
+from stmdeploy.spec.units import NS_PER_S
 
 #: Sides of the square matrices, small enough for caches and large enough for their kernels.
 SIZES = (512, 1024, 2048)

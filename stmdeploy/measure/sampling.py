@@ -6,9 +6,10 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from stmdeploy.measure.clock import NS_PER_S, Clock
+from stmdeploy.measure.clock import Clock
 from stmdeploy.measure.statistics import process_interval, quantile
 from stmdeploy.spec.run import SamplingSpec
+from stmdeploy.spec.units import NS_PER_S
 
 #: The rules are looked at again after this much more data; looking costs a sort.
 _LOOK_GROWTH = 1.2

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from stmdeploy.backbones.images import LabelledBatch
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.plugins.runner import Runner
+from stmdeploy.plugins.runner import Array, Runner
 from stmdeploy.schema.evaluation import Share95
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from stmdeploy.plugins.runner import Array
 
 #: A class is found by top-5 among so many.
 _TOP = 5

@@ -6,19 +6,17 @@ import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from stmdeploy.hardware.conditions import energy_j
 from stmdeploy.hardware.machine import proc_field
-from stmdeploy.measure.clock import NS_PER_MS, NS_PER_S, Clock
+from stmdeploy.measure.clock import Clock
 from stmdeploy.measure.sampling import Samples, collect, collect_in_flight, timed, warm_up
-from stmdeploy.plugins.runner import Runner
+from stmdeploy.plugins.runner import Array, Runner
 from stmdeploy.schema.hardware import Conditions, Environment
 from stmdeploy.schema.measurement import ProcessRun, ScenarioResult
 from stmdeploy.spec.run import LOOP, RunSpec, SamplingSpec
-
-if TYPE_CHECKING:
-    from stmdeploy.plugins.runner import Array
+from stmdeploy.spec.units import NS_PER_MS, NS_PER_S
 
 #: Inferences with host copies, and those timed by the device: this share of a process's budget,
 #: at least so many.

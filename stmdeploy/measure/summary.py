@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from itertools import chain
 from statistics import fmean, median
 
-from stmdeploy.measure.clock import MS_PER_S
 from stmdeploy.measure.statistics import percentiles, process_interval, row_interval
 from stmdeploy.schema.measurement import Measurement, ProcessRun
 from stmdeploy.spec.run import LOOP, RunSpec, SamplingSpec
+from stmdeploy.spec.units import MS_PER_S
 
 #: The processes of a row differ when their medians spread by more than this factor of what
 #: each of them varies by itself, and by more than this share.

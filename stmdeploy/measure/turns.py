@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from stmdeploy.measure.clock import NS_PER_S, Clock
+from stmdeploy.measure.clock import Clock
 from stmdeploy.measure.sampling import timed
 from stmdeploy.measure.session import Model, load_model, peak_memory_mib
 from stmdeploy.schema.hardware import Environment
 from stmdeploy.schema.measurement import TurnsRun
+from stmdeploy.spec.units import NS_PER_S
 
 #: What a side is told: to take a turn; nothing ends it.
 TURN = "turn"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from stmdeploy.plugins.runner import ModuleFactory, Runner
+from stmdeploy.plugins.runner import Array, ModuleFactory, Runner
 from stmdeploy.schema.artifact import Artifact
 from stmdeploy.schema.manifest import Draft, ModelInfo
 from stmdeploy.schema.measurement import OperatorTime
@@ -23,7 +23,6 @@ from stmdeploy.spec.run import RunSpec
 if TYPE_CHECKING:
     from torch import nn
 
-    from stmdeploy.plugins.runner import Array
 
 #: What can be used on another machine than the one that wrote it: the artifact itself; its source,
 #: from which an `EngineBuilder` makes the artifact where it runs; or nothing.

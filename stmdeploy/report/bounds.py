@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stmdeploy.hardware.roofline import ASSUMPTIONS, MS_PER_S, bound
+from stmdeploy.hardware.roofline import ASSUMPTIONS, bound
 from stmdeploy.report.profile_table import peaks_in_words
 from stmdeploy.report.text_table import TextTable, significant
 from stmdeploy.schema.hardware import Bound, Peaks
 from stmdeploy.schema.manifest import Operation
+from stmdeploy.spec.units import MS_PER_S
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stmdeploy.backbones.complexity import KINDS, Complexity
-from stmdeploy.report.profile_table import profile_table
-from stmdeploy.report.text_table import ABSENT, TextTable, fixed, significant, tally
+from stmdeploy.report.text_table import TextTable, fixed, significant, tally
 from stmdeploy.schema.hardware import Peaks
-
-__all__ = [
-    "ABSENT",
-    "TextTable",
-    "count_table",
-    "module_table",
-    "peaks_table",
-    "profile_table",
-    "significant",
-]
 
 
 def peaks_table(title: str, peaks: Peaks) -> TextTable:

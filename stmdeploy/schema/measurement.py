@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic import Field
 
 from stmdeploy.schema.document import Amount, Count, Document, Ms, Number
 from stmdeploy.schema.hardware import Conditions, Environment
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Array = npt.NDArray[np.float32]
 
 
 class ScenarioResult(Document):

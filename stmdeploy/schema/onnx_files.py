@@ -11,6 +11,9 @@ from stmdeploy.errors import StmdeployError
 if TYPE_CHECKING:
     import onnx
 
+#: Metadata of a node, written by the exporter: the stage and part of the model it belongs to, as
+#: in "stage 2 mixer".
+PART_NOTE = "stmdeploy.part"
 #: Nodes that hold what an execution provider compiled, inside or in a file of their own.
 _CONTEXT = "EPContext"
 #: Nodes nest graphs in graphs; more than this nobody writes.

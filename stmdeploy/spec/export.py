@@ -9,9 +9,10 @@ from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.spec.limits import at_least, at_most
 from stmdeploy.spec.model import ModelSpec
 
+FULL_PRECISION = "fp32"
 #: fp16 and bf16: weights and activations. int8: both, scales from calibration images.
 #: int8-dynamic: matrix products only, activations scaled as they come.
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-dynamic")
+PRECISIONS = (FULL_PRECISION, "fp16", "bf16", "int8", "int8-dynamic")
 #: Forms that a backbone can be exported in; see `stmdeploy.backbones.lowering`.
 LOWERINGS = ("reference", "tokens", "tokens-plain")
 #: The lowest ONNX opset that has the operators of a form.

@@ -16,7 +16,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from stmdeploy.cli.console import print_table
-from stmdeploy.report.tables import TextTable
+from stmdeploy.report.text_table import TextTable
 
 
 def run_in_terminal(columns: int, arguments: list[str], folder: Path) -> list[str]:

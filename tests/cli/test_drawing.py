@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from stmdeploy.cli.drawing import draw
 from stmdeploy.files.reading import one_line
 from stmdeploy.report.fitting import fit
-from stmdeploy.report.tables import TextTable
+from stmdeploy.report.text_table import TextTable
 from tests.report.test_fitting import tables
 
 TABLE = TextTable(

@@ -22,7 +22,9 @@ from stmdeploy.report.accuracy import evaluation_table
 from stmdeploy.report.bounds import Processor, Workload, bound_table, bounds_of
 from stmdeploy.report.fitting import fit
 from stmdeploy.report.layers import layers_table
-from stmdeploy.report.tables import TextTable, count_table, profile_table
+from stmdeploy.report.profile_table import profile_table
+from stmdeploy.report.tables import count_table
+from stmdeploy.report.text_table import TextTable
 from stmdeploy.results.state import DONE
 from stmdeploy.results.store import Store
 from stmdeploy.schema.manifest import Operation

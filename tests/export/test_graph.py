@@ -11,8 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stmdeploy.backbones.complexity import count
 from stmdeploy.backbones.source import build_module
-from stmdeploy.export.graph import PART_NOTE, graph_cost
+from stmdeploy.export.graph import graph_cost
 from stmdeploy.schema.manifest import Share
+from stmdeploy.schema.onnx_files import PART_NOTE
 from stmdeploy.spec.export import CalibrationSpec, ExportSpec
 from stmdeploy.spec.model import ModelSpec
 from tests.artifacts import export_model

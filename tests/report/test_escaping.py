@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from stmdeploy.report.escaping import latex_text, log_line, markdown_text
-from stmdeploy.report.tables import TextTable, profile_table
+from stmdeploy.report.profile_table import profile_table
+from stmdeploy.report.text_table import TextTable
 from stmdeploy.schema.row import Row
 
 EVIL = "a|b<script>alert(1)</script>\n::set-output name=x::y\x1b[2J [l](http://x) `c` _i_ ##[add]"

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 
 from stmdeploy.files.reading import one_line
 from stmdeploy.report.fitting import GAP, Fit, fit
-from stmdeploy.report.tables import TextTable
+from stmdeploy.report.text_table import TextTable
 
 #: Natural widths: 4, 5, 10, 7; with the headers wrapped: 4, 5, 7, 5.
 TABLE = TextTable(

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from stmdeploy.report.tables import TextTable, profile_table, significant
+from stmdeploy.report.profile_table import profile_table
+from stmdeploy.report.text_table import TextTable, significant
 from stmdeploy.schema.measurement import ScenarioResult
 from stmdeploy.schema.row import Row, Try
 from tests.fakes import evaluation

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from stmdeploy.check.formats import words
 from stmdeploy.check.outcome import CheckedRow, CheckResult
-from stmdeploy.measure.clock import NS_PER_MS
+from stmdeploy.spec.units import NS_PER_MS
 
 
 def bencher(result: CheckResult) -> bytes:

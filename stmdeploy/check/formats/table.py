@@ -5,7 +5,7 @@ from __future__ import annotations
 from stmdeploy.check.bundle import Baseline
 from stmdeploy.check.formats import words
 from stmdeploy.check.outcome import CheckResult
-from stmdeploy.report.tables import TextTable, significant
+from stmdeploy.report.text_table import TextTable, significant
 
 _HEADERS = (
     "row", "verdict", "slowdown", "interval", "threshold", "baseline ms", "candidate ms", "pairs",

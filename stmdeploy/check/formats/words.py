@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from stmdeploy.check.outcome import CheckedRow, CheckResult
 from stmdeploy.check.verdict import Verdict
-
-ABSENT = "-"
+from stmdeploy.report.text_table import ABSENT
 
 
 def slowdown(row: CheckedRow) -> str:

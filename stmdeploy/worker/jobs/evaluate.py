@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from stmdeploy.errors import StmdeployError
+from stmdeploy.measure.score import Score
+from stmdeploy.plugins.runner import Runner
 from stmdeploy.schema.document import Document
 from stmdeploy.schema.hardware import Environment
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
 from stmdeploy.worker.jobs.job import Job, Parent, builder
-
-if TYPE_CHECKING:
-    from stmdeploy.measure.score import Score
-    from stmdeploy.plugins.runner import Runner
 
 #: Unreadable images that an evaluation names; it counts them all.
 _NAMED_FILES = 100

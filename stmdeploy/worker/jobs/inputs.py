@@ -6,12 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stmdeploy.plugins.runner import Array
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
 
 if TYPE_CHECKING:
     from stmdeploy.export.probe import Probe
-    from stmdeploy.plugins.runner import Array
 
 _SEED = 0
 

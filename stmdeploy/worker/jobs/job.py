@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from stmdeploy.errors import Failure
 from stmdeploy.files.reading import BYTES_PER_MIB
+from stmdeploy.plugins.runner import ModuleFactory
 from stmdeploy.schema.document import Document
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.worker.process import ASIDE
@@ -20,7 +21,6 @@ from stmdeploy.worker.process import ASIDE
 if TYPE_CHECKING:
     from torch import nn
 
-    from stmdeploy.plugins.runner import ModuleFactory
 
 T = TypeVar("T")
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from stmdeploy.plugins.runner import Array, Runner
 from stmdeploy.schema.hardware import Environment
-from stmdeploy.schema.measurement import ProcessRun
+from stmdeploy.schema.measurement import ProcessRun, ScenarioResult
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec, SamplingSpec
 from stmdeploy.worker.jobs.inputs import probe_of
 from stmdeploy.worker.jobs.job import Job, Parent, builder, limit_memory
-
-if TYPE_CHECKING:
-    from stmdeploy.plugins.runner import Array, Runner
-    from stmdeploy.schema.measurement import ScenarioResult
 
 
 class MeasureJob(Job[ProcessRun]):

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from stmdeploy.errors import DestinationError, DiskFullError, Failure, FailureKind, StmdeployError
 from stmdeploy.files.reading import BYTES_PER_MIB
+from stmdeploy.schema.artifact import Artifact
+from stmdeploy.schema.evaluation import Published
 from stmdeploy.schema.row import Prepared, PreparedArtifact
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
@@ -13,8 +15,6 @@ from stmdeploy.worker.jobs.job import Job, Parent
 
 if TYPE_CHECKING:
     from stmdeploy.backbones.source import BuiltModel
-    from stmdeploy.schema.artifact import Artifact
-    from stmdeploy.schema.evaluation import Published
 
 #: What the published accuracies were measured with.
 _PUBLISHED_SIZE, _PUBLISHED_CLASSES = (224, 224), 1000

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from stmdeploy.measure.turns import Inference
+from stmdeploy.plugins.runner import Array, Runner
 from stmdeploy.schema.measurement import TurnsRun
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
 from stmdeploy.worker.jobs.inputs import probe_of, random_images
 from stmdeploy.worker.jobs.job import Job, Parent, builder, limit_memory
-
-if TYPE_CHECKING:
-    from stmdeploy.measure.turns import Inference
-    from stmdeploy.plugins.runner import Array, Runner
 
 
 class TurnsJob(Job[TurnsRun]):

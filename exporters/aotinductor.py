@@ -7,6 +7,7 @@ from shutil import which
 from typing import Any
 
 from stmdeploy.errors import StmdeployError
+from stmdeploy.files.reading import one_line
 from stmdeploy.plugins.exporter import Exporter, Target, Work
 from stmdeploy.plugins.runner import Array, ModuleFactory
 from stmdeploy.schema.manifest import Draft
@@ -16,7 +17,7 @@ from .tensors import TensorRunner, torch_draft
 
 
 class AotInductorExporter(Exporter):
-    """Exporter of target ``aotinductor``, for the CPU of the machine it was compiled on."""
+    """Exporter of target ``aotinductor``: its artifacts run on the CPU they were compiled on."""
 
     target = Target(
         name="aotinductor",
@@ -31,10 +32,10 @@ class AotInductorExporter(Exporter):
         return "" if which("g++") else "the C++ compiler g++ is not installed: apt install g++"
 
     def export(self, work: Work) -> Draft:
-        """Compiles the module with a free batch.
+        """Compiles the module for any batch size.
 
         Raises:
-            StmdeployError: torch cannot export or compile it.
+            StmdeployError: torch cannot export or compile the module.
         """
         import torch
 
@@ -48,8 +49,8 @@ class AotInductorExporter(Exporter):
             torch._inductor.aoti_compile_and_package(program, package_path=str(path))
         except Exception as error:  # the compiler has exceptions of its own
             raise StmdeployError(
-                f"{work.spec.model.name} cannot be compiled: {' '.join(str(error).split())[:300]}",
-                "change the module so that torch.export can trace it, for any batch",
+                f"{work.spec.model.name} cannot be compiled: {one_line(str(error))[:300]}",
+                "change the module so that torch.export can trace it for any batch size",
             ) from error
         return torch_draft(work, path.name)
 
@@ -57,18 +58,18 @@ class AotInductorExporter(Exporter):
         import torch  # noqa: F401
 
     def load(self, path: Path, run: RunSpec, build: ModuleFactory) -> AotInductorRunner:
-        """The compiled package; `build` is not used."""
+        """Loads the compiled package; `build` is not used."""
         return AotInductorRunner(path, run)
 
 
 class AotInductorRunner(TensorRunner):
-    """A loaded package, on the CPU."""
+    """Runs a loaded package on the CPU."""
 
     def __init__(self, path: Path, run: RunSpec) -> None:
         import torch
 
         if run.device != "cpu":
-            raise StmdeployError("aotinductor runs on the CPU alone", "leave --gpu out")
+            raise StmdeployError("aotinductor runs only on the CPU", "leave --gpu out")
         super().__init__(run, on_gpu=False)
         torch.set_num_threads(run.threads)
         self._module: Any = torch._inductor.aoti_load_package(str(path))
@@ -82,7 +83,6 @@ class AotInductorRunner(TensorRunner):
             self._output = self._module(self._input)
 
     def facts(self) -> dict[str, str]:
-        """Version and threads."""
         return {
             "runtime": "aotinductor",
             "version": self._torch.__version__,

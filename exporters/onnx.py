@@ -1,4 +1,4 @@
-"""ONNX files, in every precision that ONNX Runtime computes in."""
+"""ONNX files in every precision that ONNX Runtime can compute in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .precision import converted, emulated
 
 
 def not_installed(packages: Iterable[str], install: str) -> str:
-    """Which packages are missing and what to type; empty if none is."""
+    """Names the missing packages and the command that installs them; empty if none is missing."""
     missing = [name for name in packages if not find_spec(name)]
     return f"{' and '.join(missing)} not installed: {install}" if missing else ""
 
@@ -41,10 +41,10 @@ class OnnxExporter(Exporter):
         return not_installed(("onnx", "onnxscript", "onnxruntime"), install)
 
     def export(self, work: Work) -> Draft:
-        """Writes the model, batch dynamic, in its precision, and checks the graph.
+        """Writes the model in its precision, for any batch size, and checks the graph.
 
         Raises:
-            StmdeployError: opset out of range, or torch cannot export the module.
+            StmdeployError: as `write_onnx` and `converted`.
         """
         return converted(write_onnx(work, self.target.suffix), work)
 
@@ -52,32 +52,32 @@ class OnnxExporter(Exporter):
         import onnxruntime  # noqa: F401
 
     def load(self, path: Path, run: RunSpec, build: ModuleFactory) -> OnnxRuntimeRunner:
-        """An ONNX Runtime session of the artifact; `build` is not used."""
+        """Opens an ONNX Runtime session of the artifact; `build` is not used."""
         return OnnxRuntimeRunner(path, run)
 
     def load_draft(self, path: Path, draft: Draft, run: RunSpec, build: ModuleFactory) -> Runner:
-        """The artifact itself; of fp16, beside it what a GPU would round it to."""
+        """Loads the artifact; for fp16 also a copy that overflows where a GPU would."""
         rounded = run.precision == "fp16"
         return _RoundedBeside(path, run) if rounded else self.load(path, run, build)
 
     def operator_times(
         self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
     ) -> Inferences:
-        """By ONNX Runtime's profiler; `build` is not used."""
+        """Measures with ONNX Runtime's profiler; `build` is not used."""
         return of_onnxruntime(path, run, images, repeats)
 
     def product(self, run: RunSpec, size: int) -> Callable[[], object] | None:
-        """MatMul or MatMulInteger in a session of its own."""
+        """Prepares a MatMul or MatMulInteger in a session of its own."""
         return matrix_product(run, size)
 
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
-        """The first node whose output is not finite, and where it belongs."""
+        """Names the first node whose output is not finite, and its part of the model."""
         rounded = path.with_name(f"{path.stem}.emulated.onnx")
         return first_non_finite(rounded if rounded.exists() else path, images)
 
 
 class _RoundedBeside(OnnxRuntimeRunner):
-    """Runs an artifact; its outputs, unless rounding after every node gives none."""
+    """Runs an artifact and its rounded copy; gives the copy's logits if they are not finite."""
 
     def __init__(self, path: Path, run: RunSpec) -> None:
         super().__init__(path, run)

@@ -20,27 +20,28 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-#: The opset by default, if the form takes it, and the highest one that is tried.
+#: The default opset, if the form allows it, and the highest one that is accepted.
 OPSETS = (20, 23)
-#: The opset from which on Conv takes bfloat16.
+#: The first opset whose Conv takes bfloat16.
 BF16_OPSET = 22
-#: Weights of more bytes than these lie in a file beside the graph: protobuf ends at 2 GiB.
+#: Larger weights, in bytes, go into a file beside the graph: protobuf ends at 2 GiB.
 EXTERNAL_DATA_BYTES = 2**31 - 2**25
-#: Of a node that only rounds another's output: that other node.
+#: The note on a node that only rounds another node's output; it names that other node.
 ROUNDS_NOTE = "stmdeploy.rounds"
 _SCOPES_NOTE = "pkg.torch.onnx.name_scopes"
-#: Holds paths of the exporting machine.
+#: A note with paths of the exporting machine, which is dropped.
 _PRIVATE_NOTE = "pkg.torch.onnx.stack_trace"
-#: Modules of the mlp, under the names of both layouts, reference and lowered.
+#: Names of the mlp's modules in both forms, reference and lowered.
 _MLP = frozenset({"mlp", "pwconv1", "pwconv2"})
 
 
 def write_onnx(work: Work, suffix: str) -> Draft:
-    """Exports a module with a free batch, in float32, as ``spec.stem + suffix``, and checks it with
-    full shape inference. Weights of nearly 2 GiB and more lie beside the file.
+    """Exports a module in float32, for any batch size, as ``spec.stem + suffix``, and checks it
+    with full shape inference. Weights of nearly 2 GiB or more go into a second file.
 
     Raises:
-        StmdeployError: opset out of range, or torch cannot export the module.
+        StmdeployError: opset out of range, torch cannot export the module, or the graph fixes the
+            batch size; (exit code 4) the graph is not valid.
     """
     path, opset = work.folder / (work.spec.stem + suffix), _opset(work)
     program = _traced(work, opset)
@@ -52,15 +53,15 @@ def write_onnx(work: Work, suffix: str) -> Draft:
     if not isinstance(batch, str):
         raise StmdeployError(
             f"{work.spec.model.name} only exports for {batch} images at a time",
-            "change its forward so that it does not depend on the batch",
+            "change its forward so that it does not depend on the batch size",
         )
     return written
 
 
 def described(path: Path, data: tuple[str, ...] = ()) -> Draft:
-    """Checks an ONNX file as it lies there, with strict shape inference, and describes it.
+    """Checks an ONNX file with strict shape inference, and describes it.
 
-    ``data``: the names of its weights, where they lie beside it.
+    ``data``: the names of the files beside it that hold its weights, if any.
 
     Raises:
         StmdeployError: (exit code 4) the graph is not valid.
@@ -89,19 +90,19 @@ def described(path: Path, data: tuple[str, ...] = ()) -> Draft:
 
 
 def graph_of(path: Path) -> onnx.GraphProto:
-    """The graph of an ONNX file, without weights that lie beside it."""
+    """The graph of an ONNX file, without weights from other files."""
     import onnx
 
     return onnx.load(path, load_external_data=False).graph
 
 
 def notes_of(node: onnx.NodeProto) -> dict[str, str]:
-    """What is noted of a node, by the key of the note."""
+    """The metadata of a node, by key."""
     return {note.key: note.value for note in node.metadata_props}
 
 
 def _opset(work: Work) -> int:
-    """The opset to write: as asked, or the default that the form and the precision take."""
+    """The opset asked for; by default 20, or the lowest that the form and the precision need."""
     default, highest = OPSETS
     if work.spec.precision.startswith("int8"):
         highest = HIGHEST_INT8_OPSET
@@ -114,8 +115,8 @@ def _opset(work: Work) -> int:
     return opset
 
 
-#: The latest traces, oldest first, by what they are of: the same graph serves every precision
-#: and target. They hold the weights, so that only so many bytes are kept.
+#: The latest traces and their bytes, oldest first, by model, weights, form and opset: one trace
+#: serves every precision and target. They hold the weights, so only `_KEPT_BYTES` are kept.
 _traces: dict[object, tuple[Any, int]] = {}
 _KEPT_BYTES = 2**28
 
@@ -151,12 +152,12 @@ def _trace(module: nn.Module, spec: ExportSpec, opset: int) -> Any:
     except torch.onnx.OnnxExporterError as error:
         raise StmdeployError(
             f"{spec.model.name} cannot be exported to ONNX: {error}",
-            "change the module so that torch.export can trace it, for any batch",
+            "change the module so that torch.export can trace it for any batch size",
         ) from error
 
 
 def _translations() -> dict[Any, Any]:
-    """How the custom operators of lowered modules are written in ONNX."""
+    """The ONNX translations of the custom operators of lowered modules."""
     import torch
 
     ops = torch.ops.stmdeploy
@@ -167,7 +168,7 @@ def _translations() -> dict[Any, Any]:
 def _attention(q: Any, k: Any, v: Any, bias: Any, heads: int) -> Any:
     from onnxscript import opset23 as op
 
-    # The other outputs are of a cache that nothing here keeps.
+    # Its other outputs belong to a key-value cache, which is not used here.
     mixed, *_ = op.Attention(q, k, v, bias, q_num_heads=heads, kv_num_heads=heads, scale=1.0)
     return mixed
 
@@ -204,11 +205,11 @@ def _deform_conv(value: Any, offset: Any, logits: Any, groups: int) -> Any:
 
 
 def _annotate(model: Any, info: ModelInfo, spec: ExportSpec) -> None:
-    """Writes what the model is into `metadata_props`, and into every node where it belongs;
-    drops notes that name local paths."""
+    """Notes in `metadata_props` what the model is, and on every node its part of the model; drops
+    notes that name local paths."""
     for node in model.graph.all_nodes():
         scopes = literal_eval(node.metadata_props.get(_SCOPES_NOTE, "[]"))
-        if scopes:  # Nodes that the exporter made up belong to what they read.
+        if scopes:  # Nodes that the exporter added belong to what they read.
             node.metadata_props[PART_NOTE] = part_of(scopes)
         node.metadata_props.pop(_PRIVATE_NOTE, None)
     model.metadata_props.update(
@@ -226,10 +227,13 @@ def _annotate(model: Any, info: ModelInfo, spec: ExportSpec) -> None:
 
 
 def part_of(scopes: list[str]) -> str:
-    """Where a node belongs, from the dotted names of the modules around it, outermost first.
+    """The part of the model that a node belongs to.
 
-    ``["", "stages.1", "stages.1.blocks.0", "stages.1.blocks.0.mlp", "gelu"]`` is "stage 2
-    mlp": stages count from 1, as the paper's.
+    Args:
+        scopes: dotted names of the modules around it, outermost first, then its own name.
+
+    ``["", "stages.1", "stages.1.blocks.0", "stages.1.blocks.0.mlp", "gelu"]`` gives "stage 2
+    mlp": stages count from 1, as in the paper.
     """
     path = max(scopes[1:-1], key=len, default="").split(".")
     place = path[1] if len(path) > 1 and path[1].isdecimal() else ""

@@ -1,4 +1,4 @@
-"""OpenVINO: from the ONNX graph to its own representation, run on Intel and AMD CPUs."""
+"""OpenVINO: the ONNX graph converted to its own format, run on Intel and AMD CPUs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.files.reading import one_line
 from stmdeploy.plugins.exporter import Exporter, Target, Work
 from stmdeploy.plugins.runner import Array, ModuleFactory, Runner
 from stmdeploy.schema.manifest import Calibration, Draft
@@ -23,13 +24,11 @@ from .onnx_graph import write_onnx
 from .operator_times import Inferences, name_by_part, of_openvino
 from .ort_session import first_non_finite
 
-#: What the CPU is asked to compute in, and the capability it needs for that; f32 without it.
+#: The type the CPU is asked to compute in, and the capability that takes; f32 without it.
 #: Left alone, OpenVINO picks bf16 by itself where the CPU has it.
 _INFERENCE_PRECISION = {"fp16": ("f16", "FP16"), "bf16": ("bf16", "BF16")}
 #: Settings that a row of results records, as the compiled model reports them.
-_REPORTED = (
-    "INFERENCE_NUM_THREADS", "INFERENCE_PRECISION_HINT", "NUM_STREAMS", "PERFORMANCE_HINT"
-)  # fmt: skip
+_REPORTED = ("INFERENCE_NUM_THREADS", "INFERENCE_PRECISION_HINT", "NUM_STREAMS", "PERFORMANCE_HINT")
 
 
 class OpenVinoExporter(Exporter):
@@ -42,19 +41,19 @@ class OpenVinoExporter(Exporter):
         tolerances={"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": None},
         packages=("openvino",),
     )
-    lowerings = ("tokens-plain", "tokens", "reference")  # it reads no DeformConv of ONNX
+    lowerings = ("tokens-plain", "tokens", "reference")  # it cannot read ONNX's DeformConv
 
     def unavailable(self, *, source_only: bool = False) -> str:
         return not_installed(("openvino", "onnxruntime"), "pip install 'stmdeploy[cpu,openvino]'")
 
     def export(self, work: Work) -> Draft:
-        """Writes the model as XML and weights, batch dynamic.
+        """Writes the model, for any batch size, as XML and weights.
 
-        fp16 and bf16: weights in float16 or float32; the CPU is asked to compute in the
-        precision (`OpenVinoRunner`). int8: quantised by NNCF.
+        fp16 stores weights in float16, bf16 in float32; the runner asks the CPU to compute in the
+        precision. int8 is quantised by NNCF.
 
         Raises:
-            StmdeployError: OpenVINO has no rule for an operator, or NNCF is missing.
+            StmdeployError: OpenVINO has no rule for an operator, or NNCF is missing or fails.
         """
         ov, precision = _openvino(), work.spec.precision
         source = write_onnx(work, ".onnx")
@@ -85,19 +84,19 @@ class OpenVinoExporter(Exporter):
         _openvino()
 
     def load(self, path: Path, run: RunSpec, build: ModuleFactory) -> OpenVinoRunner:
-        """The compiled model; `build` is not used."""
+        """Compiles the model for a run; `build` is not used."""
         return OpenVinoRunner(path, run)
 
     def operator_times(
         self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
     ) -> Inferences:
-        """By OpenVINO's counters; `build` is not used."""
+        """Measures with OpenVINO's counters; `build` is not used."""
         runner = OpenVinoRunner(path, run, {"PERF_COUNT": True})
         runner.prepare(images)
         return of_openvino(runner.request, repeats)
 
     def product(self, run: RunSpec, size: int) -> Callable[[], object] | None:
-        """A MatMul compiled on its own, in the precisions that the CPU can be asked for."""
+        """Compiles a MatMul of its own, in the precisions that the CPU can be asked for."""
         import numpy as np
 
         ov = _openvino()
@@ -113,13 +112,13 @@ class OpenVinoExporter(Exporter):
         return lambda: request.infer()
 
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
-        """The node of the ONNX graph, in float32; empty if the graph itself is finite."""
+        """Names the first node of the float32 ONNX graph whose output is not finite, if any."""
         return first_non_finite(path.with_name(draft.graph), images)
 
 
 def _openvino() -> Any:
-    """The library. It and NNCF report what they convert to Google Analytics, unless the package
-    that does it is missing: to them it is."""
+    """Imports the library, its telemetry off: it and NNCF report what they convert to Google
+    Analytics unless the package for that is missing, so it is made to look so."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
@@ -127,9 +126,9 @@ def _openvino() -> Any:
 
 
 def _refused(error: Exception, work: Work) -> StmdeployError:
-    """One line of OpenVINO's report, which names the operators it has no rule for."""
+    """The error for OpenVINO's report, which lists the operators it has no rule for."""
     lines = [line.strip("- ") for line in str(error).splitlines() if line.startswith("--")]
-    reason = "; ".join(lines) or " ".join(str(error).split())[:200]
+    reason = "; ".join(lines) or one_line(str(error))[:200]
     return StmdeployError(
         f"OpenVINO cannot read {work.spec.model.name}: {reason}",
         "leave --lowering out, or take another --target",
@@ -137,7 +136,7 @@ def _refused(error: Exception, work: Work) -> StmdeployError:
 
 
 def _quantized(model: Any, work: Work) -> tuple[Any, Calibration]:
-    """int8 by NNCF, symmetric weights, scales from the calibration images."""
+    """Quantises a model to int8 with NNCF: symmetric weights, scales from `work.images`."""
     if not find_spec("nncf"):
         raise StmdeployError("nncf is not installed", "pip install 'stmdeploy[openvino]'")
     import logging
@@ -155,7 +154,7 @@ def _quantized(model: Any, work: Work) -> tuple[Any, Calibration]:
         )
     except Exception as error:  # NNCF and OpenVINO share no type of error
         raise StmdeployError(
-            f"NNCF cannot quantise {work.spec.model.name}: {' '.join(str(error).split())[:200]}",
+            f"NNCF cannot quantise {work.spec.model.name}: {one_line(str(error))[:200]}",
             "take another --precision",
         ) from error
     method = f"nncf {version('nncf')}, transformer"
@@ -163,7 +162,7 @@ def _quantized(model: Any, work: Work) -> tuple[Any, Calibration]:
 
 
 def _compiled(core: Any, model: Any, run: RunSpec, settings: dict[str, Any]) -> Any:
-    """A model compiled for the CPU as a run asks."""
+    """Compiles a model for the CPU with the settings of a run."""
     hint, needed = _INFERENCE_PRECISION.get(run.precision, ("f32", "FP32"))
     able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return core.compile_model(
@@ -184,7 +183,7 @@ class OpenVinoRunner(Runner):
     def __init__(self, path: Path, run: RunSpec, settings: dict[str, Any] | None = None) -> None:
         if run.device != "cpu":
             raise StmdeployError(
-                "openvino runs on the CPU alone", "leave --gpu out", ExitCode.WORKER_FAILED
+                "openvino runs only on the CPU", "leave --gpu out", ExitCode.WORKER_FAILED
             )
         self._ov = _openvino()
         core = self._ov.Core()

@@ -1,8 +1,8 @@
-"""Where the time of an inference goes, as each runtime's own profiler tells it.
+"""Where the time of an inference goes, as each runtime's own profiler reports it.
 
-A runtime's graph is not the exported one: nodes are fused, split and renamed. A node belongs
-where the exported node belongs that it carries the name of, or whose output it writes; nodes
-that the runtime made up belong to what they read.
+A runtime's graph is not the exported one: nodes are fused, split and renamed. A node belongs to
+the part of the exported node whose name it carries or whose output it writes; a node that the
+runtime added, to the part of what it reads.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +27,27 @@ from .ort_providers import provider_of
 from .ort_session import session_options
 
 Inferences = tuple[tuple[OperatorTime, ...], ...]
-#: The hint for a runtime that does not tell.
+#: The hint for a runtime that has no such profiler.
 OTHERS = "take --runtime onnxruntime, openvino, torch or tensorrt"
-#: Inferences before those that are told of.
+#: Inferences thrown away before those that are reported.
 _WARM_RUNS = 3
-#: Between the part and the name of an OpenVINO node.
+#: Stands between part and name in the name of an OpenVINO node or a TensorRT layer.
 PART_MARK = " | "
 _PART = re.compile(r"(stage \d+ \w+|stem|head|top level)$")
-#: What ONNX Runtime appends where it keeps channels in blocks.
+#: The suffix of ONNX Runtime's nodes that keep channels in blocks.
 _BLOCKED = "_nchwc"
 _RANGE = "stmdeploy:"
 _US_PER_MS = _MS_PER_S = 1000.0
 
 
 def of_onnxruntime(path: Path, run: RunSpec, images: Array, repeats: int) -> Inferences:
-    """By ONNX Runtime's profiler. Slower than without: every node is timed.
+    """Profiles with ONNX Runtime; slower than a plain run, because every node is timed.
 
     Raises:
-        StmdeployError: on a GPU, where it times how long kernels take to start.
+        StmdeployError: on a GPU, where its profiler times only the launch of kernels.
     """
     if run.device != "cpu":
-        raise StmdeployError("onnxruntime does not tell where its time goes on a GPU", OTHERS)
+        raise StmdeployError("onnxruntime does not report where its time goes on a GPU", OTHERS)
     import onnxruntime as ort
 
     with scratch_folder("profile") as folder:
@@ -106,32 +107,30 @@ def parts_of(path: Path) -> dict[str, str]:
 
 
 def name_by_part(model: Any, graph: Path) -> None:
-    """Puts the part into the name of every node of an OpenVINO model made from an ONNX graph."""
+    """Prefixes every node's name with its part, in an OpenVINO model made from an ONNX graph."""
     known = parts_of(graph)
     for node in model.get_ordered_ops():
         name = node.get_friendly_name()
-        stem = name.partition("/")[0]
-        part = known.get(name) or known.get(stem)
-        if part:
+        if part := known.get(name) or known.get(name.partition("/")[0]):
             node.set_friendly_name(f"{part}{PART_MARK}{name}")
 
 
 def _noted(name: str) -> tuple[str, str]:
-    """The part that a name carries, if with words of the runtime's before it, and the rest."""
+    """Splits a name into its part and the rest; the runtime may have put words before the part."""
     before, mark, rest = name.partition(PART_MARK)
     found = _PART.search(before) if mark else None
     return (found.group(), rest) if found else ("other", name)
 
 
 def _warm(inference: Callable[[], tuple[OperatorTime, ...]], repeats: int) -> Inferences:
-    """What so many inferences tell, after some that are not told of."""
+    """The operators of so many inferences, after `_WARM_RUNS` that are thrown away."""
     for _ in range(_WARM_RUNS):
         inference()
     return tuple(inference() for _ in range(repeats))
 
 
 def _in_order(told: Iterable[tuple[str, str, str, float]]) -> tuple[OperatorTime, ...]:
-    """Operators of a runtime that runs one after another and tells their part, name, kind, ms."""
+    """Operators that ran one after another, each given as part, name, kind and milliseconds."""
     times, at_ms = [], 0.0
     for part, name, operator, duration_ms in told:
         times.append(
@@ -144,8 +143,7 @@ def _in_order(told: Iterable[tuple[str, str, str, float]]) -> tuple[OperatorTime
 
 
 def of_openvino(request: Any, repeats: int) -> Inferences:
-    """By OpenVINO's counters, of a request whose model is compiled with them; it runs node after
-    node."""
+    """Profiles with OpenVINO's counters; the request's model is compiled with ``PERF_COUNT``."""
 
     def inference() -> tuple[OperatorTime, ...]:
         request.infer()
@@ -159,7 +157,7 @@ def of_openvino(request: Any, repeats: int) -> Inferences:
 
 
 def of_tensorrt(trt: Any, runner: Any, repeats: int) -> Inferences:
-    """By TensorRT's profiler, layer after layer; a fused layer belongs to its first part."""
+    """Profiles with TensorRT, layer by layer; a fused layer belongs to its first part."""
 
     class Profiler(trt.IProfiler):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -181,15 +179,13 @@ def of_tensorrt(trt: Any, runner: Any, repeats: int) -> Inferences:
 
 
 def of_torch(module: Any, inputs: Any, device: str, repeats: int) -> Inferences:
-    """By torch.profiler, eager: operators under the module that calls them.
-
-    On a GPU, durations are of the kernels.
-    """
+    """Profiles eager torch: operators under the module that calls them; on a GPU, the durations
+    are those of the kernels."""
     import torch
     from torch.profiler import ProfilerActivity, profile, record_function
 
     names = {part: name for name, part in module.named_modules()}
-    hooks, opened = [], []
+    opened = []
 
     def enter(part: Any, *_: Any) -> None:
         opened.append(record_function(_RANGE + names[part]))
@@ -198,8 +194,6 @@ def of_torch(module: Any, inputs: Any, device: str, repeats: int) -> Inferences:
     def leave(*_: Any) -> None:
         opened.pop().__exit__(None, None, None)
 
-    for part in names:
-        hooks += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
     activities = [ProfilerActivity.CPU]
     if device == "cuda":
         activities.append(ProfilerActivity.CUDA)
@@ -211,15 +205,15 @@ def of_torch(module: Any, inputs: Any, device: str, repeats: int) -> Inferences:
                 torch.cuda.synchronize()
         return _torch_times(profiler.events() or [], device)
 
-    try:
+    with ExitStack() as hooks:
+        for part in names:
+            hooks.enter_context(part.register_forward_pre_hook(enter))
+            hooks.enter_context(part.register_forward_hook(leave))
         return _warm(inference, repeats)
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _torch_times(events: Any, device: str) -> tuple[OperatorTime, ...]:
-    """The operators that a module calls itself; what those call in turn is theirs."""
+    """The operators that modules call directly, with the time of all that these call in turn."""
     times = []
     begin = min((event.time_range.start for event in events), default=0)
     for event in events:

@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers: their names, and the settings of a run in their words."""
+"""ONNX Runtime's execution providers: their names, and a run's settings as their options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stmdeploy.spec.run import RunSpec
 
 from .onnx_graph import graph_of
 
-#: Of every ``--provider``: ONNX Runtime's name, and what to type for a package that has it.
+#: For every ``--provider``: ONNX Runtime's name, and the command that installs it.
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider", "pip install 'stmdeploy[cpu]'"),
     "cuda": ("CUDAExecutionProvider", "pip install 'stmdeploy[gpu]'"),
@@ -19,22 +19,23 @@ PROVIDERS = {
     "nvtensorrtrtx": ("NvTensorRTRTXExecutionProvider", "pip install onnxruntime-trt-rtx"),
     "openvino": ("OpenVINOExecutionProvider", "pip install onnxruntime-openvino"),
 }
-#: The providers that build engines, with what their own options begin with.
+#: The providers that build engines, and the prefix of their own options.
 _BUILDERS = {"tensorrt": "trt", "nvtensorrtrtx": "nv"}
-#: The option of the providers for GPUs that takes a stream.
+#: The option that hands a CUDA stream to the providers for GPUs.
 STREAM_OPTION = "user_compute_stream"
 
 
 def provider_of(
     run: RunSpec, path: Path, stream: int | None = None
 ) -> list[tuple[str, dict[str, str]]]:
-    """The provider that is asked for; behind one that builds engines, CUDA for what it refuses.
+    """The provider that a run asks for, followed by CUDA where it builds engines, for the nodes
+    that it refuses; each with its options.
 
-    All of them on one stream, where one is given.
+    ``stream``: the handle of a CUDA stream that they are to share; None for their own.
     """
     name = run.settings.provider or run.device
     builds, shape = name in _BUILDERS, ""
-    if builds:  # the shapes must be known before
+    if builds:  # it must know the shapes in advance
         dims = graph_of(path).input[0].type.tensor_type.shape.dim[1:]
         shape = "x".join(str(dim.dim_value) for dim in dims)
     own = {} if stream is None else {STREAM_OPTION: str(stream)}
@@ -45,10 +46,10 @@ def provider_of(
 
 
 def provider_options(name: str, run: RunSpec, image_shape: str) -> dict[str, str]:
-    """A provider's own words for the settings of a run; an engine is built for its batch.
+    """The settings of a run as a provider's own options; an engine is built for the run's batch.
 
-    float32 means float32: TensorFloat-32 would be another precision under the same name. What
-    has no option of its own for it is told by the worker's environment.
+    float32 means float32: TensorFloat-32 would be another precision under the same name. The
+    worker's environment switches it off in providers that have no option for it.
     """
     engine, graph = run.settings.engine, run.settings.cuda_graph
     if name == "cuda":
@@ -70,11 +71,11 @@ def provider_options(name: str, run: RunSpec, image_shape: str) -> dict[str, str
         options[f"{own}_max_workspace_size"] = str(engine.workspace_mib * BYTES_PER_MIB)
     if name == "nvtensorrtrtx":
         return {**options, "enable_cuda_graph": str(int(graph))}
-    options["trt_cuda_graph_enable"] = str(graph)  # a word: it takes no number here
+    options["trt_cuda_graph_enable"] = str(graph)  # True or False: it takes no number
     if engine.builder_level is not None:
         options["trt_builder_optimization_level"] = str(engine.builder_level)
     if engine.timing_cache is not None:
         options["trt_timing_cache_enable"] = "True"
-        # A folder: ONNX Runtime names the file after the GPU.
+        # The folder alone: ONNX Runtime names the file after the GPU.
         options["trt_timing_cache_path"] = str(engine.timing_cache.absolute().parent)
     return options

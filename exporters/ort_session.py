@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class OnnxRuntimeRunner(Runner):
-    """A session whose input and output stay on the device (the same code for every one)."""
+    """A session whose input and output stay on the device; the same code for every provider."""
 
     def __init__(self, path: Path, run: RunSpec) -> None:
         import onnxruntime as ort
@@ -39,7 +39,7 @@ class OnnxRuntimeRunner(Runner):
         self._output: onnxruntime.OrtValue | None = None
 
     def prepare(self, images: Array) -> None:
-        """Copies the input to the device and binds it, and a preallocated output."""
+        """Copies the input to the device; binds it and a preallocated output."""
         self._input = self._ort.OrtValue.ortvalue_from_numpy(images, self._run.device, 0)
         shape = [images.shape[0], *self._session.get_outputs()[0].shape[1:]]
         self._output = self._ort.OrtValue.ortvalue_from_shape_and_type(
@@ -64,11 +64,11 @@ class OnnxRuntimeRunner(Runner):
 
     def run(self) -> None:
         self._session.run_with_iobinding(self._binding)
-        if self._run.in_flight == 1:  # it waits for the whole device, other requests included
+        if self._run.in_flight == 1:  # it would wait for all requests on the device
             self._binding.synchronize_outputs()
 
     def on_stream(self) -> OnStream | None:
-        """The session's stream, and a run that does not wait for it."""
+        """The session's stream, if it has its own, and a run that does not wait for it."""
         if self._stream is None:
             return None
         options = self._ort.RunOptions()
@@ -84,7 +84,7 @@ class OnnxRuntimeRunner(Runner):
         return logits.copy()
 
     def facts(self) -> dict[str, str]:
-        """Version, provider and its options as the session reports them."""
+        """Adds the provider's options, as the session reports them."""
         provider = self._session.get_providers()[0]
         options = self._session.get_provider_options().get(provider, {})
         return {
@@ -98,13 +98,13 @@ class OnnxRuntimeRunner(Runner):
             **{
                 f"provider.{key}": value
                 for key, value in sorted(options.items())
-                if key != STREAM_OPTION  # a number that says nothing
+                if key != STREAM_OPTION  # an address, another in every process
             },
         }
 
 
 def _placement(session: onnxruntime.InferenceSession, provider: str) -> dict[str, str]:
-    """Nodes that another provider than the one asked for runs, which costs copies."""
+    """Lists nodes that run on another provider than the one asked for, which costs copies."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return {}
     elsewhere = Counter(
@@ -118,23 +118,22 @@ def _placement(session: onnxruntime.InferenceSession, provider: str) -> dict[str
 
 
 def _session(path: Path, run: RunSpec) -> tuple[onnxruntime.InferenceSession, int | None]:
-    """A session on the provider of a run, and the stream it is given to be timed by the device.
+    """Opens a session on the provider of a run, and the CUDA stream that the device times it on.
 
-    No stream on the CPU; for several requests in flight, which would wait for each other on it;
-    and where a graph is replayed, which ONNX Runtime always waits for.
+    The stream is None on the CPU; with several requests in flight, which would wait for each other
+    on it; and with CUDA graphs, after which ONNX Runtime always waits.
 
     Raises:
-        StmdeployError: (exit code 5) this onnxruntime was built without the provider, or did not
-            take it.
+        StmdeployError: (exit code 5) this onnxruntime lacks the provider, or fell back from it.
     """
     import onnxruntime as ort
 
     provider, install = PROVIDERS[run.settings.provider or run.device]
     if run.device == "cuda" and hasattr(ort, "preload_dlls"):
-        # Finds the CUDA libraries that come as Python packages, torch's among them.
+        # Finds CUDA libraries in Python packages, torch's among them.
         ort.preload_dlls()
     if run.settings.provider == "tensorrt":
-        with suppress(ImportError):  # then the loader must find its libraries by itself
+        with suppress(ImportError):  # the system's loader may still find its libraries
             import_module("tensorrt")
     if provider not in ort.get_available_providers():
         raise StmdeployError(f"this onnxruntime has no {provider}", install, ExitCode.WORKER_FAILED)
@@ -155,7 +154,7 @@ def _session(path: Path, run: RunSpec) -> tuple[onnxruntime.InferenceSession, in
 
 
 def session_options(run: RunSpec) -> onnxruntime.SessionOptions:
-    """The options that every session of a run has."""
+    """The options that all sessions of a run share."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -165,7 +164,7 @@ def session_options(run: RunSpec) -> onnxruntime.SessionOptions:
     return options
 
 
-#: Operands and result of a product, and the operator that multiplies them.
+#: The operator of a matrix product by precision, and the types of its operands and result.
 _PRODUCTS = {
     "fp32": ("MatMul", "float32", "float32", "float32"),
     "fp16": ("MatMul", "float16", "float16", "float16"),
@@ -174,8 +173,8 @@ _PRODUCTS = {
 
 
 def matrix_product(run: RunSpec, size: int) -> Callable[[], None] | None:
-    """A product of two square matrices on the CPU, the second a constant; None in a precision
-    that ONNX Runtime multiplies nothing in."""
+    """Prepares a product of two square matrices on the CPU, the second a constant; None in a
+    precision that ONNX Runtime has no product for."""
     import numpy as np
     import onnxruntime as ort
     from onnx import helper, numpy_helper
@@ -207,11 +206,11 @@ def matrix_product(run: RunSpec, size: int) -> Callable[[], None] | None:
 
 
 def first_non_finite(path: Path, images: Array) -> str:
-    """The first node of an ONNX file whose output is not finite, for some images.
+    """Names the first node of an ONNX file whose output for some images is not finite, and its
+    part of the model; empty if there is none.
 
-    Every node's output is made an output of the graph; optimisations are off, so that the
-    nodes are those of the file. Nodes that other nodes already gave such a value are passed
-    over by the order of the graph.
+    Every node's output becomes an output of the graph. Optimisations are off, so that the nodes are
+    those of the file; they stand in the order they run in, so that the first one is the cause.
     """
     import numpy as np
     import onnx

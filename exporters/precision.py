@@ -1,7 +1,7 @@
-"""Lower precisions of an ONNX file, by ONNX Runtime's own tools.
+"""Converts ONNX files to lower precisions with ONNX Runtime's own tools.
 
 All precision lives in the graph: fp16 and bf16 as tensor types, int8 as QuantizeLinear and
-DequantizeLinear around the products. Runtimes and builders are given no flag.
+DequantizeLinear around the products. Runtimes and builders get no flag for it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from stmdeploy.errors import StmdeployError
+from stmdeploy.files.reading import one_line
 from stmdeploy.plugins.exporter import Work
 from stmdeploy.plugins.quiet import quiet
 from stmdeploy.plugins.runner import Array
@@ -30,17 +31,17 @@ if TYPE_CHECKING:
 _POSITION_WEIGHTS = (".table", ".spread")
 #: ONNX's float16 and bfloat16.
 _SHORT_TYPES = (10, 16)
-#: Squares of activations leave the range of float16 at 256, so a norm written out in single
-#: operators stays in float32 from the first square to the scale.
+#: Squares of activations from 256 on overflow float16, so a norm that is written out in single
+#: operators, those of this class, stays in float32 from the square to the scale.
 _NORM_MODULE = "CentredNorm"
 _CLASSES_NOTE = "pkg.torch.onnx.class_hierarchy"
 
 
 def converted(draft: Draft, work: Work) -> Draft:
-    """The ONNX file of a draft in the precision that is asked for, written in its place.
+    """Converts the ONNX file of a draft, in place, to the precision that is asked for.
 
     Raises:
-        StmdeployError: the converter refuses the graph; (exit code 4) what it made is not valid.
+        StmdeployError: the converter refuses the graph; (exit code 4) its result is not valid.
     """
     precision, path, data = work.spec.precision, work.folder / draft.graph, draft.files[1:]
     if precision == "fp32":
@@ -56,8 +57,7 @@ def converted(draft: Draft, work: Work) -> Draft:
                 _to_int8(path, data, work.images)
     except (ValueError, RuntimeError, TypeError, KeyError, NotImplementedError) as error:
         raise StmdeployError(
-            f"{work.spec.model.name} cannot be converted to {precision}: "
-            f"{' '.join(str(error).split())[:200]}",
+            f"{work.spec.model.name} cannot become {precision}: {one_line(str(error))[:200]}",
             "take another --precision, or report the model",
         ) from error
     after = described(path, data)
@@ -74,7 +74,7 @@ def converted(draft: Draft, work: Work) -> Draft:
 
 
 def _save(model: onnx.ModelProto, path: Path, data: tuple[str, ...]) -> None:
-    """Writes the model in place of a file, its weights beside it where they were."""
+    """Overwrites a file with a model, and the file of its weights if it has one."""
     import onnx
 
     for name in data:
@@ -83,13 +83,18 @@ def _save(model: onnx.ModelProto, path: Path, data: tuple[str, ...]) -> None:
 
 
 def _in_fp16(path: Path) -> onnx.ModelProto:
-    """Casts what is not of a norm; input and output stay float32."""
+    """Casts everything but norms to float16; input and output stay float32."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = onnx.load(path)
-    norms = [node.name for node in model.graph.node if _is_in_norm(node)]
+    norms = [
+        node.name
+        for node in model.graph.node
+        if _NORM_MODULE in notes_of(node).get(_CLASSES_NOTE, "")
+        and node.op_type != "RMSNormalization"
+    ]
     half: onnx.ModelProto = convert_float_to_float16(
         model, keep_io_types=True, node_block_list=norms
     )
@@ -98,13 +103,8 @@ def _in_fp16(path: Path) -> onnx.ModelProto:
     return half
 
 
-def _is_in_norm(node: onnx.NodeProto) -> bool:
-    classes = notes_of(node).get(_CLASSES_NOTE, "")
-    return node.op_type != "RMSNormalization" and _NORM_MODULE in classes
-
-
 def _in_bf16(path: Path) -> onnx.ModelProto:
-    """Casts every float32 tensor; input and output stay float32."""
+    """Casts every float32 tensor to bfloat16; input and output stay float32."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -125,9 +125,8 @@ def _in_bf16(path: Path) -> onnx.ModelProto:
         node.output[:] = [f"{last}_bf16" if name == last else name for name in node.output]
     before = helper.make_node("Cast", [first], [f"{first}_bf16"], to=TensorProto.BFLOAT16)
     after = helper.make_node("Cast", [f"{last}_bf16"], [last], to=TensorProto.FLOAT)
-    nodes = [before, *graph.node, after]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    graph.node.insert(0, before)
+    graph.node.append(after)
     return model
 
 
@@ -137,8 +136,8 @@ def _retype(
     kinds: tuple[int, ...],
     to: int,
 ) -> None:
-    """Gives tensors, and the constants and casts of nodes, another data type where theirs is one
-    of `kinds`; in place. ``to`` is ONNX's float32 or bfloat16."""
+    """Changes, in place, the data type of tensors, and of the constants and casts of nodes:
+    where it is one of `kinds`, to ONNX's float32 or bfloat16."""
     import ml_dtypes
     from onnx import AttributeProto, TensorProto, numpy_helper
 
@@ -157,13 +156,13 @@ def _retype(
 
 
 def emulated(path: Path) -> Path:
-    """A float32 file beside a float16 or bfloat16 one, that rounds as it does. It stays there,
-    for the next who asks; of a float32 file it is the same function.
+    """Writes a float32 file, ``STEM.emulated.onnx``, that rounds as a float16 or bfloat16 one does;
+    keeps one that is there. Of a float32 file it is the same function.
 
-    Every tensor that the original keeps in 16 bits is rounded to them where it is made, so
-    that sums inside an operator are in float32, as on tensor cores. A CPU has no operators of
-    16 bits, and ONNX Runtime's does not round between the ones of float32 that it takes
-    instead: what overflows on a GPU would pass unseen.
+    Every tensor that the original keeps in 16 bits is rounded to them where it is made, so that
+    sums inside an operator are in float32, as on tensor cores. A CPU has no 16-bit operators, and
+    ONNX Runtime does not round between the float32 ones that it takes instead: what overflows on a
+    GPU would pass unseen.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -199,9 +198,9 @@ def emulated(path: Path) -> Path:
 
 
 def _to_int8(path: Path, data: tuple[str, ...], images: Array | None) -> None:
-    """Symmetric, a scale per output channel of weights, in the form that TensorRT reads.
+    """Quantises in place, symmetric, one scale per output channel, in the form that TensorRT reads.
 
-    The scales of activations are set with `images`; without any, they are found in every run.
+    The scales of activations come from `images`; without any, every run finds its own.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
@@ -237,8 +236,8 @@ def _to_int8(path: Path, data: tuple[str, ...], images: Array | None) -> None:
 
 
 def _products_left(path: Path) -> list[str]:
-    """Products that stay in float32: those without a weight, the two of attention, whose
-    softmax has no good int8 scale; and the position terms of halo, whose mask would set it."""
+    """Names the products that stay in float32: the two of attention, which have no weight, because
+    no int8 scale suits a softmax; and halo's position terms, whose mask would set the scale."""
     graph = graph_of(path)
     weights = {tensor.name for tensor in graph.initializer}
     return [

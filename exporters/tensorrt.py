@@ -1,8 +1,8 @@
 """TensorRT engines: one code path for `tensorrt` 10.13 and later, 11, and `tensorrt_rtx`.
 
-Always strongly typed: all precision lives in the ONNX graph. Names that only one of the
-modules has are asked for with `hasattr`. Failures come as return values and log lines, rarely
-as exceptions, so every return value is checked, and the log is kept.
+Networks are strongly typed: all precision lives in the ONNX graph. `hasattr` finds the names that
+only one of the modules has. TensorRT reports failures by return values and log lines, rarely by
+exceptions, so every return value is checked, and the log is kept.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .tensorrt_build import Build, supports
 from .tensorrt_log import fused_layers, memory_bytes
 from .tensorrt_runner import TensorRtRunner, gpu_capability, why_no_gpu
 
-#: What the form ``tokens`` is made of, beyond what every parser has.
+#: The operators of the form ``tokens`` that not every parser has.
 _TOKENS_OPERATORS = ("Attention", "DeformConv", "RMSNormalization")
 
 
@@ -47,7 +47,6 @@ class TensorRtExporter(Exporter):
 
     @property
     def target(self) -> Target:
-        """The target."""
         return Target(
             name=self.name,
             suffix=self.suffix,
@@ -59,7 +58,7 @@ class TensorRtExporter(Exporter):
 
     @cached_property
     def lowerings(self) -> tuple[str, ...]:
-        """The operators of ``tokens`` where the parser takes them all, else plain ones."""
+        """``tokens`` first where the parser takes all of its operators, else ``tokens-plain``."""
         plain_first = ("tokens-plain", "tokens", "reference")
         try:
             takes_all = supports(import_module(self.module_name), *_TOKENS_OPERATORS)
@@ -72,12 +71,12 @@ class TensorRtExporter(Exporter):
         return not_installed(wanted, self.install)
 
     def export(self, work: Work) -> Draft:
-        """Writes the engine, the layers it was fused into, and the ONNX file it is made of; or
-        that file alone, where the engine is built elsewhere.
+        """Writes the engine, a list of its fused layers, and the ONNX file it is made from; only
+        that file, if the engine is to be built elsewhere.
 
         Raises:
-            StmdeployError: a node that TensorRT has no layer for, settings it does not take,
-                or a build that failed; with the builder's own words.
+            StmdeployError: a node that TensorRT has no layer for, settings it does not take, or a
+                failed build; in the builder's own words.
         """
         source = converted(write_onnx(work, f".{self.name}.onnx"), work)
         if work.spec.source_only:
@@ -86,7 +85,7 @@ class TensorRtExporter(Exporter):
         return self._built(source, work.spec.model.name, build_work)
 
     def engine_key(self, engine: EngineSpec) -> dict[str, str]:
-        """The builder, its version, and what it builds for."""
+        """The builder, its version, and the compute capabilities that it builds for."""
         trt = import_module(self.module_name)
         asked = ",".join(engine.compute_capabilities)
         return {
@@ -95,7 +94,7 @@ class TensorRtExporter(Exporter):
         }
 
     def build(self, source: Artifact, work: BuildWork) -> Draft:
-        """The engine of a source, its fused layers, and the ONNX file, for the GPU that is here.
+        """Builds the engine of a source for this machine's GPU; writes what `export` does.
 
         Raises:
             StmdeployError: as `export`.
@@ -108,7 +107,7 @@ class TensorRtExporter(Exporter):
         return self._built(draft, source.manifest.model.name, work)
 
     def _built(self, source: Draft, model: str, work: BuildWork) -> Draft:
-        """The engine of an ONNX file in the work's folder, and the listing of its layers."""
+        """Builds the engine of an ONNX file in the work's folder, and lists its layers."""
         trt = import_module(self.module_name)
         graph = work.folder / source.graph
         stem = source.graph.removesuffix(f".{self.name}.onnx")
@@ -154,7 +153,7 @@ class TensorRtExporter(Exporter):
         import_module(self.module_name)
 
     def load(self, path: Path, run: RunSpec, build: ModuleFactory) -> TensorRtRunner:
-        """An execution context, after the manifest's hashes, version and GPU are checked.
+        """Loads the engine, once the manifest's hashes, version and GPU are checked.
 
         Raises:
             StmdeployError: a changed file, another version or GPU, or no GPU at all (exit code 5).
@@ -168,7 +167,7 @@ class TensorRtExporter(Exporter):
         if info.version != trt.__version__:
             raise StmdeployError(
                 f"{path} was built by {info.module} {info.version}, {trt.__version__} is installed",
-                "engines only run on the version that built them: export it again",
+                "export it again: engines only run on the version that built them",
             )
         least, _, most = info.batch
         if not least <= run.batch <= most:
@@ -184,17 +183,17 @@ class TensorRtExporter(Exporter):
         if info.compute_capabilities and gpu_capability() not in info.compute_capabilities:
             raise StmdeployError(
                 f"{path} was built for compute capability {', '.join(info.compute_capabilities)}, "
-                f"this GPU is {gpu_capability()}",
+                f"but this GPU is {gpu_capability()}",
                 f"export it again with --compute-capability {gpu_capability()}",
                 ExitCode.WORKER_FAILED,
             )
         if run.device != "cuda":
-            raise StmdeployError("engines run on a GPU", "name it, as in --gpu a100")
+            raise StmdeployError("engines run only on a GPU", "name it, as in --gpu a100")
         return TensorRtRunner(trt, path, run, info)
 
     def load_draft(self, path: Path, draft: Draft, run: RunSpec, build: ModuleFactory) -> Runner:
-        """The engine where a GPU is; otherwise the very ONNX file the builder got, on ONNX
-        Runtime's CPU, rounded as the engine would."""
+        """Loads the engine; where it cannot run, the ONNX file that the builder read, on the CPU by
+        ONNX Runtime, rounding as the engine would."""
         if draft.not_run:
             graph = path.with_name(draft.graph)
             short = run.precision in ("fp16", "bf16")
@@ -205,15 +204,15 @@ class TensorRtExporter(Exporter):
     def operator_times(
         self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
     ) -> Inferences:
-        """By TensorRT's profiler, where a GPU is; `build` is not used."""
-        # A graph would be replayed without a word to the profiler.
+        """Measures with TensorRT's profiler, on a GPU; `build` is not used."""
+        # A CUDA graph would be replayed past the profiler.
         plain = replace(run, settings=replace(run.settings, cuda_graph=False))
         runner = self.load(path, plain, build)
         runner.prepare(images)
         return of_tensorrt(import_module(self.module_name), runner, repeats)
 
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
-        """The first node of the ONNX file whose output is not finite."""
+        """Names the first node of the ONNX file whose output is not finite."""
         graph = path.with_name(draft.graph)
         return first_non_finite(emulated(graph), images)
 

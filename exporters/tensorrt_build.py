@@ -1,4 +1,4 @@
-"""One TensorRT build: parser, network, settings, engine; every return value checked."""
+"""One TensorRT build: parser, network, settings, engine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.files.reading import BYTES_PER_MIB
+from stmdeploy.files.reading import BYTES_PER_MIB, one_line
 from stmdeploy.files.writing import write_atomically
 from stmdeploy.schema.onnx_files import PART_NOTE
 from stmdeploy.spec.export import EngineSpec
@@ -20,25 +20,25 @@ from .operator_times import PART_MARK, parts_of
 from .tensorrt_log import recording_logger
 from .tensorrt_runner import gpu_capability, why_no_gpu
 
-#: A compute capability that TensorRT-RTX builds for when there is no GPU to ask.
+#: The compute capability that TensorRT-RTX builds for by default where there is no GPU.
 _DEFAULT_CAPABILITY = "8.9"
 
 
 def supports(trt: Any, *operators: str) -> bool:
-    """Whether the parser has layers for ONNX operators."""
+    """Whether the parser has layers for all of these ONNX operators."""
     log = recording_logger(trt)
     _, parser = _network(trt, make_builder(trt, log), log)
     return all(parser.supports_operator(operator) for operator in operators)
 
 
 def make_builder(trt: Any, log: Any) -> Any:
-    """What makes networks and engines; TensorRT itself needs a GPU for it."""
+    """The builder of networks and engines; classic TensorRT has one only where a GPU is."""
     try:
         return trt.Builder(log)
     except TypeError as error:  # classic TensorRT, where no GPU is found
         raise StmdeployError(
             f"{trt.__name__} cannot make a builder: it needs an NVIDIA GPU and driver",
-            "build where the GPU is, or take --target tensorrt-rtx",
+            "export on a machine with a GPU, or choose --target tensorrt-rtx",
             ExitCode.WORKER_FAILED,
         ) from error
 
@@ -51,7 +51,7 @@ def _network(trt: Any, builder: Any, log: Any) -> tuple[Any, Any]:
 
 @dataclass
 class Build:
-    """One build: builder, log and settings; `parsed`, then `serialized`."""
+    """One build: call `parsed`, then `serialized`."""
 
     trt: Any
     spec: EngineSpec
@@ -65,10 +65,10 @@ class Build:
         self.capabilities: tuple[str, ...] = ()
 
     def parsed(self, path: Path) -> Any:
-        """The network of an ONNX file.
+        """Parses an ONNX file into a network, its layers named after their parts.
 
         Raises:
-            StmdeployError: names the first node that is refused, its mixer and stage.
+            StmdeployError: a node is refused; names the first one and its part.
         """
         network, parser = _network(self.trt, self.builder, self.log)
         if not parser.parse_from_file(str(path)):
@@ -81,10 +81,11 @@ class Build:
         return network
 
     def serialized(self, network: Any) -> bytes:
-        """The engine.
+        """Builds the engine of a network.
 
         Raises:
-            StmdeployError: the builder gives none; with its first error.
+            StmdeployError: the build failed, with the builder's first error; or a setting that
+                this TensorRT does not take.
         """
         config = self._config(network)
         engine = self.builder.build_serialized_network(network, config)
@@ -93,7 +94,8 @@ class Build:
                 f"{self.trt.__name__} built no engine of {self.model}: {self.log.first_error()}",
                 "try another --precision, --batch or --compute-capability",
             )
-        self._keep_timing_cache(config)
+        if self.spec.timing_cache is not None:
+            write_atomically(self.spec.timing_cache, bytes(config.get_timing_cache().serialize()))
         return bytes(engine)
 
     def _config(self, network: Any) -> Any:
@@ -129,12 +131,12 @@ class Build:
         return profile
 
     def _set_target(self, config: Any) -> None:
-        """Compute capabilities where the builder takes them; otherwise the GPU that is here."""
+        """Sets the compute capabilities, if the builder takes any; else notes the GPU here."""
         if not hasattr(config, "set_compute_capability"):
             if self.spec.compute_capabilities:
                 raise StmdeployError(
-                    f"{self.trt.__name__} builds for the GPU of this machine alone",
-                    "leave --compute-capability out, or take --target tensorrt-rtx",
+                    f"{self.trt.__name__} builds only for the GPU of this machine",
+                    "leave --compute-capability out, or choose --target tensorrt-rtx",
                 )
             import torch
 
@@ -162,7 +164,7 @@ class Build:
         here = gpu_capability()
         if here and self.capabilities and here not in self.capabilities:
             built_for = ", ".join(self.capabilities)
-            return f"built for compute capability {built_for}, this GPU is {here}"
+            return f"built for compute capability {built_for}, but this GPU is {here}"
         return why_no_gpu()
 
     def _load_timing_cache(self, config: Any, path: Path) -> None:
@@ -174,40 +176,35 @@ class Build:
         stored = path.read_bytes() if path.is_file() else b""
         if not config.set_timing_cache(config.create_timing_cache(stored), False):
             raise StmdeployError(
-                f"{path} is no timing cache of this {self.trt.__name__} and GPU",
+                f"{path} is not a timing cache of this {self.trt.__name__} and GPU",
                 "name another file with --timing-cache-file",
             )
 
-    def _keep_timing_cache(self, config: Any) -> None:
-        if self.spec.timing_cache is not None:
-            write_atomically(self.spec.timing_cache, bytes(config.get_timing_cache().serialize()))
-
 
 def _capabilities(trt: Any) -> dict[str, Any]:
-    """What a module builds for: ``{"8.9": ComputeCapability.SM89, ...}``, lowest first."""
+    """The capabilities a module knows: ``{"8.9": ComputeCapability.SM89, ...}``, lowest first."""
     known = trt.ComputeCapability
     numbers = sorted(map(int, re.findall(r"\bSM(\d+)\b", " ".join(dir(known)))))
     return {f"{number // 10}.{number % 10}": getattr(known, f"SM{number}") for number in numbers}
 
 
 def _refusal(trt: Any, parser: Any, path: Path, model: str) -> StmdeployError:
-    """What the parser did not take: the node, where it belongs, and the parser's words."""
+    """The error for what the parser refused: the node, its part, and the parser's words."""
     error = parser.get_error(0) if parser.num_errors else None
     name = error.node_name() if error else ""
     parts = {node.name: notes_of(node).get(PART_NOTE) for node in graph_of(path).node}
     operator = error.node_operator() if error else "a node"
     where = f"{parts.get(name) or 'an unknown part'} of {model}"
-    reason = " ".join(error.desc().split())[:200] if error else "no reason is given"
+    reason = one_line(error.desc())[:200] if error else "no reason is given"
     return StmdeployError(
         f"{trt.__name__} {trt.__version__} has no layer for {operator} {name!r} in {where}: "
         f"{reason}",
-        "leave --lowering out, so that the form is chosen by what the parser supports, or take "
-        "another --target",
+        "leave --lowering out, to get a form that the parser supports, or choose another --target",
     )
 
 
 def _progress_monitor(trt: Any, tell: Any) -> Any:
-    """Tells of the builder's outermost phases."""
+    """A monitor that reports the builder's outermost phases."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:

@@ -1,13 +1,14 @@
-"""What TensorRT only says in its log: the first error, the fused layers, the memory."""
+"""What TensorRT says only in its log: the first error, the fused layers, the memory."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
+from stmdeploy.files.reading import one_line
 from stmdeploy.schema.manifest import FusedLayer
 
-#: How the listing of fused layers begins; one log message, one line a layer.
+#: How the list of fused layers begins: one log message, with a line for each layer.
 _LAYER_LIST = "Layers:"
 _NAME = re.compile(r"^\s*Name: ([^,]+), LayerType: ([^,]+),")
 _SECTION = re.compile(r"\b(Inputs|Constants|Outputs|TacticName): ")
@@ -16,9 +17,9 @@ _SOURCE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 
 def fused_layers(lines: list[str]) -> tuple[FusedLayer, ...]:
-    """The layers after fusion, from the builder's verbose log; empty if it says none.
+    """The layers after fusion, from the builder's verbose log; empty if it lists none.
 
-    The format is nowhere documented: lines that do not look like a layer are passed over.
+    The format is undocumented: lines that do not look like a layer are skipped.
     """
     listing = next((line for line in lines if line.startswith(_LAYER_LIST)), "")
     return tuple(
@@ -57,7 +58,7 @@ def recording_logger(trt: Any) -> Any:
                 self.errors.append(message)
 
         def first_error(self) -> str:
-            return " ".join(self.errors[0].split())[:300] if self.errors else "no reason is given"
+            return one_line(self.errors[0])[:300] if self.errors else "no reason is given"
 
     return Recorder()
 

@@ -1,4 +1,4 @@
-"""Runs a TensorRT engine on a GPU: torch holds the device memory and the stream."""
+"""Runs a TensorRT engine on a GPU; torch provides the device memory and the stream."""
 
 from __future__ import annotations
 
@@ -16,23 +16,21 @@ from .tensors import TensorRunner
 
 
 def why_no_gpu() -> str:
-    """Why no engine can run here; empty if one can."""
+    """Why engines cannot run here; empty if they can."""
     import torch
 
     return "" if torch.cuda.is_available() else "no GPU"
 
 
 def gpu_capability() -> str:
-    """The compute capability of the GPU that is here, as ``8.9``; empty without one."""
+    """The compute capability of this machine's GPU, such as ``8.9``; empty without one."""
     import torch
 
-    if why_no_gpu():
-        return ""
-    return "{}.{}".format(*torch.cuda.get_device_capability())
+    return "" if why_no_gpu() else "{}.{}".format(*torch.cuda.get_device_capability())
 
 
 class TensorRtRunner(TensorRunner):
-    """An execution context over device memory, `execute_async_v3` on a stream of its own."""
+    """An execution context over device memory, on a stream of its own."""
 
     def __init__(self, trt: Any, path: Path, run: RunSpec, info: EngineInfo) -> None:
         import torch
@@ -41,8 +39,8 @@ class TensorRtRunner(TensorRunner):
         name = torch.cuda.get_device_name()
         if info.gpu and info.gpu != name:
             raise StmdeployError(
-                f"{path} was built on {info.gpu}, this is {name}",
-                "engines of TensorRT only run on the GPU they were built on: export it again",
+                f"{path} was built on {info.gpu}, but this GPU is {name}",
+                "export it again: engines of TensorRT only run on the GPU they were built on",
             )
         self._log = recording_logger(trt)
         self._runtime = trt.Runtime(self._log)
@@ -57,9 +55,9 @@ class TensorRtRunner(TensorRunner):
         super().__init__(run, on_gpu=True)
 
     def _new_context(self) -> Any:
-        """An execution context, its kernels made for the very shapes before they run.
+        """A new execution context, whose kernels are compiled for the exact shapes before they run.
 
-        Left alone, TensorRT-RTX runs others at first and makes those beside the measurement.
+        By default TensorRT-RTX starts with other kernels and compiles these while it is measured.
         """
         config: tuple[Any, ...] = ()
         if hasattr(self._engine, "create_runtime_config"):
@@ -72,13 +70,13 @@ class TensorRtRunner(TensorRunner):
         if context is None:
             raise StmdeployError(
                 f"no execution context: {self._log.first_error()}",
-                "the device may be out of memory",
+                "free memory on the GPU, or take a smaller --batch",
                 ExitCode.WORKER_FAILED,
             )
         return context
 
     def prepare(self, images: Array) -> None:
-        """Copies the input to the device, makes room for the output, records the graph."""
+        """Copies the input to the device, allocates the output, captures the graph if asked."""
         torch, context = self._torch, self.context
         self._graph = None
         self._input = torch.from_numpy(images).to("cuda")
@@ -97,12 +95,6 @@ class TensorRtRunner(TensorRunner):
         torch.cuda.synchronize()
         if self._run.settings.cuda_graph:
             self._record()
-
-    def feed(self, images: Array) -> None:
-        if self._input is None:
-            raise RuntimeError("prepare() comes before feed()")
-        self._input.copy_(self._torch.from_numpy(images))
-        self._torch.cuda.synchronize()
 
     def another(self) -> Self:
         """The same engine, with an execution context and a stream of its own."""
@@ -123,12 +115,11 @@ class TensorRtRunner(TensorRunner):
         if not self.context.execute_async_v3(self._stream.cuda_stream):
             raise StmdeployError(
                 f"the engine failed: {self._log.first_error()}",
-                "see what nvidia-smi says of the GPU, or export the engine again",
+                "check the GPU with nvidia-smi, or export the engine again",
                 ExitCode.WORKER_FAILED,
             )
 
     def facts(self) -> dict[str, str]:
-        """Module, version, GPU, and whether a graph is replayed."""
         return {
             "runtime": self._info.module,
             "version": self._trt.__version__,

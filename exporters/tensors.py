@@ -1,4 +1,4 @@
-"""What the targets built on torch share: the draft of their file, and runners over tensors."""
+"""What the targets built on torch share: the draft of their file, and a runner over tensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WARM_RUNS_BEFORE_CAPTURE = 3
 
 
 def torch_draft(work: Work, name: str) -> Draft:
-    """The draft of one file that torch wrote by itself: float32 in and out, any batch."""
+    """The draft of a single file written by torch: float32 in and out, any batch size."""
     image = TensorInfo(name=INPUT_NAME, dtype="float32", shape=("batch", 3, *work.info.image_size))
     logits = TensorInfo(name=OUTPUT_NAME, dtype="float32", shape=("batch", work.info.num_classes))
     return Draft(
@@ -48,7 +48,7 @@ class TensorRunner(Runner):
 
     @abstractmethod
     def _execute(self) -> None:
-        """One inference, or on a GPU what puts it on the stream."""
+        """Runs one inference; on a GPU, puts it on the stream and does not wait."""
 
     def feed(self, images: Array) -> None:
         if self._input is None:
@@ -69,7 +69,7 @@ class TensorRunner(Runner):
         self._wait()
 
     def on_stream(self) -> OnStream | None:
-        """Its own stream, on a GPU."""
+        """Its own stream on a GPU, else None."""
         own = self._stream
         return None if own is None else OnStream(own.cuda_stream, self._submit)
 
@@ -80,7 +80,7 @@ class TensorRunner(Runner):
         return logits
 
     def _lane(self) -> AbstractContextManager[object]:
-        """Where the work goes: this runner's stream, on a GPU."""
+        """Sends the work inside it to this runner's stream, on a GPU."""
         return nullcontext() if self._stream is None else self._torch.cuda.stream(self._stream)
 
     def _wait(self) -> None:
@@ -95,7 +95,7 @@ class TensorRunner(Runner):
             self._execute()
 
     def _record(self) -> None:
-        """Some inferences first: capturing must not meet anything that happens only once."""
+        """Captures an inference as a CUDA graph, after some that do whatever happens only once."""
         for _ in range(_WARM_RUNS_BEFORE_CAPTURE):
             self.run()
         self._check_capturable()

@@ -1,4 +1,4 @@
-"""PyTorch itself: the artifact is the state_dict, run by the module, eagerly or compiled."""
+"""PyTorch itself: the artifact is a state_dict; the module runs it, eagerly or compiled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tensors import TensorRunner, torch_draft
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: torch's names of the precisions.
+#: torch's name for every precision.
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -30,16 +30,15 @@ class TorchExporter(Exporter):
         suffix=".pt",
         runtimes=("torch", "torch-compile"),
         tolerances={"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2},
-        # The artifact is the state_dict, whose keys are those of the reference form; the module
-        # around it is what this stmdeploy builds.
+        # The artifact holds weights under the keys of the reference form; the module that they are
+        # loaded into is whatever this version of stmdeploy builds.
         holds_code=False,
         packages=("torch",),
     )
     lowerings = ("reference",)
 
     def unavailable(self, *, source_only: bool = False) -> str:
-        """Always empty: torch is a dependency."""
-        return ""
+        return ""  # torch is a dependency
 
     def export(self, work: Work) -> Draft:
         """Writes the state_dict under the key ``model``, as official checkpoints do."""
@@ -59,24 +58,24 @@ class TorchExporter(Exporter):
         import torch  # noqa: F401
 
     def load(self, path: Path, run: RunSpec, build: ModuleFactory) -> TorchRunner:
-        """The module that `build` makes, with the artifact's weights."""
+        """Loads the artifact's weights into the module that `build` makes."""
         return TorchRunner(path, run, build)
 
     def operator_times(
         self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
     ) -> Inferences:
-        """By torch.profiler, eager.
+        """Measures with torch.profiler.
 
         Raises:
-            StmdeployError: compiled code does not say which module it came from.
+            StmdeployError: for ``torch-compile``, whose code does not say which module it is of.
         """
         if run.runtime != "torch":
-            raise StmdeployError(f"{run.runtime} does not tell where its time goes", OTHERS)
+            raise StmdeployError(f"{run.runtime} does not report where its time goes", OTHERS)
         runner = TorchRunner(path, run, build)
         return of_torch(runner.module, runner.prepared(images), run.device, repeats)
 
     def product(self, run: RunSpec, size: int) -> Callable[[], object] | None:
-        """``torch.mm``, which no integers go through."""
+        """Prepares a ``torch.mm``; None for integers, which it does not take."""
         import torch
 
         if run.precision not in DTYPES:
@@ -114,12 +113,12 @@ class TorchRunner(TensorRunner):
         super().__init__(run, on_gpu=run.device == "cuda")
 
     def prepared(self, images: Array) -> Tensor:
-        """The input on the device."""
+        """A copy of the input on the device, in the run's precision."""
         image: Tensor = self._torch.from_numpy(images).to(self._run.device, self._dtype, copy=True)
         return image
 
     def prepare(self, images: Array) -> None:
-        """Copies the input to the device; records the graph, where one is replayed."""
+        """Copies the input to the device; captures the CUDA graph, if the run asks for one."""
         self._graph = None
         self._input = self.prepared(images)
         if self._stream is not None:
@@ -137,7 +136,6 @@ class TorchRunner(TensorRunner):
             super()._submit()
 
     def facts(self) -> dict[str, str]:
-        """Version, threads and the matrix-product settings in force."""
         return {
             "runtime": self._run.runtime,
             "version": self._torch.__version__,

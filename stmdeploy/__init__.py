@@ -1,4 +1,4 @@
-"""Deploy and profile the vision backbones of the unified architecture."""
+"""Deploy and profile the vision backbones of the unified spatial-token-mixer architecture."""
 
 from stmdeploy.backbones import create_backbone, list_backbones
 from stmdeploy.errors import StmdeployError

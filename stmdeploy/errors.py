@@ -1,4 +1,4 @@
-"""Expected failures: what kind, one line saying what and where, and a hint saying what to do."""
+"""Expected failures: their kind, one line saying what and where, a hint saying what to do."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class ExitCode(IntEnum):
 
 
 class FailureKind(StrEnum):
-    """What went wrong, for whoever decides what happens next."""
+    """What went wrong, for code that decides what happens next."""
 
     INPUT = "input"
     CANNOT_TELL = "cannot tell"
     DIFFERS = "outputs differ"
     OUT_OF_MEMORY = "out of memory"
-    #: By SIGKILL: most likely the system, which had no more memory.
+    #: By SIGKILL: most likely by the system, which had no more memory.
     KILLED = "killed"
     SIGNAL = "signal"
     TIMEOUT = "timeout"
@@ -36,7 +36,7 @@ class FailureKind(StrEnum):
     ERROR = "error"
 
 
-#: The kind of a failure of which nothing but its exit code is said.
+#: The kind of a failure for which only an exit code is given.
 _USUAL_KINDS = {
     ExitCode.BAD_INPUT: FailureKind.INPUT,
     ExitCode.CANNOT_TELL: FailureKind.CANNOT_TELL,
@@ -48,10 +48,10 @@ class StmdeployError(Exception):
     """An expected failure.
 
     Args:
-        message: what went wrong, naming the thing that is wrong.
+        message: what went wrong, and where.
         hint: what to type or change instead; may be empty.
         code: the exit code that the command line ends with.
-        kind: what went wrong; None for the usual kind of the exit code.
+        kind: by default the usual kind of the exit code.
     """
 
     def __init__(
@@ -72,20 +72,18 @@ class StmdeployError(Exception):
 
 
 class DestinationError(StmdeployError):
-    """What was asked for cannot be written where it was asked for."""
+    """A folder or file cannot be written where it was asked for."""
 
 
 class DiskFullError(DestinationError):
-    """There is no room for it; something smaller may still fit."""
+    """The disk has no room for it; something smaller may still fit."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An expected failure as it is kept, and passed between processes.
+    """A `StmdeployError` as data, to be stored and passed between processes.
 
-    Attributes:
-        kind: what policy looks at.
-        message, hint, code: as of `StmdeployError`.
+    What happens next is decided by its kind alone; message, hint and code are the error's.
     """
 
     kind: FailureKind
@@ -95,21 +93,21 @@ class Failure:
 
     @staticmethod
     def of(error: StmdeployError) -> Failure:
-        """What an error says."""
+        """The failure that an error describes."""
         return Failure(error.kind, error.message, error.hint, error.code)
 
     def error(self, begins: str = "", hint: str = "") -> StmdeployError:
-        """The error that says the same, to be raised.
+        """The error to raise for this failure.
 
         Args:
-            begins: said before the message.
-            hint: said where the failure has none.
+            begins: put before the message.
+            hint: used where the failure has none.
         """
         return StmdeployError(begins + self.message, self.hint or hint, self.code, self.kind)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint for a mistyped word: the nearest known one, or all of them."""
+    """A hint for a mistyped word: the nearest known one, or else all of them."""
     words = list(known)
     match = difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.5)
     return f"did you mean {match[0]!r}?" if match else f"choose one of: {', '.join(words)}"

@@ -44,8 +44,9 @@ settings.register_profile(
 settings.load_profile("steady")
 #: The scale `nano`, for workers too.
 os.environ[CATALOG_VARIABLE] = str(DATA / "catalog.toml")
+# A process that OpenMP has threads in cannot be forked, as the hostile tests do.
+torch.set_num_threads(1)
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):
         # Inherited by workers, which inherit few variables; so an export has one thread, too.
         processors = sorted(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""The backbones of the unified architecture, built by name. torch is imported on first use."""
+"""The backbones of the unified architecture, built by name; torch is imported on first use."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def create_backbone(
         num_classes: outputs of the classification head, at least 1.
 
     Returns:
-        A module with official state_dict keys. ``model(x)`` maps N 3 H W to logits
+        A module with the official state_dict keys. ``model(x)`` maps N 3 H W to logits
         (N, num_classes); ``model.forward_features(x)`` gives the four stage maps.
 
     Raises:
-        StmdeployError: unknown name or scale, a size the mixer cannot take, or no classes.
+        StmdeployError: unknown name or scale, a size that the mixer cannot take, or no classes.
     """
     from stmdeploy.backbones.network import build
     from stmdeploy.spec.limits import at_least

@@ -1,7 +1,7 @@
-"""The table of backbones: names, geometry, published accuracy. Reads no heavy library.
+"""The table of backbones: names, geometry, published accuracy. Imports no heavy library.
 
 ``STMDEPLOY_CATALOG`` names a TOML file with further scales of the same families, in the layout of
-``catalogue.toml``: a unified backbone of other depths and widths is then one of the catalogue.
+``catalogue.toml``, which adds unified backbones of other depths and widths.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.files.reading import read_toml
 from stmdeploy.schema.evaluation import Published
 
-#: Names a file of further scales.
+#: The variable that names a file of further scales.
 CATALOG_VARIABLE = "STMDEPLOY_CATALOG"
 #: Strides of the four stages.
 STRIDES = (4, 8, 16, 32)
-#: Stages of every backbone, and the largest depth, width or number of heads that is believed.
+#: Stages of every backbone, and the largest depth, width or number of heads that is accepted.
 _STAGES, _MOST = len(STRIDES), 65_536
 #: Where the authors' weights are served: release assets of their repository.
 CHECKPOINT_BASE_URL = "https://github.com/OpenGVLab/STM-Evaluation/releases/download/cls-ckpt/"
@@ -39,7 +39,7 @@ class BackboneConfig:
         mixer: the spatial token mixer in words.
         layout: which network surrounds the blocks: ``unified``, ``swin`` or ``pvt_v2``.
         block: what the stages are made of, MODULE:CLASS of `stmdeploy.backbones.mixers`.
-        image_side_step_px: image sides are multiples of it.
+        image_side_step_px: height and width of images must be multiples of it.
         depths, dims, heads, mlp_ratios: per stage; heads are 0 where the mixer has none.
         published: the authors' accuracy, or None.
         checkpoint_url: the authors' weights, or None.
@@ -98,7 +98,7 @@ def _further_scales(path: Path, table: dict[str, Any]) -> dict[str, dict[str, An
         StmdeployError: no such file, no TOML, or something other than new scales in it.
     """
     where = f"{CATALOG_VARIABLE}={path}"
-    found = read_toml(path, CATALOG_VARIABLE, "write it as README says under Own scales")
+    found = read_toml(path, CATALOG_VARIABLE, "write it as the README shows under Own scales")
     further = {}
     for stm, family in found.items():
         if stm not in table:
@@ -113,9 +113,9 @@ def _further_scales(path: Path, table: dict[str, Any]) -> dict[str, dict[str, An
 
 
 def _check_scale(where: str, scale: str, entry: Any, family: dict[str, Any]) -> None:
-    """Raises StmdeployError for what is no scale of a family."""
+    """Raises StmdeployError unless `entry` can be a new scale of a family."""
     if scale in family["scales"]:
-        raise StmdeployError(f"{where} is there already", "name the scale otherwise")
+        raise StmdeployError(f"{where} exists already", "choose another name for the scale")
     known = {"depths", "dims", "heads", "mlp_ratios"}
     needed = {"depths", "dims"} | (known & set(next(iter(family["scales"].values()))))
     if not isinstance(entry, dict) or not needed <= set(entry) <= known:
@@ -133,20 +133,16 @@ def _check_scale(where: str, scale: str, entry: Any, family: dict[str, Any]) -> 
 
 @cache
 def _by_name() -> dict[str, BackboneConfig]:
-    configs = (
-        _config(stm, scale, family)
-        for stm, family in _table().items()
-        for scale in family["scales"]
-    )
+    table = _table().items()
+    configs = (_config(stm, scale, family) for stm, family in table for scale in family["scales"])
     return {config.name: config for config in configs}
 
 
 @cache
 def _aliases() -> dict[str, str]:
     """The family that every name stands for, its own and its aliases."""
-    names = {stm: stm for stm in _table()}
-    names.update({alias: stm for stm, family in _table().items() for alias in family["aliases"]})
-    return names
+    aliases = {alias: stm for stm, family in _table().items() for alias in family["aliases"]}
+    return {stm: stm for stm in _table()} | aliases
 
 
 def list_backbones() -> list[str]:
@@ -163,7 +159,7 @@ def resolve(stm: str, scale: str | None = None) -> BackboneConfig:
         scale: ``micro`` to ``large``; None means ``tiny``, or what the official name says.
 
     Raises:
-        StmdeployError: unknown name or scale, with the nearest one that exists; or a scale
+        StmdeployError: unknown name or scale (names the nearest one that exists), or a scale
             that contradicts the official name.
     """
     key = stm.strip().lower()
@@ -190,7 +186,7 @@ def check_image_size(config: BackboneConfig, image_size: tuple[int, int]) -> Non
     """Refuses an image size that the mixer cannot take.
 
     Raises:
-        StmdeployError: naming the size, the sizes that work and the nearest of them.
+        StmdeployError: names the size, the sizes that work and the nearest of them.
     """
     step = config.image_side_step_px
     height, width = image_size

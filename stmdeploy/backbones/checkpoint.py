@@ -1,4 +1,4 @@
-"""Official checkpoints: fetched, read without running code, resampled, loaded strictly."""
+"""Checkpoints: downloaded, read without running code, resampled, loaded strictly."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from stmdeploy.files import places
 from stmdeploy.files.writing import publish, sha256_of, staging
 from stmdeploy.plugins.progress import Progress
 
-#: Buffers that older checkpoints carry and that are derived from the geometry here.
+#: Suffixes of buffers in older checkpoints that are computed from the geometry here.
 DERIVED_SUFFIXES = ("relative_position_index", "attn_mask")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-#: Keys named in an error message before it says how many more there are.
+#: How many keys an error message names before it counts the rest.
 _NAMED_KEYS = 3
 
 
@@ -36,11 +36,11 @@ def cache_folder() -> Path:
 def locate_checkpoint(source: str, progress: Progress) -> Path:
     """The local file of a checkpoint given as a path or an http(s) URL.
 
-    A URL is downloaded once, with a progress bar, into `cache_folder`; it is kept only
-    if it can be read.
+    A URL is downloaded once, with a progress bar, into `cache_folder`, and kept only if it can be
+    read.
 
     Raises:
-        StmdeployError: no such file, or the download failed.
+        StmdeployError: there is no such file, the download failed, or it is not a checkpoint.
     """
     if not source.startswith(("http://", "https://")):
         path = Path(source)
@@ -61,7 +61,7 @@ def locate_checkpoint(source: str, progress: Progress) -> Path:
 
 
 def source_name(source: str) -> str:
-    """The file name in a path or URL, for a manifest; raises StmdeployError for what is neither."""
+    """The file name in a path or URL, for a manifest; raises StmdeployError for a malformed URL."""
     try:
         return Path(urlsplit(source).path).name or "checkpoint"
     except ValueError as error:
@@ -77,8 +77,7 @@ def _download(url: str, path: Path) -> None:
         ) from error
     except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
         raise StmdeployError(
-            f"{url}: {getattr(error, 'reason', error)}",
-            "check the connection, or give a file",
+            f"{url}: {getattr(error, 'reason', error)}", "check the connection, or give a file"
         ) from error
 
 
@@ -89,12 +88,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     cannot run code.
 
     Raises:
-        StmdeployError: not a checkpoint, cut short, holding code or no state_dict.
+        StmdeployError: the file is not a checkpoint, is cut short, or holds code or no state_dict.
     """
     hint = "give a file saved by torch.save that holds a state_dict"
     try:
         if (whole := _unpacked_bytes(path)) > path.stat().st_size:
-            raise StmdeployError(f"{path} would unpack to {whole} bytes, more than it has", hint)
+            raise StmdeployError(f"{path} would unpack to {whole} bytes, more than it holds", hint)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except StmdeployError:
         raise
@@ -114,8 +113,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _unpacked_bytes(path: Path) -> int:
-    """What the members of an archive say that they are together, 0 for no archive: torch.save packs
-    nothing, so one that is smaller than they was made to burst."""
+    """The total size that the members of an archive claim; 0 if it is none. torch.save compresses
+    nothing, so an archive smaller than its members is a decompression bomb."""
     if not zipfile.is_zipfile(path):
         return 0
     with zipfile.ZipFile(path) as archive:
@@ -125,9 +124,9 @@ def _unpacked_bytes(path: Path) -> int:
 def resample(key: str, value: Tensor, shape: torch.Size) -> Tensor:
     """Fits a value that depends on the image size to another size, as the authors' loader does.
 
-    Swin's bias tables are resampled bicubic over their square grid, halo's tables linear
-    with aligned corners, pvt's position embeddings bilinear with aligned corners.
-    Anything else is returned as it is.
+    Swin's bias tables are resampled bicubically over their square grid; with aligned corners,
+    halo's tables linearly and pvt's position embeddings bilinearly. Anything else is returned as
+    it is.
     """
     if value.shape == shape or value.dim() != len(shape) or not value.is_floating_point():
         return value
@@ -147,11 +146,11 @@ def resample(key: str, value: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _same_kind(value: Tensor, wanted: Tensor) -> bool:
-    """Whether a stored tensor is dense and as whole or as broken a number as the module's."""
+    """Whether a stored tensor is dense, and a float if the module's is, else of the same dtype."""
     if value.layout != torch.strided or value.is_quantized or value.is_nested or value.is_meta:
         return False
     if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-        return False  # one number that is said to be many
+        return False  # one number that claims to be many
     if wanted.is_floating_point():
         return value.dtype in _FLOATS
     return value.dtype == wanted.dtype
@@ -167,11 +166,11 @@ def _shape(tensor: Tensor) -> str:
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Loads a state_dict, every key of which must fit.
+    """Loads a state_dict into a module; every key of either must fit.
 
     Raises:
-        StmdeployError: naming missing, unexpected and misshapen keys, or a value that is
-            not finite.
+        StmdeployError: names missing, unexpected and misshapen keys, and those whose values are of
+            another type or not finite.
     """
     wanted = module.state_dict()
     unfit = [k for k, v in state.items() if k in wanted and not _same_kind(v, wanted[k])]

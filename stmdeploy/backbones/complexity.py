@@ -1,10 +1,9 @@
-"""Parameters and multiply-accumulates of a module, and what was not counted.
+"""Parameters and multiply-accumulates (MACs) of a module, and what was not counted.
 
-fvcore counts one fused multiply-add as one; the figures here are therefore MACs, not twice
-that. fvcore's totals include its estimates for normalisation (5 per element of a LayerNorm,
+fvcore counts one fused multiply-add as one, so the figures here are MACs, not twice as many
+FLOPs. fvcore's totals include its estimates for normalisation (5 per element of a LayerNorm,
 2 of a BatchNorm) and bilinear sampling (4 per sample); `Complexity.matmul_conv_macs` is the
-total without them. The count is taken of the reference form of a mixer and does not depend
-on how the mixer is lowered for a runtime.
+total without them. The reference form of a mixer is counted, whatever form is exported.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
     from fvcore.nn import FlopCountAnalysis
     from torch import nn
 
-#: Steps that `count_model` tells of: building and counting.
+#: Progress steps of `count_model`: building and counting.
 COUNT_STEPS = 2
-#: Kinds of part, in the order they are shown.
+#: Kinds of parts, in the order they are shown.
 KINDS = ("stem", "downsample", "mixer", "mlp", "norm", "head", "other")
 #: Operators that are matrix products or convolutions, under fvcore's names.
 _MATMUL_CONV = frozenset(
@@ -50,15 +49,15 @@ class Complexity:
     """What one inference at batch 1 costs.
 
     Attributes:
-        parameters: trained values.
+        parameters: number of trainable values.
         macs: multiply-accumulates, fvcore's convention.
         matmul_conv_macs: of these, in matrix products and convolutions.
         by_kind: MACs of stem, downsample, mixer, mlp, norm, head and other parts.
         by_module: MACs of every module that has any, by its dotted name, children included.
         by_operator: MACs of every counted operator.
         activations: elements that convolutions and matrix products write, fvcore's convention.
-        uncounted: operators that do arithmetic and were not counted, with their number.
-        data_movement: operators that only move data, with their number.
+        uncounted: operators that do arithmetic but were not counted, each with its calls.
+        data_movement: operators that only move data, each with its calls.
     """
 
     parameters: int
@@ -73,7 +72,7 @@ class Complexity:
 
 
 def count_model(spec: ModelSpec, progress: Progress) -> Complexity:
-    """Builds a model and counts its parameters and MACs at batch 1; takes `COUNT_STEPS` steps.
+    """Builds a model and counts it at batch 1; reports `COUNT_STEPS` steps of progress.
 
     Raises:
         StmdeployError: the model cannot be built or traced.
@@ -86,14 +85,14 @@ def count_model(spec: ModelSpec, progress: Progress) -> Complexity:
 
 
 def count(module: nn.Module, image_size: tuple[int, int]) -> Complexity:
-    """Counts a module that maps N 3 H W images, at batch 1, by tracing it.
+    """Counts the parameters and MACs of a module that maps N 3 H W, by tracing it at batch 1.
 
     Args:
         module: in eval mode, float32.
         image_size: (height, width) in pixels.
 
     Raises:
-        StmdeployError: the module cannot be traced.
+        StmdeployError: the module cannot be traced, or there is no memory for the image.
     """
     import torch
     from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
@@ -108,7 +107,7 @@ def count(module: nn.Module, image_size: tuple[int, int]) -> Complexity:
         analysis = FlopCountAnalysis(module, (image,))
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         analysis.set_op_handle(**_HANDLERS)
-        # fvcore drops a list of operators without a word; count their calls as well.
+        # fvcore silently ignores some operators; count their calls as well.
         analysis._ignored_ops = set()
         try:
             by_operator = analysis.by_operator()
@@ -133,7 +132,7 @@ def count(module: nn.Module, image_size: tuple[int, int]) -> Complexity:
 
 
 def _uncounted(analysis: FlopCountAnalysis) -> list[tuple[str, int]]:
-    """Operators that were not counted, with their number, the most frequent first."""
+    """Operators that were not counted, each with its calls, the most frequent first."""
     calls = analysis.unsupported_ops().items()
     counts = {op.removeprefix("aten::"): n for op, n in calls if not op.startswith("prim::")}
     return Counter(counts).most_common()
@@ -153,7 +152,7 @@ def _by_kind(module: nn.Module, analysis: FlopCountAnalysis) -> dict[str, int]:
 
 
 def kind_of(name: str) -> str:
-    """The kind of part that a module of a backbone belongs to, from its dotted name."""
+    """The kind of part, one of `KINDS`, that a module belongs to, from its dotted name."""
     path = name.split(".")
     if path[0] == "downsample_layers":
         return "stem" if path[1:2] == ["0"] else "downsample"

@@ -1,4 +1,4 @@
-"""Layers that every backbone shares: channel LayerNorm, mlp, stems and downsampling."""
+"""Layers that backbones share: channel LayerNorm, mlp, stems and downsampling."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class DepthwiseConv(nn.Module):
         return to_channels_last(self.dwconv(to_channels_first(x)))
 
 
-class Mlp(nn.Module):
+class Mlp(nn.Sequential):
     """Linear -> (depth-wise 3x3) -> GELU -> Linear on N H W C."""
 
     def __init__(self, channels: int, hidden: int, depthwise: bool = False) -> None:
@@ -51,12 +51,8 @@ class Mlp(nn.Module):
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.fc2(self.act(self.dwconv(self.fc1(x))))
-        return y
 
-
-class ConvStem(nn.Module):
+class ConvStem(nn.Sequential):
     """The unified stem: two 3x3 convolutions of stride 2, 3 -> C/2 -> C channels."""
 
     def __init__(self, channels: int) -> None:
@@ -69,12 +65,8 @@ class ConvStem(nn.Module):
             LayerNorm2d(channels),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.stem(x)
-        return y
 
-
-class ConvDownsample(nn.Module):
+class ConvDownsample(nn.Sequential):
     """The unified downsampling: a 3x3 convolution of stride 2, then LayerNorm."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
@@ -84,13 +76,9 @@ class ConvDownsample(nn.Module):
             LayerNorm2d(channels_out),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.reduction(x)
-        return y
 
-
-class PatchEmbed(nn.Module):
-    """One strided convolution, then LayerNorm: stems of the originals, downsampling of pvt_v2."""
+class PatchEmbed(nn.Sequential):
+    """A strided convolution, then LayerNorm: stems of the originals, downsampling of pvt_v2."""
 
     def __init__(
         self, channels_in: int, channels_out: int, kernel: int, stride: int, padding: int
@@ -99,15 +87,11 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=padding)
         self.norm = LayerNorm2d(channels_out)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.norm(self.proj(x))
-        return y
-
 
 class PatchMerging(nn.Module):
     """The downsampling of the original Swin: 2x2 pixels concatenated, LayerNorm, Linear.
 
-    The four pixels of a patch follow each other as (row, column) = (0,0) (1,0) (0,1) (1,1).
+    The four pixels of a patch come in the order (row, column) = (0,0) (1,0) (0,1) (1,1).
     """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:

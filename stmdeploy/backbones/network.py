@@ -1,4 +1,4 @@
-"""The unified architecture around the mixers, and the two originals it is compared with."""
+"""The unified architecture around the mixers, and the original Swin and PVTv2 beside it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ INITIAL_STD = 0.02
 def _downsample_layers(config: BackboneConfig) -> nn.ModuleList:
     dims = config.dims
     pairs = list(pairwise(dims))
-    stem: nn.Module
     if config.layout == "swin":
         stem = PatchEmbed(3, dims[0], kernel=4, stride=4, padding=0)
         return nn.ModuleList([stem, *(PatchMerging(i, o) for i, o in pairs)])
@@ -87,10 +86,8 @@ class Backbone(nn.Module):
         self.apply(_initialise)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
-        """x: N 3 H W -> four maps, N dims[i] H/s W/s at strides s = 4, 8, 16, 32.
-
-        They are what a detection head takes: behind the stage norms, where there are any.
-        """
+        """x: N 3 H W -> four maps, N dims[i] H/s W/s at strides s = 4, 8, 16, 32, after the stage
+        norms (the original Swin has none): what a detection head takes."""
         maps = []
         for downsample, blocks, norm in zip(
             self.downsample_layers, self.stages, self.stage_norms, strict=True

@@ -1,4 +1,4 @@
-"""From a `ModelSpec` to a module: the catalogue, a user's callable, or timm."""
+"""Builds the module of a `ModelSpec`: from the catalogue, a user's callable, or timm."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stmdeploy.plugins.progress import Progress
 from stmdeploy.schema.manifest import ModelInfo, WeightsInfo
 from stmdeploy.spec.model import ModelSpec
 
-#: `ModelSpec.checkpoint` for the authors' weights.
+#: The value of `ModelSpec.checkpoint` that means the authors' weights.
 OFFICIAL = "official"
 
 
@@ -30,8 +30,8 @@ OFFICIAL = "official"
 class BuiltModel:
     """A module with its weights, in eval mode, and what it is.
 
-    ``config`` is None for a user's own model; ``official`` says that the weights are those
-    that the authors serve.
+    ``config`` is None for a user's own model; ``official`` tells whether the weights are those that
+    the authors publish.
     """
 
     module: nn.Module
@@ -41,11 +41,11 @@ class BuiltModel:
 
 
 def build_module(spec: ModelSpec) -> nn.Module:
-    """Builds the module of a spec, in eval mode; its checkpoint is not loaded.
+    """Builds the module of a spec, in eval mode, without its checkpoint.
 
     Raises:
-        StmdeployError: unknown name, size the mixer cannot take, or a user's callable that
-            cannot be imported or gives no module.
+        StmdeployError: unknown name, a size that the mixer cannot take, or a user's callable that
+            cannot be imported, fails, or gives no module.
     """
     if not spec.is_custom:
         module: nn.Module = build(resolve(spec.name), spec.image_size, spec.head_classes)
@@ -59,26 +59,21 @@ def build_model(spec: ModelSpec, progress: Progress) -> BuiltModel:
     """Builds a model and loads its checkpoint, if it has one.
 
     Raises:
-        StmdeployError: as `build_module` and `load_checkpoint`.
+        StmdeployError: as `build_module` and `load_checkpoint`; no official weights exist; or a
+            user's model does not give logits of the classes asked for.
     """
     progress.step(f"building {spec.name}")
     config = None if spec.is_custom else resolve(spec.name)
     spec = replace(spec, checkpoint=_checkpoint_source(spec, config))
     module = build_module(spec)
     file_hash = load_checkpoint(module, spec.checkpoint, progress) if spec.checkpoint else None
-    kind, source = "synthetic", f"seed {spec.seed}"
-    if spec.checkpoint:
-        # The name alone: paths and URLs may hold what is nobody's business.
-        kind, source = "checkpoint", source_name(spec.checkpoint)
-    elif spec.is_custom:
-        kind, source = "own", spec.name
-    weights = WeightsInfo.model_validate(
-        {
-            "kind": kind,
-            "source": source,
-            "sha256": content_hash(module),
-            "checkpoint_sha256": file_hash,
-        }
+    made_of = spec.name if spec.is_custom else f"seed {spec.seed}"
+    weights = WeightsInfo(
+        kind="checkpoint" if spec.checkpoint else "own" if spec.is_custom else "synthetic",
+        # Of a checkpoint the name alone: paths and URLs may hold what is nobody's business.
+        source=source_name(spec.checkpoint) if spec.checkpoint else made_of,
+        sha256=content_hash(module),
+        checkpoint_sha256=file_hash,
     )
     info = ModelInfo(
         name=spec.name,
@@ -139,12 +134,12 @@ def _import_factory(package: str, name: str) -> Callable[..., object]:
 
 
 def _classes_argument(factory: Callable[..., object], spec: ModelSpec) -> dict[str, int]:
-    """The argument ``num_classes``, if a number is asked for and the callable takes it."""
+    """The argument ``num_classes``, if the spec sets it and the callable takes it."""
     if spec.num_classes is None:
         return {}
     try:
         parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError):  # what is written in C does not always tell
+    except (TypeError, ValueError):  # callables written in C may have no signature
         return {}
     takes = any(p.name == "num_classes" or p.kind is p.VAR_KEYWORD for p in parameters)
     return {"num_classes": spec.num_classes} if takes else {}
@@ -168,7 +163,7 @@ def _num_classes(module: nn.Module, spec: ModelSpec) -> int:
         height, width = spec.image_size
         raise StmdeployError(
             f"--model {spec.name} fails on an image of {height}x{width} px: {error}",
-            "it must map N 3 H W to logits; try another --image-size",
+            "it must map images N 3 H W to logits; try another --image-size",
         ) from error
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         raise StmdeployError(

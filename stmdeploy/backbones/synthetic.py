@@ -1,8 +1,8 @@
 """Weights for a backbone that has no checkpoint, made from a seed and the parameter names.
 
 Initial training weights are useless for checking an export: layer scales of 1e-6 hide the
-mixer behind the residual path, and a wrong mixer would pass. These weights keep signals of
-order one through every block, do not depend on the order modules are built in, and are the
+mixer behind the residual path, and a wrong mixer would pass. These weights keep signals near
+order one through every block, do not depend on the order in which modules are built, and are the
 same on every machine.
 """
 

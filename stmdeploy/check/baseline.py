@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -18,9 +18,8 @@ from stmdeploy.check.bundle import (
     write_baseline,
 )
 from stmdeploy.check.machine import machine_key
-from stmdeploy.check.side_by_side import measure_wave
+from stmdeploy.check.side_by_side import Wave, measure_wave
 from stmdeploy.check.sides import Contender
-from stmdeploy.check.verdict import pair_figure
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files.writing import scratch_folder
 from stmdeploy.hardware.environment import environment
@@ -29,16 +28,15 @@ from stmdeploy.results.database import FILE_NAME
 from stmdeploy.results.state import now_utc
 from stmdeploy.results.store import Store
 from stmdeploy.schema.artifact import Artifact, read_artifact
-from stmdeploy.schema.row import Row
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import LOOP, RunSpec
 from stmdeploy.spec.sweep import SweepSpec
 from stmdeploy.sweeps.exports import artifact_for, export_rows, path_of
 from stmdeploy.sweeps.profile import Place, SweepResult, profile
 
-#: The calibration workload as a model; see `workload`, which imports torch.
+#: The calibration workload as a model; it stands in `workload.py`, which imports torch.
 WORKLOAD = ModelSpec("stmdeploy.check.workload:network", num_classes=10)
-#: Waves that every row is measured beside the workload.
+#: Waves in which every row is measured beside the workload.
 _CALIBRATION_WAVES = 10
 
 
@@ -48,7 +46,7 @@ def check_rows(spec: SweepSpec) -> None:
         if run.scenario.name != LOOP or run.in_flight != 1 or run.python:
             raise StmdeployError(
                 "a baseline holds plain rows: the loop, one request at a time, this Python",
-                "leave --scenario, --in-flight and --python out",
+                "leave out --scenario, --in-flight and --python",
             )
 
 
@@ -56,10 +54,10 @@ def create_baseline(spec: SweepSpec, path: Path, progress: Progress) -> Baseline
     """Measures a sweep and packs it with its artifacts; `path` appears whole or not at all.
 
     Raises:
-        StmdeployError: bad input, a row that cannot be measured (5), or a file in the way.
+        StmdeployError: bad input, a row that cannot be measured (exit code 5), or `path` exists.
     """
     check_rows(spec)
-    # The bundle's place first: what cannot be written is told before anything is measured.
+    # The bundle first: a place that cannot be written to is an error before anything is measured.
     with new_bundle(path) as bundle, scratch_folder("sweep") as folder:
         plain = replace(spec, explain=False)
         result = profile(plain, Place(folder / "sweep"), progress, lambda _: None)
@@ -68,7 +66,7 @@ def create_baseline(spec: SweepSpec, path: Path, progress: Progress) -> Baseline
             raise StmdeployError(
                 f"{failed[0].model} on {failed[0].runtime}, batch {failed[0].batch}: "
                 f"{failed[0].failure}",
-                "a baseline holds only rows that can be measured",
+                "leave this row out, or fix it: every row of a baseline must be measured",
                 ExitCode.WORKER_FAILED,
             )
         workloads = _workloads(spec, folder / "workload", progress)
@@ -96,23 +94,23 @@ def _filled(
     models = {model: ready[position] for position, model in enumerate(spec.models)}
     artifacts = [read_artifact(path_of(artifact_for(row, models[row.model]))) for row in specs]
     marks = [workloads[row.run.runtime] for row in specs]
-    calibrated = _calibrate(spec, marks, artifacts, progress)
+    calibration = _calibrate(spec, marks, artifacts, progress)
     rows = tuple(
         BaselineRow(
             name=name,
             spec=row_spec.to_json(),
             artifact=add_object(artifact, bundle),
             workload=add_object(mark, bundle),
-            runtime_version=_version(row),
+            runtime_version=waves[-1].pairs[-1].candidate.run.runtime_facts.get("version", ""),
             row=row,
-            calibrated=tuple(found.means),
-            logits=found.logits,
+            calibrated=tuple(fmean(wave.figures) for wave in waves),
+            logits=waves[-1].pairs[-1].candidate.run.logits,
         )
-        for name, row_spec, artifact, mark, row, found in zip(
-            row_names(specs), specs, artifacts, marks, result.rows, calibrated, strict=True
+        for name, row_spec, artifact, mark, row, waves in zip(
+            row_names(specs), specs, artifacts, marks, result.rows, calibration, strict=True
         )
     )
-    measured.close()  # its file is whole now
+    measured.close()  # writes the last of its file
     shutil.copyfile(measured.folder / FILE_NAME, bundle / FILE_NAME)
     return write_baseline(
         Baseline(
@@ -128,43 +126,23 @@ def _filled(
     )
 
 
-def _version(row: Row) -> str:
-    assert row.measurement is not None
-    return row.measurement.runtime_facts.get("version", "")
-
-
-@dataclass
-class _Calibrated:
-    """A row beside the workload: the mean of every wave, and the row's logits."""
-
-    means: list[float] = field(default_factory=list)
-    logits: tuple[float, ...] = ()
-
-
 def _calibrate(
     spec: SweepSpec, marks: list[Artifact], artifacts: list[Artifact], progress: Progress
-) -> list[_Calibrated]:
-    """Every row beside the workload, wave after wave over all rows."""
+) -> list[list[Wave]]:
+    """The waves of every row beside the workload, measured in turn over all rows."""
     specs = spec.rows()
-    calibrated = [_Calibrated() for _ in specs]
+    calibration: list[list[Wave]] = [[] for _ in specs]
     progress.expect(_CALIBRATION_WAVES)
     for done in range(_CALIBRATION_WAVES):
         progress.step(f"measuring beside the calibration workload, {done} of {_CALIBRATION_WAVES}")
-        for row, mark, artifact, found in zip(specs, marks, artifacts, calibrated, strict=True):
-            wave = measure_wave(
-                Contender(mark).side(WORKLOAD, workload_run(row.run)),
-                Contender(artifact).side(row.model, row.run),
-                spec.row_timeout_s,
-                random.Random(time.time_ns()),
-                progress,
-            )
-            figures = (pair_figure(p.baseline.inferences, p.candidate.inferences)
-                       for p in wave.pairs)  # fmt: skip
-            found.means.append(fmean(figures))
-            found.logits = wave.pairs[-1].candidate.run.logits
-    return calibrated
+        for row, mark, artifact, waves in zip(specs, marks, artifacts, calibration, strict=True):
+            before = Contender(mark).side(WORKLOAD, workload_run(row.run))
+            after = Contender(artifact).side(row.model, row.run)
+            dice = random.Random(time.time_ns())
+            waves.append(measure_wave(before, after, spec.row_timeout_s, dice, progress))
+    return calibration
 
 
 def workload_run(run: RunSpec) -> RunSpec:
-    """How the workload is run beside a row."""
+    """The run of the workload beside a row: as the row's, at batch 1 in fp32."""
     return replace(run, batch=1, precision="fp32")

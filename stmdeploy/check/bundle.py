@@ -1,8 +1,8 @@
-"""A baseline: artifacts, the sweep that measured them and the machine it ran on, to be kept.
+"""A baseline on disk: artifacts, the sweep that measured them, and the machine it ran on.
 
 A folder, or the same packed into one ``.tar.gz``:
 
-    baseline.json             what is in it; sealed, with the hash of every other file
+    baseline.json             its contents; sealed, with the hash of every other file
     objects/HASH/...          artifacts with their manifests, by the hash of their content
     results.db                the sweep, raw samples included
 """
@@ -33,13 +33,13 @@ from stmdeploy.spec.sweep import RowSpec, SweepSpec
 
 #: 1: first version. 2: rows say of which kind their failure is.
 BUNDLE_SCHEMA_VERSION = 2
-DOCUMENT, OBJECTS = "baseline.json", "objects"
-_AGAIN = "make it again: stmdeploy baseline create; or use the stmdeploy that wrote it"
+DOCUMENT = "baseline.json"
+_AGAIN = "make it again: stmdeploy baseline create; or use the stmdeploy version that wrote it"
 _HASH_DIGITS = 24
 
 
 class MemberInfo(FileInfo):
-    """One file of a bundle, by its path in there."""
+    """One file of a bundle, by its path in the bundle."""
 
     name: PlainPath
 
@@ -54,7 +54,7 @@ class MachineKey(Document):
     power_limit_w: float | None
 
     def differences(self, other: MachineKey) -> tuple[str, ...]:
-        """What is different there, in words; empty if nothing is."""
+        """Each difference in words, such as ``cores was 2, is 4``; empty without any."""
         return tuple(
             f"{name} was {getattr(self, name)}, is {getattr(other, name)}"
             for name in MachineKey.model_fields
@@ -65,10 +65,10 @@ class MachineKey(Document):
 class BaselineRow(Document):
     """One row of a baseline.
 
-    ``spec`` is a `RowSpec` as JSON; ``artifact`` its file in the bundle. ``runtime_version`` is
-    what measured it. ``calibrated`` are logarithms of its latency over that of the calibration
-    workload beside it, the mean of every wave. ``logits`` are of the first image that all are
-    measured with.
+    ``spec`` is a `RowSpec` as JSON; ``artifact`` and ``workload`` are main files in the bundle.
+    ``runtime_version`` is that of the runtime that measured it. ``calibrated`` holds, for every
+    wave, the mean logarithm of its latency over that of the calibration workload beside it.
+    ``logits`` belong to the first image, which is the same in every process.
     """
 
     name: PlainText
@@ -82,11 +82,7 @@ class BaselineRow(Document):
 
     @property
     def row_spec(self) -> RowSpec:
-        """What the row is.
-
-        Raises:
-            StmdeployError: its specification is damaged.
-        """
+        """The row's specification; raises StmdeployError if it is damaged."""
         return RowSpec.from_json(self.spec, f"row {self.name} of the baseline")
 
 
@@ -105,12 +101,12 @@ class Baseline(Sealed):
 
     @property
     def id(self) -> str:
-        """Of the content: two baselines with the same id are the same."""
+        """The first digits of the seal: baselines with the same id have the same content."""
         return self.seal[:_HASH_DIGITS]
 
     @model_validator(mode="after")
     def _rows_are_whole(self) -> Self:
-        """Every row was measured, by a name of its own; what it is made of is in the bundle."""
+        """Every row has a name of its own, was measured, and has its files in the bundle."""
         listed = {file.name for file in self.files}
         if len(listed) != len(self.files):
             raise ValueError("a file is listed twice")
@@ -118,18 +114,14 @@ class Baseline(Sealed):
             raise ValueError("two rows have one name")
         for row in self.rows:
             if listed and not {row.artifact, row.workload} <= listed:
-                raise ValueError(f"row {row.name} is of an artifact that is not listed")
+                raise ValueError(f"row {row.name} has an artifact that is not listed")
             if row.row.measurement is None or not row.calibrated:
                 raise ValueError(f"row {row.name} was not measured")
         return self
 
     @property
     def sweep_asked(self) -> SweepSpec:
-        """The sweep that measured it, as it was asked for.
-
-        Raises:
-            StmdeployError: its specification is damaged.
-        """
+        """The specification of the sweep that measured it; raises StmdeployError if damaged."""
         return SweepSpec.from_json(self.sweep_spec, "the sweep of the baseline")
 
 
@@ -141,12 +133,12 @@ class Bundle:
     baseline: Baseline
 
     def artifact(self, name: str) -> Artifact:
-        """An artifact of the bundle, by its path in it; every hash is checked."""
+        """An artifact by its path in the bundle; raises StmdeployError if its hashes differ."""
         return read_artifact(self.folder / name)
 
 
 def row_names(specs: tuple[RowSpec, ...]) -> tuple[str, ...]:
-    """``MODEL/RUNTIME/PRECISION/batchN``, with the threads where that alone would not do."""
+    """``MODEL/RUNTIME/PRECISION/batchN``, plus ``/threadsN`` where that occurs twice."""
     names = [
         f"{spec.model.label}/{spec.run.runtime}/{spec.run.precision}/batch{spec.run.batch}"
         for spec in specs
@@ -158,11 +150,11 @@ def row_names(specs: tuple[RowSpec, ...]) -> tuple[str, ...]:
 
 
 def add_object(artifact: Artifact, folder: Path) -> str:
-    """Copies an artifact into a bundle being made, once; its path in there.
+    """Copies an artifact into a bundle's folder, unless it is there, and gives its path in it.
 
-    It lies under its manifest's seal, which covers the hashes of all of its files.
+    The path has the manifest's seal in it, which covers the hashes of all of the files.
     """
-    place = folder / OBJECTS / artifact.manifest.seal[:_HASH_DIGITS]
+    place = folder / "objects" / artifact.manifest.seal[:_HASH_DIGITS]
     if not place.exists():
         place.mkdir(parents=True)
         for file in artifact.manifest.files:
@@ -173,16 +165,16 @@ def add_object(artifact: Artifact, folder: Path) -> str:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a baseline of that name is one file."""
+    """Whether a baseline of that name is an archive rather than a folder."""
     return path.name.endswith(ARCHIVES)
 
 
 @contextmanager
 def new_bundle(path: Path) -> Iterator[Path]:
-    """A scratch folder that becomes the bundle `path` when the body ends well.
+    """A scratch folder that becomes the bundle `path` when the body ends without an error.
 
     Raises:
-        StmdeployError: something is there already, or it cannot be written.
+        StmdeployError: `path` exists already, or cannot be written.
     """
     _refuse_existing(path)
     with staging(path.absolute().parent) as scratch:
@@ -190,30 +182,27 @@ def new_bundle(path: Path) -> Iterator[Path]:
         made.mkdir()
         yield made
         _refuse_existing(path)  # somebody else may have made it meanwhile
-        if is_archive(path):
-            mode: Literal["w", "w:gz"] = "w" if path.name.endswith(".tar") else "w:gz"
-            with tarfile.open(scratch / path.name, mode) as archive:
-                archive.add(made, arcname=".")
-        else:
-            made.rename(scratch / path.name)
-            (scratch / path.name).rename(path.absolute())
+        if not is_archive(path):
+            made.rename(path.absolute())
             return
+        mode: Literal["w", "w:gz"] = "w" if path.name.endswith(".tar") else "w:gz"
+        with tarfile.open(scratch / path.name, mode) as archive:
+            archive.add(made, arcname=".")
         publish(scratch, [path.name], path.absolute().parent)
 
 
 def _refuse_existing(path: Path) -> None:
     if path.exists():
-        raise StmdeployError(f"{path} is there already", "choose another --out, or remove it")
+        raise StmdeployError(f"{path} exists already", "choose another --out, or remove it")
 
 
 def member_info(folder: Path, name: str) -> MemberInfo:
-    """A file of a bundle as its document describes it."""
-    found = file_info(folder / name)
-    return MemberInfo(name=name, sha256=found.sha256, size_bytes=found.size_bytes)
+    """A file of a bundle as its document lists it; `name` is its path in `folder`."""
+    return MemberInfo(**{**file_info(folder / name).model_dump(), "name": name})
 
 
 def write_baseline(baseline: Baseline, folder: Path) -> Baseline:
-    """Seals a baseline over the files that are in its folder, and writes its document."""
+    """Lists the files in a bundle's folder, seals the baseline, and writes its document there."""
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     files = tuple(member_info(folder, name) for name in names)
     sealed = baseline.model_copy(update={"files": files}).sealed()
@@ -226,13 +215,13 @@ def open_bundle(path: Path) -> Iterator[Bundle]:
     """Opens a baseline, a folder or an archive, and checks every file of it.
 
     Raises:
-        StmdeployError: there is none, it is cut short, edited, incomplete or of a newer schema;
-            or an archive that holds anything else than the files that its document lists.
+        StmdeployError: it is missing, cut short, edited, incomplete or of another schema, or an
+            archive that holds anything but the files that its document lists.
     """
     shown = printable(str(path))
     with ExitStack() as stack:
         if path.is_dir():
-            folder, hint = path, "name what baseline create wrote"
+            folder, hint = path, "name what stmdeploy baseline create wrote"
             if not (folder / DOCUMENT).exists():
                 raise StmdeployError(f"{shown} is no baseline: it has no {DOCUMENT}", hint)
             baseline = _read(read_bytes(folder / DOCUMENT, "", hint, DOCUMENT_MIB), shown)
@@ -246,19 +235,20 @@ def open_bundle(path: Path) -> Iterator[Bundle]:
                 (folder / DOCUMENT).write_bytes(text)
                 archive.take(sizes, folder)
         else:
-            raise StmdeployError(f"there is no baseline {shown}", "stmdeploy baseline create")
+            hint = "make one: stmdeploy baseline create"
+            raise StmdeployError(f"there is no baseline {shown}", hint)
         for member in baseline.files:
             check_file(folder / member.name, member, _AGAIN)
         yield Bundle(folder, baseline)
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a path looks like a baseline."""
+    """Whether a path looks like a baseline: by its name, or by the document in it."""
     return (path.is_file() and is_archive(path)) or (path / DOCUMENT).is_file()
 
 
 def _refuse_links(folder: Path, baseline: Baseline, shown: str) -> None:
-    """Raises StmdeployError for a file of a bundle that lies elsewhere."""
+    """Raises StmdeployError for a file of a bundle that is a link."""
     inside = folder.resolve()
     for member in baseline.files:
         place = inside / PurePosixPath(member.name)
@@ -267,11 +257,7 @@ def _refuse_links(folder: Path, baseline: Baseline, shown: str) -> None:
 
 
 def _read(text: bytes, shown: str) -> Baseline:
-    """The document of a bundle.
-
-    Raises:
-        StmdeployError: as `Sealed.parse_sealed`, or it lists no results.
-    """
+    """Parses a bundle's document; raises as `Sealed.parse_sealed`, or if it lists no results."""
     baseline = Baseline.parse_sealed(text, f"{shown}: {DOCUMENT}", _AGAIN)
     if FILE_NAME not in {file.name for file in baseline.files}:
         raise StmdeployError(f"{shown} holds no {FILE_NAME}", _AGAIN)

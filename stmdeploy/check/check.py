@@ -39,17 +39,17 @@ from stmdeploy.worker.jobs.job import without_checkpoint
 
 @dataclass(frozen=True)
 class CheckSpec:
-    """What is asked of a check.
+    """What a check compares, and what it allows.
 
     Attributes:
-        baseline: a bundle.
-        candidate: another bundle's folder, a folder of artifacts or one artifact; None to
-            export the baseline's models again, or, with interpreters, for its own artifacts.
-        baseline_python, candidate_python: the interpreters of the sides; empty for this one.
-        stored: compare with the stored numbers, and run no baseline.
-        policy: thresholds, budgets, gates.
-        timeout_s: a worker that lives longer is ended.
-        trust: whether programs, addresses and paths that the baseline names are used.
+        baseline: path of a baseline.
+        candidate: path of another baseline, a folder of artifacts or one artifact; None exports
+            the baseline's models again or, if an interpreter is given, runs its own artifacts.
+        baseline_python, candidate_python: interpreter of each side; empty for this one.
+        stored: compare with the stored numbers, without running the baseline.
+        policy: thresholds, budgets and gates.
+        timeout_s: a worker that runs for longer is ended.
+        trust: whether programs, addresses and paths that the baseline names may be used.
     """
 
     baseline: Path
@@ -65,7 +65,7 @@ class CheckSpec:
         positive(self.timeout_s, "timeout")
         if self.stored and self.baseline_python:
             raise StmdeployError(
-                "--stored runs no baseline", "leave --baseline-python or --stored out"
+                "--stored runs no baseline", "leave out either --baseline-python or --stored"
             )
 
     @property
@@ -82,8 +82,8 @@ def check(spec: CheckSpec, progress: Progress) -> CheckResult:
     """Compares every row of a baseline with its candidate.
 
     Raises:
-        StmdeployError: bad input (2), or a candidate whose export fails (its code). Workers that
-            fail, outputs that differ and verdicts are in the result.
+        StmdeployError: bad input (exit code 2), or an export that fails (its own exit code).
+            Workers that fail, outputs that differ and verdicts are part of the result.
     """
     check_interpreters({spec.baseline_python, spec.candidate_python})
     way = spec.way
@@ -113,11 +113,14 @@ def _candidate_words(spec: CheckSpec, way: Way) -> str:
 def _entries(
     spec: CheckSpec, way: Way, bundle: Bundle, stack: ExitStack, progress: Progress
 ) -> tuple[Entry, ...]:
-    """Every row with what stands for it, ready to be measured."""
+    """Every row with the two artifacts to compare, ready to be measured."""
     rows = bundle.baseline.rows
     runs = {row.name: run_here(row.row_spec.run, progress) for row in rows}
     for pattern in spec.policy.unused({row.name for row in rows}):
-        progress.warn(f"WARNING: no row of {spec.baseline} matches {pattern!r}")
+        progress.warn(
+            f"WARNING: no row matches {pattern!r}; list them: stmdeploy baseline show "
+            f"{spec.baseline}"
+        )
     originals = {row.name: bundle.artifact(row.artifact) for row in rows}
     artifacts = way.candidates(bundle, stack, progress)
     if spec.candidate is not None:
@@ -137,7 +140,7 @@ def _entries(
 
 
 def _refuse_wishes(spec: CheckSpec, bundle: Bundle) -> None:
-    """Raises StmdeployError for what a baseline names and only somebody who is trusted may."""
+    """Raises StmdeployError if using what the baseline names takes --trust."""
     wishes = list(wishes_of_sweep(bundle.baseline.sweep_asked)) if spec.way.exports_again else []
     for row in bundle.baseline.rows:
         asked = row.row_spec
@@ -154,8 +157,8 @@ def _refuse_wishes(spec: CheckSpec, bundle: Bundle) -> None:
 def _refuse_programs(
     spec: CheckSpec, rows: Sequence[BaselineRow], artifacts: Mapping[str, Artifact]
 ) -> None:
-    """Raises StmdeployError for compiled artifacts that a folder holds; one that the command line
-    names itself is meant."""
+    """Raises StmdeployError if running compiled artifacts of a folder takes --trust; an artifact
+    that the command line names itself does not."""
     wishes = [
         wish
         for row in rows
@@ -170,7 +173,7 @@ def _refuse_programs(
 def _compare(
     spec: CheckSpec, way: Way, bundle: Bundle, entries: Sequence[Entry], progress: Progress
 ) -> list[CheckedRow]:
-    """Wave after wave, each time one of every row that is still open, in random order."""
+    """Measures wave after wave: one of every undecided row, in random order, until none is left."""
     dice = random.Random(time.time_ns())
     differing = way.differences(bundle.baseline, entries[0].spec.run.gpu_uuid)
     running = {
@@ -206,12 +209,12 @@ def _compare(
 def _comparison(
     spec: CheckSpec, contest: Contest, entry: Entry, rows: int, progress: Progress
 ) -> Comparison:
-    """A row about to be compared, of so many."""
+    """The comparison of one row, of `rows` that share the error probability."""
     dice = random.Random(time.time_ns())
     artifacts = (contest.against.artifact, entry.candidate.artifact)
 
     def measured() -> Wave:
-        """A wave of artifacts that are, before and after, what they were when it began."""
+        """One wave; raises StmdeployError if an artifact changes before or while it runs."""
         for artifact in artifacts:
             artifact.check()
         wave = measure_wave(contest.other, contest.candidate, spec.timeout_s, dice, progress)

@@ -1,4 +1,4 @@
-"""One row being compared: wave after wave until its interval answers or its budget is spent."""
+"""One row being compared, wave after wave, until its interval answers or its budget is spent."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from stmdeploy.check.side_by_side import Pair, Wave
-from stmdeploy.check.verdict import UNKNOWN, Slowdown, Spending, Verdict, judge, pair_figure
+from stmdeploy.check.verdict import UNKNOWN, Slowdown, Spending, Verdict, judge
 
-#: Takes the figures of the pairs so far, wave by wave, and the level of a look.
+#: Takes the pairs' figures so far, wave by wave, and the error probability of this look.
 Estimate = Callable[[Sequence[Sequence[float]], float], Slowdown]
 
 
@@ -17,13 +17,13 @@ class Comparison:
     """A row while it is compared.
 
     Attributes:
-        measure: one more wave.
-        estimate: the slowdown out of the figures.
-        threshold_percent: beyond it a slowdown is a regression.
-        budget_s: no wave begins that would end much later than this.
-        spending: the error this row may still make.
-        pairs, figures: what was measured, and what each pair comes to, wave by wave.
-        spent_s: how long that took.
+        measure: measures one more wave.
+        estimate: computes the slowdown from the figures.
+        threshold_percent: a slowdown beyond this is a regression.
+        budget_s: measuring time; no wave begins that would end much later.
+        spending: the error probability that this row has left.
+        pairs, figures: what was measured, and each pair's figure, wave by wave.
+        spent_s: measuring time so far.
     """
 
     measure: Callable[[], Wave]
@@ -41,15 +41,12 @@ class Comparison:
     def step(self) -> None:
         """Measures one wave, looks, and finishes if that answers or the budget is spent.
 
-        When the budget ends is known before the last look, so that look may spend all that is
-        left of the error.
+        It is known before the last look that it is the last: it spends all the error that is left.
         """
         wave = self.measure()
         self.spent_s += wave.measured_s
         self.pairs += wave.pairs
-        self.figures.append(
-            [pair_figure(p.baseline.inferences, p.candidate.inferences) for p in wave.pairs]
-        )
+        self.figures.append(wave.figures)
         last = self.spent_s + self.spent_s / len(self.figures) / 2 > self.budget_s
         level = self.spending.level(1.0 if last else self.spent_s / self.budget_s)
         self.slowdown = self.estimate(self.figures, level)

@@ -1,4 +1,4 @@
-"""From a finished comparison to a row of the result: figures, gates, verdict, what to do."""
+"""Turns a finished comparison into a row of the result: figures, gates, verdict, what to do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.spec.sweep import RowSpec
 from stmdeploy.spec.units import MS_PER_S, NS_PER_MS
 
-#: Equal weights must give equal logits, up to what a runtime and a precision may round.
+#: With equal weights, how far apart logits may be, relative L2: by what a precision rounds.
 _TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 0.2, "int8-dynamic": 0.2}
 #: A verdict, and what to do about it.
 Judged = tuple[str, tuple[str, ...]]
@@ -27,7 +27,7 @@ Judged = tuple[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the baseline and what is to be compared with it."""
+    """A row of the baseline as it is compared here, and its two sides."""
 
     row: BaselineRow
     spec: RowSpec
@@ -47,13 +47,14 @@ def judge_row(
     """A row's figures and its verdict, with what to do about it.
 
     Args:
-        comparison: as far as it came.
-        failure: what a worker failed with; None if none did.
-        differing: what is different from the machine of stored numbers, in words.
-        stored: whether the other side of the comparison is the calibration workload.
+        comparison: finished, or as far as it came.
+        failure: the failure of a worker; None if none failed.
+        differing: how this machine differs from that of the stored numbers, in words.
+        stored: whether the comparison's other side is the calibration workload.
     """
     pairs, run = comparison.pairs, entry.spec.run
     live = [] if stored else pairs
+    baselines, candidates = [p.baseline for p in live], [p.candidate for p in pairs]
     gates = judge_gates(entry.policy.gates, entry.baseline.artifact, entry.candidate.artifact, live)
     slowdown = comparison.slowdown
     if not failure and stored and not differing:
@@ -62,8 +63,7 @@ def judge_row(
         slowdown = UNKNOWN
     verdict, advice = _judged(entry, comparison, failure, differing, gates, stored=stored)
     known = math.isfinite(slowdown.high_percent)
-    before = _latency_ms([pair.baseline for pair in live])
-    after = _latency_ms([pair.candidate for pair in pairs])
+    before, after = _latency_ms(baselines), _latency_ms(candidates)
     return CheckedRow(
         name=entry.row.name,
         model=entry.spec.model.name,
@@ -83,8 +83,8 @@ def judge_row(
         measured_s=comparison.spent_s,
         gates=gates,
         advice=advice,
-        baseline_samples_ms=_samples_ms([pair.baseline for pair in live]),
-        candidate_samples_ms=_samples_ms([pair.candidate for pair in pairs]),
+        baseline_samples_ms=_samples_ms(baselines),
+        candidate_samples_ms=_samples_ms(candidates),
     )
 
 
@@ -97,12 +97,11 @@ def _judged(
     *,
     stored: bool,
 ) -> Judged:
-    """The gravest thing that was found, and what to do about it."""
+    """The gravest finding, and what to do about it."""
     if failure is not None and failure.code is ExitCode.OUTPUTS_DIFFER:
         return OUTPUTS_DIFFER, (failure.message,)
     if failure is not None:
-        hint = "run `stmdeploy inspect` on the artifact, and check again"
-        return FAILED, (f"{failure}: {hint}",)
+        return FAILED, (f"{failure}: run `stmdeploy inspect` on the artifact, and check again",)
     distance = _outputs_distance(entry, comparison.pairs, stored=stored)
     return _fault(gates, distance) or _verdict(entry, comparison, differing, gates)
 
@@ -110,55 +109,52 @@ def _judged(
 def _verdict(
     entry: Entry, comparison: Comparison, differing: tuple[str, ...], gates: tuple[Gate, ...]
 ) -> Judged:
-    """What is said of the latency, by statistics that are only sometimes allowed."""
+    """The verdict on the latency, if its statistics hold and every gate could be judged."""
     if differing:
         return Verdict.CANNOT_TELL, (
-            f"the stored numbers are of another machine or runtime ({'; '.join(differing)}): "
-            "check without --stored, or make a baseline here",
+            f"the stored numbers are from another machine or runtime ({'; '.join(differing)}): "
+            "check without --stored, or run stmdeploy baseline create here",
         )
     if comparison.verdict is Verdict.REGRESSION:
         return Verdict.REGRESSION, (
-            "see where the time goes: stmdeploy profile --layers; or raise the row's threshold",
+            "see where the time goes with stmdeploy profile --layers, or raise the row's threshold",
         )
     if comparison.verdict is Verdict.CANNOT_TELL:
         return Verdict.CANNOT_TELL, (
-            "the interval reaches across the threshold: raise the budget, close other programs",
+            "the interval reaches across the threshold: raise --budget-s, or close other programs",
         )
     if missing := entry.policy.gates.keys() - {gate.name for gate in gates}:
         return Verdict.CANNOT_TELL, (
-            f"nothing is known for the gates {', '.join(sorted(missing))}: leave them out, or "
-            "check in a way that measures them",
+            f"nothing is known for the gates {', '.join(sorted(missing))}: leave them out "
+            "(memory and load are not measured with --stored, macs only of ONNX graphs)",
         )
     return comparison.verdict, ()
 
 
 def _fault(gates: tuple[Gate, ...], distance: float | None) -> Judged | None:
-    """What needs no statistics and outweighs them: outputs that differ, gates that are broken."""
+    """What outweighs the latency: outputs that differ, gates that are broken."""
     broken = [gate for gate in gates if gate.broken]
     told = tuple(
-        f"{gate.name} grew by {gate.growth_percent:.1f} %, allowed are {gate.limit_percent:g} %"
+        f"{gate.name} grew by {gate.growth_percent:.1f} %; its gate allows {gate.limit_percent:g} %"
         for gate in broken
     )
     if distance is not None:
-        differ = (
-            f"outputs differ by {distance:.1e} (relative L2) from the baseline's, with the same "
-            "weights: verify the export"
-        )
-        return OUTPUTS_DIFFER, (differ, *told)
+        differ = f"outputs differ from the baseline's by {distance:.1e} (relative L2)"
+        return OUTPUTS_DIFFER, (f"{differ}, with the same weights: export again", *told)
     if any(gate.name == FIDELITY for gate in broken):
         return OUTPUTS_DIFFER, told
     return (Verdict.REGRESSION, told) if broken else None
 
 
 def _runtime_differs(entry: Entry, pairs: Sequence[Pair]) -> tuple[str, ...]:
-    """Stored numbers are of a version of the runtime, too."""
+    """How the runtime's version differs from that of the stored numbers, in words."""
     now = pairs[-1].candidate.run.runtime_facts.get("version", "") if pairs else ""
     then = entry.row.runtime_version
     return (f"{entry.spec.run.runtime} was {then}, is {now}",) if pairs and now != then else ()
 
 
 def _outputs_distance(entry: Entry, pairs: Sequence[Pair], *, stored: bool) -> float | None:
-    """How far apart the logits are, where the weights are equal and that is too far."""
+    """The relative L2 distance of the logits, if weights are equal and it is beyond tolerance."""
     before, after = (
         side.artifact.manifest.model.weights.sha256 for side in (entry.baseline, entry.candidate)
     )
@@ -178,7 +174,7 @@ def _samples_ms(halves: Sequence[Half]) -> tuple[float, ...]:
 
 
 def _latency_ms(halves: Sequence[Half]) -> float | None:
-    """The median over the calm inferences, or over all where none is."""
+    """The median over the calm inferences, or over all if none was calm; None without any."""
     ones = [one for half in halves for one in half.inferences]
     calm = [one.duration_ns for one in ones if one.calm] or [one.duration_ns for one in ones]
     return statistics.median(calm) / NS_PER_MS if calm else None

@@ -1,4 +1,4 @@
-"""The machine as a check sees it: what stored numbers are bound to."""
+"""The machine that a check runs on: what stored numbers are bound to, and its GPUs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stmdeploy.spec.run import RunSpec
 
 
 def machine_key(gpu_uuid: str) -> MachineKey:
-    """This machine, with the GPU that is named; empty for none."""
+    """This machine with one of its GPUs; empty for none."""
     name = next((gpu.name for gpu in installed_gpus() if gpu.uuid == gpu_uuid), "")
     return MachineKey(
         processor=processor_name(),
@@ -26,25 +26,27 @@ def machine_key(gpu_uuid: str) -> MachineKey:
 
 
 def run_here(run: RunSpec, progress: Progress) -> RunSpec:
-    """A run of a baseline on this machine: on a GPU of the same name, the same one if it is here;
-    on the CPU with no more threads than there are processors, which `progress` is told.
+    """A baseline's run, fitted to this machine.
+
+    It takes the same GPU, or else one of the same name; on the CPU, no more threads than there are
+    processors, of which `progress` is warned.
 
     Raises:
-        StmdeployError: with the exit code of a check that cannot tell: there is no such GPU.
+        StmdeployError: (exit code 3) this machine has no such GPU.
     """
     if run.device == "cpu":
         threads = min(run.threads, available_threads())
         if threads < run.threads:
             progress.warn(
                 f"WARNING: the baseline was measured with {run.threads} threads; here both sides "
-                f"have {threads}"
+                f"have {threads}, as this machine has no more processors"
             )
         return replace(run, threads=threads)
     same = [gpu for gpu in installed_gpus() if gpu.name == run.gpu_name and not gpu.sliced]
     if not same:
         raise StmdeployError(
-            f"the baseline is of {run.gpu_name}, this machine has {describe_machine()}",
-            "check on a machine with that GPU, or make a new one: stmdeploy baseline create",
+            f"the baseline was measured on {run.gpu_name}; this machine has {describe_machine()}",
+            "check on a machine with that GPU, or make a baseline here: stmdeploy baseline create",
             ExitCode.CANNOT_TELL,
         )
     uuid = next((gpu.uuid for gpu in same if gpu.uuid == run.gpu_uuid), same[0].uuid)

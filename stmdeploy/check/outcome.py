@@ -1,4 +1,4 @@
-"""What a check comes to: the document that every output format is made of."""
+"""The result of a check: the document that every output format is made from."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from stmdeploy.schema.document import Document
 
 #: 1: first version.
 CHECK_SCHEMA_VERSION = 1
-#: Verdicts beside those of the statistics.
+#: Verdicts in addition to those of the statistics.
 FAILED, OUTPUTS_DIFFER = "failed", "outputs differ"
-#: The exit code of a verdict, the gravest first: it is that of the whole check.
+#: Exit codes of verdicts, the gravest first: the gravest one is that of the whole check.
 _EXIT_CODES = {
     OUTPUTS_DIFFER: ExitCode.OUTPUTS_DIFFER,
     str(Verdict.REGRESSION): ExitCode.REGRESSION,
@@ -22,7 +22,7 @@ _EXIT_CODES = {
 
 
 class Gate(Document):
-    """A figure of the candidate against the baseline's; ``growth_percent`` may be ``limit``."""
+    """A figure of both sides in ``unit``; ``broken`` if it grew beyond ``limit_percent``."""
 
     name: str
     unit: str
@@ -37,10 +37,10 @@ class CheckedRow(Document):
     """One row of a check.
 
     ``verdict`` is one of `verdict.Verdict`, `FAILED` or `OUTPUTS_DIFFER`. The slowdown and its
-    interval are in per cent, None while nothing is known; faster is negative. Latencies are
-    medians of one inference of the whole batch, over the calm inferences of this check where
-    there are enough; ``baseline_*`` is None where only stored numbers were there. ``advice`` says
-    what to do. Samples are of this check, every process's in turn.
+    interval are in per cent, negative if faster, and None if unknown. Latencies are medians of one
+    inference of the whole batch, over this check's calm inferences, or over all if none was calm;
+    ``baseline_*`` is None, or empty, if only stored numbers were compared. ``advice`` says what to
+    do. Samples are those of this check, process after process.
     """
 
     name: str
@@ -66,7 +66,7 @@ class CheckedRow(Document):
 
 
 class CheckResult(Document):
-    """A whole check. ``way`` says how it compared: ``artifacts``, ``interpreters``, ``stored``."""
+    """A whole check; ``way`` is what it compared: ``artifacts``, ``interpreters`` or ``stored``."""
 
     schema_version: int = CHECK_SCHEMA_VERSION
     stmdeploy_version: str
@@ -81,14 +81,12 @@ class CheckResult(Document):
 
     @property
     def exit_code(self) -> ExitCode:
-        """That of the gravest verdict; what a check that cannot tell ends with is a setting."""
+        """That of the gravest verdict; `cannot_tell` decides what "cannot tell" ends with."""
         verdicts = {row.verdict for row in self.rows}
-        for verdict, code in _EXIT_CODES.items():
-            if verdict in verdicts:
-                if code is ExitCode.CANNOT_TELL:
-                    return Policy(cannot_tell=self.cannot_tell).cannot_tell_code
-                return code
-        return ExitCode.OK
+        code = next((c for verdict, c in _EXIT_CODES.items() if verdict in verdicts), ExitCode.OK)
+        if code is ExitCode.CANNOT_TELL:
+            return Policy(cannot_tell=self.cannot_tell).cannot_tell_code
+        return code
 
     def figures(self) -> dict[str, object]:
         """The document for scripts: everything but the raw samples."""

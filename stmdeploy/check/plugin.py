@@ -31,10 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def stmdeploy_latency(request: pytest.FixtureRequest) -> Callable[..., CheckResult]:
-    """A function that checks a candidate against a baseline, and fails the test if it must.
+    """A function that checks a candidate against a baseline, and fails the test on a regression.
 
-    It takes the baseline, the candidate (None: the baseline's models, exported again), and
-    whatever the marker takes.
+    It takes the path of the baseline, that of the candidate (without one, the baseline's models
+    are exported again), and the settings that the marker takes.
     """
     marker = request.node.get_closest_marker(MARKER)
     settings = dict(marker.kwargs) if marker else {}
@@ -60,23 +60,20 @@ def _checked(
     from stmdeploy.plugins.progress import Silent
 
     unsure = settings.pop("cannot_tell", "fail")
+    if unsure not in ("fail", "skip", "pass"):
+        raise pytest.UsageError(f"cannot_tell is {unsure!r}; give 'fail', 'skip' or 'pass'")
     policy = Policy(RowPolicy(**settings))  # type: ignore[arg-type]
     spec = checking.CheckSpec(baseline, Path(candidate) if candidate else None, policy=policy)
-    problem: StmdeployError | None = None
+    result = None
     try:
         result = checking.check(spec, Silent())
     except StmdeployError as error:
-        problem = error
-    if problem is not None:
-        if problem.code is ExitCode.CANNOT_TELL and unsure == "skip":
-            pytest.skip(f"stmdeploy: {problem}")
-        pytest.fail(f"stmdeploy: {problem}", pytrace=False)
-    told = "\n".join(words.sentence(row) for row in result.rows)
-    if result.exit_code is ExitCode.CANNOT_TELL:
-        if unsure == "skip":
-            pytest.skip(told)
-        if unsure == "pass":
-            return result
-    if result.exit_code is not ExitCode.OK:
+        code, told = error.code, f"stmdeploy: {error}"
+    else:
+        code, told = result.exit_code, "\n".join(map(words.sentence, result.rows))
+    if code is ExitCode.CANNOT_TELL and unsure == "skip":
+        pytest.skip(told)
+    passes = (ExitCode.OK, ExitCode.CANNOT_TELL) if unsure == "pass" else (ExitCode.OK,)
+    if result is None or code not in passes:
         pytest.fail(told, pytrace=False)
     return result

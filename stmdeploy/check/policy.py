@@ -1,7 +1,7 @@
 """What a check allows: thresholds, budgets and gates, by default and by row.
 
-They stand in ``[tool.stmdeploy.check]`` of a pyproject.toml, or in a TOML file of their own under
-the same name or at its top.
+They are read from ``[tool.stmdeploy.check]`` of a pyproject.toml, or from another TOML file, in
+that table or at its top.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 from stmdeploy.errors import ExitCode, StmdeployError, nearest
 from stmdeploy.files.reading import printable, read_toml
 
-#: Figures that are exact or nearly so, each with the growth in per cent that it may have.
-GATES = ("memory", "load", "size", "macs", "fidelity")
-#: What becomes of a check that cannot tell: its own exit code, a failure, or a pass.
+#: Figures whose growth may be limited, with their units; exact, or nearly so.
+GATES = {"memory": "MiB", "load": "ms", "size": "MiB", "macs": "MACs", "fidelity": "relative L2"}
+#: How a check ends that cannot tell: with its own exit code, as a failure, or as a pass.
 CANNOT_TELL = ("exit-3", "fail", "pass")
 _PROJECT = Path("pyproject.toml")
 _LONGEST_PATTERN = 200
@@ -33,8 +33,8 @@ class RowPolicy:
 
     Attributes:
         threshold_percent: a slowdown beyond this is a regression.
-        budget_s: how long the row may be measured, both sides together.
-        gates: of `GATES`, how much each may grow, in per cent; those left out are not looked at.
+        budget_s: measuring time of the row, both sides together.
+        gates: how much a figure of `GATES` may grow, in per cent; any left out is not judged.
     """
 
     threshold_percent: float = 5.0
@@ -53,11 +53,11 @@ class RowPolicy:
 
 @dataclass(frozen=True)
 class Policy:
-    """What the rows of a check are allowed; of several patterns that fit, later ones are stronger.
+    """What the rows of a check are allowed; where several patterns match, later ones win.
 
     Attributes:
-        default: of rows that no pattern fits.
-        rows: shell patterns of row names, each with what it sets.
+        default: for rows that no pattern matches.
+        rows: shell patterns of row names, each with the settings for those rows.
         cannot_tell: one of `CANNOT_TELL`.
     """
 
@@ -71,7 +71,7 @@ class Policy:
             raise StmdeployError(f"unknown cannot-tell {shown}", nearest(shown, CANNOT_TELL))
 
     def over(self, settings: Mapping[str, Any]) -> Policy:
-        """The policy with settings that hold for every row."""
+        """The policy with settings that win over all others, for every row."""
         default = _over(self.default, settings)
         return replace(self, default=default, rows=(*self.rows, ("*", settings)))
 
@@ -82,7 +82,7 @@ class Policy:
         return codes.get(self.cannot_tell, ExitCode.CANNOT_TELL)
 
     def unused(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The patterns that fit none of these rows."""
+        """The patterns that match none of these row names."""
         rows = tuple(names)
         return tuple(
             pattern
@@ -101,11 +101,7 @@ class Policy:
 
 @contextmanager
 def told_by(policy: Policy) -> Iterator[None]:
-    """An error that means "cannot tell" ends with what the policy says of that.
-
-    Raises:
-        StmdeployError: the same, with the exit code that the policy gives it.
-    """
+    """Gives errors that mean "cannot tell" the exit code that the policy has for that."""
     try:
         yield
     except StmdeployError as error:
@@ -115,10 +111,10 @@ def told_by(policy: Policy) -> Iterator[None]:
 
 
 def read_policy(path: Path | None) -> Policy:
-    """The policy in a TOML file; for None in the pyproject.toml here, if it has one.
+    """Reads the policy of a TOML file; for None, of ./pyproject.toml if there is one.
 
     Raises:
-        StmdeployError: no such file, no TOML, an unknown key, or a value out of range.
+        StmdeployError: the file is missing or not TOML, a key is unknown, or a value out of range.
     """
     if path is None and not _PROJECT.is_file():
         return Policy()
@@ -138,28 +134,25 @@ def read_policy(path: Path | None) -> Policy:
 def _policy(table: Any) -> Policy:
     _known(table, _KEYS)
     rows = []
-    for entry in _listed(table.get("rows", [])):
+    entries = table.get("rows", [])
+    if not isinstance(entries, list):
+        raise StmdeployError("rows is not a list of tables", "write [[tool.stmdeploy.check.rows]]")
+    for entry in entries:
         _known(entry, ("match", *_ROW_KEYS))
         match = entry.get("match")
         if not isinstance(match, str) or len(match) > _LONGEST_PATTERN:
             raise StmdeployError("an entry of rows has no match", 'write match = "*dcn*/batch8"')
         settings = {key: value for key, value in entry.items() if key != "match"}
-        _over(RowPolicy(), settings)  # so that a bad value is told now, whatever it matches
-        rows.append((entry["match"], settings))
+        _over(RowPolicy(), settings)  # so that a bad value is an error even if nothing matches
+        rows.append((match, settings))
     default = _over(RowPolicy(), {key: table[key] for key in _ROW_KEYS if key in table})
     return Policy(default, tuple(rows), table.get("cannot-tell", "exit-3"))
-
-
-def _listed(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise StmdeployError("rows is not a list of tables", "write [[tool.stmdeploy.check.rows]]")
-    return value
 
 
 def _known(table: Any, keys: tuple[str, ...]) -> None:
     if not isinstance(table, dict):
         shown = printable(repr(table))[:60]
-        raise StmdeployError(f"{shown} is not a table", f"give: {', '.join(keys)}")
+        raise StmdeployError(f"{shown} is not a table", f"give a table with: {', '.join(keys)}")
     for key in table:
         if key not in keys:
             shown = printable(str(key))[:60]

@@ -12,6 +12,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
+from stmdeploy.check.verdict import pair_figure
 from stmdeploy.errors import ExitCode, FailureKind, StmdeployError
 from stmdeploy.files.reading import BYTES_PER_MIB
 from stmdeploy.hardware.machine import memory_available_mib
@@ -23,21 +24,21 @@ from stmdeploy.worker.jobs.turns import TurnsJob
 from stmdeploy.worker.lock import machine_lock
 from stmdeploy.worker.process import ASIDE, Worker, WorkerError
 
-#: Every process takes so many turns, ...
+#: Turns that every process takes, ...
 _TURNS = 2
-#: ... and more, up to so many, until each has this many calm inferences.
+#: ... and at most, while one of them has fewer calm inferences than this.
 _MOST_TURNS, _WANTED_CALM = 4, 6
-#: Pairs that are alive at once: on a GPU each holds device memory, so fewer.
+#: Pairs alive at once, by device; fewer on a GPU, whose memory each of them holds.
 PAIRS_AT_ONCE = {"cpu": 3, "cuda": 1}
-#: What a process holds beside its model, and how many times its artifact's size the model is.
+#: Estimated memory of a process: this, and so many times the size of its artifact.
 _PROCESS_MIB, _ARTIFACT_TIMES = 200.0, 4.0
-#: Of the memory that is free, what all processes together may take.
+#: Share of the free memory that all processes together may take.
 _MEMORY_SHARE = 0.6
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: what it runs, the size of that, and by which interpreter (empty:
+    """One side of a comparison: its job, the size of its artifact, and its interpreter (empty for
     this one)."""
 
     job: TurnsJob
@@ -47,7 +48,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Half:
-    """What one process of a pair measured, and what it says of itself."""
+    """What one process of a pair measured, and what it reported at its end."""
 
     inferences: tuple[Inference, ...]
     run: TurnsRun
@@ -55,7 +56,7 @@ class Half:
 
 @dataclass(frozen=True)
 class Pair:
-    """A process of the baseline and one of the candidate that took turns."""
+    """A process of the baseline and one of the candidate, which took turns."""
 
     baseline: Half
     candidate: Half
@@ -63,15 +64,20 @@ class Pair:
 
 @dataclass(frozen=True)
 class Wave:
-    """Pairs that were alive at once, and how long that took, waiting for the machine left out."""
+    """Pairs that were alive at once, and how long they took, not counting the wait for the lock."""
 
     pairs: list[Pair]
     measured_s: float
 
+    @property
+    def figures(self) -> list[float]:
+        """The figure of every pair; see `pair_figure`."""
+        return [pair_figure(p.baseline.inferences, p.candidate.inferences) for p in self.pairs]
+
 
 class SideFailedError(StmdeployError):
-    """A worker of one side died, hung, or could not load its artifact; or (exit code 4) its
-    outputs are not the model's."""
+    """A worker of one side died, hung or could not load its artifact (exit code 5), or its outputs
+    are not the model's (exit code 4)."""
 
     def __init__(self, side: str, error: StmdeployError) -> None:
         differ = error.code is ExitCode.OUTPUTS_DIFFER
@@ -93,24 +99,24 @@ class _Player:
         return self.listen()
 
     def listen(self) -> list[Inference]:
-        """What it says next.
+        """The inferences that it reports next.
 
         Raises:
-            SideFailedError: it says why it cannot, or nothing more.
+            SideFailedError: it reports a failure instead, or has ended.
         """
         try:
             line = self.worker.receive()
             if line is not None and line.startswith(ASIDE):
                 return from_words(line.removeprefix(ASIDE))
             if line is not None:
-                self.job.answer(line)  # says why it cannot
+                self.job.answer(line)  # raises the failure that it holds
             self.worker.check_end()
             raise _ended_midway()
         except StmdeployError as error:
             raise SideFailedError(self.name, error) from error
 
     def end(self) -> Half:
-        """Lets it go; what it measured."""
+        """Ends its turns, and gives what it measured."""
         self.worker.finish()
         try:
             run = self.job.answer(self.worker.receive() or "")
@@ -122,28 +128,24 @@ class _Player:
 
     @property
     def calm(self) -> int:
-        """How many of its inferences nothing disturbed."""
+        """How many of its inferences were not disturbed."""
         return sum(one.calm for one in self.inferences)
 
 
 def _ended_midway() -> WorkerError:
-    return WorkerError("it ended without an answer", FailureKind.ERROR)
+    return WorkerError("worker ended without an answer", FailureKind.ERROR)
 
 
 def measure_wave(
-    baseline: Side,
-    candidate: Side,
-    timeout_s: float,
-    dice: random.Random,
-    progress: Progress,
+    baseline: Side, candidate: Side, timeout_s: float, dice: random.Random, progress: Progress
 ) -> Wave:
     """Measures a few pairs, all alive at once.
 
     Args:
-        baseline, candidate: both of the same device.
-        timeout_s: a process that lives longer is ended.
-        dice: decides the order of pairs, and who begins within one.
-        progress: told if something else is being measured on this machine.
+        baseline, candidate: of the same device.
+        timeout_s: a process that runs for longer is ended.
+        dice: draws the order of the pairs, and which side of a pair begins.
+        progress: told when something else is being measured on this machine.
 
     Raises:
         SideFailedError: a worker of either side failed; the wave is lost.
@@ -169,10 +171,10 @@ def measure_wave(
 
 
 def pairs_that_fit(baseline: Side, candidate: Side, free_mib: float) -> int:
-    """How many pairs may be alive at once: `PAIRS_AT_ONCE`, fewer of large models, at least one.
+    """How many pairs may be alive at once: `PAIRS_AT_ONCE`, or fewer of large models, at least one.
 
     Args:
-        free_mib: host memory that is free.
+        free_mib: free memory of the host.
     """
     most = PAIRS_AT_ONCE[baseline.job.run.device]
     artifacts_mib = (baseline.artifact_bytes + candidate.artifact_bytes) / BYTES_PER_MIB

@@ -1,4 +1,4 @@
-"""From rows and artifacts to the two sides of a comparison."""
+"""Finds the artifact to compare with each row, and makes the sides of a comparison."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stmdeploy.worker.jobs.turns import TurnsJob
 
 @dataclass(frozen=True)
 class Contender:
-    """An artifact that stands for a row, and the interpreter that runs it."""
+    """An artifact to compare, and the interpreter that runs it; empty for this one."""
 
     artifact: Artifact
     python: str = ""
@@ -40,14 +40,14 @@ class Contender:
 def find_candidates(
     path: Path, rows: Iterable[BaselineRow], stack: ExitStack
 ) -> dict[str, Artifact]:
-    """The artifact at a path that stands for each row, by the row's name.
+    """The artifact to compare with each row, by the row's name.
 
     Args:
         path: another baseline, a folder of artifacts, or one artifact.
-        stack: keeps a packed baseline open.
+        stack: keeps an unpacked baseline until it is closed.
 
     Raises:
-        StmdeployError: nothing there, or a row that nothing there stands for.
+        StmdeployError: nothing is there, or a row has no artifact there, or several.
     """
     if is_bundle(path):
         return _of_bundle(stack.enter_context(open_bundle(path)), path, rows)
@@ -57,7 +57,9 @@ def find_candidates(
     else:
         artifacts = [read_artifact(path)]
     if not artifacts:
-        raise StmdeployError(f"{path} holds no artifacts", "stmdeploy export --out FOLDER")
+        raise StmdeployError(
+            f"{path} holds no artifacts", f"write some: stmdeploy export --out {path}"
+        )
     return {row.name: _fitting(artifacts, row, path) for row in rows}
 
 
@@ -66,13 +68,15 @@ def _of_bundle(bundle: Bundle, path: Path, rows: Iterable[BaselineRow]) -> dict[
     found = {}
     for row in rows:
         if row.name not in theirs:
-            raise StmdeployError(f"{path} has no row {row.name!r}", f"it has: {', '.join(theirs)}")
+            raise StmdeployError(
+                f"{path} has no row {row.name!r}", f"its rows are: {', '.join(theirs)}"
+            )
         found[row.name] = bundle.artifact(theirs[row.name].artifact)
     return found
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a JSON file is the manifest of an artifact."""
+    """Whether a JSON file is an artifact's manifest; never raises StmdeployError."""
     try:
         document = parse_json(read_bytes(path, "", "", DOCUMENT_MIB), str(path), "")
     except StmdeployError:
@@ -81,30 +85,29 @@ def is_manifest(path: Path) -> bool:
 
 
 def _fitting(artifacts: list[Artifact], row: BaselineRow, path: Path) -> Artifact:
-    """The one artifact that is the row's model, in its precision and for its runtime."""
+    """The only artifact of the row's model in its precision and for its runtime."""
     spec = row.row_spec
     target = exporter_for_runtime(spec.run.runtime).target.name
-
-    def fits(manifest: Manifest) -> bool:
-        return (manifest.model.name, manifest.precision, manifest.target) == (
-            spec.model.name, spec.run.precision, target,
-        )  # fmt: skip
-
-    found = [artifact for artifact in artifacts if fits(artifact.manifest)]
-    same_size = [a for a in found if a.manifest.model.image_size == spec.model.image_size]
+    wanted = (spec.model.name, spec.run.precision, target)
+    found = [
+        one
+        for one in artifacts
+        if (one.manifest.model.name, one.manifest.precision, one.manifest.target) == wanted
+    ]
+    same_size = [one for one in found if one.manifest.model.image_size == spec.model.image_size]
     found = same_size or found
     if len(found) != 1:
         many = f"{len(found)} artifacts" if found else "no artifact"
         raise StmdeployError(
-            f"{path} has {many} of {spec.model.name} in {spec.run.precision} for {target}, "
-            f"which row {row.name} needs",
-            "name a folder with one of each, or one artifact",
+            f"{path} has {many} of {spec.model.name} in {spec.run.precision} for {target}; "
+            f"row {row.name} needs exactly one",
+            "name a folder with one artifact for each row, or the artifact itself",
         )
     return found[0]
 
 
 def check_shapes(name: str, baseline: Manifest, candidate: Manifest) -> None:
-    """Raises StmdeployError if the two do not take the same input, or give another output."""
+    """Raises StmdeployError if the two differ in the names, types or shapes of input or output."""
     for what, then, now in (
         ("input", baseline.inputs, candidate.inputs),
         ("output", baseline.outputs, candidate.outputs),
@@ -116,5 +119,5 @@ def check_shapes(name: str, baseline: Manifest, candidate: Manifest) -> None:
             ]
             raise StmdeployError(
                 f"{name}: the candidate's {what} is {told[1]}, the baseline's {told[0]}",
-                "compare models of the same shapes, or make a new baseline",
+                "compare models of the same shapes, or run stmdeploy baseline create again",
             )

@@ -27,28 +27,28 @@ from enum import StrEnum
 from stmdeploy.measure.statistics import student_t
 from stmdeploy.measure.turns import Inference
 
-#: The chance that any interval of a whole check is wrong, half of it in either direction: of a
-#: candidate that is slower by just its threshold a regression is called in at most 2.5 % of the
-#: checks, and of an equal one hardly ever, for its interval would have to miss by the threshold.
+#: The probability that any interval of a whole check is wrong, half of it in either direction. A
+#: candidate that is slower by exactly its threshold is called a regression in at most 2.5 % of the
+#: checks, and an equal one hardly ever: its interval would have to miss by the whole threshold.
 ALPHA = 0.05
-#: Of the sorted figures, one in so many is cut off at either end.
+#: One in so many of the sorted figures is cut off at either end.
 _TRIM = 8
-#: Beyond this logarithm a slowdown is infinite: a first look, at a very small level, may get there.
+#: A slowdown beyond this logarithm is infinite: a first look, at a very small level, may get there.
 _LARGEST_LOG = 100.0
 #: The error spent is this power of the share of the budget used: early looks spend little.
 _SPENDING_POWER = 2
-#: With fewer pairs, or waves of stored numbers, there is no spread to speak of: no look is taken.
+#: With fewer pairs, or waves of stored numbers, their spread is not known: no look is taken.
 FEWEST_PAIRS = 3
-#: What stored numbers may be off by although the calibration workload corrects them: a machine in
-#: another state is not slower by the same factor for everything, and one measurement cannot tell by
-#: how much. It is added to the threshold.
+#: Error of stored numbers that the calibration workload does not correct: a machine in another
+#: state is not slower by the same factor for everything, and one measurement cannot tell by how
+#: much. It is added to the threshold.
 APART_PERCENT = 5.0
-#: With so many calm inferences on both sides, the others are left out.
+#: With so many calm inferences on each side, all others are left out.
 _ENOUGH_CALM = 5
 
 
 class Verdict(StrEnum):
-    """What a comparison comes to."""
+    """The answer of a comparison."""
 
     REGRESSION = "regression"
     IMPROVEMENT = "improvement"
@@ -58,9 +58,9 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Slowdown:
-    """How much slower the candidate is, in per cent, with its interval.
+    """How much slower the candidate is, in per cent, with its interval; faster is negative.
 
-    Faster is negative. An infinite upper bound: nothing is known yet.
+    An infinite upper bound means that nothing is known yet.
     """
 
     percent: float
@@ -72,12 +72,11 @@ UNKNOWN = Slowdown(0.0, -100.0, math.inf)
 
 
 def pair_figure(baseline: Sequence[Inference], candidate: Sequence[Inference]) -> float:
-    """Logarithm of the candidate's latency over the baseline's: of their medians.
+    """Logarithm of the candidate's latency over the baseline's, each a median of calm inferences.
 
-    Of the calm inferences alone, if both sides have enough. Otherwise it is the fastest one of
-    equally many of either side: what disturbs a process does not disturb all of its inferences,
-    unless it does that itself, by more threads than there are processors; then its fastest one is
-    slow, too.
+    If one side has too few of those, it takes the fastest of equally many inferences of each side:
+    what disturbs a process does not disturb all of its inferences, unless the process does it
+    itself, with more threads than there are processors; then its fastest one is slow, too.
 
     Args:
         baseline, candidate: the inferences of one process each, at least one.
@@ -96,7 +95,7 @@ def pair_figure(baseline: Sequence[Inference], candidate: Sequence[Inference]) -
 
 
 def as_slowdown(log_ratio: float, half_log: float) -> Slowdown:
-    """A logarithm and the half-width around it, in per cent."""
+    """A logarithm of a ratio, and the half-width of its interval, as a slowdown in per cent."""
     edges = (log_ratio, log_ratio - half_log, log_ratio + half_log)
     return Slowdown(
         *(100.0 * math.expm1(edge) if edge < _LARGEST_LOG else math.inf for edge in edges)
@@ -105,7 +104,7 @@ def as_slowdown(log_ratio: float, half_log: float) -> Slowdown:
 
 @dataclass(frozen=True)
 class Location:
-    """A trimmed mean of logarithms, its standard error, and the degrees of freedom of that."""
+    """A trimmed mean of logarithms, its standard error, and the error's degrees of freedom."""
 
     mean: float
     error: float
@@ -113,11 +112,7 @@ class Location:
 
 
 def locate(figures: Sequence[float]) -> Location:
-    """The mean of figures, an eighth cut off at either end, and how exact it is.
-
-    Args:
-        figures: at least two.
-    """
+    """The mean of at least two figures, an eighth cut off at either end, and how exact it is."""
     ordered, count = sorted(figures), len(figures)
     cut = count // _TRIM
     kept = ordered[cut : count - cut]
@@ -127,7 +122,7 @@ def locate(figures: Sequence[float]) -> Location:
 
 
 def paired_slowdown(waves: Sequence[Sequence[float]], level: float) -> Slowdown:
-    """The slowdown out of pairs, at one look that may be wrong with probability `level`.
+    """The slowdown found by pairs, at one look that may be wrong with probability `level`.
 
     Args:
         waves: the figures of the pairs of every wave.
@@ -144,13 +139,14 @@ def unpaired_slowdown(
 ) -> Slowdown:
     """The slowdown between two measurements that were made apart.
 
-    Welch's t (B. L. Welch, Biometrika 34, 1947) over the means of waves. It knows nothing of what
+    Welch's t (B. L. Welch, Biometrika 34, 1947) over the means of waves. It does not include what
     the calibration workload cannot correct; see `APART_PERCENT`.
 
     Args:
-        before: means of the waves then, each the logarithm of the latency over that of the
+        before: the mean figure of every stored wave: the logarithm of the latency over that of the
             calibration workload beside it.
         waves: the figures of the pairs of every wave now, of the same kind.
+        level: the probability that this look may be wrong.
     """
     after = [statistics.fmean(wave) for wave in waves]
     if min(len(before), len(after)) < FEWEST_PAIRS:
@@ -163,18 +159,16 @@ def unpaired_slowdown(
 
 
 class Spending:
-    """The error that a row may make, given out look by look."""
+    """The error probability of one of `rows` rows that share `ALPHA`, spent look by look."""
 
     def __init__(self, rows: int) -> None:
-        """Args:
-        rows: how many rows share `ALPHA`.
-        """
         self._alpha, self._spent = ALPHA / rows, 0.0
 
     def level(self, share_of_budget: float) -> float:
-        """What a look may spend when so much of the budget is used, from 0 to 1; more each time.
+        """The error probability that the next look may spend.
 
-        1 gives out all that is left.
+        Args:
+            share_of_budget: share that is used by then, more at each look; 1 spends all the rest.
         """
         share = min(1.0, share_of_budget) ** _SPENDING_POWER
         level = self._alpha * (share - self._spent)
@@ -185,8 +179,8 @@ class Spending:
 def judge(slowdown: Slowdown, threshold_percent: float) -> Verdict:
     """The verdict that an interval allows.
 
-    A regression or an improvement only if the whole interval lies beyond the threshold; as
-    ratios, the threshold is as far in either direction. No change if all of it lies within.
+    A regression or an improvement needs the whole interval beyond the threshold, which as a ratio
+    is as far in either direction; no change needs the whole interval within it.
     """
     beyond = 1.0 + threshold_percent / 100.0
     low, high = 1.0 + slowdown.low_percent / 100.0, 1.0 + slowdown.high_percent / 100.0

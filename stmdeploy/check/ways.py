@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from stmdeploy.check.baseline import WORKLOAD, workload_run
-from stmdeploy.check.bundle import Baseline, BaselineRow, Bundle
+from stmdeploy.check.bundle import Baseline, Bundle
 from stmdeploy.check.comparison import Estimate
 from stmdeploy.check.judging import Entry
 from stmdeploy.check.machine import machine_key
@@ -29,7 +29,10 @@ Artifacts = dict[str, Artifact]
 
 @dataclass(frozen=True)
 class Contest:
-    """A row as it is measured: two contenders, and how their figures become a slowdown."""
+    """How a row is measured: two sides, and how their figures become a slowdown.
+
+    ``against`` is what runs on the side `other`.
+    """
 
     against: Contender
     other: Side
@@ -39,24 +42,24 @@ class Contest:
 
 
 class Way(Protocol):
-    """How a check compares; by default two sides that are both measured here, in pairs."""
+    """How a check compares; unless a way says otherwise, both sides are measured here, in pairs."""
 
     @property
     def name(self) -> str:
-        """As results call it."""
+        """Its name in results: ``artifacts``, ``interpreters`` or ``stored``."""
 
     @property
     def exports_again(self) -> bool:
         """Whether the candidates are the baseline's models, exported by this stmdeploy."""
 
     def candidates(self, bundle: Bundle, stack: ExitStack, progress: Progress) -> Artifacts:
-        """The artifact that stands for each row, by the row's name.
+        """The artifact to compare with each row, by the row's name.
 
         Args:
             stack: keeps what is unpacked or exported until the check is over.
 
         Raises:
-            StmdeployError: nothing stands for a row.
+            StmdeployError: a row has no candidate, or cannot be compared in this way.
         """
 
     def differences(self, baseline: Baseline, gpu_uuid: str) -> tuple[str, ...]:
@@ -76,25 +79,43 @@ class Way(Protocol):
 
 
 @dataclass(frozen=True)
-class ByArtifacts(Way):
-    """Old artifacts against new ones.
-
-    ``candidate``: as of `find_candidates`; None to export the baseline's models again.
-    """
+class _WithCandidate(Way):
+    """A way whose candidates lie at a path, as `find_candidates` takes it, or, for None, are the
+    baseline's models exported again."""
 
     candidate: Path | None
-    name = "artifacts"
 
     @property
     def exports_again(self) -> bool:
-        """Where no candidate is named."""
+        """Whether no candidate is named."""
         return self.candidate is None
 
     def candidates(self, bundle: Bundle, stack: ExitStack, progress: Progress) -> Artifacts:
-        """What is named, or exported again; an artifact without code is refused."""
+        """The named artifacts, or those exported again."""
+        rows = bundle.baseline.rows
+        if self.candidate is not None:
+            return find_candidates(self.candidate, rows, stack)
+        scratch = stack.enter_context(scratch_folder("check"))
+        again = export_rows(bundle.baseline.sweep_asked, scratch, progress)
+        return {row.name: read_artifact(path_of(again[row.row_spec])) for row in rows}
+
+
+@dataclass(frozen=True)
+class ByArtifacts(_WithCandidate):
+    """Old artifacts against new ones."""
+
+    name = "artifacts"
+
+    def candidates(self, bundle: Bundle, stack: ExitStack, progress: Progress) -> Artifacts:
+        """As of every candidate; refuses weights alone, which today's code would run twice."""
         for row in bundle.baseline.rows:
-            _refuse_weights_alone(row)
-        return _found_or_exported(self.candidate, bundle, stack, progress)
+            if not exporter_for_runtime(row.row_spec.run.runtime).target.holds_code:
+                raise StmdeployError(
+                    f"{row.name}: its artifact holds weights and no code, so both sides would run "
+                    "the same code",
+                    "compare two interpreters with --baseline-python, or use --stored",
+                )
+        return super().candidates(bundle, stack, progress)
 
 
 @dataclass(frozen=True)
@@ -105,36 +126,24 @@ class ByInterpreters(Way):
     exports_again = False
 
     def candidates(self, bundle: Bundle, stack: ExitStack, progress: Progress) -> Artifacts:
-        """The baseline's own."""
+        """The baseline's own artifacts."""
         return {row.name: bundle.artifact(row.artifact) for row in bundle.baseline.rows}
 
 
 @dataclass(frozen=True)
-class ByStoredNumbers(Way):
-    """The candidate beside the calibration workload, against the baseline's numbers of the same.
+class ByStoredNumbers(_WithCandidate):
+    """The candidate measured beside the calibration workload, against the baseline's stored numbers
+    of the same; the interpreter ``python`` runs both."""
 
-    ``candidate``: as of `ByArtifacts`; ``python`` runs both.
-    """
-
-    candidate: Path | None
     python: str
     name = "stored"
 
-    @property
-    def exports_again(self) -> bool:
-        """Where no candidate is named."""
-        return self.candidate is None
-
-    def candidates(self, bundle: Bundle, stack: ExitStack, progress: Progress) -> Artifacts:
-        """What is named, or exported again."""
-        return _found_or_exported(self.candidate, bundle, stack, progress)
-
     def differences(self, baseline: Baseline, gpu_uuid: str) -> tuple[str, ...]:
-        """Stored numbers are of one machine."""
+        """How this machine differs from the one that the numbers were measured on."""
         return baseline.machine.differences(machine_key(gpu_uuid))
 
     def contest(self, bundle: Bundle, entry: Entry) -> Contest:
-        """The candidate and the workload; the threshold leaves room for what may have changed."""
+        """The candidate against the workload; the threshold leaves room for what has changed."""
         model, run = entry.spec.model, entry.spec.run
         workload = Contender(bundle.artifact(entry.row.workload), self.python)
         return Contest(
@@ -143,24 +152,4 @@ class ByStoredNumbers(Way):
             candidate=entry.candidate.side(model, run),
             estimate=partial(unpaired_slowdown, entry.row.calibrated),
             threshold_percent=entry.policy.threshold_percent + APART_PERCENT,
-        )
-
-
-def _found_or_exported(
-    candidate: Path | None, bundle: Bundle, stack: ExitStack, progress: Progress
-) -> Artifacts:
-    rows = bundle.baseline.rows
-    if candidate is not None:
-        return find_candidates(candidate, rows, stack)
-    scratch = stack.enter_context(scratch_folder("check"))
-    again = export_rows(bundle.baseline.sweep_asked, scratch, progress)
-    return {row.name: read_artifact(path_of(again[row.row_spec])) for row in rows}
-
-
-def _refuse_weights_alone(row: BaselineRow) -> None:
-    """Two artifacts without code would both be run by the code of today: nothing is compared."""
-    if not exporter_for_runtime(row.row_spec.run.runtime).target.holds_code:
-        raise StmdeployError(
-            f"{row.name}: its artifact holds weights and no code, so both sides would run the same",
-            "compare two interpreters (--baseline-python), or --stored numbers",
         )

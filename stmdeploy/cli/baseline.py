@@ -1,4 +1,4 @@
-"""`baseline`: made, and looked at."""
+"""`baseline`: create one, and show what is in one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from stmdeploy.cli.options import (
     TrustOption,
     part_of,
 )
+from stmdeploy.report.text_table import counted
 
 if TYPE_CHECKING:
     from stmdeploy.check.bundle import Baseline
 
-app = typer.Typer(no_args_is_help=True, help="Make and show baselines of the latency check.")
+app = typer.Typer(no_args_is_help=True, help="Create and show baselines for `stmdeploy check`.")
 
 DEFAULT_PATH = Path("stmdeploy-baseline")
 
@@ -32,11 +33,11 @@ DEFAULT_PATH = Path("stmdeploy-baseline")
 class CreateOptions(JsonOption, TrustOption, SweepFileOption, RowOptions):
     """Which rows a baseline has, and where it goes."""
 
-    out: Path = option(OUTPUT, "The baseline to write: a folder, or a file .tar.gz.", DEFAULT_PATH)
+    out: Path = option(OUTPUT, "Baseline to write: a folder, or a .tar.gz file.", DEFAULT_PATH)
 
 
 def create(options: CreateOptions) -> None:
-    """Export and measure backbones, and keep all of it as a baseline."""
+    """Export and measure backbones, and keep artifacts and figures as a baseline."""
     from stmdeploy.check.baseline import create_baseline
     from stmdeploy.cli.requests import sweep_spec
     from stmdeploy.cli.sweep_file import with_file
@@ -48,15 +49,15 @@ def create(options: CreateOptions) -> None:
     if options.json:
         console.print_json(_described(baseline, options.out))
     else:
-        rows = len(baseline.rows)
-        console.print_text(f"wrote {options.out}: baseline {baseline.id}, {rows} rows")
+        rows = counted(len(baseline.rows), "row")
+        console.print_text(f"wrote {options.out}: baseline {baseline.id}, {rows}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowOptions(JsonOption):
     """Which baseline is shown."""
 
-    path: Path = argument("A baseline.", DEFAULT_PATH)
+    path: Path = argument("Baseline to show.", DEFAULT_PATH)
 
 
 def show(options: ShowOptions) -> None:
@@ -84,5 +85,5 @@ def _described(baseline: Baseline, path: Path) -> dict[str, object]:
     }
 
 
-add_command(app, create)
-add_command(app, show)
+for _command in (create, show):
+    add_command(app, _command)

@@ -1,4 +1,4 @@
-"""`bound`: how fast a model could be at best, on hardware that need not be here."""
+"""`bound`: how fast a model could be at best, on this machine's or other hardware."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class BoundOptions(JsonOption, FormOptions, ModelOptions):
     """Which models, and which hardware."""
 
     artifact: list[Path] | None = argument(
-        "Main files of artifacts. [default: the models that are named]",
+        "Main files of artifacts. [default: the models that --stm and --model name]",
     )
-    gpu: Words = many(GPU, "GPUs, as of `hardware list`. [default: this machine's processor]")
-    batch: Numbers = many(SWEEP, "Images per inference. [default: as the hardware's profile]")
+    gpu: Words = many(
+        GPU, "GPUs, as `stmdeploy hardware list` names them. [default: this machine's processor]"
+    )
+    batch: Numbers = many(SWEEP, "Images per inference. [default: the hardware profile's batches]")
     timeout_s: float = option(
-        OUTPUT,
-        "End a worker that measures the processor after so many seconds.",
-        120.0,
+        OUTPUT, "Seconds that measuring the processor's peaks may take before it is ended.", 120.0
     )
 
 
 def bound(options: BoundOptions) -> None:
-    """Work out the roofline bound of models on hardware: bound, not measured.
+    """Work out how fast models could be at best on some hardware: a roofline bound, not measured.
 
-    From the exported graph, and from the datasheet of a GPU or the measured peaks of this
+    It follows from the exported graph and from a GPU's datasheet or the measured peaks of this
     machine's processor.
     """
     from stmdeploy.hardware.roofline import ASSUMPTIONS
@@ -47,7 +47,8 @@ def bound(options: BoundOptions) -> None:
         for workload in workloads:
             if not workload.operations:
                 raise StmdeployError(
-                    f"{workload.model} has no graph with products", "name a model that multiplies"
+                    f"the graph of {workload.model} multiplies nothing",
+                    "name a model with matrix products or convolutions",
                 )
         kinds = (*options.precision, *(w.precision for w in workloads if w.precision))
         processors = _processors(options, kinds, progress)
@@ -58,7 +59,7 @@ def bound(options: BoundOptions) -> None:
 
 
 def _check(options: BoundOptions) -> None:
-    """Raises StmdeployError for what cannot be, before any work."""
+    """Raises StmdeployError for precisions or batches that cannot be, before any work."""
     from stmdeploy.errors import nearest
     from stmdeploy.hardware.profiles import find_profiles, peaks_of
     from stmdeploy.hardware.roofline import rate_of
@@ -76,7 +77,7 @@ def _check(options: BoundOptions) -> None:
 
 
 def _of_models(options: BoundOptions, progress: Progress) -> list[Workload]:
-    """What models must do, from their ONNX graphs, which are exported for it."""
+    """What models must compute and move, from ONNX graphs exported for this purpose."""
     from stmdeploy.cli.requests import model_specs
     from stmdeploy.files.writing import scratch_folder
     from stmdeploy.hardware.machine import available_threads
@@ -98,15 +99,16 @@ def _of_artifacts(options: BoundOptions) -> list[Workload]:
     from stmdeploy.schema.artifact import read_artifact
 
     if options.stm or options.model:
-        raise StmdeployError("artifacts and --stm exclude each other", "give one of them")
+        raise StmdeployError("artifacts exclude --stm and --model", "give one of them")
     if options.precision:
-        raise StmdeployError("an artifact has its precision", "leave --precision out")
+        raise StmdeployError("an artifact has a precision of its own", "leave --precision out")
     found = []
     for path in options.artifact or ():
         manifest = read_artifact(path).manifest
         if not manifest.operations:
             raise StmdeployError(
-                f"{path} was made from no graph", "export it to onnx, and take that"
+                f"{path} came from no graph, so its operations are not known",
+                "export the model with --target onnx, and give that file",
             )
         found.append(Workload(path.stem, manifest.operations, manifest.precision))
     return found
@@ -115,7 +117,7 @@ def _of_artifacts(options: BoundOptions) -> list[Workload]:
 def _processors(
     options: BoundOptions, precisions: tuple[str, ...], progress: Progress
 ) -> list[Processor]:
-    """The profiles that are named, or this machine's processor as it measures."""
+    """The GPUs that are named, or this machine's processor, whose peaks are measured."""
     from stmdeploy.hardware.profiles import cpu_profile, find_profiles, peaks_of
     from stmdeploy.report.bounds import Processor
 
@@ -136,7 +138,7 @@ def _processors(
     if peaks is None:
         raise StmdeployError(
             "the peaks of this processor cannot be measured",
-            "see above, or name a GPU with --gpu",
+            "see the warning above, or name a GPU with --gpu",
             ExitCode.WORKER_FAILED,
         )
     return [Processor("cpu", processor_name(), cpu.batches, cpu.precisions, peaks)]

@@ -23,17 +23,15 @@ if TYPE_CHECKING:
 class FormatOptions:
     """Files that a result is written to: a field for each writer of `_write`."""
 
-    markdown: Path | None = option(OUTPUT, "File for the table in Markdown.")
-    junit: Path | None = option(OUTPUT, "File for JUnit XML.")
-    html: Path | None = option(OUTPUT, "File for a page with the distributions.")
-    bencher: Path | None = option(OUTPUT, "File in Bencher Metric Format.")
+    markdown: Path | None = option(OUTPUT, "Write the table as Markdown to this file.")
+    junit: Path | None = option(OUTPUT, "Write JUnit XML to this file.")
+    html: Path | None = option(OUTPUT, "Write a page with the distributions to this file.")
+    bencher: Path | None = option(OUTPUT, "Write Bencher Metric Format to this file.")
     smaller_is_better: Path | None = option(
-        OUTPUT,
-        "File with latencies for github-action-benchmark.",
+        OUTPUT, "Write latencies for github-action-benchmark to this file."
     )
     bigger_is_better: Path | None = option(
-        OUTPUT,
-        "File with throughputs for github-action-benchmark.",
+        OUTPUT, "Write throughputs for github-action-benchmark to this file."
     )
 
 
@@ -41,42 +39,36 @@ class FormatOptions:
 class CheckOptions(JsonOption, TrustOption, FormatOptions):
     """What is compared, and what is allowed."""
 
-    baseline: Path = argument("Baseline: what `baseline create` wrote.", REQUIRED)
+    baseline: Path = argument("Baseline that `stmdeploy baseline create` wrote.", REQUIRED)
     candidate: Path | None = argument(
-        "An artifact, a folder of artifacts, or another baseline. [default: the baseline's "
-        "models, exported again]",
+        "Artifact, folder of artifacts, or another baseline. [default: the baseline's models, "
+        "exported again]",
     )
     baseline_python: str | None = option(
         SWEEP,
-        "Interpreter that runs the baseline. Without CANDIDATE both sides run the baseline's "
-        "artifacts: a check of the runtime. [default: this one]",
+        "Python interpreter that runs the baseline. Without CANDIDATE, both sides run the "
+        "baseline's artifacts, which checks the runtime. [default: this one]",
     )
     candidate_python: str | None = option(
-        SWEEP,
-        "Interpreter that runs the candidate. [default: this one]",
+        SWEEP, "Python interpreter that runs the candidate. [default: this one]"
     )
     stored: bool = option(
-        SWEEP,
-        "Compare with the baseline's numbers; only on the same machine.",
-        False,
+        SWEEP, "Compare with the baseline's stored figures; only on the same machine.", False
     )
     threshold_percent: float | None = option(
-        MEASURING,
-        "Slowdown in per cent beyond which a row is a regression. [default: 5]",
+        MEASURING, "Slowdown in per cent beyond which a row is a regression. [default: 5]"
     )
     budget_s: float | None = option(
-        MEASURING,
-        "Measuring time of a row in seconds, both sides together. [default: 60]",
+        MEASURING, "Measuring time of a row in seconds, both sides together. [default: 60]"
     )
     cannot_tell: str | None = option(
-        MEASURING,
-        "How a check ends that cannot tell: exit-3, fail or pass. [default: exit-3]",
+        MEASURING, "How a check that cannot tell ends: exit-3, fail or pass. [default: exit-3]"
     )
     config: Path | None = option(
         MEASURING,
         "TOML file with thresholds by row. [default: [tool.stmdeploy.check] of pyproject.toml]",
     )
-    timeout_s: float = option(OUTPUT, "End a worker that lives longer than so many seconds.", 600.0)
+    timeout_s: float = option(OUTPUT, "Seconds that a worker may live before it is ended.", 600.0)
 
 
 def check(options: CheckOptions) -> None:
@@ -86,6 +78,7 @@ def check(options: CheckOptions) -> None:
     """
     from stmdeploy.check.check import CheckSpec
     from stmdeploy.check.check import check as run_check
+    from stmdeploy.check.formats.table import check_table
     from stmdeploy.check.policy import read_policy, told_by
     from stmdeploy.files.writing import staging
 
@@ -105,10 +98,11 @@ def check(options: CheckOptions) -> None:
     }
     for path in paths.values():
         with staging(path.parent):
-            pass  # what cannot be written is told before anything is measured
+            pass  # raises before anything is measured where nothing can be written
     with console.progress() as progress, told_by(policy):
         result = run_check(spec, progress)
-    _print(result, json=options.json)
+    _tell_github(result, console.tell_runner if options.json else console.print_text)
+    console.show(result.figures(), check_table(result), json=options.json)
     _write(result, paths)
     raise typer.Exit(int(result.exit_code))
 
@@ -134,24 +128,13 @@ def _write(result: CheckResult, paths: dict[str, Path]) -> None:
 
 
 def _over(policy: Policy, options: CheckOptions) -> Policy:
-    """Flags are stronger than the file."""
+    """A policy with the flags that override it."""
     given = {"threshold-percent": options.threshold_percent, "budget-s": options.budget_s}
     settings = {key: value for key, value in given.items() if value is not None}
     if settings:
         policy = policy.over(settings)
     word = options.cannot_tell
     return replace(policy, cannot_tell=word) if word is not None else policy
-
-
-def _print(result: CheckResult, *, json: bool) -> None:
-    from stmdeploy.check.formats.table import check_table
-
-    if json:
-        _tell_github(result, console.tell_runner)
-        console.print_json(result.figures())
-    else:
-        _tell_github(result, console.print_text)
-        console.print_table(check_table(result))
 
 
 def _tell_github(result: CheckResult, tell: Callable[[str], None]) -> None:

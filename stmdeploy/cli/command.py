@@ -1,8 +1,8 @@
-"""From a dataclass of options to a command: every option is declared once, and typed.
+"""From a dataclass of options to a command: every option is declared once, with its type.
 
 A command is a function of one frozen dataclass, whose fields are made by `option`, `many` and
-`argument`. A flag is spelled as its field. `Words` and `Numbers` are given by repeating the flag,
-by commas, or by both.
+`argument`. A flag is spelled as its field. Several `Words` or `Numbers` are given with commas, by
+repeating the flag, or both.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ def option(panel: str, text: str, default: Any = None, flag: str = "", **more: A
     """A field that is an option.
 
     Args:
-        panel: its heading in ``--help``.
+        panel: the heading in ``--help`` that it stands under.
         text: its help, with its unit.
-        flag: how it is spelled; empty for as its field.
-        more: as of `typer.Option`.
+        flag: how it is spelled, if not as its field.
+        more: further arguments of `typer.Option`.
     """
     info = {"help": _plain(text), "rich_help_panel": panel, **more}
     return field(default=default, metadata={_FLAG: flag, _INFO: info})
 
 
-def many(panel: str, text: str, flag: str = "") -> Any:
-    """A field that is an option of `Words` or `Numbers`; empty where it is not given."""
-    return option(panel, text, (), flag)
+def many(panel: str, text: str) -> Any:
+    """A field that is an option of `Words` or `Numbers`; empty by default."""
+    return option(panel, text, ())
 
 
 def argument(text: str, default: Any = None) -> Any:
@@ -65,7 +65,7 @@ def is_list(kind: Any) -> bool:
 
 
 def add_command(app: typer.Typer, function: Callable[[Options], None]) -> None:
-    """Makes a function of a dataclass of options a command of an application."""
+    """Adds a command to an application: a function whose one argument is a dataclass of options."""
     kind = get_type_hints(function)["options"]
     declared, types = {one.name: one for one in fields(kind)}, get_type_hints(kind)
 
@@ -96,7 +96,7 @@ def _parameter(declared: Field[Any], kind: Any) -> inspect.Parameter:
 
 
 def _parsed(declared: Field[Any], kind: Any, value: Any) -> Any:
-    """What Typer gives for a field, as the field has it."""
+    """Typer's value for a field, in the field's own type."""
     if not is_list(kind):
         return value
     if not (flag := flag_of(declared)):
@@ -109,10 +109,10 @@ def parse_list(kind: Any, values: list[str], flag: str) -> tuple[Any, ...]:
 
     Args:
         kind: `Words` or `Numbers`.
-        flag: how errors begin.
+        flag: what errors name.
 
     Raises:
-        StmdeployError: there is no value, or no whole number where one is wanted.
+        StmdeployError: there is no value, or a number is not a whole one.
     """
     parts = [part.strip() for value in values for part in value.split(",")]
     words = tuple(part for part in parts if part)
@@ -124,5 +124,5 @@ def parse_list(kind: Any, values: list[str], flag: str) -> tuple[Any, ...]:
         return tuple(int(word) for word in words)
     except ValueError:
         raise StmdeployError(
-            f"{flag} {','.join(values)} is not understood", "write whole numbers, as 1,8"
+            f"{flag} {','.join(values)} is not understood", "write whole numbers, such as 1,8"
         ) from None

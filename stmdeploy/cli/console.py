@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from stmdeploy.plugins.progress import Progress
     from stmdeploy.report.text_table import TextTable
+    from stmdeploy.schema.evaluation import Evaluation
     from stmdeploy.schema.row import Row
 
 
@@ -62,28 +63,23 @@ def show(document: Any, *tables: TextTable, json: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Writes a line for the user to stderr; what is in it is text, for CI systems too."""
+    """Writes a line for the user to stderr, in which a CI system finds no command."""
     tell_runner(log_line(one_line(text)))
 
 
 def tell_runner(line: str) -> None:
-    """Writes a line to stderr as it is; nobody reading it ends nothing."""
+    """Writes a line to stderr as it is; where nobody can read it, nothing happens."""
     with suppress(OSError, ValueError):
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
 
 
 def print_table(table: TextTable) -> None:
-    """Writes a table and its notes to stdout: what fits into a terminal, all of it elsewhere."""
+    """Writes a table and its notes to stdout: to a terminal what fits, elsewhere all of it."""
     from stmdeploy.cli.drawing import draw
 
-    terminal = sys.stdout.isatty()
-    print_lines(draw(table, shutil.get_terminal_size().columns if terminal else None))
-
-
-def print_lines(text: str) -> None:
-    """Writes text for people to stdout: no line of it is a command to a CI system."""
-    print_text("\n".join(map(log_line, text.splitlines())))
+    text = draw(table, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
+    print_text("\n".join(map(log_line, text.splitlines())))  # none of it a command to a CI system
 
 
 def show_rows(rows: tuple[Row, ...], folder: Path, sweep: str, *, json: bool) -> None:
@@ -97,6 +93,14 @@ def show_rows(rows: tuple[Row, ...], folder: Path, sweep: str, *, json: bool) ->
     else:
         print_table(profile_table(rows))
         say(f"rows, raw samples and artifacts are in {folder}, sweep {sweep}")
+
+
+def show_evaluations(found: Sequence[Evaluation], *, json: bool) -> None:
+    """Prints measured accuracies as the table, or as a JSON document."""
+    from stmdeploy.report.accuracy import evaluation_table
+
+    document = {"evaluations": [one.model_dump(mode="json") for one in found]}
+    show(document, evaluation_table(found), json=json)
 
 
 class _Steps:
@@ -137,24 +141,16 @@ def _shown(text: str) -> str:
 @contextmanager
 def progress() -> Iterator[Progress]:
     """A progress bar on stderr; plain lines where stderr is no terminal."""
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+    bar = bars.Progress(
+        bars.SpinnerColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(bar_width=24),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
         disable=not sys.stderr.isatty(),

@@ -13,11 +13,11 @@ from stmdeploy.cli.options import OUTPUT, JsonOption, ModelOptions
 class CountOptions(JsonOption, ModelOptions):
     """What is counted."""
 
-    modules: bool = option(OUTPUT, "Also list every module.", False)
+    modules: bool = option(OUTPUT, "Also list the MACs of every module.", False)
 
 
 def count(options: CountOptions) -> None:
-    """Count parameters and MACs (multiply-accumulates, batch 1), and what was not counted."""
+    """Count parameters and MACs (multiply-accumulates, batch 1); name what was not counted."""
     from stmdeploy.backbones.complexity import COUNT_STEPS, count_model
     from stmdeploy.cli.requests import model_specs
     from stmdeploy.report.tables import count_table, module_table

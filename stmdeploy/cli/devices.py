@@ -1,4 +1,4 @@
-"""What rows run on: this machine's processor or GPU, or kinds of a cluster's nodes."""
+"""Where rows run: on this machine's processor or GPU, or on kinds of a cluster's nodes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from stmdeploy.hardware.profiles import CpuProfile, Profile, cpu_profile, find_p
 
 @dataclass(frozen=True)
 class Devices:
-    """Where rows run, and what is measured there where nothing else is asked for.
+    """Where rows run, and the batches, precisions and threads measured there by default.
 
-    ``places`` are fields of `RunSpec`; ``threads`` is empty for all that there are.
+    ``places`` are fields of `RunSpec`; ``threads`` is empty for all of the processor's.
     """
 
     places: tuple[dict[str, str], ...]
@@ -23,15 +23,15 @@ class Devices:
     threads: tuple[int, ...] = ()
 
 
-def devices_here(gpus: Sequence[str], nodes: Sequence[str], _: bool = False) -> Devices:
-    """This machine's processor, or its GPU of a name.
+def devices_here(gpus: Sequence[str], nodes: Sequence[str]) -> Devices:
+    """This machine's processor, or its GPU of that name.
 
     Raises:
-        StmdeployError: as `find_gpu`; several kinds, which no one machine is measured as.
+        StmdeployError: as `find_gpu`; or several GPUs, or nodes, which need a cluster.
     """
     if nodes or len(gpus) > 1:
         flag = f"--nodes {','.join(nodes)}" if nodes else f"--gpu {','.join(gpus)}"
-        raise StmdeployError(f"{flag} is of several machines", "give --cluster ADDRESS too")
+        raise StmdeployError(f"{flag} needs a cluster", "add --cluster ADDRESS")
     if not gpus:
         profile = cpu_profile()
         return Devices(({},), profile.batches, profile.precisions)
@@ -43,22 +43,22 @@ def devices_here(gpus: Sequence[str], nodes: Sequence[str], _: bool = False) -> 
 def devices_of_cluster(gpus: Sequence[str], nodes: Sequence[str], has_threads: bool) -> Devices:
     """GPUs of nodes by their names, and processors of nodes by the nodes' accelerator types.
 
-    GPUs get one thread of the processor, the same whatever machine drives. Of several kinds the
-    batches are those of all, the precisions those that all have.
+    Rows on GPUs get one CPU thread, whichever node drives them. Several kinds are measured at
+    every batch of any of them, in the precisions that all of them have.
 
     Raises:
-        StmdeployError: no kind, an unknown one, or processors without ``--threads``: nobody
-            knows here how many those have.
+        StmdeployError: no kind, an unknown one, or processors without ``--threads``: their
+            number is not known here.
     """
     if not gpus and not nodes:
         raise StmdeployError(
             "--cluster needs to know which nodes",
-            "give --gpu a100,h100, or --nodes ACCELERATOR_TYPE for their processors",
+            "give --gpu, as in --gpu a100,h100, or --nodes ACCELERATOR_TYPE for processors",
         )
     if nodes and not has_threads:
         raise StmdeployError(
-            "--nodes needs --threads: nobody knows here how many those processors have",
-            "give --threads",
+            "--nodes needs --threads: how many those processors have is not known here",
+            "add --threads, as in --threads 8",
         )
     profiles = [profile for name in gpus for profile in find_profiles(name)]
     known: list[Profile | CpuProfile] = [*profiles, *([cpu_profile()] if nodes else [])]

@@ -1,4 +1,4 @@
-"""A table as text: the columns that fit side by side, or its rows as blocks."""
+"""A table as text: columns that fit side by side, or each row as a block of lines."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _BESIDE = 20
 
 
 def draw(table: TextTable, width: int | None = None) -> str:
-    """Title, rows and notes in lines of at most so many cells, for a terminal.
+    """Title, rows and notes in lines of at most `width` terminal cells.
 
-    None is for files and pipes: every column, nothing wrapped.
+    None, for files and pipes: every column, nothing wrapped.
     """
     found = fit(table, width)
     lines = ["", *_wrapped(table.title, width)] if table.title else [""]
@@ -30,18 +30,12 @@ def draw(table: TextTable, width: int | None = None) -> str:
         _blocks(table, width) if found.stacked and width else _side_by_side(table, found, width)
     )
     lines.append("")
-    for note in (*_left_out(found), *table.notes):
+    if found.dropped:
+        left_out = f"Not shown for want of room: {', '.join(found.dropped)}."
+        lines += _wrapped(f"{left_out} A wider terminal, a pipe or --json shows them.", width)
+    for note in table.notes:
         lines += _wrapped(note, width)
     return "\n".join(line.rstrip() for line in lines).rstrip("\n")
-
-
-def _left_out(found: Fit) -> tuple[str, ...]:
-    if not found.dropped:
-        return ()
-    return (
-        f"Not shown for want of room: {', '.join(found.dropped)}. "
-        "A wider terminal, a pipe or --json shows them.",
-    )
 
 
 def _side_by_side(table: TextTable, found: Fit, width: int | None) -> list[str]:
@@ -69,7 +63,7 @@ def _side_by_side(table: TextTable, found: Fit, width: int | None) -> list[str]:
 
 
 def _blocks(table: TextTable, width: int) -> Iterator[str]:
-    """Every row as lines of header and text; keys stand whole on one line."""
+    """Every row as lines of header and text; keys are never wrapped beside their headers."""
     label = max(cell_len(one_line(header)) for header in table.headers) + GAP
     for number, line in enumerate(table.cells):
         if number:
@@ -90,7 +84,7 @@ def _entry(header: str, text: str, label: int, width: int, *, key: bool) -> Iter
 
 
 def _wrapped(text: str, width: int | None) -> Sequence[str]:
-    """The text in lines of at most so many cells, broken at words that fit."""
+    """The text in lines of at most `width` cells, broken between words where they fit."""
     text = one_line(text)
     if width is None or not text:
         return [text] if text else []

@@ -14,47 +14,43 @@ from stmdeploy.cli.options import GPU, MEASURING, OUTPUT, JsonOption, StoreOptio
 class EvaluateOptions(JsonOption, TrustOption, StoreOptions):
     """What is evaluated, and over what."""
 
-    artifacts: tuple[Path, ...] = argument("Main files of artifacts.", REQUIRED)
-    data: Path = option(MEASURING, "Folder with a folder of images for each class.", REQUIRED)
+    artifacts: tuple[Path, ...] = argument("Main files of the artifacts.", REQUIRED)
+    data: Path = option(MEASURING, "Folder with one folder of images per class.", REQUIRED)
     class_map: Path | None = option(
         MEASURING,
-        "JSON file: the class of every folder. [default: the order of their names]",
+        "JSON file with the class of every folder. [default: folders in alphabetical order are "
+        "classes 0, 1, ...]",
     )
-    limit: int | None = option(MEASURING, "Number of images, spread over all. [default: all]")
+    limit: int | None = option(MEASURING, "Number of images, taken evenly from all. [default: all]")
     batch: int = option(MEASURING, "Images per inference.", 32)
     threads: int | None = option(
-        MEASURING,
-        "Threads of one operator, and that read images. [default: all]",
+        MEASURING, "CPU threads that one operator uses, and that read images. [default: all]"
     )
     runtime: str | None = option(
-        MEASURING,
-        "Runtime of the artifacts. [default: the usual one of each]",
+        MEASURING, "Runtime of the artifacts. [default: the usual one of each]"
     )
     provider: str | None = option(MEASURING, "onnxruntime: execution provider. [default: cpu]")
-    gpu: str | None = option(GPU, "Run on this GPU.")
+    gpu: str | None = option(GPU, "Run on this GPU: see `stmdeploy hardware list`.")
     reference: Path | None = option(
         MEASURING,
-        "The same model in fp32, to tell agreement with. [default: one of the artifacts, or one "
-        "that lies beside]",
+        "The same model in fp32, to measure agreement with. [default: one of the artifacts, or "
+        "one that lies beside them]",
     )
     timeout_s: float = option(
-        OUTPUT,
-        "End a worker that finishes no batch for so many seconds.",
-        600.0,
+        OUTPUT, "Seconds that a worker may spend on one batch before it is ended.", 600.0
     )
 
 
 def evaluate(options: EvaluateOptions) -> None:
-    """Measure top-1 and top-5 of artifacts over labelled images, as published: resized to 256/224
-    of the image size (bicubic), centre cropped.
+    """Measure top-1 and top-5 of artifacts over labelled images, prepared as for the published
+    figures: resized to 256/224 of the image size (bicubic), centre cropped.
 
-    The figures are stored, and from then on stand as measured beside the published ones.
+    The figures are stored; tables and reports then show them beside the published ones.
     """
     from stmdeploy.evaluate.accuracy import EvaluationSpec
     from stmdeploy.evaluate.accuracy import evaluate as run_evaluation
     from stmdeploy.hardware.gpus import find_gpu
     from stmdeploy.hardware.machine import available_threads
-    from stmdeploy.report.accuracy import evaluation_table
     from stmdeploy.spec.run import RunSettings
 
     spec = EvaluationSpec(
@@ -73,5 +69,4 @@ def evaluate(options: EvaluateOptions) -> None:
     )
     with console.progress() as progress:
         found = run_evaluation(spec, options.folder, progress, options.store_url or "")
-    document = {"evaluations": [one.model_dump(mode="json") for one in found]}
-    console.show(document, evaluation_table(found), json=options.json)
+    console.show_evaluations(found, json=options.json)

@@ -1,11 +1,10 @@
-"""`export`: artifacts, verified."""
+"""`export`: models as artifacts, each verified."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stmdeploy.cli import console
 from stmdeploy.cli.command import Numbers, Words, many, option
@@ -31,50 +30,42 @@ if TYPE_CHECKING:
     from stmdeploy.spec.model import ModelSpec
 
 
-class Layout(StrEnum):
-    """How the files are laid out."""
-
-    PLAIN = "plain"
-    TRITON = "triton"
-
-
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(
     JsonOption, EngineOptions, CalibrationOptions, FormOptions, CheckpointOption, ModelOptions
 ):
     """What is exported, and to what."""
 
-    all_scales: bool = option(MODEL, "Every scale of the STMs named.", False)
+    all_scales: bool = option(MODEL, "Export every scale of the STMs named.", False)
     target: Words = many(MODEL, "Export targets: see `stmdeploy list targets`. [default: onnx]")
     opset: int | None = option(
         MODEL,
-        "ONNX opset, 19 to 23. [default: the lowest that has the operators]",
+        "ONNX opset, 19 to 23. [default: the lowest that has all operators used]",
     )
     batch: Numbers = many(
         GPU,
-        "Engine: images per inference, MIN,OPT,MAX, or one number. [default: 1,8,32]",
+        "TensorRT: images per inference that an engine takes: MIN,OPT,MAX, or one number. "
+        "[default: 1,8,32]",
     )
     export_timeout_s: float = option(
         OUTPUT,
-        "End the exports of a model after so many seconds.",
+        "Seconds that all exports of a model may take before they are ended.",
         EXPORT_TIMEOUT_S,
     )
-    layout: Layout = option(
-        OUTPUT,
-        "triton: also write a model repository of Triton Inference Server.",
-        Layout.PLAIN,
+    layout: Literal["plain", "triton"] = option(
+        OUTPUT, "triton: also write a model repository for Triton Inference Server.", "plain"
     )
     out: Path = option(OUTPUT, "Folder for the artifacts.", ARTIFACTS_ROOT)
 
 
 def export(options: ExportOptions) -> None:
-    """Export backbones, verified against PyTorch in float64, with a manifest beside each."""
+    """Export backbones, verify them against PyTorch in float64, and describe each in a manifest."""
     from stmdeploy.export.triton import check_target
     from stmdeploy.spec.limits import positive
 
     positive(options.export_timeout_s, "export timeout")
     specs = _specs(options)
-    if options.layout is Layout.TRITON:
+    if options.layout == "triton":
         for spec in (spec for some in specs.values() for spec in some):
             check_target(spec.target)
     made: list[Artifact] = []
@@ -93,7 +84,7 @@ def _specs(options: ExportOptions) -> dict[ModelSpec, list[ExportSpec]]:
     """The exports of every model.
 
     Raises:
-        StmdeployError: nothing is named, or a target or precision that cannot be.
+        StmdeployError: no model is named, or a target or precision is unknown or does not fit.
     """
     from stmdeploy.cli.requests import calibration_spec, engine_spec, model_specs
     from stmdeploy.export.promises import check_precision
@@ -128,10 +119,10 @@ def _export(
     made: list[Artifact],
     repositories: list[Path],
 ) -> None:
-    """The artifacts of one model, each told of as it is there.
+    """Exports one model, appending what it wrote to `made` and `repositories`.
 
     Raises:
-        StmdeployError: what the first export failed with that did.
+        StmdeployError: the first failure, once every export was tried.
     """
     from stmdeploy.export.triton import write_repository
     from stmdeploy.files.writing import writable
@@ -146,7 +137,7 @@ def _export(
             artifact = read_artifact(options.out / one.path.name)
             made.append(artifact)
             progress.warn(f"wrote {artifact.path} ({_in_words(artifact)})")
-            if options.layout is Layout.TRITON:
+            if options.layout == "triton":
                 repositories.append(write_repository(artifact, spec.folder, spec.engine.batch[2]))
                 progress.warn(f"wrote {repositories[-1]}")
         for spec, one in zip(exports, prepared.artifacts, strict=True):
@@ -156,7 +147,7 @@ def _export(
 
 
 def _in_words(artifact: Artifact) -> str:
-    """State, error and agreement, in a line."""
+    """State, error and agreement, on one line."""
     manifest = artifact.manifest
     parts = [f"relative L2 error {manifest.verification.relative_l2_error:.1e}"]
     if manifest.not_run:

@@ -1,4 +1,4 @@
-"""`hardware`: profiles of processors, what this machine has, and what its processor can do."""
+"""`hardware`: profiles of processors, this machine's hardware, and its processor's peaks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from stmdeploy.cli.command import REQUIRED, Numbers, Words, add_command, argumen
 from stmdeploy.cli.options import MEASURING, OUTPUT, JsonOption
 from stmdeploy.errors import ExitCode, StmdeployError
 
-app = typer.Typer(no_args_is_help=True, help="Known GPUs, this machine, and its peaks.")
+app = typer.Typer(no_args_is_help=True, help="Show known GPUs and this machine; measure its peaks.")
 _PRODUCTS = ("fp32", "fp16", "bf16", "int8")
 
 
 def list_(options: JsonOption) -> None:
-    """List the processors that have a profile."""
+    """List the GPUs that have a profile, with their datasheets' figures."""
     from stmdeploy.cli import listings
 
     entries, table = listings.gpus()
@@ -28,13 +28,12 @@ class ShowOptions(JsonOption):
     """Which profile is shown."""
 
     name: str = argument(
-        "Processor, as of `hardware list`; a family, such as a100; or cpu.",
-        REQUIRED,
+        "GPU, as `stmdeploy hardware list` names it; a family, such as a100; or cpu.", REQUIRED
     )
 
 
 def show(options: ShowOptions) -> None:
-    """Show every figure of a profile, and which datasheet says so."""
+    """Show every figure of a profile, each with its source."""
     from dataclasses import asdict
 
     from stmdeploy.cli import listings
@@ -51,7 +50,7 @@ def show(options: ShowOptions) -> None:
 
 
 def detect(options: JsonOption) -> None:
-    """Show what this machine has, and which profiles its GPUs have."""
+    """Show this machine's processor and GPUs, and which profile each has."""
     from stmdeploy.cli import listings
 
     document, table = listings.machine()
@@ -62,18 +61,21 @@ def detect(options: JsonOption) -> None:
 class MeasureOptions(JsonOption):
     """Which peaks are measured."""
 
-    threads: Numbers = many(MEASURING, "Threads of a product. [default: all processors]")
-    precision: Words = many(MEASURING, f"Precisions of products. [default: {','.join(_PRODUCTS)}]")
-    timeout_s: float = option(OUTPUT, "End a worker that lives longer than so many seconds.", 120.0)
+    threads: Numbers = many(MEASURING, "CPU threads to measure with. [default: all]")
+    precision: Words = many(
+        MEASURING, f"Precisions of matrix products. [default: {','.join(_PRODUCTS)}]"
+    )
+    timeout_s: float = option(OUTPUT, "Seconds that a worker may live before it is ended.", 120.0)
 
 
 def measure(options: MeasureOptions) -> None:
-    """Measure what this machine's processor can do at most: products and copies.
+    """Measure the peaks of this machine's processor: matrix products and memory copies.
 
-    Of every product the best that NumPy or any installed runtime reaches.
+    Products: the fastest that NumPy or any installed runtime reaches, for every precision.
     """
     from stmdeploy.hardware.machine import available_threads, processor_name
     from stmdeploy.report.tables import peaks_table
+    from stmdeploy.report.text_table import counted
     from stmdeploy.spec.limits import at_least, at_most
     from stmdeploy.sweeps.explanation import measured_peaks
 
@@ -84,14 +86,14 @@ def measure(options: MeasureOptions) -> None:
         at_most(available_threads(), count, "threads")
     if unknown := set(kinds) - set(_PRODUCTS):
         raise StmdeployError(
-            f"no product is of precision {', '.join(sorted(unknown))}",
-            f"choose of: {', '.join(_PRODUCTS)}",
+            f"no peak can be measured in {', '.join(sorted(unknown))}",
+            f"choose from: {', '.join(_PRODUCTS)}",
         )
     with console.progress() as progress:
         progress.expect(len(counts))
         found = {}
         for count in counts:
-            progress.step(f"measuring with {count} threads")
+            progress.step(f"measuring peaks with {counted(count, 'thread')}")
             peaks = measured_peaks(count, kinds, progress, timeout_s=options.timeout_s)
             if peaks is None:
                 raise StmdeployError(
@@ -102,7 +104,9 @@ def measure(options: MeasureOptions) -> None:
             found[count] = peaks
     name = processor_name()
     measured = [{"threads": count, **peaks.model_dump()} for count, peaks in found.items()]
-    tables = [peaks_table(f"{name}, {count} threads", peaks) for count, peaks in found.items()]
+    tables = [
+        peaks_table(f"{name}, {counted(count, 'thread')}", peaks) for count, peaks in found.items()
+    ]
     console.show({"processor": name, "peaks": measured}, *tables, json=options.json)
 
 

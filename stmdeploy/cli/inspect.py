@@ -15,23 +15,24 @@ from stmdeploy.errors import StmdeployError
 class InspectOptions(JsonOption):
     """What is looked at."""
 
-    artifact: Path = argument("Main file of an artifact.", REQUIRED)
-    layers: bool = option(OUTPUT, "Also list the fused layers of an engine.", False)
+    artifact: Path = argument("Main file of the artifact.", REQUIRED)
+    layers: bool = option(OUTPUT, "Also list an engine's fused layers.", False)
 
 
 def inspect(options: InspectOptions) -> None:
-    """Verify an artifact's hashes, and show what it is and where its MACs and bytes are."""
+    """Verify an artifact's hashes; show what it is, and where its MACs and bytes are."""
     from stmdeploy.report.artifact import artifact_tables, engine_layers, layer_table
     from stmdeploy.schema.artifact import read_artifact
 
     read = read_artifact(options.artifact)
     if options.layers and read.manifest.engine is None:
         raise StmdeployError(
-            f"{options.artifact} is no engine, and has no fused layers", "leave --layers out"
+            f"{options.artifact} is not an engine and has no fused layers", "leave --layers out"
         )
     document = {"path": str(options.artifact), **read.manifest.model_dump(mode="json")}
     tables = list(artifact_tables(read))
     if options.layers:
-        document["layers"] = [one.model_dump() for one in engine_layers(read)]
-        tables.append(layer_table(read))
+        layers = engine_layers(read)
+        document["layers"] = [one.model_dump() for one in layers]
+        tables.append(layer_table(layers))
     console.show(document, *tables, json=options.json)

@@ -1,4 +1,4 @@
-"""`profile --layers`: where the time of each row goes."""
+"""`profile --layers`: where the time of each row goes, operator by operator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stmdeploy.sweeps.explanation import LayerTimes, layers_of
 
 
 def show_layers(spec: SweepSpec, trace: Path | None, *, json: bool) -> None:
-    """Prints a table of every row, and writes a Chrome trace of each into a folder."""
+    """Prints a table of every row, and writes a Chrome trace of each into the folder `trace`."""
     with console.progress() as progress:
         found = layers_of(spec, progress)
     if trace is not None:
@@ -20,21 +20,18 @@ def show_layers(spec: SweepSpec, trace: Path | None, *, json: bool) -> None:
             for times in found:
                 text = chrome_trace(_title(times), times.inferences)
                 write_atomically(trace / f"{_file_name(times)}.json", text.encode())
-    if json:
-        document = [
-            {
-                "model": times.row.model.name,
-                "runtime": times.row.run.runtime,
-                "precision": times.row.run.precision,
-                "batch": times.row.run.batch,
-                **layers_document(times.inferences),
-            }
-            for times in found
-        ]
-        console.print_json({"layers": document})
-        return
-    for times in found:
-        console.print_table(layers_table(_title(times), times.inferences))
+    document = [
+        {
+            "model": times.row.model.name,
+            "runtime": times.row.run.runtime,
+            "precision": times.row.run.precision,
+            "batch": times.row.run.batch,
+            **layers_document(times.inferences),
+        }
+        for times in found
+    ]
+    tables = (layers_table(_title(times), times.inferences) for times in found)
+    console.show({"layers": document}, *tables, json=json)
 
 
 def _title(times: LayerTimes) -> str:

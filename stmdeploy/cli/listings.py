@@ -1,4 +1,4 @@
-"""What `stmdeploy list` shows: each listing as plain entries and as a table."""
+"""What `list` and `hardware` show, each as plain entries for JSON and as a table."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def backbones() -> Listed:
             (config.name, config.stm, config.scale, config.mixer, *geometry, step, *published)
         )
     notes = (
-        "Accuracy is published by the authors: top-1 of ImageNet-1k.",
-        "COCO box and mask AP are of Mask R-CNN (1x schedule) with the detection form of the "
+        "Accuracy is published by the authors; top-1 is on ImageNet-1k.",
+        "Box and mask AP are on COCO, of Mask R-CNN (1x schedule) with the detection form of the "
         "backbone at up to 800x1344.",
     )
     least = ("mixer", "mask AP (detector)", "dims", "depths", "sides, px", "box AP (detector)")
@@ -85,12 +85,12 @@ def targets() -> Listed:
         left=5,
         drop_first=("file", "precisions", "runtimes"),
         wrap=("runtimes", "precisions", "usable here"),
-        notes=("Which mixer, form and precision works for which target: stmdeploy list promises.",),
+        notes=("To see which mixer works for which target, how and why: stmdeploy list promises.",),
     )
 
 
 def promised() -> Listed:
-    """What is promised of every mixer, target and precision, form by form."""
+    """Whether the export of every mixer to every target works, by precision and lowering."""
     from stmdeploy.export.promises import CLASSIFICATION, promises
     from stmdeploy.spec.export import PRECISIONS
 
@@ -110,7 +110,7 @@ def promised() -> Listed:
             what = p.target if p.task == CLASSIFICATION else p.task
             of_why.setdefault((p.claim, p.why), {})[what] = None
     notes = (
-        "*: in the form that is taken by default; others are no or untried, see --json.",
+        "*: true of one lowering at least, not of all: see --json.",
         *(f"{claim}: {', '.join(what)}: {why}." for (claim, why), what in sorted(of_why.items())),
     )
     headers = ("mixer", "target", *PRECISIONS)
@@ -119,7 +119,7 @@ def promised() -> Listed:
 
 
 def _claims_in_words(some: list[Promise]) -> str:
-    """Several promises of one precision in a cell; a star where they differ by the form."""
+    """The best of several promises, with a star where they differ from lowering to lowering."""
     claims = {p.claim for p in some}
     best = next(claim for claim in ("yes", "untried", "no") if claim in claims)
     return best if len(claims) == 1 else f"{best}*"
@@ -142,12 +142,14 @@ def gpus() -> Listed:
             p.compute_capability,
             *(f"{value:g}" for value in (p.memory_gb, p.bandwidth_gb_s, p.l2_mb, p.tdp_w)),
             f"{p.peak_tflops['fp32']:g}",
-            *(_or_absent((p.tensor_tflops or {}).get(kind)) for kind in ("fp16", "int8")),
+            *(f"{rates[kind]:g}" if kind in rates else ABSENT for kind in ("fp16", "int8")),
         )
         for p in known
+        for rates in (p.tensor_tflops or {},)
     )
     notes = (
-        "Figures are from the datasheets, dense; those of a cpu are measured.",
+        "Figures are from datasheets, without sparsity; those of a CPU are measured: stmdeploy "
+        "hardware measure.",
         f"This machine has {describe_machine()}.",
     )
     least = ("title", "TDP W", "L2 MB", "compute", "int8 tensor TOPS", "fp32 TFLOPS")
@@ -180,8 +182,8 @@ def profile_figures(profile: Profile) -> TextTable:
     )
     notes = (
         f"NVML calls it {', '.join(profile.names)}.",
-        f"Measured unless other ones are named: batches {', '.join(map(str, profile.batches))}, "
-        f"precisions {', '.join(profile.precisions)}.",
+        f"Measured by default: batches {', '.join(map(str, profile.batches))}, precisions "
+        f"{', '.join(profile.precisions)}.",
     )
     return TextTable(
         ("what", "datasheet", "source"),
@@ -194,7 +196,7 @@ def profile_figures(profile: Profile) -> TextTable:
 
 
 def cpu_figures(profile: CpuProfile) -> TextTable:
-    """What the profile ``cpu`` says: no figures, because they are measured."""
+    """What the profile ``cpu`` says; it holds no peaks, because those are measured."""
     cells = (
         ("batches", ", ".join(map(str, profile.batches))),
         ("precisions", ", ".join(profile.precisions)),
@@ -228,10 +230,6 @@ def machine() -> tuple[dict[str, Any], TextTable]:
     notes = () if gpus else (f"No NVIDIA GPU{why_no_gpus()}.",)
     headers = ("kind", "this machine has", "profile")
     return document, TextTable(headers, tuple(cells), left=3, notes=notes, wrap=headers[1:])
-
-
-def _or_absent(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:g}"
 
 
 LISTINGS: dict[str, Callable[[], Listed]] = {

@@ -27,9 +27,9 @@ from stmdeploy.cli.recommend import recommend
 from stmdeploy.cli.report import report
 from stmdeploy.errors import ExitCode, StmdeployError
 
-#: Exit codes that the shell knows: a signal's number added to 128, and EX_SOFTWARE.
+#: Exit codes by the shell's conventions: 128 + SIGINT, 128 + SIGPIPE, and EX_SOFTWARE.
 INTERRUPTED, READER_GONE, CRASHED = 130, 141, 70
-#: What writing to a full disk or to nobody gives.
+#: Errors of writing to a full disk or a closed stream.
 _STREAM_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EIO, errno.EBADF})
 
 app = typer.Typer(
@@ -58,7 +58,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
     from stmdeploy.files.writing import remove_scratch
 
-    remove_scratch()  # of whoever was killed before
+    remove_scratch()  # that killed runs left behind
 
 
 def _fail(message: str, hint: str) -> None:
@@ -66,13 +66,13 @@ def _fail(message: str, hint: str) -> None:
 
 
 def _settle_streams() -> None:
-    """Streams that are closed, full, or of an old terminal must not decide how a command ends."""
+    """Keeps streams that are closed or cannot show a character from ending a command."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # the caller has closed it
             setattr(sys, name, _Closed() if name == "stdout" else open(os.devnull, "w"))  # noqa: PTH123, SIM115
         elif isinstance(stream, io.TextIOWrapper):
-            # Rules and accents that an old terminal cannot show must not end a measurement.
+            # A character that an old terminal cannot show must not end a measurement.
             stream.reconfigure(errors="replace")
 
 
@@ -90,8 +90,8 @@ class _Closed(io.TextIOBase):
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line and returns its exit code.
 
-    Expected errors print one line to stderr; an unexpected one keeps its traceback, and ends
-    with a code of its own, so that it cannot be taken for a verdict.
+    Expected errors print one line to stderr; an unexpected one keeps its traceback and has an exit
+    code of its own (70), so that it cannot be taken for a verdict.
     """
     # A polite kill unwinds like Ctrl-C: finished rows stay, scratch folders go.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _exhausted(error: BaseException | None) -> tuple[str, str] | None:
-    """What the system has no more of, and what to do; libraries wrap such errors in their own."""
+    """What the system has run out of, and what to do; libraries wrap such errors in their own."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             return "there are too many open files", "raise the limit: ulimit -n 1024"
@@ -138,7 +138,7 @@ def _exhausted(error: BaseException | None) -> tuple[str, str] | None:
 
 def _print_traceback(error: Exception) -> None:
     if isinstance(error, OSError) and error.errno in _STREAM_ERRNOS and error.filename is None:
-        return  # of stderr itself, where nothing can be said of it
+        return  # stderr itself has failed: there is nowhere to say so
     with suppress(OSError, ValueError):
         traceback.print_exception(error)
 
@@ -146,8 +146,8 @@ def _print_traceback(error: Exception) -> None:
 def run() -> None:
     """The console script.
 
-    The interpreter's own end, which would flush streams and complain, is left out where they
-    cannot be written to.
+    Where streams cannot be written to, it skips the interpreter's own exit, which would flush them
+    and complain.
     """
     code = main()
     for stream in (sys.stdout, sys.stderr):

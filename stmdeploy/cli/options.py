@@ -29,23 +29,22 @@ class ModelOptions:
 
     stm: Words = many(
         MODEL,
-        "Spatial token mixers: halo, pvt, pvt_v2, swin, convnext, dcn; an alias, or an official "
-        "name such as unified_dcn_v3_tiny.",
+        "Spatial token mixers: halo, pvt, pvt_v2, swin, convnext, dcn; aliases and official names, "
+        "such as unified_dcn_v3_tiny, work too.",
     )
     scale: Words = many(
         MODEL,
-        "Scales: micro, tiny, small, base; of dcn also large. [default: tiny; micro where a "
-        "profile names no --stm]",
+        "Scales: micro, tiny, small, base, for dcn also large; or all. [default: tiny; micro for "
+        "`profile` and `bound` without --stm]",
     )
     model: Words = many(
-        MODEL,
-        "A model of your own: package.module:callable, or timm:NAME where timm is installed.",
+        MODEL, "Models of your own: package.module:callable, or timm:NAME where timm is installed."
     )
-    image_size: Words = many(MODEL, "Image size in pixels: 224, or HEIGHTxWIDTH. [default: 224]")
+    image_size: Words = many(MODEL, "Image sizes in pixels: 224, or HEIGHTxWIDTH. [default: 224]")
     num_classes: int | None = option(
         MODEL,
-        "Outputs of the head. A --model whose callable takes num_classes is given it. [default: "
-        "1000; of a --model what it has]",
+        "Classes that the head tells apart; passed to a --model callable that takes num_classes. "
+        "[default: 1000; for a --model, its own]",
     )
 
 
@@ -65,14 +64,13 @@ class FormOptions:
     """In which precisions, and in which form."""
 
     precision: Words = many(
-        MODEL,
-        "Precisions: fp32, fp16, bf16, int8, int8-dynamic. [default: fp32]",
+        MODEL, "Precisions: fp32, fp16, bf16, int8, int8-dynamic. [default: fp32]"
     )
     lowering: str | None = option(
         MODEL,
-        "Form of the mixers: reference; tokens, the same function in ONNX's own Attention, "
-        "DeformConv and RMSNormalization; or tokens-plain, without those. [default: what suits "
-        "the target]",
+        "Form of the mixers: reference; tokens, the same function by ONNX's own operators "
+        "Attention, DeformConv and RMSNormalization; or tokens-plain, without those. [default: "
+        "what suits the target]",
     )
 
 
@@ -82,12 +80,12 @@ class CalibrationOptions:
 
     calibration: Path | None = option(
         MODEL,
-        "Folder of photographs: half of them set the scales of int8, half judge the precision. "
-        "[default: random images]",
+        "Folder of photographs: half of them set the scales of int8, the other half test how "
+        "closely low precisions agree with float64. [default: random images]",
     )
     calibration_images: int | None = option(
         MODEL,
-        "Number of images that set the scales; as many others judge. "
+        "Number of images that set the scales; as many again test the result. "
         f"[default: {CalibrationSpec.images}]",
     )
 
@@ -97,20 +95,19 @@ class EngineOptions:
     """How TensorRT builds."""
 
     workspace_mib: int | None = option(
-        GPU,
-        "TensorRT: scratch memory of a layer, in MiB. [default: all of the device]",
+        GPU, "TensorRT: scratch memory of a layer, in MiB. [default: all of the GPU's memory]"
     )
     builder_optimization_level: int | None = option(
         GPU,
         "TensorRT: 0, the fastest build, to 5, the fastest engine. [default: the builder's own]",
     )
     timing_cache_file: Path | None = option(
-        GPU,
-        "TensorRT: file that keeps its timings between builds.",
+        GPU, "TensorRT: file that keeps the builder's timings from one build to the next."
     )
     compute_capability: Words = many(
         GPU,
-        "TensorRT-RTX: GPUs to build for, as 8.9,12.0. [default: this GPU, else 8.9]",
+        "TensorRT-RTX: compute capabilities to build for, such as 8.9,12.0. [default: this "
+        "GPU's, else 8.9]",
     )
 
 
@@ -119,23 +116,23 @@ class RowOptions(FormOptions, CheckpointOption, ModelOptions):
     """Which rows a sweep or a baseline has."""
 
     batch: Numbers = many(
-        SWEEP,
-        "Images per inference. [default: 1,8; of a GPU what its profile has]",
+        SWEEP, "Images per inference. [default: 1,8; with --gpu, the batches of its profile]"
     )
     runtime: Words = many(
         SWEEP,
         "Runtimes: onnxruntime, openvino, torch, torch-compile, aotinductor, tensorrt, "
         "tensorrt-rtx. [default: onnxruntime]",
     )
-    threads: Numbers = many(SWEEP, "Threads of one operator, on the CPU. [default: all]")
+    threads: Numbers = many(SWEEP, "CPU threads that one operator uses. [default: all]")
     gpu: Words = many(
         GPU,
-        "Measure on this GPU: see `stmdeploy hardware list`. With --cluster several, as a100,h100.",
+        "Measure on this GPU: see `stmdeploy hardware list`. With --cluster several, such as "
+        "a100,h100.",
     )
     provider: str | None = option(
         SWEEP,
         "onnxruntime: execution provider cpu, cuda, tensorrt, nvtensorrtrtx or openvino. "
-        "[default: cpu, with --gpu cuda]",
+        "[default: cpu; with --gpu, cuda]",
     )
     budget_s: float | None = option(
         MEASURING, f"Sampling time of a row, in seconds. [default: {SamplingSpec.budget_s:g}]"
@@ -146,37 +143,34 @@ class RowOptions(FormOptions, CheckpointOption, ModelOptions):
 class SweepOptions(EngineOptions, CalibrationOptions, RowOptions):
     """Everything that a sweep can be asked for."""
 
-    in_flight: Numbers = many(SWEEP, "Requests that run at once. [default: 1]")
+    in_flight: Numbers = many(SWEEP, "Requests that run at the same time. [default: 1]")
     scenario: Words = many(
         SWEEP,
-        "Scenarios: loop, or one of MLPerf's by LoadGen: single-stream, multi-stream, server, "
-        "offline. [default: loop]",
+        "Scenarios: loop, one inference after the other; or MLPerf's, run by LoadGen: "
+        "single-stream, multi-stream, server, offline. [default: loop]",
     )
     scenario_duration_s: float | None = option(
         SWEEP,
         f"LoadGen: shortest duration of a run, in seconds. [default: {ScenarioSpec.duration_s:g}]",
     )
     target_latency_ms: float | None = option(
-        SWEEP,
-        "Server scenario: the latency in ms that its 99th percentile must stay below.",
+        SWEEP, "Server scenario: the latency in ms that its 99th percentile must stay below."
     )
-    python: Words = many(SWEEP, "Python interpreters that measure. [default: this one]")
+    python: Words = many(SWEEP, "Python interpreters to measure with. [default: this one]")
     hint: str | None = option(
-        SWEEP,
-        "openvino: performance hint latency or throughput. [default: latency]",
+        SWEEP, "openvino: performance hint, latency or throughput. [default: latency]"
     )
     use_cuda_graph: bool | None = option(GPU, "Replay the inference as one recorded CUDA graph.")
     nodes: Words = many(
-        CLUSTER,
-        "With --cluster: measure the processors of nodes with these accelerator_types.",
+        CLUSTER, "With --cluster: measure the processors of nodes with these accelerator_types."
     )
     processes: int | None = option(
-        MEASURING, f"Fresh processes of a row, at least. [default: {SamplingSpec.processes}]"
+        MEASURING, f"Least number of fresh processes a row. [default: {SamplingSpec.processes}]"
     )
     interval_percent: float | None = option(
         MEASURING,
-        "Stop when the 95 % interval reaches no more than this to either side, in per cent. "
-        f"[default: {SamplingSpec.target_half_width_percent:g}]",
+        "Stop sampling when the 95 % interval reaches no further than this from the median, in "
+        f"per cent. [default: {SamplingSpec.target_half_width_percent:g}]",
     )
     warmup_limit_s: float | None = option(
         MEASURING,
@@ -184,23 +178,23 @@ class SweepOptions(EngineOptions, CalibrationOptions, RowOptions):
     )
     row_timeout_s: float | None = option(
         MEASURING,
-        f"End a worker so many seconds after its share of the budget. [default: {ROW_TIMEOUT_S:g}]",
+        "Seconds that a worker may take beyond its share of the budget before it is ended. "
+        f"[default: {ROW_TIMEOUT_S:g}]",
     )
     export_timeout_s: float | None = option(
         MEASURING,
-        f"End the exports of a model after so many seconds. [default: {EXPORT_TIMEOUT_S:g}]",
+        "Seconds that all exports of a model may take before they are ended. "
+        f"[default: {EXPORT_TIMEOUT_S:g}]",
     )
     memory_limit_mib: int | None = option(
-        MEASURING,
-        "Most that a worker may allocate, in MiB. [default: what is free]",
+        MEASURING, "Most memory that a worker may allocate, in MiB. [default: what is free]"
     )
     smaller_batch: bool | None = option(
-        MEASURING,
-        "After running out of memory, try half the batch.",
+        MEASURING, "Measure half the batch where a row runs out of memory."
     )
     explain: bool | None = option(
         MEASURING,
-        "Also find the bound of every row, and where its time goes. [default: explain]",
+        "Also find the roofline bound of every row, and where its time goes. [default: explain]",
         flag="--explain/--no-explain",
     )
 
@@ -210,8 +204,7 @@ class SweepFileOption:
     """A file of options."""
 
     sweep: Path | None = option(
-        SWEEP,
-        "TOML file whose keys are the flags of profile; a flag given here is stronger.",
+        SWEEP, "TOML file whose keys are the flags of `profile`; flags given here override it."
     )
 
 
@@ -221,15 +214,15 @@ class TrustOption:
 
     trust: bool = option(
         OUTPUT,
-        "Also do what files name: run their programs and Python code, fetch from their "
-        "addresses, use their paths. See SECURITY.md.",
+        "Allow what files ask for: to run their programs and Python code, fetch from their "
+        "addresses and use their paths. See SECURITY.md.",
         False,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class JsonOption:
-    """For scripts."""
+    """Whether a script reads the output."""
 
     json: bool = option(OUTPUT, "Print one JSON document to stdout.", False)
 
@@ -241,15 +234,15 @@ class StoreOptions:
     out: Path | None = option(OUTPUT, f"Folder of the store. [default: {RESULTS_ROOT}]")
     store_url: str | None = option(
         OUTPUT,
-        "Keep rows on a PostgreSQL server, postgresql+psycopg://HOST/DATABASE, and only what "
-        "lies beside them in --out. [default: results.db in --out]",
+        "PostgreSQL database for the rows, postgresql+psycopg://HOST/DATABASE; --out keeps the "
+        "artifacts. [default: results.db in --out]",
         envvar="STMDEPLOY_STORE",
         flag="--store",
     )
 
     @property
     def folder(self) -> Path:
-        """The folder of the store, or of what lies beside a server's."""
+        """The store's folder; with a server, that of the artifacts."""
         return self.out or RESULTS_ROOT
 
 

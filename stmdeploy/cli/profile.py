@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,11 @@ from stmdeploy.cli.options import (
     part_of,
 )
 from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.report.text_table import counted
 
 if TYPE_CHECKING:
     from stmdeploy.plugins.progress import Progress
     from stmdeploy.schema.row import Row
-    from stmdeploy.sweeps.cluster.planning import ClusterSpec
     from stmdeploy.sweeps.profile import OnRow, Place, SweepResult
 
 
@@ -36,30 +37,24 @@ class ProfileOptions(JsonOption, TrustOption, StoreOptions, SweepFileOption, Swe
     """What is measured, where, and how it is shown."""
 
     dry_run: bool = option(
-        SWEEP,
-        "Show the rows and how long they may take; measure nothing.",
-        False,
+        SWEEP, "Show the rows and how long they may take; measure nothing.", False
     )
-    resume: bool = option(SWEEP, "Go on with the newest unfinished sweep.", False)
+    resume: bool = option(SWEEP, "Go on with an unfinished sweep.", False)
     sweep_id: str | None = option(
         SWEEP,
-        "With --resume: the sweep, as `results list` names it. [default: the newest]",
+        "With --resume: the sweep, as `stmdeploy results list` names it. [default: the newest]",
     )
-    retry_failed: bool = option(SWEEP, "With --resume: measure failed rows again too.", False)
+    retry_failed: bool = option(SWEEP, "With --resume: also measure failed rows again.", False)
     layers: bool = option(
-        OUTPUT,
-        "Show where the time of each row goes, and measure nothing.",
-        False,
+        OUTPUT, "Show where the time of each row goes, operator by operator; store nothing.", False
     )
-    trace: Path | None = option(OUTPUT, "With --layers: folder for Chrome traces.")
+    trace: Path | None = option(OUTPUT, "With --layers: folder to write Chrome traces into.")
     cluster: str | None = option(
         CLUSTER,
         "Measure on the nodes of a Ray cluster: ray://HOST:PORT, auto, HOST:PORT, or local.",
     )
     allow_version_differences: bool = option(
-        CLUSTER,
-        "With --cluster: also use nodes whose runtimes have other versions.",
-        False,
+        CLUSTER, "With --cluster: also use nodes whose runtimes have other versions.", False
     )
 
 
@@ -68,6 +63,10 @@ def profile(options: ProfileOptions) -> None:
 
     Without arguments: the five micro backbones at batches 1 and 8 on the CPU.
     """
+    from stmdeploy.cli.requests import sweep_spec
+    from stmdeploy.cli.sweep_file import with_file
+    from stmdeploy.plugins.trust import needs_trust
+
     if options.resume:
         _resume(options)
         return
@@ -75,14 +74,6 @@ def profile(options: ProfileOptions) -> None:
         raise StmdeployError("--retry-failed and --sweep-id need --resume", "add --resume")
     if options.trace is not None and not options.layers:
         raise StmdeployError("--trace needs --layers", "add --layers")
-    _show_or_measure(options)
-
-
-def _show_or_measure(options: ProfileOptions) -> None:
-    from stmdeploy.cli.requests import sweep_spec
-    from stmdeploy.cli.sweep_file import with_file
-    from stmdeploy.plugins.trust import needs_trust
-
     place = _place(options)
     asked = with_file(part_of(options, SweepOptions), options.sweep, trust=options.trust)
     spec = sweep_spec(asked, on_cluster=place.cluster is not None)
@@ -94,15 +85,13 @@ def _show_or_measure(options: ProfileOptions) -> None:
         from stmdeploy.cli.layers import show_layers
 
         if place.cluster is not None:
-            raise StmdeployError("--layers looks at this machine", "leave --cluster out")
+            raise StmdeployError("--layers works on this machine alone", "leave --cluster out")
         show_layers(spec, options.trace, json=options.json)
     else:
         from stmdeploy.sweeps.profile import profile as measure
 
-        def work(progress: Progress, on_row: OnRow) -> SweepResult:
-            return measure(spec, place, progress, on_row)
-
-        _show(_interruptible(work, place, trust=needs_trust(spec)), place, json=options.json)
+        work = partial(measure, spec, place)
+        _measure(work, place, trust=needs_trust(spec), json=options.json)
 
 
 def _resume(options: ProfileOptions) -> None:
@@ -111,38 +100,30 @@ def _resume(options: ProfileOptions) -> None:
 
     if part_of(options, SweepOptions) != SweepOptions() or options.sweep is not None:
         raise StmdeployError(
-            "--resume takes no other row flags", "leave them out: the sweep has its own"
+            "--resume takes no flags that describe rows", "leave them out: the sweep has its own"
         )
     if options.dry_run or options.layers:
         raise StmdeployError("--resume measures rows", "leave --dry-run and --layers out")
     place = _place(options)
     asked = ResumeSpec(options.sweep_id, options.retry_failed, options.trust)
-
-    def work(progress: Progress, on_row: OnRow) -> SweepResult:
-        return measure(asked, place, progress, on_row)
-
-    _show(_interruptible(work, place, trust=options.trust), place, json=options.json)
+    _measure(partial(measure, asked, place), place, trust=options.trust, json=options.json)
 
 
 def _place(options: ProfileOptions) -> Place:
+    from stmdeploy.sweeps.cluster.planning import ClusterSpec
     from stmdeploy.sweeps.profile import Place
 
-    return Place(options.folder, options.store_url or "", _cluster(options))
-
-
-def _cluster(options: ProfileOptions) -> ClusterSpec | None:
-    from stmdeploy.sweeps.cluster.planning import ClusterSpec
-
+    cluster = None
     if options.cluster:
         _check_secret(options.store_url)
-        return ClusterSpec(options.cluster, options.allow_version_differences)
-    if options.allow_version_differences:
+        cluster = ClusterSpec(options.cluster, options.allow_version_differences)
+    elif options.allow_version_differences:
         raise StmdeployError("--allow-version-differences needs --cluster", "add --cluster ADDRESS")
-    return None
+    return Place(options.folder, options.store_url or "", cluster)
 
 
 def _check_secret(store_url: str | None) -> None:
-    """Ray shows everybody on the cluster how its drivers were started."""
+    """Refuses a password in --store: Ray shows its drivers' command lines to the whole cluster."""
     import os
 
     from stmdeploy.results.database import server_url
@@ -155,25 +136,20 @@ def _check_secret(store_url: str | None) -> None:
         )
 
 
-def _interruptible(
-    work: Callable[[Progress, OnRow], SweepResult], place: Place, *, trust: bool
-) -> SweepResult:
-    """Measures; an interrupt says what is there, and how to go on."""
-
+def _measure(
+    work: Callable[[Progress, OnRow], SweepResult], place: Place, *, trust: bool, json: bool
+) -> None:
+    """Measures and prints; when interrupted, says what is finished and how to go on."""
     done: list[Row] = []
     try:
         with console.progress() as progress:
-            return work(progress, done.append)
+            result = work(progress, done.append)
     except KeyboardInterrupt:
         console.say(
-            f"stmdeploy: interrupted; {len(done)} rows are finished, what was measured is in "
+            f"stmdeploy: interrupted; {counted(len(done), 'row')} finished, stored in "
             f"{place.folder}; go on with --resume{' --trust' if trust else ''}"
         )
         raise
-
-
-def _show(result: SweepResult, place: Place, *, json: bool) -> None:
-
     console.show_rows(result.rows, place.folder, result.sweep.id, json=json)
     if codes := {row.failure_code for row in result.rows if row.failure}:
         differ = int(ExitCode.OUTPUTS_DIFFER)

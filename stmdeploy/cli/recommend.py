@@ -23,18 +23,15 @@ class LimitOptions:
     """What a choice must keep."""
 
     max_latency_ms: float | None = option(
-        _LIMITS,
-        "Highest latency of one inference of the batch, in ms.",
+        _LIMITS, "Highest latency of one inference of the whole batch, in ms."
     )
-    min_throughput: float | None = option(_LIMITS, "Lowest throughput, in images a second.")
+    min_throughput: float | None = option(_LIMITS, "Lowest throughput, in images per second.")
     max_memory_mib: float | None = option(
-        _LIMITS,
-        "Most memory in MiB: of the GPU, on a CPU of the worker.",
+        _LIMITS, "Highest peak memory in MiB: on the GPU, or of the worker process on a CPU."
     )
-    max_energy_j: float | None = option(_LIMITS, "Most energy, in joules an image.")
+    max_energy_j: float | None = option(_LIMITS, "Highest energy, in joules per image.")
     min_top1: float | None = option(
-        _LIMITS,
-        "Lowest top-1 in per cent: measured, or else published.",
+        _LIMITS, "Lowest top-1 accuracy in per cent: measured, or else published."
     )
 
 
@@ -44,28 +41,27 @@ class RecommendOptions(JsonOption, StoreOptions, LimitOptions):
 
     gpu: str | None = option(
         GPU,
-        "Hardware, as of `hardware list`. [default: this machine's processor]",
+        "GPU that rows were measured on, as `stmdeploy hardware list` names it. [default: this "
+        "machine's processor]",
     )
-    device: str | None = option(GPU, "Hardware, by a part of any device's name.")
-    stm: Words = many(MODEL, "Only these mixers.")
-    runtime: Words = many(SWEEP, "Only these runtimes.")
-    precision: Words = many(SWEEP, "Only these precisions.")
-    batch: Numbers = many(SWEEP, "Only these batches.")
-    runners_up: int = option(OUTPUT, "Number of rows shown after the first.", 5)
+    device: str | None = option(GPU, "Device that rows were measured on, by any part of its name.")
+    stm: Words = many(MODEL, "Choose among these mixers only.")
+    runtime: Words = many(SWEEP, "Choose among these runtimes only.")
+    precision: Words = many(SWEEP, "Choose among these precisions only.")
+    batch: Numbers = many(SWEEP, "Choose among these batches only.")
+    runners_up: int = option(OUTPUT, "Number of runners-up shown after the choices.", 5)
 
 
 def recommend(options: RecommendOptions) -> None:
     """Choose among what was measured: the rows that keep every limit, the most accurate first.
 
-    Exit code 3 if nothing was measured on that hardware, or nothing keeps the limits.
+    Exit code 3: nothing was measured on that hardware, or no row is certain to keep the limits.
     """
     from stmdeploy.cli.requests import open_store
     from stmdeploy.report.recommendation import Limits
     from stmdeploy.report.recommendation import recommend as choose
-    from stmdeploy.report.recommendation_table import (
-        recommendation_document,
-        recommendation_table,
-    )
+    from stmdeploy.report.recommendation_table import recommendation_document, recommendation_table
+    from stmdeploy.report.text_table import counted
     from stmdeploy.spec.limits import at_least
 
     at_least(0, options.runners_up, "runners-up")
@@ -76,25 +72,25 @@ def recommend(options: RecommendOptions) -> None:
         options.max_energy_j,
         options.min_top1,
     )
-    rows, title = _of_device(open_store(options).newest_rows(), options)
-    rows = _only(rows, options)
+    measured, title = _of_device(open_store(options).newest_rows(), options)
+    rows = _only(measured, options)
     found = choose(rows, limits)
     document = {"device": title, **recommendation_document(found)}
     table = recommendation_table(found, title, options.runners_up)
     console.show(document, table, json=options.json)
     if not found.choices:
         raise StmdeployError(
-            f"none of {len(rows)} measured rows is certain to keep every limit",
+            f"none of {counted(len(rows), 'measured row')} is certain to keep every limit",
             "loosen a limit, or measure with a larger --budget-s",
             ExitCode.CANNOT_TELL,
         )
 
 
 def _of_device(rows: Sequence[Row], options: RecommendOptions) -> tuple[list[Row], str]:
-    """The rows that were measured on a device, and what it is.
+    """The rows that were measured on the device asked for, and its name.
 
     Raises:
-        StmdeployError: (exit code 3) there are none.
+        StmdeployError: there are none (exit code 3), or --gpu and --device are both given.
     """
     from stmdeploy.hardware.machine import processor_name
     from stmdeploy.hardware.profiles import find_profiles
@@ -114,9 +110,9 @@ def _of_device(rows: Sequence[Row], options: RecommendOptions) -> tuple[list[Row
         found = [row for row in rows if row.device == "cpu" and row.device_name == title]
     found = [row for row in found if row.scenario == LOOP]
     if not found:
-        known = ", ".join(sorted({row.device_name for row in rows})) or "nothing at all"
+        known = ", ".join(sorted({row.device_name for row in rows})) or "no device"
         raise StmdeployError(
-            f"nothing is measured on {title}; the store knows {known}",
+            f"nothing is measured on {title}; the store has rows of {known}",
             "measure there: stmdeploy profile",
             ExitCode.CANNOT_TELL,
         )

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 from stmdeploy.cli import console
 from stmdeploy.cli.command import argument, option
 from stmdeploy.cli.options import OUTPUT, JsonOption, StoreOptions
+from stmdeploy.report.text_table import TextTable, counted
 
 if TYPE_CHECKING:
-    from stmdeploy.report.text_table import TextTable
     from stmdeploy.results.newest import NewestRows
-    from stmdeploy.results.store import Store
 
 #: The page, in the folder of the store.
 FILE_NAME = "report.html"
@@ -24,26 +23,32 @@ class ReportOptions(JsonOption, StoreOptions):
     """What is reported, and how."""
 
     sweep: str | None = argument(
-        "Sweep, as `results list` names it. [default: the newest measurement of every row of "
-        "all sweeps]",
+        "Sweep, as `stmdeploy results list` names it. [default: the newest measurement of every "
+        "row, of all sweeps]",
     )
-    html: Path | None = option(OUTPUT, "The page to write. [default: report.html beside the store]")
-    figures: Path | None = option(OUTPUT, "Folder for figures as PNG and SVG.")
-    markdown: bool = option(OUTPUT, "Print the table in Markdown.", False)
-    latex: bool = option(OUTPUT, "Print the table for LaTeX.", False)
+    html: Path | None = option(
+        OUTPUT, "Page to write. [default: report.html in the store's folder]"
+    )
+    figures: Path | None = option(OUTPUT, "Folder to draw figures into, as PNG and SVG.")
+    markdown: bool = option(OUTPUT, "Also print the table as Markdown.", False)
+    latex: bool = option(OUTPUT, "Also print the table as LaTeX.", False)
     title: str = option(OUTPUT, "Heading of the page.", "Accuracy beside real cost")
 
 
 def report(options: ReportOptions) -> None:
     """Write everything that was measured into one HTML file that needs no network.
 
-    With --markdown or --latex the table is printed too, with --figures drawn for papers.
+    --markdown and --latex print the table too; --figures draws figures for papers.
     """
-    from stmdeploy.cli.requests import open_store
+    from stmdeploy.cli.requests import open_store, rows_of
     from stmdeploy.errors import StmdeployError
+    from stmdeploy.results.newest import NewestRows
 
     store = open_store(options)
-    found = _newest(store, options.sweep)
+    if options.sweep is None:
+        found = store.newest_states()
+    else:
+        found = NewestRows(rows_of(store, options.sweep)[1], ())
     if not found.rows:
         raise StmdeployError(
             f"{store.name} holds no finished row", "finish its sweep: stmdeploy profile --resume"
@@ -64,16 +69,6 @@ def report(options: ReportOptions) -> None:
         console.print_text(_table(found).latex())
 
 
-def _newest(store: Store, sweep: str | None) -> NewestRows:
-    """The rows of a sweep, or of all: the newest of each."""
-    from stmdeploy.cli.requests import rows_of
-    from stmdeploy.results.newest import NewestRows
-
-    if sweep is None:
-        return store.newest_states()
-    return NewestRows(rows_of(store, sweep)[1], ())
-
-
 def _write_page(found: NewestRows, path: Path, title: str) -> None:
     from stmdeploy.files.writing import write_atomically
     from stmdeploy.report.page import report_page
@@ -82,8 +77,8 @@ def _write_page(found: NewestRows, path: Path, title: str) -> None:
     rows = found.rows
     write_atomically(path, report_page(rows, title, now_utc()[:19], found.failed_since))
     failed = sum(row.failure is not None for row in rows)
-    told = f"{len(rows)} row{'' if len(rows) == 1 else 's'}"
-    console.say(f"wrote {path}, {told}{f', {failed} of them failed' if failed else ''}")
+    told = f", {failed} of them failed" if failed else ""
+    console.say(f"wrote {path}, {counted(len(rows), 'row')}{told}")
 
 
 def _draw(found: NewestRows, folder: Path | None) -> list[Path]:

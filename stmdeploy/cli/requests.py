@@ -9,7 +9,6 @@ from typing import Any
 from stmdeploy.backbones.catalogue import check_image_size, list_backbones, resolve
 from stmdeploy.cli.devices import Devices, devices_here, devices_of_cluster
 from stmdeploy.cli.options import (
-    RESULTS_ROOT,
     CheckpointOption,
     EngineOptions,
     ModelOptions,
@@ -36,10 +35,10 @@ _CPU_FORMS = frozenset({"onnxruntime", "torch", "torch-compile"})
 def model_specs(
     options: ModelOptions, *, default_scale: str = "tiny", all_scales: bool = False
 ) -> tuple[ModelSpec, ...]:
-    """Every combination asked for; the five STMs where no model is named.
+    """Every combination of model and image size asked for; by default of the five STMs.
 
     Raises:
-        StmdeployError: unknown name or scale, a size that a mixer cannot take, or one
+        StmdeployError: an unknown name or scale, a size that a mixer cannot take, or one
             checkpoint file for several models.
     """
     stms = options.stm or (() if options.model else FIVE_STMS)
@@ -59,9 +58,9 @@ def model_specs(
     if checkpoint not in (None, "official") and count > 1:
         raise StmdeployError(
             f"--checkpoint {checkpoint} cannot fit {count} models",
-            "name one --stm and one --scale",
+            "give one --stm and one --scale",
         )
-    # Of a model of the user's, nothing given means whatever it has.
+    # A model of the user's keeps its own number of classes unless one is given.
     wanted = DEFAULT_CLASSES if options.num_classes is None else options.num_classes
     classes: dict[str, int | None] = {**dict.fromkeys(names, wanted)}
     classes |= dict.fromkeys(options.model, options.num_classes)
@@ -94,18 +93,18 @@ def _all_scales(stm: str) -> list[str]:
 
 
 def engine_spec(batches: Sequence[int], options: EngineOptions) -> EngineSpec:
-    """What a builder is told; one batch alone is least, best and most.
+    """What TensorRT's builder is told; a single batch is least, best and most in one.
 
     Raises:
-        StmdeployError: not one or three growing batches, or a figure out of range.
+        StmdeployError: not one batch or three growing ones, or a figure out of range.
     """
     if len(batches) not in (1, 3):
         raise StmdeployError(
-            f"--batch {','.join(map(str, batches))} is not understood", "give MIN,OPT,MAX or one"
+            f"--batch {','.join(map(str, batches))} is not understood",
+            "give one number, or three as MIN,OPT,MAX",
         )
-    least, best, most = batches if len(batches) == 3 else (*batches, *batches, *batches)
     return EngineSpec(
-        (least, best, most),
+        (batches[0], batches[len(batches) // 2], batches[-1]),
         options.workspace_mib,
         options.builder_optimization_level,
         options.timing_cache_file,
@@ -114,18 +113,20 @@ def engine_spec(batches: Sequence[int], options: EngineOptions) -> EngineSpec:
 
 
 def sweep_spec(options: SweepOptions, *, on_cluster: bool = False) -> SweepSpec:
-    """What the options ask for, checked. A GPU's profile has batches and precisions of its own.
+    """The sweep that options ask for; batches and precisions default to the hardware profile's.
 
     Args:
-        on_cluster: whether ``--gpu`` and ``--nodes`` are kinds of a cluster's nodes, instead of
-            what this machine has.
+        on_cluster: whether ``--gpu`` and ``--nodes`` name kinds of a cluster's nodes, instead of
+            this machine's hardware.
 
     Raises:
         StmdeployError: as `devices_here`, `devices_of_cluster`, `model_specs` and the specs
             themselves.
     """
-    find = devices_of_cluster if on_cluster else devices_here
-    devices = find(options.gpu, options.nodes, bool(options.threads))
+    if on_cluster:
+        devices = devices_of_cluster(options.gpu, options.nodes, bool(options.threads))
+    else:
+        devices = devices_here(options.gpu, options.nodes)
     batches = options.batch or devices.batches
     engine = engine_spec((min(batches), max(batches), max(batches)), options)
     runs = _run_specs(options, devices, batches, engine)
@@ -157,7 +158,7 @@ def sweep_spec(options: SweepOptions, *, on_cluster: bool = False) -> SweepSpec:
 
 
 def calibration_spec(folder: Path | None, images: int | None) -> CalibrationSpec:
-    """The images of int8."""
+    """The images that int8 is calibrated with; by default random ones."""
     return CalibrationSpec(folder, **_given(images=images))
 
 
@@ -212,33 +213,25 @@ def _scenarios(options: SweepOptions) -> list[ScenarioSpec]:
 
 
 def open_store(options: StoreOptions, *, create: bool = False) -> Store:
-    """The store of a server, or of a folder, or of `RESULTS_ROOT`.
+    """The store that the options name.
 
     Raises:
-        StmdeployError: there is none, and it is not to be made.
+        StmdeployError: there is none, and `create` is false.
     """
     return Store(options.folder, url=options.store_url or "", create=create)
 
 
-def store_of(word: str) -> Store:
-    """A store that an argument names: a URL, a file or a folder.
-
-    Raises:
-        StmdeployError: there is none.
-    """
-    return Store(RESULTS_ROOT, url=word) if "://" in word else Store(Path(word))
-
-
 def rows_of(store: Store, sweep: str | None) -> tuple[SweepInfo, tuple[Row, ...]]:
-    """A sweep, the newest for None, and its rows.
+    """A sweep, by default the newest, and its rows.
 
     Raises:
-        StmdeployError: no such sweep, or nothing is measured of it.
+        StmdeployError: there is no such sweep, or none of its rows is measured.
     """
     info = store.find_sweep(sweep)
     rows = store.rows(info.id)
     if not rows:
         raise StmdeployError(
-            f"sweep {info.id} holds no rows yet", "finish it: stmdeploy profile --resume"
+            f"sweep {info.id} holds no measured row yet",
+            "go on with it: stmdeploy profile --resume",
         )
     return info, rows

@@ -1,4 +1,4 @@
-"""`results`: what was measured, looked at, written out, merged and thrown away."""
+"""`results`: what a store holds, listed, shown, exported, merged and pruned."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import typer
 
 from stmdeploy.cli import console
 from stmdeploy.cli.command import REQUIRED, add_command, argument, option
-from stmdeploy.cli.options import OUTPUT, JsonOption, StoreOptions
+from stmdeploy.cli.options import OUTPUT, RESULTS_ROOT, JsonOption, StoreOptions
 from stmdeploy.errors import StmdeployError
+from stmdeploy.report.text_table import TextTable, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,13 +28,12 @@ _NAMED = 5
 
 @dataclass(frozen=True, kw_only=True)
 class ListOptions(JsonOption, StoreOptions):
-    """Which store is looked at."""
+    """Which store is read."""
 
 
 def list_(options: ListOptions) -> None:
-    """List the sweeps, and say what else the store holds."""
+    """List the sweeps, and count the evaluations."""
     from stmdeploy.cli.requests import open_store
-    from stmdeploy.report.text_table import TextTable
 
     store = open_store(options)
     sweeps, evaluated = store.sweeps(), store.evaluations()
@@ -66,19 +66,14 @@ def _evaluated(found: Sequence[Evaluation]) -> str:
     if not names:
         return ""
     return (
-        f"{_count(len(found), 'evaluation')} of {_count(len(names), 'artifact')}, "
+        f"{counted(len(found), 'evaluation')} of {counted(len(names), 'artifact')}, "
         f"{', '.join(names[:_NAMED] + more)}: see `stmdeploy results evaluations`."
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def evaluations(options: ListOptions) -> None:
     """Print every accuracy that was measured, the oldest first."""
     from stmdeploy.cli.requests import open_store
-    from stmdeploy.report.accuracy import evaluation_table
 
     store = open_store(options)
     found = store.evaluations()
@@ -87,8 +82,7 @@ def evaluations(options: ListOptions) -> None:
             f"{store.name} holds no evaluation",
             "measure one: stmdeploy evaluate ARTIFACT --data FOLDER",
         )
-    document = {"evaluations": [one.model_dump(mode="json") for one in found]}
-    console.show(document, evaluation_table(found), json=options.json)
+    console.show_evaluations(found, json=options.json)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +90,10 @@ class ShowOptions(JsonOption, StoreOptions):
     """Which sweep is shown."""
 
     sweep: str | None = argument(
-        "Sweep, as `results list` names it, or how that begins. [default: the newest]",
+        "Sweep, as `stmdeploy results list` names it, or the first characters of its name. "
+        "[default: the newest]",
     )
-    markdown: bool = option(OUTPUT, "Print Markdown.", False)
+    markdown: bool = option(OUTPUT, "Print the table as Markdown.", False)
 
 
 def show(options: ShowOptions) -> None:
@@ -118,8 +113,10 @@ def show(options: ShowOptions) -> None:
 class ExportOptions(StoreOptions):
     """What is written, and where."""
 
-    file: Path = argument("File to write: .csv, .parquet or .json.", REQUIRED)
-    sweep: str | None = option(OUTPUT, "Sweep, as `results list` names it. [default: the newest]")
+    file: Path = argument("File to write, ending in .csv, .parquet or .json.", REQUIRED)
+    sweep: str | None = option(
+        OUTPUT, "Sweep, as `stmdeploy results list` names it. [default: the newest]"
+    )
     timm: bool = option(OUTPUT, "Write CSV with the columns of timm's benchmarks.", False)
 
 
@@ -134,39 +131,44 @@ def export(options: ExportOptions) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class MergeOptions(StoreOptions):
-    """Which stores are taken over."""
+    """Which stores are copied from."""
 
-    stores: list[str] = argument("Stores to take over: files, folders or URLs.", REQUIRED)
+    stores: list[str] = argument("Stores to copy from: files, folders or URLs.", REQUIRED)
 
 
 def merge(options: MergeOptions) -> None:
-    """Take over what other stores have and this one has not."""
-    from stmdeploy.cli.requests import open_store, store_of
+    """Copy from other stores what this one lacks."""
+    from stmdeploy.cli.requests import open_store
     from stmdeploy.files.writing import writable
+    from stmdeploy.results.store import Store
 
-    others = [store_of(word) for word in options.stores]
+    others = [
+        Store(RESULTS_ROOT, url=word) if "://" in word else Store(Path(word))
+        for word in options.stores
+    ]
     with writable(options.folder):
         mine = open_store(options, create=True)
         for other in others:
             if other.is_same_as(mine):
                 raise StmdeployError(f"{other.name} is this store itself", "name another one")
             sweeps, processes = mine.merge(other)
-            console.say(f"{other.name}: {sweeps} new sweeps, {processes} new measurements")
+            told = f"{counted(sweeps, 'new sweep')}, {counted(processes, 'new measurement')}"
+            console.say(f"{other.name}: {told}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruneOptions(StoreOptions):
-    """What is thrown away."""
+    """What is deleted."""
 
-    sweep: list[str] | None = argument("Sweeps to throw away.")
-    keep: int | None = option(OUTPUT, "Throw away all but so many of the newest sweeps.")
-    samples: bool = option(OUTPUT, "Throw away raw samples only; figures stay.", False)
+    sweep: list[str] | None = argument("Sweeps to delete, as `stmdeploy results list` names them.")
+    keep: int | None = option(OUTPUT, "Delete all sweeps but this many of the newest.")
+    samples: bool = option(OUTPUT, "Delete raw samples only; figures stay.", False)
 
 
 def prune(options: PruneOptions) -> None:
-    """Throw sweeps away, or their raw samples, with their artifacts."""
+    """Delete sweeps with their artifacts and logs, or only their raw samples."""
     from stmdeploy.cli.requests import open_store
-    from stmdeploy.sweeps.folder import prune as throw_away
+    from stmdeploy.sweeps.folder import prune as delete
 
     if (not options.sweep) == (options.keep is None):
         raise StmdeployError("nothing says what to prune", "name sweeps, or give --keep N")
@@ -180,9 +182,10 @@ def prune(options: PruneOptions) -> None:
         else list(known[: max(0, len(known) - (options.keep or 0))])
     )
     for info in doomed:
-        throw_away(store, info.id, samples_only=options.samples)
+        delete(store, info.id, samples_only=options.samples)
     store.reclaim()
-    console.say(f"{'samples of ' if options.samples else ''}{len(doomed)} sweeps thrown away")
+    what = "the raw samples of " if options.samples else ""
+    console.say(f"deleted {what}{counted(len(doomed), 'sweep')}")
 
 
 for _command in (list_, evaluations, show, export, merge, prune):

@@ -1,14 +1,17 @@
-"""A TOML file that asks for a sweep: its keys are the flags of ``profile`` without dashes.
+"""A TOML file that describes a sweep: its keys are the flags of ``profile`` without dashes.
 
-``image_size = [224, 448]``; a list takes one value or several. A flag on the command line is
-stronger than the file.
+As in ``image_size = [224, 448]``; where several values fit, a single one does too. A flag on the
+command line overrides the file.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from stmdeploy.cli.command import flag_of, is_list, parse_list
 from stmdeploy.cli.options import SweepOptions
@@ -16,7 +19,7 @@ from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.files.reading import printable, read_toml
 from stmdeploy.plugins.trust import Wish, refuse_wishes
 
-#: Keys that make the command do more than build a backbone of the catalogue.
+#: Keys that make the command do more than measure a backbone of the catalogue.
 _WISHES = {
     "model": "to run Python code",
     "python": "to start a program",
@@ -27,11 +30,11 @@ _WISHES = {
 
 
 def with_file(options: SweepOptions, path: Path | None, *, trust: bool) -> SweepOptions:
-    """Options, and where one is not given, what a file says, if one is named.
+    """The options, completed by what the file says of those not given.
 
     Raises:
-        StmdeployError: as `read_options`; or the file names a program, an address or a folder to
-            be used, and is not trusted.
+        StmdeployError: as `read_options`; or the file names a program, an address or a path to
+            use, and is not trusted.
     """
     if path is None:
         return options
@@ -55,7 +58,8 @@ def read_options(path: Path) -> SweepOptions:
     """The options in a TOML file.
 
     Raises:
-        StmdeployError: no such file, no TOML, an unknown key, or a value of another kind.
+        StmdeployError: there is no such file, it is not TOML, has an unknown key, or a value of
+            the wrong type.
     """
     table = read_toml(path, "--sweep", "give a TOML file: see the README")
     known = get_type_hints(SweepOptions)
@@ -79,15 +83,9 @@ def _as_kind(kind: Any, value: Any, where: str) -> Any:
     if is_list(kind):
         if all(isinstance(item, (str, int)) and not isinstance(item, bool) for item in items):
             return parse_list(kind, [str(item) for item in items], where)
-    elif kind == Path | None and isinstance(value, str):
-        return Path(value)
-    elif type(value) in (bool, str) and kind == type(value) | None:
-        return value
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        if kind == float | None:
-            return float(value)
-        if kind == int | None and isinstance(value, int):
-            return value
+    else:
+        with suppress(ValidationError):  # a path in TOML is a string, which "strict" would refuse
+            return TypeAdapter(kind).validate_python(value, strict=kind != Path | None)
     shown = printable(repr(value))[:60]
     raise StmdeployError(
         f"{where} = {shown} is not understood", "write the value as on the command line"

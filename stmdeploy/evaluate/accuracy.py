@@ -1,4 +1,4 @@
-"""An artifact's accuracy: checked, run over images in a worker, and stored."""
+"""The accuracy of artifacts: each is checked, run over images in a worker, and stored."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from stmdeploy.worker.jobs.evaluate import EvaluateJob, Scored
 
 @dataclass(frozen=True)
 class EvaluationSpec:
-    """What is evaluated, and over what.
+    """What is evaluated, and over which images.
 
     Attributes:
         artifacts: main files; one of them in float32 is the reference of the others.
-        data: a folder with one for each class.
-        class_map: JSON file that gives every folder its class; None for their order.
-        limit: so many images at most, spread over all.
-        batch, threads: images at a time; threads of an operator, and that read images.
-        runtime: of the artifacts; empty for the usual one of each.
-        gpu: where it runs; None for the CPU.
-        reference: an artifact in float32; None to look for one beside the artifact.
-        timeout_s: a worker that is through with no batch for so long is ended.
-        trust: whether Python code that artifacts name is run.
+        data: a folder that holds a folder of images for each class.
+        class_map: JSON file that gives every folder its class; None takes the order of their names.
+        limit: number of images at most, spread over all classes; None for all.
+        batch, threads: images per inference; threads of one operator, and that read images.
+        runtime: runs the artifacts; empty for the usual one of each.
+        gpu: where they run; None for the CPU.
+        reference: an artifact in float32; None looks for one beside each artifact.
+        timeout_s: a worker that finishes no batch for so long is ended.
+        trust: whether Python code that artifacts name may be run.
     """
 
     artifacts: tuple[Path, ...]
@@ -70,11 +70,11 @@ def evaluate(
     """Measures the accuracy of artifacts, each in a worker, and stores it.
 
     Args:
-        folder: of the store, which is made if there is none.
-        store_url: of a server that keeps the rows instead.
+        folder: the store's folder, which is made if there is none.
+        store_url: address of a database server that keeps the rows instead.
 
     Raises:
-        StmdeployError: bad input before any work; or an artifact that cannot be run.
+        StmdeployError: bad input, before any work; or an artifact that cannot be run.
     """
     artifacts = [read_artifact(path) for path in spec.artifacts]
     references = [_reference(spec, artifact, artifacts) for artifact in artifacts]
@@ -93,7 +93,7 @@ def evaluate(
             scored = _scored(job, artifact, spec.timeout_s, progress)
             for used in (artifact, reference):
                 if used is not None:
-                    used.check()  # a file that was exchanged meanwhile is not what was scored
+                    used.check()  # a file that has changed meanwhile may not be what was scored
             done.append(_evaluation(artifact, job, scored))
             store.add_evaluation(done[-1])
         store.close()
@@ -101,14 +101,9 @@ def evaluate(
 
 
 def _scored(job: EvaluateJob, artifact: Artifact, timeout_s: float, progress: Progress) -> Scored:
-    """What a worker counts.
-
-    Raises:
-        StmdeployError: it failed; names the artifact.
-    """
-    settings = worker_settings(job.run)
+    """What a worker counts; raises StmdeployError, with the artifact's path, if it fails."""
     try:
-        return run_job(job, settings, timeout_s, progress, while_silent=True)
+        return run_job(job, worker_settings(job.run), timeout_s, progress, while_silent=True)
     except StmdeployError as error:
         raise Failure.of(error).error(f"{artifact.path}: ") from error
 
@@ -121,9 +116,8 @@ def _job(
     asked = ModelSpec(model.name, model.image_size, model.num_classes)
     exporter = exporter_for_target(manifest.target)
     wishes = [] if exporter.target.holds_code else list(wishes_of_model(asked))
-    if not artifact.path.name.endswith(
-        exporter.target.suffix
-    ):  # the command line named something else
+    if not artifact.path.name.endswith(exporter.target.suffix):
+        # The command line named a file of another kind than the one that would be run.
         wishes += wishes_of_artifact(artifact.path, exporter)
     refuse_wishes(wishes, str(artifact.path), trust=spec.trust)
     if model.weights.kind == "synthetic":
@@ -133,18 +127,17 @@ def _job(
         )
     if reference is None and manifest.precision != FULL_PRECISION:
         progress.warn(
-            f"{artifact.path.name}: no artifact of these weights in fp32 lies beside it, so "
-            "agreement cannot be told; name one with --reference"
+            f"{artifact.path.name}: no fp32 artifact of the same weights lies beside it, so its "
+            "agreement with fp32 is unknown; name one with --reference"
         )
-    run = _run(spec, manifest)
-    beside = (
-        _run(replace(spec, runtime="", batch=run.batch), reference.manifest) if reference else None
-    )
-    if beside is not None and beside.batch != run.batch:
-        raise StmdeployError(
-            f"{artifact.path.name} and its reference were built for other batches",
-            "name an artifact with a free batch as --reference",
-        )
+    run, beside = _run(spec, manifest), None
+    if reference is not None:
+        beside = _run(replace(spec, runtime="", batch=run.batch), reference.manifest)
+        if beside.batch != run.batch:
+            raise StmdeployError(
+                f"{artifact.path.name} and its reference were built for different batches",
+                "name an artifact that runs at any batch as --reference",
+            )
     return EvaluateJob(
         artifact=artifact.path.resolve(),
         model=asked,
@@ -161,7 +154,7 @@ def _run(spec: EvaluationSpec, manifest: Manifest) -> RunSpec:
     """How an artifact is run.
 
     Raises:
-        StmdeployError: its target is not available, or has no such runtime.
+        StmdeployError: its target cannot be used here, or has no such runtime.
     """
     exporter = exporter_for_target(manifest.target)
     runtime = spec.runtime or exporter.target.runtimes[0]
@@ -183,17 +176,17 @@ def _run(spec: EvaluationSpec, manifest: Manifest) -> RunSpec:
 def _reference(
     spec: EvaluationSpec, artifact: Artifact, others: Sequence[Artifact]
 ) -> Artifact | None:
-    """The artifact in float32 that this one is compared with.
+    """The artifact in float32 that this one is compared with; None without one.
 
     Raises:
-        StmdeployError: the one that is named has other weights, or another precision.
+        StmdeployError: the one named by --reference has other weights or another precision.
     """
     if spec.reference is not None:
         named = read_artifact(spec.reference)
         if not _is_reference(named.manifest, artifact.manifest):
             raise StmdeployError(
                 f"--reference {spec.reference} is not {artifact.path.name} in fp32",
-                "name an artifact of the same model, image size and weights",
+                "name an fp32 artifact of the same model, image size and weights",
             )
         return named if named.path.resolve() != artifact.path.resolve() else None
     if artifact.manifest.precision == FULL_PRECISION:
@@ -203,16 +196,16 @@ def _reference(
 
 
 def _beside(artifact: Artifact) -> list[Artifact]:
-    """Artifacts whose names differ in their precision alone."""
+    """Artifacts in the same folder whose names differ in their precision alone."""
     stem = artifact.path.stem.removesuffix(artifact.manifest.precision)
     suffixes = dict.fromkeys([artifact.path.suffix, ".onnx"])
     paths = [artifact.path.with_name(f"{stem}{FULL_PRECISION}{suffix}") for suffix in suffixes]
     found = []
     for path in paths:
-        with suppress(StmdeployError):  # of another schema, or damaged: not a reference
+        with suppress(StmdeployError):  # one that is damaged or of another schema is no reference
             one = read_artifact(path)
             exporter = exporter_for_target(one.manifest.target)
-            # Nobody named it: what is a program is not run.
+            # Nobody named it, so it is not run if it is a program.
             refuse_wishes(wishes_of_artifact(path, exporter), str(path), trust=False)
             found.append(one)
     return found

@@ -1,4 +1,4 @@
-"""One artifact, from a built model: lower -> export -> verify -> judge -> seal -> publish."""
+"""Makes an artifact of a built model: lower -> export -> verify -> judge -> seal -> publish."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _JUDGING_BATCH = 4
 def export_built(
     built: BuiltModel, exporter: Exporter, spec: ExportSpec, progress: Progress
 ) -> Artifact:
-    """Writes an artifact and its manifest into a scratch folder, verifies, then renames.
+    """Writes an artifact and its manifest into a scratch folder, verifies it, and publishes both.
 
-    A form that is known to fail, or does, gives way to the next best that the target takes, unless
-    the form was asked for; `progress` is told, and the manifest keeps why.
+    If a form is known to fail, or does, the next best that the target takes is tried, unless a form
+    was asked for; `progress` is warned, and the manifest keeps the reason.
 
     Raises:
-        StmdeployError: bad input (2), or outputs that differ from PyTorch (4).
+        StmdeployError: bad input (exit code 2), or outputs that differ from PyTorch's (4).
     """
     check_precision(exporter, spec.precision)
     images = images_for(spec, progress)
@@ -73,7 +73,7 @@ def export_built(
 def _forms(
     built: BuiltModel, exporter: Exporter, spec: ExportSpec, progress: Progress
 ) -> tuple[list[str], list[str]]:
-    """The forms to try, and what is to be said of those that are known to fail."""
+    """The forms to try, the best first, and notes on better ones that are known to fail."""
     forms = forms_for(built.config, exporter, spec.precision, spec.opset)
     if spec.lowering is not None:
         if spec.lowering not in forms:
@@ -106,16 +106,22 @@ class _Export:
     tell: Callable[[str], None]
 
     def published(self, notes: Sequence[str]) -> Artifact:
-        """Exports into a scratch folder, verifies, and renames into place.
-
-        Raises:
-            StmdeployError: as `export_built`.
-        """
+        """Exports into a scratch folder, verifies, and publishes; raises as `export_built`."""
         spec = self.spec
         with staging(spec.folder) as scratch:
             self.step(f"exporting {spec.model.name} to {spec.target}, {spec.precision}")
             start = time.perf_counter()
-            draft = self.exporter.export(self._work(scratch))
+            work = Work(
+                module=lower(self.built.module, self.form),
+                form=self.form,
+                info=self.built.info,
+                spec=spec,
+                folder=scratch,
+                images=self.images.calibrating,
+                images_source=self.images.source,
+                tell=self.tell,
+            )
+            draft = self.exporter.export(work)
             export_s = time.perf_counter() - start
             self.step(f"verifying {spec.model.name} for {spec.target}, {spec.precision}")
             verification, judged = self._checked(scratch, draft)
@@ -141,20 +147,8 @@ class _Export:
             ).sealed()
             return publish_artifact(scratch, manifest, spec.folder)
 
-    def _work(self, scratch: Path) -> Work:
-        return Work(
-            module=lower(self.built.module, self.form),
-            form=self.form,
-            info=self.built.info,
-            spec=self.spec,
-            folder=scratch,
-            images=self.images.calibrating,
-            images_source=self.images.source,
-            tell=self.tell,
-        )
-
     def _checked(self, scratch: Path, draft: Draft) -> tuple[Verification, Fidelity | None]:
-        """What the written files give, against the module in float64."""
+        """Compares the outputs of the written files with those of the module in float64."""
         spec, exporter = self.spec, self.exporter
         main, reference = scratch / draft.files[0], _reference(self.built, spec)
 
@@ -185,7 +179,7 @@ class _Export:
         return verification, fidelity(load, reference, self.images, explain, batch)
 
 
-#: The latest reference, with what it is of: the same serves every target and precision.
+#: The latest reference, by its model and weights: it serves every target and precision.
 _references: dict[object, Reference] = {}
 
 

@@ -1,4 +1,4 @@
-"""Images that set the scales of int8, and others that judge every low precision."""
+"""Images that set the scales of int8, and other images that judge every low precision."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _CALIBRATION_SEED, _JUDGING_SEED = 1, 2
 
 @dataclass(frozen=True)
 class ExportImages:
-    """Images for one export, N 3 H W, normalised; None where they are not needed.
+    """Images for one export, N 3 H W, normalised; None where none are needed.
 
     Attributes:
-        calibrating: set the scales of int8.
-        judging: others, which say what a low precision keeps.
-        source: ``random``, or the name of the folder that they are from.
+        calibrating: images that set the scales of int8.
+        judging: other images, which show how much a low precision loses.
+        source: ``random``, or the name of the folder that they come from.
     """
 
     calibrating: Array | None = None
@@ -29,7 +29,7 @@ class ExportImages:
 
 
 def images_for(spec: ExportSpec, progress: Progress) -> ExportImages:
-    """What an export needs, read or made.
+    """The images that an export needs: read from the calibration folder, or random noise.
 
     Raises:
         StmdeployError: the folder holds no image that can be read.
@@ -40,16 +40,16 @@ def images_for(spec: ExportSpec, progress: Progress) -> ExportImages:
     if spec.calibration.folder is None:
         if static:
             progress.warn(
-                "WARNING: int8 scales are set with random images, which no photograph looks "
-                "like: good enough for latency, wrong for accuracy. Give --calibration FOLDER."
+                "WARNING: int8 scales are set with random images, which look like no photograph: "
+                "good enough for latency, wrong for accuracy. Give --calibration FOLDER."
             )
         calibrating, judging = _random_images(spec.calibration, spec.model.image_size)
         return ExportImages(calibrating if static else None, judging, _RANDOM)
     folder = spec.calibration.folder
-    progress.step(f"reading images of {folder}")
+    progress.step(f"reading images from {folder}")
     images = load_images(folder, 2 * spec.calibration.images, spec.model.image_size, progress.warn)
     if len(images) == 1:
-        progress.warn(f"{folder} holds one image: it sets the scales and judges them")
+        progress.warn(f"{folder} holds one image, which sets the scales and judges them: add more")
     # Every other image, so that no scale is judged by the image that set it.
     halves = (images[::2], images[1::2] if len(images) > 1 else images)
     return ExportImages(halves[0] if static else None, halves[1], folder.resolve().name)

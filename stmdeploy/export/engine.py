@@ -1,4 +1,4 @@
-"""Engines built where they run: looked up by what they depend on, or built and verified."""
+"""Engines built on the machine that runs them: found in a folder, or built and verified."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def built_engine(
     """The engine of a source on this machine: found in a folder of engines, or built into it.
 
     An engine is looked up by what it depends on: the source's content, the GPU and its driver,
-    the builder's version, and the settings. A new one is verified against the outputs that its
-    source says the model gives, where it can run.
+    the builder's version, and the settings. If it can run here, a new one is verified against the
+    model's outputs in the manifest of its source.
 
     Raises:
-        StmdeployError: a source that was changed, a build that failed, or outputs that differ.
+        StmdeployError: the source was changed, the build failed, or (exit code 4) outputs differ.
     """
     source = read_artifact(source_path)
     exporter = exporter_for_target(source.manifest.target)
@@ -49,7 +49,7 @@ def built_engine(
     name = source.path.name.removesuffix(f".{exporter.target.name}.onnx") + exporter.target.suffix
     place = folder / key
     with suppress(StmdeployError):
-        return read_artifact(place / name)  # what is not whole is built again
+        return read_artifact(place / name)  # a damaged engine is built again
     progress.step(f"building {name}")
     with staging(place) as scratch:
         draft = exporter.build(source, BuildWork(engine, scratch, progress.detail))
@@ -70,7 +70,11 @@ def built_engine(
 
 
 def engine_key(source: Artifact, builder: dict[str, str], run: RunSpec, engine: EngineSpec) -> str:
-    """What engines of one source may differ by, as one word."""
+    """All that an engine depends on, as a hash of 32 hex digits.
+
+    Args:
+        builder: as `EngineBuilder.engine_key` gives it.
+    """
     depends = {
         **builder,
         "gpu": run.gpu_name,
@@ -85,17 +89,17 @@ def engine_key(source: Artifact, builder: dict[str, str], run: RunSpec, engine: 
 def _verified(
     exporter: Exporter, source: Artifact, main: Path, draft: Draft, run: RunSpec
 ) -> Verification:
-    """The engine against what the model is known to give; the source's own word where it cannot
-    run."""
+    """The engine's verification against the model's known outputs; the source's if it cannot run
+    here."""
     mine = source.manifest.verification
     if draft.not_run:
         return mine
 
-    def built(batch: int) -> Runner:
+    def load(batch: int) -> Runner:
         return draft_runner(exporter, main, draft, replace(run, batch=batch), _no_module)
 
     return verify(
-        built,
+        load,
         mine.outputs,
         source.manifest.model.image_size,
         source.manifest.precision,
@@ -106,5 +110,5 @@ def _verified(
 
 
 def _no_module() -> nn.Module:
-    """Engines and graphs need none."""
+    """Stands for the module's factory: engines and graphs need no module."""
     raise AssertionError("an engine asked for its module")

@@ -1,9 +1,8 @@
-"""What an ONNX graph costs, and where: MACs, bytes and elements, by operator and by part."""
+"""The cost of an ONNX graph at batch 1: MACs, bytes and elements, by operator and by part."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,35 +15,25 @@ if TYPE_CHECKING:
 
     Shapes = dict[str, tuple[tuple[int, ...], int]]
 
-#: Of a bilinear sample: four products with the weights of the corners.
+#: MACs of a bilinear sample: four products with the weights of its corners.
 _MACS_PER_SAMPLE = 4
-#: No tensor that says a shape is longer.
+#: No tensor that holds a shape is longer.
 _LONGEST_SHAPE_BYTES = 1024
-#: They give their input another name or shape and touch no byte of it.
+#: Operators that give their input another name or shape, and touch no byte of it.
 _FREE = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Constant"})
 
 
-@dataclass(frozen=True)
-class NodeCost:
-    """One node at batch 1."""
-
-    operator: str
-    part: str
-    macs: int
-    weight_bytes: int
-    activation_bytes: int
-
-
 def graph_cost(path: Path) -> GraphCost:
-    """Reads an ONNX file, infers its shapes at batch 1, and adds up its nodes.
+    """Adds up the nodes of an ONNX file, with shapes inferred at batch 1.
 
-    MACs are those of matrix products, convolutions and bilinear samples (4 each), as the
-    graph does them: a lowering may do more or fewer than the model's own count.
+    MACs are those of matrix products, convolutions and bilinear samples (4 each), as the graph
+    does them: a lowering may need more or fewer than the model itself.
     """
     graph = _at_batch_one(path)
     shapes = _shapes(graph)
     weights = {tensor.name for tensor in graph.initializer}
-    costs, unknown, parts = [], 0, dict[str, str]()
+    by_operator, by_part = defaultdict[str, list[Share]](list), defaultdict[str, list[Share]](list)
+    unknown, parts = 0, dict[str, str]()
     for node in graph.node:
         part = _part(node, parts)
         parts.update(dict.fromkeys(node.output, part))
@@ -53,11 +42,13 @@ def graph_cost(path: Path) -> GraphCost:
             weights.update(node.output)
             shapes.update(dict.fromkeys(node.output, shapes[node.input[0]]))
             continue
-        costs.append(_node_cost(node, part, shapes, weights))
+        cost = _node_cost(node, shapes, weights)
+        by_operator[node.op_type].append(cost)
+        by_part[part].append(cost)
         unknown += any(name and name not in shapes for name in (*node.input, *node.output))
     return GraphCost(
-        by_operator=_added(costs, "operator"),
-        by_part=_added(costs, "part"),
+        by_operator={name: _added(costs) for name, costs in by_operator.items()},
+        by_part={name: _added(costs) for name, costs in by_part.items()},
         unknown_shapes=unknown,
     )
 
@@ -65,10 +56,10 @@ def graph_cost(path: Path) -> GraphCost:
 def operations(path: Path) -> tuple[Operation, ...]:
     """The operators of an ONNX file that multiply, as the roofline bound counts them.
 
-    What depends on no input is folded before it runs, and left out. Norms, activations, softmax
-    and copies can be fused into a neighbour, and are left out too, and so is what stays inside an
-    attention: the logits between its two products. What is left reads its inputs and writes
-    its outputs once.
+    Left out are nodes that depend on no input, which are folded before the graph runs; norms,
+    activations, softmax and copies, which can be fused into a neighbour; and what stays inside an
+    attention: the logits between its two products. The others read their inputs and write their
+    outputs once.
     """
     graph = _at_batch_one(path)
     shapes, parts = _shapes(graph), dict[str, str]()
@@ -106,7 +97,7 @@ def operations(path: Path) -> tuple[Operation, ...]:
 
 
 def _at_batch_one(path: Path) -> onnx.GraphProto:
-    """The graph of an ONNX file with every shape that can be inferred at batch 1."""
+    """The graph of an ONNX file, with every shape that can be inferred at batch 1."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
@@ -117,18 +108,18 @@ def _at_batch_one(path: Path) -> onnx.GraphProto:
     del model.graph.value_info[:]
     for tensor in model.graph.initializer:
         if len(tensor.raw_data) > _LONGEST_SHAPE_BYTES:
-            tensor.ClearField("raw_data")  # Shapes follow from short tensors; this is for speed.
+            tensor.ClearField("raw_data")  # for speed: shapes follow from short tensors
     return onnx.shape_inference.infer_shapes(model).graph
 
 
 def _part(node: onnx.NodeProto, parts: dict[str, str]) -> str:
-    """As the exporter noted; nodes that a tool put in belong to what they read."""
+    """The part that the exporter noted, or else, for a node that a tool put in, of its inputs."""
     noted = {note.key: note.value for note in node.metadata_props}.get(PART_NOTE)
     return noted or next((parts[name] for name in node.input if name in parts), "other")
 
 
 def _shapes(graph: onnx.GraphProto) -> Shapes:
-    """Shape and bytes per element of every tensor whose shape is known in full."""
+    """Shape and bytes per element of every tensor whose shape is fully known."""
     import onnx
 
     def bytes_of(elem_type: int) -> int:
@@ -146,16 +137,15 @@ def _shapes(graph: onnx.GraphProto) -> Shapes:
     return found
 
 
-def _node_cost(node: onnx.NodeProto, part: str, shapes: Shapes, weights: set[str]) -> NodeCost:
+def _node_cost(node: onnx.NodeProto, shapes: Shapes, weights: set[str]) -> Share:
     def size(names: list[str]) -> int:
         return sum(prod(shapes[name][0]) * shapes[name][1] for name in names if name in shapes)
 
     inputs = [name for name in node.input if name]
     activations = [name for name in inputs if name not in weights]
     activations += [name for name in node.output if name]
-    return NodeCost(
-        operator=node.op_type,
-        part=part,
+    return Share(
+        nodes=1,
         macs=_known_macs(node, inputs, shapes),
         weight_bytes=size([name for name in inputs if name in weights]),
         activation_bytes=0 if node.op_type in _FREE else size(activations),
@@ -163,7 +153,7 @@ def _node_cost(node: onnx.NodeProto, part: str, shapes: Shapes, weights: set[str
 
 
 def _known_macs(node: onnx.NodeProto, inputs: list[str], shapes: Shapes) -> int:
-    """MACs of a node; 0 where a shape that they follow from is not known."""
+    """MACs of a node; 0 if a shape that they follow from is not known."""
     needed = inputs[:3] if node.op_type == "Attention" else inputs[:2]
     if any(name not in shapes for name in (*needed, node.output[0])):
         return 0
@@ -191,16 +181,6 @@ def _macs(node: onnx.NodeProto, inputs: list[tuple[int, ...]], output: tuple[int
     return 0
 
 
-def _added(costs: list[NodeCost], by: str) -> dict[str, Share]:
-    groups: dict[str, list[NodeCost]] = defaultdict(list)
-    for cost in costs:
-        groups[getattr(cost, by)].append(cost)
-    return {
-        name: Share(
-            nodes=len(group),
-            macs=sum(cost.macs for cost in group),
-            weight_bytes=sum(cost.weight_bytes for cost in group),
-            activation_bytes=sum(cost.activation_bytes for cost in group),
-        )
-        for name, group in groups.items()
-    }
+def _added(costs: list[Share]) -> Share:
+    names = Share.model_fields
+    return Share(**{name: sum(getattr(cost, name) for cost in costs) for name in names})

@@ -1,13 +1,13 @@
-"""Images whose outputs are known, and what they say of a runner at any batch.
+"""Checks a runner, at any batch, with images whose outputs are known.
 
-A batch is made of three images, over and over, so that every row differs from its neighbours and
-has its like further on. It is run as it is, and once more with the image of one row exchanged. So
-every row is held against the model in float64, the worst one counting; rows of the same image
-against each other; and no row but the exchanged one may move. Attention that leaks over the batch,
-a row that is skipped and rows in the wrong order each fail one of them.
+A batch repeats three images, so that every row differs from its neighbours and equals another one
+further on. It is run as it is, and once more with the image of one row exchanged. Every row is
+compared with the model in float64, and the worst one counts; rows of the same image are compared
+with each other; and no row but the exchanged one may move. Attention that leaks over the batch, a
+row that is skipped and rows in the wrong order each fail one of these checks.
 
-Needs NumPy alone: it also runs in the processes that measure, at the very batch, runtime and device
-that is measured.
+This needs NumPy alone, as it also runs in the processes that measure, at the very batch, runtime
+and device that are measured.
 """
 
 from __future__ import annotations
@@ -21,33 +21,35 @@ from stmdeploy.plugins.runner import Runner
 from stmdeploy.schema.manifest import KnownOutputs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import numpy.typing as npt
 
     Images = npt.NDArray[np.float32]
     Outputs = npt.NDArray[np.float64]
 
-#: How many images there are.
+#: Images that a batch repeats.
 IMAGES = 3
-#: Of a larger output, evenly spaced values are kept.
+#: Values that are kept of an output at most, evenly spaced.
 _MOST_VALUES = 4096
-#: Over so many values the usual length of an output is known to a tenth; images at most for it.
+#: Over so many values an output's usual length is known to a tenth; images used for it at most.
 _ENOUGH_VALUES, _MOST_IMAGES = 128, 32
-#: Rounding of fewer values than this scatters so much that the tolerance is widened by the root of
-#: how many times fewer; measured over 600 seeds, the worst rows of 1, 2 and 10 classes then keep a
+#: With fewer values than this, rounding errors scatter: the tolerance grows by the square root of
+#: how many times fewer there are. Over 600 seeds, the worst rows of 1, 2 and 10 classes then keep a
 #: third of it or more.
 _FEW_VALUES = 16
-#: How far outputs of one image may differ by where it stands in a batch, and by what stands
-#: beside it, relative L2: two roundings of the precision. Every runtime tried here gives zero, but
-#: for int8-dynamic, whose scales are those of the whole batch: reported, not judged.
+#: How much the outputs of one image may depend on its place in a batch and on its neighbours,
+#: relative L2: two roundings of the precision. Every runtime tried here gives zero, except with
+#: int8-dynamic, whose scales are those of the whole batch: reported, not judged.
 _INDEPENDENT = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 1e-2, "int8": 1e-2}
 _NO_FIGURE = "no figure was taken"
 
 
 def probe_images(seed: int, image_size: tuple[int, int], count: int = IMAGES) -> Images:
-    """The three images, N 3 H W, and more for a larger `count`: standard normal noise.
+    """The first `count` images of a seed, N 3 H W: standard normal noise.
 
-    By NumPy's legacy generator, whose numbers are promised not to change.
+    From NumPy's legacy generator, whose numbers are promised never to change.
     """
     import numpy as np
 
@@ -56,19 +58,19 @@ def probe_images(seed: int, image_size: tuple[int, int], count: int = IMAGES) ->
 
 
 def further_images(values: int) -> int:
-    """Of a model with so many outputs, how many images beside the three tell their usual length.
+    """Images beyond the three that it takes to know the usual length of so many output values.
 
-    Few logits may all happen to be near zero; then rounding that is as small as ever is large
-    beside them. With ten classes three images in ten thousand were such, with two every tenth.
+    A few logits may all happen to be near zero, and normal rounding is then large beside them:
+    so it was for three images in ten thousand with ten classes, and for every tenth with two.
     """
     return max(0, min(_MOST_IMAGES, -(-_ENOUGH_VALUES // values)) - IMAGES)
 
 
 def known(seed: int, outputs: Outputs) -> KnownOutputs:
-    """The outputs of the three images, N x anything, in the form that is kept.
+    """Outputs of the three images in the form that manifests keep.
 
     Args:
-        outputs: of the three, and then of as many as `further_images` says.
+        outputs: N x anything: of the three images, then of as many as `further_images` says.
     """
     import numpy as np
 
@@ -85,8 +87,10 @@ def known(seed: int, outputs: Outputs) -> KnownOutputs:
 
 @dataclass(frozen=True)
 class Found:
-    """What a runner did with a batch: the errors of its worst row, and how far a row moved by
-    where it stands or by its neighbours. ``runtime`` is what it calls itself."""
+    """Errors of a batch's worst row, and how far a row moved by its place or its neighbours.
+
+    ``runtime`` names the runtime with its version and provider.
+    """
 
     relative_l2_error: float
     worst_difference: float
@@ -95,13 +99,13 @@ class Found:
 
 
 class Probe:
-    """The three images with what the model gives for them.
+    """The three images, with the model's outputs for them.
 
     Args:
-        outputs: as of a manifest.
+        outputs: the model's outputs, from a manifest.
         image_size: (height, width) in pixels.
-        precision: of what is looked at.
-        tolerance: bound on the relative L2 error of a row of many values; None to report it only.
+        precision: that of the artifact.
+        tolerance: bound on the relative L2 error of a row of many values; None only reports it.
     """
 
     def __init__(
@@ -122,10 +126,10 @@ class Probe:
         self._tolerance = None if tolerance is None else tolerance * few**0.5
 
     def batch(self, size: int) -> Images:
-        """So many images, the three over and over: N 3 H W."""
+        """A batch that repeats the three images: N 3 H W, float32."""
         import numpy as np
 
-        # All room first: a batch that does not fit is told at once.
+        # All memory first: a batch that does not fit fails at once.
         images = np.empty((size, *self._images.shape[1:]), np.float32)
         for i, image in enumerate(self._images[:size]):
             images[i::IMAGES] = image
@@ -135,11 +139,11 @@ class Probe:
         """Runs a batch twice, the second time with one image exchanged, and judges every row.
 
         Args:
-            runner: prepared with `images`; afterwards it holds them again.
-            images: what `batch` gave; the same array, as it was, on return.
+            runner: prepared with `images`, which it holds again afterwards.
+            images: what `batch` gave; changed in between, and restored.
 
         Raises:
-            StmdeployError: (exit code 4) a row that is not finite, is off, or moved.
+            StmdeployError: (exit code 4) a row is not finite, beyond the tolerance, or moved.
         """
         import numpy as np
 
@@ -147,7 +151,8 @@ class Probe:
         owners = np.arange(size) % IMAGES
         first = self._outputs(runner, size)
         found = self.judge(first, owners)
-        dependence = self._unequal(first, owners)
+        same = f"of a batch of {size} hold the same image"
+        dependence = self._moved(first, first[owners], lambda r: f"rows {owners[r]} and {r} {same}")
         if size > 1:
             changed = size // 2
             other = owners.copy()
@@ -158,7 +163,11 @@ class Probe:
             images[changed] = self._images[owners[changed]]
             runner.feed(images)
             self.judge(second, other)
-            dependence = max(dependence, self._moved(first, second, changed))
+            first[changed] = second[changed]  # the only row that may move
+            what = f"of a batch of {size} moved as the image of row {changed} changed"
+            dependence = max(
+                dependence, self._moved(second, first, lambda row: f"row {row} {what}")
+            )
         facts = runner.facts()
         return Found(*found, dependence, f"{facts['runtime']} {facts['version']} "
                                          f"({facts['provider']})")  # fmt: skip
@@ -168,10 +177,10 @@ class Probe:
         return self.kept(runner.output(), size)
 
     def kept(self, outputs: npt.NDArray[np.float32], size: int) -> Outputs:
-        """The values of a batch's outputs that are known of, in float64.
+        """A batch's outputs at the places where the model's are known, in float64.
 
         Raises:
-            StmdeployError: (exit code 4) outputs of another shape, or not finite.
+            StmdeployError: (exit code 4) outputs have another shape, or are not finite.
         """
         import numpy as np
 
@@ -194,7 +203,7 @@ class Probe:
         """The worst row's relative L2 error, and the largest difference of a value.
 
         Raises:
-            StmdeployError: (exit code 4) a row beyond the tolerance.
+            StmdeployError: (exit code 4) a row is beyond the tolerance.
         """
         import numpy as np
 
@@ -209,38 +218,24 @@ class Probe:
             )
         return float(errors[worst]), float(np.abs(got - expected).max())
 
-    def _unequal(self, got: Outputs, owners: npt.NDArray[np.int64]) -> float:
-        """How far rows of one image are from the first of them."""
-        likes = got[owners]  # the rows of the first three, in the order of their images
-        errors = self._relative(got, likes)
-        worst = int(errors.argmax())
-        self._check_dependence(
-            float(errors[worst]),
-            f"rows {owners[worst]} and {worst} of a batch of {len(got)} hold the same image",
-        )
-        return float(errors[worst])
+    def _moved(self, got: Outputs, expected: Outputs, what: Callable[[int], str]) -> float:
+        """How far the worst row is from the one that it must equal; `what` describes that row.
 
-    def _moved(self, first: Outputs, second: Outputs, changed: int) -> float:
-        """How far rows moved whose image stayed."""
-        errors = self._relative(second, first)
-        errors[changed] = 0.0
+        Raises:
+            StmdeployError: (exit code 4) it is further than the precision rounds.
+        """
+        errors = self._relative(got, expected)
         worst = int(errors.argmax())
-        self._check_dependence(
-            float(errors[worst]),
-            f"row {worst} of a batch of {len(first)} moved as the image of row {changed} changed",
-        )
-        return float(errors[worst])
-
-    def _check_dependence(self, by: float, what: str) -> None:
-        allowed = _INDEPENDENT.get(self._precision)
+        by, allowed = float(errors[worst]), _INDEPENDENT.get(self._precision)
         if allowed is not None and by > allowed:
             raise differs(
-                f"{what}: outputs differ by {by:.1e} relative L2, allowed {allowed:.0e}; the rows "
-                f"of a batch are not independent (input seed {self._seed})"
+                f"{what(worst)}: outputs differ by {by:.1e} relative L2, allowed {allowed:.0e}; "
+                f"the rows of a batch are not independent (input seed {self._seed})"
             )
+        return by
 
     def _relative(self, got: Outputs, expected: Outputs) -> npt.NDArray[np.float64]:
-        """L2 distance, row by row, relative to the row's length or, if larger, the usual one."""
+        """The L2 distance of each row, relative to its length or, if larger, the usual length."""
         import numpy as np
 
         lengths = np.maximum(np.linalg.norm(expected, axis=1), self._length)
@@ -249,12 +244,12 @@ class Probe:
 
 
 class NotFiniteError(StmdeployError):
-    """Outputs that are no numbers; the exporter may know where they come from."""
+    """Outputs are not finite (exit code 4); an exporter may know where that comes from."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, _NO_FIGURE, ExitCode.OUTPUTS_DIFFER)
 
 
 def differs(message: str, hint: str = _NO_FIGURE) -> StmdeployError:
-    """Outputs that are not the model's: exit code 4."""
+    """The error that outputs are not the model's (exit code 4)."""
     return StmdeployError(message, hint, ExitCode.OUTPUTS_DIFFER)

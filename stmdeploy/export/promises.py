@@ -1,6 +1,6 @@
-"""What is promised to work: every backbone, target, precision, lowering and task, each with yes, or
-no and why. ``promises.toml`` is the table; `stmdeploy list promises`, the tests and `make nightly`
-read it, and an export follows it.
+"""What is promised to work: a yes, or a no and why, for every combination of backbone, target,
+precision, lowering and task. ``promises.toml`` is the table; `stmdeploy list promises`, the tests
+and `make nightly` read it, and exports follow it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -27,7 +28,7 @@ CLASSIFICATION = TASKS[0]
 
 
 class _Claim(BaseModel):
-    """An entry of the table; an empty tuple fits everything."""
+    """An entry of the table; an empty tuple matches everything."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,7 +47,7 @@ class _Claim(BaseModel):
 
 @dataclass(frozen=True)
 class Promise:
-    """One combination. ``claim`` is yes, no or untried; ``why`` is empty for a yes."""
+    """One combination; ``claim`` is yes, no or untried, and ``why`` is empty for a yes."""
 
     model: str
     target: str
@@ -78,30 +79,27 @@ def promise(
     if found is not None:
         claim, why = found.claim, _reason(found)
     elif precision not in exporter.target.tolerances:
-        claim, why = "no", f"{exporter.target.name} writes no {precision}"
+        claim, why = "no", f"target {exporter.target.name} does not write {precision}"
     elif lowering not in exporter.lowerings:
-        claim, why = "no", f"{exporter.target.name} takes no form {lowering}"
+        claim, why = "no", f"target {exporter.target.name} does not take the form {lowering}"
     return Promise(config.name, exporter.target.name, precision, lowering, task, claim, why)
 
 
 def promises() -> Iterator[Promise]:
     """Every combination of the catalogue and the installed exporters."""
-    for name in list_backbones():
-        for exporter in exporters().values():
-            for precision in PRECISIONS:
-                for lowering in LOWERINGS:
-                    for task in TASKS:
-                        yield promise(resolve(name), exporter, precision, lowering, task)
+    kinds = (list_backbones(), exporters().values(), PRECISIONS, LOWERINGS, TASKS)
+    for name, exporter, precision, lowering, task in product(*kinds):
+        yield promise(resolve(name), exporter, precision, lowering, task)
 
 
 def forms_for(
     config: BackboneConfig | None, exporter: Exporter, precision: str, opset: int | None = None
 ) -> list[str]:
-    """The forms that a model can be exported in, the best first; a user's own as it is.
+    """The forms that a model can be exported in, the best first.
 
     Args:
-        config: None for a model of the user's.
-        opset: as asked for; None for whatever the form wants.
+        config: None for a user's own model, which has the reference form alone.
+        opset: the ONNX opset that was asked for; None for the one that each form needs.
     """
     has = forms_of(config) if config is not None else (REFERENCE,)
     highest = max(LOWEST_OPSET.values()) if opset is None else opset
@@ -112,20 +110,20 @@ def forms_for(
 
 
 def default_form(config: BackboneConfig, exporter: Exporter, precision: str) -> str:
-    """The form that a target takes by itself: the best that is not known to fail."""
+    """The form that a target takes unless told otherwise: the best that is not known to fail."""
     forms = forms_for(config, exporter, precision)
     return next((f for f in forms if not why_not(config, exporter, precision, f)), forms[0])
 
 
 def why_not(config: BackboneConfig, exporter: Exporter, precision: str, lowering: str) -> str:
-    """Why a form is known not to work; empty if it is not known to."""
+    """Why a form is known to fail; empty if it is not."""
     kinds = _kinds(config, exporter, precision, lowering, CLASSIFICATION)
     of_forms = (e for e in _claims() if e.claim == "no" and e.lowering and e.default is None)
     return next((_reason(entry) for entry in of_forms if _fits(entry, kinds)), "")
 
 
 def check_precision(exporter: Exporter, precision: str) -> None:
-    """Raises StmdeployError, which says why, for a precision that a target cannot write."""
+    """Raises StmdeployError, with the reason, if a target cannot write a precision."""
     if precision in exporter.target.tolerances:
         return
     whys = [
@@ -144,7 +142,7 @@ def check_precision(exporter: Exporter, precision: str) -> None:
 def _kinds(
     config: BackboneConfig, exporter: Exporter, precision: str, lowering: str, task: str
 ) -> dict[str, str]:
-    """What entries of the table speak of."""
+    """A combination, by the names that entries of the table match."""
     return {
         "task": task,
         "target": exporter.target.name,
@@ -157,7 +155,7 @@ def _kinds(
 
 
 def _fits(entry: _Claim, kinds: dict[str, str]) -> bool:
-    """Whether an entry is of a combination, and of the versions that are installed."""
+    """Whether an entry matches a combination and the installed versions."""
     named = {key: getattr(entry, key) for key in kinds}
     if any(words and kinds[key] not in words for key, words in named.items()):
         return False

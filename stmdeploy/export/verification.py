@@ -1,6 +1,6 @@
-"""Is the artifact the same function as the module? Compared with float64, on fresh inputs.
+"""Verifies that an artifact computes what its module does: against float64, on fresh inputs.
 
-And what a low precision keeps of it (`fidelity`), over images.
+`fidelity` measures how much of that a low precision keeps, over images.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ if TYPE_CHECKING:
     Images = npt.NDArray[np.float32]
     Logits = npt.NDArray[np.float64]
 
-#: Batches that are compared; 3 was never seen by an exporter, so a frozen batch shows.
+#: Batches that are compared; no exporter has seen 3, so a frozen batch shows.
 BATCHES = (1, 3)
-#: Says where outputs that are not finite come from; takes the images.
+#: Says, for these images, where outputs that are not finite come from; empty if it cannot tell.
 Explain = Callable[["Images"], str]
-#: Images that the reference is given at once: float64 takes room.
+#: Images that the reference is given at once: float64 takes much memory.
 _AT_ONCE = 4
 _NOTHING_WRITTEN = "no artifact was written"
 
 
 class Reference:
-    """A module in float64, which says what is right; asked once for the same images.
+    """A module in float64, whose outputs are right by definition; computed once for equal images.
 
     Args:
-        module: float32, in eval mode; left as it is.
+        module: float32, in eval mode; it is copied, not changed.
         image_size: (height, width) in pixels.
 
     Raises:
-        StmdeployError: the module cannot be cast.
+        StmdeployError: the module cannot be copied in float64.
     """
 
     def __init__(self, module: nn.Module, image_size: tuple[int, int]) -> None:
@@ -64,7 +64,7 @@ class Reference:
         self._answers: dict[bytes, Logits] = {}
 
     def logits(self, images: Images) -> Logits:
-        """The logits of images, N 3 H W.
+        """The logits of images N 3 H W, in float64.
 
         Raises:
             StmdeployError: the module does not run in float64.
@@ -80,11 +80,11 @@ class Reference:
 
     @cached_property
     def known(self) -> KnownOutputs:
-        """What the module gives for three fresh images, each on its own.
+        """The module's outputs for three fresh images, each on its own.
 
         Raises:
-            StmdeployError: it does not run in float64, or gives nothing to compare with.
-            StmdeployError: (exit code 4) it mixes the images of a batch itself.
+            StmdeployError: the module does not run in float64; its outputs are zero or not finite;
+                or (exit code 4) it mixes the images of a batch itself.
         """
         import numpy as np
 
@@ -96,12 +96,12 @@ class Reference:
         if not (np.isfinite(lengths).all() and (lengths > 0).all()):
             raise StmdeployError(
                 "the model's own outputs in float64 are all zero or not finite",
-                "there is nothing to compare an artifact with; check the weights",
+                "check its weights: there is nothing to compare an artifact with",
             )
         together = _reference_logits(self._module, images)
         if together.shape != alone.shape or not np.allclose(together, alone, rtol=1e-6, atol=1e-9):
             raise differs(
-                "the model itself mixes the images of a batch: alone, they have other outputs",
+                "the model itself mixes the images of a batch: each alone has other outputs",
                 _NOTHING_WRITTEN,
             )
         further = further_images(flat.shape[1])
@@ -122,13 +122,12 @@ def verify(
 
     Args:
         load: gives a runner for a batch.
-        outputs: what the module gives, of `Reference`.
+        outputs: the module's outputs, as `Reference.known` gives them.
         image_size: (height, width) in pixels.
-        precision: of the artifact.
-        tolerance_relative_l2: bound on the error of a row, as `Verification` has it; None to report
-            it only.
+        precision: that of the artifact.
+        tolerance_relative_l2: bound on a row's relative L2 error; None only reports it.
         explain: asked where outputs that are not finite come from.
-        batches: images per inference.
+        batches: the batches to run, in images per inference.
 
     Raises:
         StmdeployError: (exit code 4) outputs that differ beyond the tolerance, are not finite,
@@ -151,7 +150,7 @@ def verify(
 def draft_runner(
     exporter: Exporter, path: Path, draft: Draft, run: RunSpec, build: ModuleFactory
 ) -> Runner:
-    """A runner to verify a draft with."""
+    """A runner that verifies a draft: by `DraftLoader.load_draft` if there is one, or by `load`."""
     if isinstance(exporter, DraftLoader):
         return exporter.load_draft(path, draft, run, build)
     return exporter.load(path, run, build)
@@ -160,7 +159,7 @@ def draft_runner(
 def verified_batches(draft: Draft) -> tuple[int, ...]:
     """The batches to verify at: those of every artifact, and the ends of an engine's range.
 
-    Only a running engine is bound to its range; the graph that stands in for it runs at any.
+    Only an engine is bound to its range; the graph that stands in for one runs at any batch.
     """
     if draft.engine is None:
         return BATCHES
@@ -193,10 +192,10 @@ def fidelity(
     """Compares an artifact with the module in float64 over images.
 
     Args:
-        load, explain: as of `verify`.
-        reference: of the module.
-        judged_by: the images that judge.
-        batch: images per inference; the last ones are repeated to fill it.
+        load, explain: as for `verify`.
+        reference: the module in float64.
+        judged_by: has the images that judge.
+        batch: images per inference; the last image is repeated to fill it.
 
     Raises:
         StmdeployError: (exit code 4) outputs that are not finite or have another shape.
@@ -229,7 +228,7 @@ def _loaded(load: Callable[[int], Runner], batch: int) -> Runner:
 
 @contextmanager
 def _running(batch: int) -> Iterator[None]:
-    """Whatever an engine raises, each with exceptions of its own, means that it does not run."""
+    """Turns whatever an engine raises, each of its own types, into an error of exit code 4."""
     try:
         yield
     except StmdeployError:
@@ -240,7 +239,7 @@ def _running(batch: int) -> Iterator[None]:
 
 
 def _artifact_logits(runner: Runner, images: Images, explain: Explain) -> Logits:
-    """The artifact's outputs, all finite."""
+    """The artifact's outputs; raises StmdeployError (exit code 4) unless all are finite."""
     import numpy as np
 
     with _running(len(images)):
@@ -257,7 +256,7 @@ def _artifact_logits(runner: Runner, images: Images, explain: Explain) -> Logits
 
 
 def _explained(explain: Explain, images: Images) -> str:
-    """Where it comes from; an engine that cannot tell must not hide that it is so."""
+    """What `explain` says, or nothing if it fails: the outputs matter more than their cause."""
     try:
         return explain(images)
     except Exception:  # noqa: BLE001  (every engine has exceptions of its own)
@@ -269,7 +268,8 @@ def _in_float64(module: nn.Module) -> nn.Module:
         return copy.deepcopy(module).double()
     except Exception as error:  # a user's module may hold anything
         raise StmdeployError(
-            f"the model cannot be copied in float64: {error}", "verification needs a plain module"
+            f"the model cannot be copied in float64: {error}",
+            "make it a module that copy.deepcopy and .double() work on",
         ) from error
 
 

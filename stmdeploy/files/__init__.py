@@ -1,1 +1,1 @@
-"""Files: read as data, written whole or not at all."""
+"""Files: read as bounded data, written whole or not at all."""

@@ -1,7 +1,7 @@
-"""A packed baseline, unpacked as data: the files that its document lists, and nothing else.
+"""Unpacks a baseline's archive as data: the files that its document lists, and nothing else.
 
 Nothing is left to `tarfile`'s filters, whose gaps differ from Python to Python (CVE-2025-4517):
-members are read one after the other from a stream that is bounded, and only plain files are taken.
+members are read one after the other from a bounded stream, and only plain files are taken.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from stmdeploy.errors import StmdeployError
 from stmdeploy.files.reading import BYTES_PER_MIB, DOCUMENT_MIB, plain_path, printable
 from stmdeploy.files.writing import writable
 
-#: How files are named that hold a baseline.
+#: How names of files that hold a baseline end.
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _GZIP = b"\x1f\x8b"
-#: What headers, padding and names of folders may take, and how many folders there may be.
+#: Bytes that headers, padding and folders' names may take, and the most folders there may be.
 _SLACK_BYTES, _MOST_FOLDERS = 4 * BYTES_PER_MIB, 1000
-#: Weights hardly get smaller by packing, results by ten times; beyond this it is made to burst.
+#: Packing hardly shrinks weights, and results tenfold; a higher ratio means an archive bomb. Small
+#: archives may unpack to so many bytes whatever the ratio.
 _MOST_RATIO, _SMALL_BYTES = 50, 64 * BYTES_PER_MIB
 
 
@@ -39,10 +40,10 @@ class Archive:
         self._files = self._plain_files()
 
     def document(self, name: str) -> bytes:
-        """The content of its first file, which must have that name and at most 16 MiB.
+        """The content of the first file, which must have this name and at most 16 MiB.
 
         Raises:
-            StmdeployError: something else comes first, or it is larger.
+            StmdeployError: another file comes first, or it is larger.
         """
         found, size, content = next(self._files, ("", 0, io.BytesIO()))
         if found != name:
@@ -55,8 +56,8 @@ class Archive:
         """Writes the files that follow into a folder; they must be those of `sizes`, each once.
 
         Raises:
-            StmdeployError: a file is missing, comes twice, is not listed, has another size, or is
-                a link, a device, or of a name that leads elsewhere.
+            StmdeployError: a file is missing, comes twice, is not listed, has another size, is a
+                link or a device, or has a name that leads elsewhere.
         """
         whole = sum(sizes.values())
         if whole > max(_SMALL_BYTES, _MOST_RATIO * self._stream.packed_bytes):
@@ -108,7 +109,7 @@ class _Bounded(io.RawIOBase):
         self._left = DOCUMENT_MIB * BYTES_PER_MIB + _SLACK_BYTES
 
     def allow(self, further: int) -> None:
-        """So many bytes more."""
+        """Allows `further` bytes more."""
         self._left += further
 
     def read(self, size: int = -1) -> bytes:
@@ -127,11 +128,11 @@ def unpack(file: IO[bytes], shown: str, hint: str) -> Iterator[Archive]:
     """Opens an archive, packed by gzip or not packed.
 
     Args:
-        file: at its beginning.
-        shown, hint: the archive and the remedy, as errors say them.
+        file: a file at its beginning.
+        shown, hint: how errors name the archive, and the remedy.
 
     Raises:
-        StmdeployError: it is none, or cut short, or damaged.
+        StmdeployError: it is not an archive, or is cut short or damaged.
     """
     packed = file.read(len(_GZIP)) == _GZIP
     file.seek(0)

@@ -1,4 +1,4 @@
-"""Folders of the user and of the system: where caches, profiles and scratch files go."""
+"""Folders of the user and the system: where caches, profiles and scratch files go."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def config_folder() -> Path:
 
 
 def _of_user(find: Callable[[str], Path], variable: str) -> Path:
-    """A folder of the user's. Without a home, older versions of platformdirs give a relative one,
-    named ``~``; newer ones raise RuntimeError."""
+    """A folder of the user's. Without a home, older versions of platformdirs give a relative path,
+    ``~``, and newer ones raise RuntimeError."""
     with suppress(RuntimeError):
         if (folder := find(_NAME)).is_absolute():
             return folder
@@ -50,10 +50,10 @@ def _of_user(find: Callable[[str], Path], variable: str) -> Path:
 
 
 def temporary_folder() -> Path:
-    """This user's folder for what lasts no longer than stmdeploy runs: nobody else writes there.
+    """This user's folder for scratch files, where nobody else can write; made if need be.
 
     Raises:
-        StmdeployError: somebody else has made it, or it cannot be made.
+        StmdeployError: it is somebody else's, others can write to it, or it cannot be made.
     """
     folder = temporary_place()
     try:
@@ -70,7 +70,7 @@ def temporary_folder() -> Path:
 
 
 def temporary_place() -> Path:
-    """The path of `temporary_folder`, ``$TMPDIR/stmdeploy-UID``, whether it is there or not.
+    """The path of `temporary_folder`, ``$TMPDIR/stmdeploy-UID``, whether or not it exists.
 
     Raises:
         StmdeployError: the system has no folder for temporary files.

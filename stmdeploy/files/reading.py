@@ -1,7 +1,7 @@
-"""The one reader of what comes from outside: a file is data, bounded, and every defect is a line.
+"""The one reader of files from outside: as data, bounded, every defect a one-line error.
 
-Reading opens regular files alone, takes no more than so many bytes, and follows no name that a
-file holds. What is not as it should be is a `StmdeployError` that says which file and where in it.
+It opens only regular files, reads a limited number of bytes, and follows no name that a file holds.
+A defect is a `StmdeployError` that says which file, and where in it.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BYTES_PER_MIB = 2**20
-#: Manifests and baselines hold graphs of operators and raw figures; a megabyte is a large one.
+#: Limit of manifests and baselines: with graphs and raw figures, large ones take 1 MiB.
 DOCUMENT_MIB = 16
-#: What people write themselves: sweeps, policies, profiles.
+#: Limit of what people write by hand: sweeps, policies, profiles.
 _SETTINGS_MIB = 1
 #: Deeper nesting than any document of ours has.
 _DEPTH = 40
 #: JSON's numbers have no end; every figure here fits into a signed 64-bit integer.
 _LARGEST = 2**63 - 1
 _LONGEST_NAME = 255
-#: Of a place or a reason, what a line has room for.
+#: Characters of a place or a reason that an error line has room for.
 _LONGEST_SHOWN = 200
 
 
 def read_bytes(path: Path, what: str, hint: str, at_most_mib: int) -> bytes:
-    """The content of a regular file of bounded size; links are followed, but only to such a file.
+    """The content of a regular file of bounded size; links to such a file are followed.
 
     Args:
         what: how errors begin, such as ``--sweep``; may be empty.
 
     Raises:
-        StmdeployError: there is none, it cannot be read, is larger, or is a pipe, device or folder.
+        StmdeployError: it is missing, unreadable or too large, or is a pipe, device or folder.
     """
     where, at_most = printable(f"{what} {path}".strip()), at_most_mib * BYTES_PER_MIB
     try:
@@ -64,7 +64,7 @@ def read_toml(path: Path, what: str, hint: str) -> dict[str, Any]:
     """The table in a TOML file of at most 1 MiB.
 
     Raises:
-        StmdeployError: as `read_bytes`; or no TOML, or figures and nesting without measure.
+        StmdeployError: as `read_bytes` and `check_bounds`; or it is not TOML.
     """
     where = printable(f"{what} {path}".strip())
     try:
@@ -76,10 +76,13 @@ def read_toml(path: Path, what: str, hint: str) -> dict[str, Any]:
 
 
 def parse_json(content: bytes | str, where: str, hint: str) -> Any:
-    """A JSON document of bounded depth, whose numbers are finite and of 64 bits.
+    """A JSON document of bounded depth, whose numbers are finite and fit into 64 bits.
+
+    Args:
+        where: how errors name the document.
 
     Raises:
-        StmdeployError: something else.
+        StmdeployError: it is not JSON, or as `check_bounds`.
     """
     from pydantic_core import from_json
 
@@ -94,14 +97,14 @@ def parse_json(content: bytes | str, where: str, hint: str) -> Any:
 def parse_document(
     validate: Callable[[bytes | str], T], content: bytes | str, where: str, hint: str
 ) -> T:
-    """A document of some kind, read out of JSON.
+    """A document of some type, parsed from JSON.
 
     Args:
-        validate: reads it, as `BaseModel.model_validate_json` or `TypeAdapter.validate_json`.
-        where: the document as errors name it.
+        validate: such as `BaseModel.model_validate_json` or `TypeAdapter.validate_json`.
+        where: how errors name the document.
 
     Raises:
-        StmdeployError: as `parse_json`, or a field is not as it should be, which is named.
+        StmdeployError: as `parse_json`; or a field is wrong, which the message names.
     """
     from pydantic import ValidationError
 
@@ -117,7 +120,7 @@ def parse_document(
 
 
 def first_problem(error: ValidationError) -> str:
-    """``at rows.0.name: Field required``: where a document differs first from its kind, and how."""
+    """The first defect of a document and its place, as ``at rows.0.name: field required``."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"]))[:_LONGEST_SHOWN]
     told = f"{first['msg'][:1].lower()}{first['msg'][1:]}"
@@ -125,7 +128,7 @@ def first_problem(error: ValidationError) -> str:
 
 
 def check_bounds(value: Any, where: str, hint: str, depth: int = 0) -> None:
-    """Raises StmdeployError for nesting or whole numbers beyond any document of ours."""
+    """Raises StmdeployError for nesting deeper than 40 levels or whole numbers beyond 64 bits."""
     if depth > _DEPTH:
         raise StmdeployError(f"{where} is nested deeper than {_DEPTH} levels", hint)
     if isinstance(value, int) and abs(value) > _LARGEST:
@@ -136,10 +139,10 @@ def check_bounds(value: Any, where: str, hint: str, depth: int = 0) -> None:
 
 
 def plain_name(name: str) -> str:
-    """A file's own name, as manifests and archives hold it, without any folder.
+    """A file's name from a manifest or an archive, checked to name no folder.
 
     Raises:
-        ValueError: it is empty, too long, of a folder, hidden, or holds control characters.
+        ValueError: it is empty, too long or hidden, or holds separators or control characters.
     """
     sound = 0 < len(name) <= _LONGEST_NAME and name == printable(name)
     if not sound or name.startswith(".") or any(mark in name for mark in "/\\:"):
@@ -148,10 +151,10 @@ def plain_name(name: str) -> str:
 
 
 def plain_path(text: str) -> str:
-    """A path below some folder, of plain names.
+    """A relative path, checked to lead nowhere but down.
 
     Raises:
-        ValueError: it leads elsewhere, or a part of it is no `plain_name`.
+        ValueError: a part of it is no `plain_name`.
     """
     for part in text.split("/"):
         plain_name(part)
@@ -159,7 +162,7 @@ def plain_path(text: str) -> str:
 
 
 def plain_text(text: str) -> str:
-    """A name that is shown to people.
+    """A name for people to read, checked.
 
     Raises:
         ValueError: it is too long, or holds control characters.
@@ -170,12 +173,12 @@ def plain_text(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text in which no sign moves the cursor, ends the line or turns its direction."""
+    """Text without characters that move the cursor, break the line or turn its direction."""
     return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
 
 
 def one_line(text: str) -> str:
-    """A text without breaks of lines and signs that no terminal shows."""
+    """Text on one line, without characters that no terminal shows."""
     return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 

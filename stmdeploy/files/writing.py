@@ -16,19 +16,14 @@ from pathlib import Path
 from stmdeploy.errors import DestinationError, DiskFullError, StmdeployError
 from stmdeploy.files.places import temporary_folder, temporary_place
 
-#: How scratch folders begin that stand beside what they become.
-_PARTIAL = ".stmdeploy-partial-"
-#: ... and those in the temporary folder.
-_SCRATCH = "scratch-"
+#: How names of scratch folders begin, beside what is written and in the temporary folder.
+_PARTIAL, _SCRATCH = ".stmdeploy-partial-", "scratch-"
 _FULL_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-#: What a full, read-only or wrongly named destination gives; any other OSError is a defect.
-_DESTINATION_ERRNOS = _FULL_ERRNOS | frozenset(
-    {
-        errno.EROFS, errno.EACCES, errno.EPERM,
-        errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG,
-        errno.ENOENT,
-    }
-)  # fmt: skip
+#: Errors of a full, read-only or wrongly named destination; any other OSError is a defect.
+_DESTINATION_ERRNOS = _FULL_ERRNOS | {
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ENOENT,
+}  # fmt: skip
 
 
 def sha256_of(path: Path) -> str:
@@ -62,7 +57,7 @@ def writable(folder: Path) -> Iterator[None]:
 
 
 def _destination_fault(error: BaseException | None, folder: Path) -> OSError | None:
-    """What is wrong with the destination; libraries wrap the OSError in errors of theirs."""
+    """The OSError that concerns the destination, if any; libraries wrap it in their own errors."""
     if isinstance(error, StmdeployError) or not isinstance(error, Exception):
         return None
     while error is not None:
@@ -73,7 +68,7 @@ def _destination_fault(error: BaseException | None, folder: Path) -> OSError | N
 
 
 def _concerns(error: OSError, folder: Path) -> bool:
-    """Whether an error is of writing below `folder`; a failed write names no file."""
+    """Whether an error comes from writing below `folder`; a failed write names no file."""
     if error.filename is None:
         return error.errno in _FULL_ERRNOS
     path, folder = Path(str(error.filename)).absolute(), folder.absolute()
@@ -83,9 +78,9 @@ def _concerns(error: OSError, folder: Path) -> bool:
 
 
 def staging(folder: Path) -> AbstractContextManager[Path]:
-    """A scratch folder inside `folder`, gone afterwards; files in it can be renamed out.
+    """A scratch folder inside `folder`, removed afterwards; files in it can be renamed out.
 
-    What a killed process left of the kind in `folder` goes first.
+    First removes those that killed processes left in `folder`.
 
     Raises:
         StmdeployError: as `writable`.
@@ -94,7 +89,10 @@ def staging(folder: Path) -> AbstractContextManager[Path]:
 
 
 def scratch_folder(purpose: str) -> AbstractContextManager[Path]:
-    """A scratch folder in this user's `temporary_folder`, gone afterwards, as `staging`'s is.
+    """A scratch folder in this user's `temporary_folder`, removed afterwards.
+
+    Args:
+        purpose: its name.
 
     Raises:
         StmdeployError: as `temporary_folder`; or there is no room for it.
@@ -104,10 +102,10 @@ def scratch_folder(purpose: str) -> AbstractContextManager[Path]:
 
 @contextmanager
 def _owned(folder: Path, prefix: str, name: str) -> Iterator[Path]:
-    """A folder of that name in a new one, and a lock on the new one that ends with this process,
-    however it ends; by that the leftovers of killed processes are known, and removed."""
+    """A folder of that name inside a new one that is locked until this process ends, however it
+    ends; a folder that nobody holds is known as a killed process's leftover, and removed."""
     with writable(folder), ExitStack() as held:
-        with _locked(folder):  # so that nobody takes the new one for one that was left behind
+        with _locked(folder):  # so that nobody takes the new one for a leftover
             _remove_left(folder, prefix)
             scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
             held.enter_context(_locked(scratch))
@@ -118,8 +116,8 @@ def _owned(folder: Path, prefix: str, name: str) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Waits for the lock on a folder, and holds it; without one where the file system has none,
-    so that nothing is ever swept there."""
+    """Waits for the lock on a folder, and holds it; goes on without one where the file system has
+    no locks, so that no leftovers are ever removed there."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with suppress(OSError):
@@ -152,7 +150,7 @@ def _remove_left(folder: Path, prefix: str) -> None:
 
 
 def _remove_if_left(scratch: Path) -> None:
-    """Raises OSError for a folder that somebody still holds, or that is none."""
+    """Removes a scratch folder; raises OSError if somebody holds it, or it is no folder."""
     held = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -162,7 +160,7 @@ def _remove_if_left(scratch: Path) -> None:
 
 
 def publish(scratch: Path, names: list[str], folder: Path) -> None:
-    """Renames files from a staging folder into place, in the order given."""
+    """Renames files from a staging folder into `folder`, in the order given, each synced first."""
     for name in names:
         with (scratch / name).open("rb") as file:
             os.fsync(file.fileno())

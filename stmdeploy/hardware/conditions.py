@@ -14,12 +14,12 @@ from stmdeploy.schema.hardware import Conditions
 
 _CPU = Path("/sys/devices/system/cpu")
 _MICRO = 1e-6
-#: As drivers of Intel's, AMD's and ARM's processors call their sensors.
+#: Names of the temperature sensors of Intel's, AMD's and ARM's processors.
 _CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "x86_pkg_temp", "cpu-thermal")
 
 
 def read_conditions(gpu_uuid: str = "") -> Conditions:
-    """The present state of the processor and, where one is named, of a GPU."""
+    """Reads the present state of the processor and, if a GPU is named, of that GPU."""
     return Conditions(
         cpu_mhz=_cpu_mhz(),
         cpu_temperature_c=_cpu_temperature(),
@@ -30,9 +30,9 @@ def read_conditions(gpu_uuid: str = "") -> Conditions:
 
 
 def energy_j(before: Conditions, after: Conditions) -> tuple[float | None, str]:
-    """What was spent between two readings, and by which meter: the GPU's own, else the package's.
+    """Joules spent between two readings, and by which meter: ``nvml`` of a GPU, else ``rapl``.
 
-    Joules; None where no meter can be read, or a counter started again in between.
+    None and "" if no meter can be read, or its counter started again in between.
     """
     for name, source in (("gpu_energy_j", "nvml"), ("package_energy_j", "rapl")):
         start, end = getattr(before, name), getattr(after, name)
@@ -42,7 +42,7 @@ def energy_j(before: Conditions, after: Conditions) -> tuple[float | None, str]:
 
 
 def _sum_of(paths: Iterable[Path]) -> float | None:
-    """The sum of the numbers in files; None where no file holds one."""
+    """The sum of the numbers in files; None if no file holds one."""
     values = []
     for path in paths:
         with suppress(OSError, ValueError):
@@ -56,7 +56,7 @@ def _throttle_events() -> int | None:
 
 
 def _cpu_mhz() -> float | None:
-    """The mean over the processors."""
+    """The mean clock of all processors."""
     import psutil
 
     found = psutil.cpu_freq()
@@ -73,6 +73,6 @@ def _cpu_temperature() -> float | None:
 
 
 def _package_energy() -> float | None:
-    """Joules since some moment, of all packages (RAPL); mostly root alone may read it."""
+    """Joules of all CPU packages since some moment (RAPL); often only root may read them."""
     energy_uj = _sum_of(Path("/sys/class/powercap").glob("intel-rapl:[0-9]/energy_uj"))
     return None if energy_uj is None else energy_uj * _MICRO

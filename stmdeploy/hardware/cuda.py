@@ -1,4 +1,4 @@
-"""CUDA's streams and events, through NVIDIA's own bindings: inferences timed by the device."""
+"""CUDA streams and events through NVIDIA's bindings, to let the device time inferences."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def _runtime() -> Any:
 
 
 def _checked(runtime: Any, answer: tuple[Any, ...]) -> Any:
-    """What a call gave behind its error code."""
+    """The value that a call returned beside its error code; raises StmdeployError for an error."""
     code, *values = answer
     if code != runtime.cudaError_t.cudaSuccess:
         raise StmdeployError(
-            f"CUDA: {code.name}", "check GPU and driver: nvidia-smi", ExitCode.WORKER_FAILED
+            f"CUDA: {code.name}", "check GPU and driver with nvidia-smi", ExitCode.WORKER_FAILED
         )
     return values[0] if values else None
 
 
 def new_stream() -> int:
-    """A stream of its own, which does not wait for the default one; lives as long as the process.
+    """The handle of a new stream, which does not wait for the default one and is never freed.
 
     Raises:
-        StmdeployError: no GPU, or no bindings.
+        StmdeployError: (exit code 5) there is no GPU, or cuda-bindings is not installed.
     """
     runtime = _runtime()
     answer = runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking)
@@ -42,24 +42,19 @@ def new_stream() -> int:
 
 
 class EventTimer:
-    """Times what is put on a stream, by one event before it and one behind it."""
+    """Times what is put on a stream, by two events around it; raises what `new_stream` raises."""
 
     def __init__(self, stream: int) -> None:
-        """Makes the events.
-
-        Raises:
-            StmdeployError: no GPU, or no bindings.
-        """
         self._runtime = _runtime()
         self._stream = self._runtime.cudaStream_t(stream)
         self._before = _checked(self._runtime, self._runtime.cudaEventCreate())
         self._behind = _checked(self._runtime, self._runtime.cudaEventCreate())
 
     def time_ms(self, submit: Callable[[], None]) -> float:
-        """Milliseconds that the device was busy with, or waiting in between for, one submission.
+        """Milliseconds on the device from beginning to end of one submission, pauses included.
 
         Args:
-            submit: puts work on the stream and does not wait for it.
+            submit: puts work on the stream without waiting for it.
         """
         runtime = self._runtime
         _checked(runtime, runtime.cudaEventRecord(self._before, self._stream))

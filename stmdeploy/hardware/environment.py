@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from stmdeploy.hardware.machine import available_threads, load_average, proc_fie
 from stmdeploy.hardware.nvml import driver_version
 from stmdeploy.schema.hardware import Environment
 
-#: Packages whose versions are recorded with every row, where they are installed.
+#: Packages whose versions are recorded with every row, if they are installed.
 _RECORDED_PACKAGES = (
     "stmdeploy", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino",
     "tensorrt", "tensorrt-rtx-cu12", "numpy", "mlcommons_loadgen",
@@ -43,17 +44,14 @@ def environment() -> Environment:
 def _versions() -> dict[str, str]:
     versions = {}
     for package in _RECORDED_PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     if driver := driver_version():
         versions["nvidia-driver"] = driver
     return versions
 
 
 def _governor() -> str | None:
-    try:
+    with suppress(OSError):
         return _GOVERNOR.read_text("utf-8").strip()
-    except OSError:
-        return None
+    return None

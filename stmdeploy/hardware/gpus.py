@@ -13,15 +13,13 @@ from stmdeploy.hardware.profiles import Profile, find_profiles
 
 
 def installed_gpus() -> tuple[Gpu, ...]:
-    """The NVIDIA GPUs that this process may use; empty without a driver, or without NVML.
-
-    Those that ``CUDA_VISIBLE_DEVICES`` leaves out belong to somebody else.
-    """
+    """The NVIDIA GPUs that ``CUDA_VISIBLE_DEVICES`` lets this process use; empty without a driver
+    or NVML."""
     return visible_gpus(all_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def visible_gpus(gpus: Sequence[Gpu], visible: str | None) -> tuple[Gpu, ...]:
-    """Those GPUs that ``CUDA_VISIBLE_DEVICES`` allows, by index or by how a UUID begins."""
+    """The GPUs that ``CUDA_VISIBLE_DEVICES`` names, by index or by the beginning of a UUID."""
     if visible is None:
         return tuple(gpus)
     words = [word.strip() for word in visible.split(",")]
@@ -33,11 +31,11 @@ def visible_gpus(gpus: Sequence[Gpu], visible: str | None) -> tuple[Gpu, ...]:
 
 
 def find_gpu(name: str) -> tuple[Gpu, Profile]:
-    """A GPU that must be in this machine, by the name of its profile or of a family.
+    """Finds a GPU of this machine, and its profile, by the name of the profile or of a family.
 
     Raises:
-        StmdeployError: unknown name; no such GPU here; two kinds of the family; or a GPU that
-            is divided by MIG, prohibited, or held by a process in exclusive mode.
+        StmdeployError: the name is unknown; there is no such GPU here, or there are two kinds of
+            the family; or the GPU is divided by MIG, prohibited, or held in exclusive mode.
     """
     wanted = find_profiles(name)
     here = [
@@ -52,7 +50,7 @@ def find_gpu(name: str) -> tuple[Gpu, Profile]:
     kinds = list(dict.fromkeys(profile.name for _, profile in here))
     if len(kinds) > 1:
         raise StmdeployError(
-            f"--gpu {name} is {' and '.join(kinds)} here", f"say which: --gpu {kinds[0]}"
+            f"--gpu {name} is {' and '.join(kinds)} here", f"say which, as in --gpu {kinds[0]}"
         )
     usable = [(gpu, profile) for gpu, profile in here if not _why_not(gpu)]
     if not usable:
@@ -66,7 +64,7 @@ def find_gpu(name: str) -> tuple[Gpu, Profile]:
 def _why_not(gpu: Gpu) -> str:
     """Why a GPU cannot be measured as a whole one; empty if it can."""
     if gpu.sliced:
-        return "is divided by MIG, and the profile is of a whole one"
+        return "is divided by MIG, but its profile describes a whole GPU"
     if gpu.mode == PROHIBITED:
         return "is in compute mode prohibited"
     if gpu.mode == EXCLUSIVE and gpu.users:
@@ -75,7 +73,7 @@ def _why_not(gpu: Gpu) -> str:
 
 
 def why_no_gpus() -> str:
-    """What to type where the driver is installed and its Python binding is not; else empty."""
+    """What to install if there is a driver but no Python binding to NVML; else empty."""
     if binding() is None and shutil.which("nvidia-smi"):
         return " (NVML cannot be asked: pip install 'stmdeploy[gpu]')"
     return ""

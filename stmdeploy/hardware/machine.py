@@ -22,12 +22,12 @@ def available_threads() -> int:
 
 
 def processor_name() -> str:
-    """The processor's marketing name, or its architecture where it is not told."""
+    """The processor's marketing name, or its architecture if the system does not tell it."""
     return proc_field("cpuinfo", "model name") or platform.processor() or platform.machine()
 
 
 def proc_field(file: str, key: str) -> str | None:
-    """What Linux says first under a key of a file in ``/proc``; None where it does not."""
+    """The first value of a key in a file below ``/proc``; None if there is none."""
     try:
         lines = Path("/proc", file).read_text("utf-8").splitlines()
     except OSError:
@@ -37,12 +37,12 @@ def proc_field(file: str, key: str) -> str | None:
 
 
 def memory_available_mib() -> float:
-    """What programs can still take without swapping, in MiB."""
+    """MiB of memory that programs can still take without swapping."""
     import psutil
 
     return float(psutil.virtual_memory().available) / BYTES_PER_MIB
 
 
 def load_average() -> float | None:
-    """Runnable processes over the last minute, where the system tells."""
+    """The mean number of runnable processes over the last minute; None if unknown."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

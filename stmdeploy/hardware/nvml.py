@@ -1,6 +1,6 @@
-"""NVIDIA's management library, NVML: nothing else here asks it.
+"""NVIDIA's management library, NVML; no other module calls it.
 
-Without its binding, without a driver or without an answer, everything here is empty or None.
+Without its Python binding, a driver or an answer, every result here is empty or None.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ T = TypeVar("T")
 
 _MILLI = 1e-3
 EXCLUSIVE, PROHIBITED = "exclusive process", "prohibited"
-#: NVML's constants, and what they mean.
+#: NVML's compute modes, and what they are called here.
 COMPUTE_MODES = {
     "NVML_COMPUTEMODE_DEFAULT": "default",
     "NVML_COMPUTEMODE_EXCLUSIVE_PROCESS": EXCLUSIVE,
     "NVML_COMPUTEMODE_PROHIBITED": PROHIBITED,
 }
-#: Reasons for low clocks that disturb no measurement.
+#: Reasons for low clocks that do not disturb a measurement.
 _HARMLESS = {"None", "All", "GpuIdle", "ApplicationsClocksSetting", "UserDefinedClocks"}
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU of this machine, as the driver calls it.
+    """A GPU of this machine, as the driver reports it.
 
     Attributes:
-        name, uuid: what the driver reports.
+        name, uuid: the driver's name and identifier of it.
         sliced: whether MIG divides it.
         mode: who may compute on it, a value of `COMPUTE_MODES`.
-        users: processes that compute on it now.
+        users: how many processes compute on it now.
     """
 
     name: str
@@ -54,7 +54,7 @@ def binding() -> Any:
 
 
 def _asked(question: Callable[[Any], T]) -> T | None:
-    """What a question to the binding gives, between init and shutdown; None without a binding or a
+    """Calls `question` with the binding, between init and shutdown; None without a binding or a
     driver."""
     pynvml = binding()
     if pynvml is None:
@@ -70,19 +70,19 @@ def _asked(question: Callable[[Any], T]) -> T | None:
 
 
 def all_gpus() -> list[Gpu]:
-    """Every GPU that NVML tells of, those of others too, in the order of their indices."""
+    """Every GPU that NVML reports, by index, even those that this process may not use."""
     found = _asked(lambda nvml: [_gpu(nvml, i) for i in range(nvml.nvmlDeviceGetCount())])
     return [gpu for gpu in found or () if gpu is not None]
 
 
 def _gpu(nvml: Any, index: int) -> Gpu | None:
-    """A GPU by its number; None for one that is lost, or that this user may not see."""
+    """A GPU by its index; None for one that is lost, or that this user may not see."""
     try:
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         name, uuid = nvml.nvmlDeviceGetName(handle), nvml.nvmlDeviceGetUUID(handle)
     except nvml.NVMLError:
         return None
-    sliced, mode, users = False, "default", 0  # of a GPU that has no such thing
+    sliced, mode, users = False, "default", 0  # for GPUs that have no such thing
     with suppress(nvml.NVMLError):
         sliced = nvml.nvmlDeviceGetMigMode(handle)[0] == nvml.NVML_DEVICE_MIG_ENABLE
     with suppress(nvml.NVMLError):
@@ -94,7 +94,7 @@ def _gpu(nvml: Any, index: int) -> Gpu | None:
 
 
 def _as_text(value: str | bytes) -> str:
-    """Text, for older bindings answer in bytes."""
+    """Text; older bindings answer in bytes."""
     return value.decode() if isinstance(value, bytes) else value
 
 
@@ -112,7 +112,7 @@ def power_limit_w(uuid: str) -> float | None:
 
 
 def gpu_conditions(uuid: str) -> dict[str, Any]:
-    """The state of a GPU now, as the fields of `schema.hardware.Conditions` that it tells."""
+    """The present state of a GPU: those fields of `schema.hardware.Conditions` that NVML knows."""
     return _answers(uuid, lambda nvml, gpu: {
         "gpu_sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
         "gpu_memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_MEM),
@@ -128,7 +128,7 @@ def gpu_conditions(uuid: str) -> dict[str, Any]:
 def _answers(
     uuid: str, questions: Callable[[Any, Any], dict[str, Callable[[], Any]]]
 ) -> dict[str, Any]:
-    """What NVML answers of a GPU; questions that it cannot answer are left out."""
+    """What NVML answers about a GPU; questions that it cannot answer are left out."""
 
     def ask_all(nvml: Any) -> dict[str, Any]:
         read = {}
@@ -142,7 +142,7 @@ def _answers(
 
 
 def _throttle(nvml: Any, handle: Any) -> tuple[str, ...]:
-    """The reasons that hold the clocks down now; being idle is none."""
+    """The reasons why clocks are low now; being idle does not count."""
     mask = nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
     prefix = "nvmlClocksThrottleReason"
     named = {

@@ -30,10 +30,10 @@ from stmdeploy.schema.document import PlainText
 from stmdeploy.schema.hardware import MemoryLevel, Peaks, Rate
 from stmdeploy.spec.export import MAX_BATCH, PRECISIONS
 
-#: Names folders of profiles of a user's own, as PATH names folders of programs.
+#: The variable that lists folders of a user's own profiles, as PATH lists folders of programs.
 FOLDERS_VARIABLE = "STMDEPLOY_PROFILES"
 _SUFFIX = ".toml"
-#: The one profile that is no GPU's.
+#: The only profile that is not a GPU's.
 CPU = "cpu"
 
 
@@ -54,16 +54,16 @@ class Profile:
 
     Attributes:
         name: what ``--gpu`` takes.
-        title: the variant that the figures are of.
-        names: what NVML calls it, and its near variants.
+        title: the variant that the figures describe.
+        names: what NVML calls it and its near variants.
         accelerator_type: what Ray calls nodes that have it; several profiles may share one.
         families: other names for ``--gpu``, which several profiles may share.
         compute_capability: such as ``8.0``.
         memory_gb, bandwidth_gb_s, l2_mb, tdp_w: memory, its bandwidth, last-level cache, power.
-        batches, precisions: the defaults of what is measured on it.
+        batches, precisions: what is measured on it by default.
         peak_tflops: peak of the plain cores by precision; multiply and add count as two.
-        tensor_tflops: peak of the tensor cores by precision, dense.
-        source: the datasheet; ``sources`` names another for single figures.
+        tensor_tflops: peak of the tensor cores by precision, dense, counted alike.
+        source: the datasheet; ``sources`` names others, by the figure that is taken from them.
     """
 
     name: PlainText
@@ -84,13 +84,13 @@ class Profile:
     sources: dict[PlainText, PlainText] | None = None
 
     def fits(self, reported: str) -> bool:
-        """Whether the driver's name of a GPU is one of its names."""
+        """Whether `names` has the driver's name of a GPU."""
         return reported.strip().lower() in {name.lower() for name in self.names}
 
 
 @dataclass(frozen=True)
 class CpuProfile:
-    """The defaults of what is measured on this machine's own processor."""
+    """What is measured on this machine's own processor by default."""
 
     title: str
     batches: tuple[int, ...]
@@ -106,11 +106,10 @@ def cpu_profile() -> CpuProfile:
 
 
 def peaks_of(profile: Profile) -> Peaks:
-    """What a datasheet promises, in the terms of the roofline bound.
+    """A datasheet's figures, as the roofline bound reads them.
 
-    float32 runs on plain cores (TensorFloat-32 is off), the low precisions on whichever cores
-    are faster. Bytes that the last-level cache holds cost nothing: no datasheet says how fast
-    they come.
+    float32 runs on plain cores (TensorFloat-32 is off), lower precisions on whichever cores are
+    faster. Bytes in the last-level cache cost nothing: no datasheet gives its bandwidth.
     """
     tensor = profile.tensor_tflops or {}
     rates = [
@@ -132,10 +131,10 @@ def peaks_of(profile: Profile) -> Peaks:
 
 @cache
 def profiles() -> dict[str, Profile]:
-    """Every known processor by name; a user's own takes the place of one of the same name.
+    """Every known GPU by name; a user's own profile replaces one of the same name.
 
     Raises:
-        StmdeployError: a profile of a user's own that cannot be read.
+        StmdeployError: one of the user's own profiles cannot be read.
     """
     files = (*resources.files("stmdeploy.profiles").iterdir(), *_own_files())
     found = [_read(f) for f in files if f.name.endswith(_SUFFIX) and f.name != CPU + _SUFFIX]
@@ -144,7 +143,7 @@ def profiles() -> dict[str, Profile]:
 
 def _own_files() -> Iterator[Path]:
     folders = []
-    with suppress(StmdeployError):  # without a home there are none of the user's own
+    with suppress(StmdeployError):  # there is no home folder
         folders.append(config_folder() / "profiles")
     folders += [Path(p) for p in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if p]
     for folder in folders:
@@ -168,7 +167,7 @@ def _read(file: Traversable) -> Profile:
 
 
 def profile_of(reported: str) -> Profile | None:
-    """The profile that fits the driver's name of a GPU; None without one."""
+    """The profile that fits the driver's name of a GPU; None if none does."""
     return next((profile for profile in profiles().values() if profile.fits(reported)), None)
 
 
@@ -180,7 +179,7 @@ def find_profiles(name: str) -> tuple[Profile, ...]:
     """
     key = _key(name)
     if key == CPU:
-        raise StmdeployError("cpu is no GPU", "leave --gpu out to measure the CPU")
+        raise StmdeployError("cpu is not a GPU", "leave --gpu out to measure the CPU")
     exact = tuple(profile for profile in profiles().values() if _key(profile.name) == key)
     found = exact or tuple(p for p in profiles().values() if key in map(_key, p.families))
     if not found:

@@ -16,7 +16,7 @@ from stmdeploy.schema.hardware import Bound, MemoryLevel, Peaks, Rate
 from stmdeploy.schema.manifest import Operation
 from stmdeploy.spec.units import MS_PER_S
 
-#: What the bound takes for granted, in words that go wherever its figures go.
+#: What the bound assumes; shown wherever its figures are.
 ASSUMPTIONS = (
     "The bound adds up, over the operators that multiply, the larger of two times: their "
     "multiplications at the peak rate of the precision (or of float32, if that is higher), and "
@@ -26,9 +26,9 @@ ASSUMPTIONS = (
     "the caches between inferences as far as they fit; the rest comes while products keep the "
     "processor busy, as far as that lasts."
 )
-#: Bytes of an element: the least that a runtime can move in a precision.
+#: Bytes of an element, the least that a runtime can move in a precision.
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int8-dynamic": 1}
-#: The rates that products of a precision may run at.
+#: The rate that a precision needs, then others it may run at; by default its own and float32's.
 _RATES = {"int8-dynamic": ("int8", "fp32")}
 
 
@@ -36,18 +36,18 @@ def bound(operations: Sequence[Operation], batch: int, precision: str, peaks: Pe
     """The least time of one inference of a graph; see `ASSUMPTIONS`.
 
     Args:
-        operations: those of the graph, per image.
+        operations: the graph's, counted for one image.
         batch: images per inference.
         precision: what the artifact computes in.
-        peaks: what the processor can do at most.
+        peaks: the most that the processor can do.
 
     Raises:
         StmdeployError: the peaks have no rate for the precision.
     """
     rate, size = rate_of(precision, peaks), _BYTES[precision]
     weights = sum(size * op.weight_elements * op.nodes for op in operations)
-    # What no cache keeps between two inferences comes again; whose weights that is, is free to
-    # choose, and it comes for nothing while an operator that has it is busy multiplying.
+    # Weights that no cache keeps between two inferences are read again. Which ones these are is
+    # free to choose, and reading them is hidden while their operator is busy multiplying.
     missing_ms = MS_PER_S * memory_s(weights, peaks.memory)
     slowest = _speed_at(weights, peaks.memory)
     total, compute, memory, hidden = 0.0, 0.0, missing_ms, 0.0
@@ -81,10 +81,10 @@ def bound(operations: Sequence[Operation], batch: int, precision: str, peaks: Pe
 
 
 def rate_of(precision: str, peaks: Peaks) -> Rate:
-    """The rate that products of a precision run at, at most.
+    """The highest rate that products of a precision can run at.
 
     Raises:
-        StmdeployError: the peaks have none for it.
+        StmdeployError: the peaks have no rate for the precision.
     """
     own, *others = _RATES.get(precision, (precision, "fp32"))
     usable = [rate for rate in peaks.rates if rate.precision in (own, *others)]
@@ -97,20 +97,20 @@ def rate_of(precision: str, peaks: Peaks) -> Rate:
 
 
 def _speed_at(size: float, memory: Sequence[MemoryLevel]) -> float:
-    """Bytes a second of the level that the last of so many bytes come from; 0 if they are free."""
-    level = next(
-        one for one in memory
-        if one.up_to_mib is None or size <= one.up_to_mib * BYTES_PER_MIB
-    )  # fmt: skip
-    return (level.gb_s or 0.0) * 1e9
+    """Bytes a second of the level that the last of `size` bytes comes from; 0 if it is free."""
+    return next((level.gb_s or 0.0) * 1e9 for level in memory if size <= _end_bytes(level))
+
+
+def _end_bytes(level: MemoryLevel) -> float:
+    return float("inf") if level.up_to_mib is None else level.up_to_mib * BYTES_PER_MIB
 
 
 def memory_s(size: float, memory: Sequence[MemoryLevel]) -> float:
-    """Seconds that `size` bytes take, touched together: the first ones come from the first level,
-    what it cannot hold from the next."""
+    """Seconds to read `size` bytes: the first ones come from the first level, what it cannot hold
+    from the next."""
     seconds, below = 0.0, 0.0
     for level in memory:
-        end = float("inf") if level.up_to_mib is None else level.up_to_mib * BYTES_PER_MIB
+        end = _end_bytes(level)
         here = max(0.0, min(size, end) - below)
         seconds += here / (level.gb_s * 1e9) if level.gb_s else 0.0
         below = end

@@ -14,8 +14,7 @@ class Clock(Protocol):
 
 
 class HostClock:
-    """The host's monotonic clock of the highest resolution."""
+    """The host's monotonic clock with the highest resolution."""
 
     def now_ns(self) -> int:
-        """``time.perf_counter_ns()``."""
         return time.perf_counter_ns()

@@ -1,7 +1,7 @@
-"""MLPerf's scenarios by the real LoadGen: requests come by its rules, and it gives the verdict.
+"""MLPerf's scenarios, run by the real LoadGen: it issues the requests and gives the verdict.
 
-Rules: MLPerf Inference, LoadGen (github.com/mlcommons/inference/tree/master/loadgen). Server's
-arrivals are a Poisson process; its rate is first searched (FindPeakPerformance), then run.
+Rules: MLPerf Inference, LoadGen (github.com/mlcommons/inference/tree/master/loadgen). Requests of
+the server scenario arrive as a Poisson process, whose rate is searched (FindPeakPerformance) first.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,18 +26,19 @@ from stmdeploy.schema.measurement import ScenarioResult
 from stmdeploy.spec.run import RunSpec, ScenarioSpec
 from stmdeploy.spec.units import MS_PER_S, NS_PER_MS, NS_PER_S
 
-#: What early stopping asks of the percentile that each is judged by: of single-stream's 90th,
-#: of multi-stream's 99th; of server's with room for some that break the limit.
+#: The fewest queries of a scenario: what early stopping needs for the percentile that judges it;
+#: for server, with room for some queries that break the limit.
 MIN_QUERIES = {
     "single-stream": percentile_floor(0.90),
     "multi-stream": percentile_floor(0.99),
     "server": 1000,
     "offline": 1,
 }
-#: The search starts at this share of what one request after the other would reach.
+#: The search starts at this share of the rate that one request after the other would reach.
 _FIRST_SHARE = 0.3
-#: A rate that was found and then fails is tried again this much lower, so often.
+#: A rate that was found and then fails is multiplied by this and tried again, so many times in all.
 _LOWER, _TRIES = 0.85, 6
+#: The length of a search as a share of the run's, and its fewest queries.
 _SEARCH_SHARE, _MIN_SEARCH_QUERIES = 0.3, 100
 _MARK = ":::MLLOG "
 #: Why LoadGen may say INVALID.
@@ -49,7 +51,7 @@ _CHECKS = {
 
 
 def why_no_loadgen() -> str:
-    """What to type where LoadGen is not installed; empty where it is."""
+    """The command that installs LoadGen; empty if it is installed."""
     return "" if find_spec("mlperf_loadgen") else "pip install 'stmdeploy[loadgen]'"
 
 
@@ -59,11 +61,11 @@ def play(lanes: list[Runner], run: RunSpec, logs: Path) -> ScenarioResult:
     Args:
         lanes: one for every request in flight, prepared and warm.
         run: the scenario and the batch.
-        logs: the folder that LoadGen's logs go to; made if it is not there.
+        logs: the folder for LoadGen's logs; made if it is missing.
 
     Raises:
-        StmdeployError: LoadGen is missing, or the latency asked for cannot be kept by one
-            request alone.
+        StmdeployError: LoadGen is missing, or one request alone takes longer than the target
+            latency of the server scenario.
     """
     if hint := why_no_loadgen():
         raise StmdeployError("mlcommons-loadgen is not installed", hint)
@@ -78,15 +80,14 @@ def play(lanes: list[Runner], run: RunSpec, logs: Path) -> ScenarioResult:
 
 
 def _typical_s(runner: Runner) -> float:
-    """Seconds of an inference, the median of a few."""
+    """The median of five inferences, in seconds."""
     return median(timed(runner.run, HostClock()) for _ in range(5)) / NS_PER_S
 
 
 class _System:
     """LoadGen's system under test: a queue of samples, and a thread for every request in flight.
 
-    A thread takes as many waiting samples as the batch holds; the last inference of a query
-    may be partly empty, and takes as long.
+    A query is cut into batches; its last inference may be partly empty, and takes as long.
     """
 
     def __init__(self, lanes: list[Runner], batch: int) -> None:
@@ -94,8 +95,9 @@ class _System:
         self._lanes, self._batch = lanes, batch
         self.failures: list[Exception] = []
 
-    def serve(self, test: Callable[[Callable[[list[Any]], None]], None]) -> None:
-        """Runs a test, which is given what to issue queries to.
+    @contextmanager
+    def serving(self) -> Iterator[Callable[[list[Any]], None]]:
+        """Starts the threads, and gives what to issue queries to; waits for them at the end.
 
         Raises:
             Exception: what the first inference that failed raised.
@@ -105,7 +107,7 @@ class _System:
         ]
         for thread in threads:
             thread.start()
-        test(self._issue)
+        yield self._issue
         for _ in threads:
             self._waiting.put(None)
         for thread in threads:
@@ -124,7 +126,7 @@ class _System:
             try:
                 if not self.failures:
                     lane.run()
-            except Exception as error:  # noqa: BLE001  (raised by `serve`; LoadGen waits for answers)
+            except Exception as error:  # noqa: BLE001  (raised by `serving`; LoadGen waits for answers)
                 self.failures.append(error)
             loadgen.QuerySamplesComplete([loadgen.QuerySampleResponse(i, 0, 0) for i in ids])
 
@@ -141,11 +143,15 @@ def _settings(spec: ScenarioSpec, batch: int, latency_s: float) -> Any:
     settings.multi_stream_expected_latency_ns = int(latency_s * NS_PER_S)
     settings.multi_stream_samples_per_query = batch
     settings.offline_expected_qps = batch / latency_s
+    settings.server_target_qps = _FIRST_SHARE / latency_s
+    settings.server_target_latency_percentile = 0.99
+    if spec.target_latency_ms is not None:
+        settings.server_target_latency_ns = int(spec.target_latency_ms * NS_PER_MS)
     return settings
 
 
 def _server(system: _System, spec: ScenarioSpec, latency_s: float, logs: Path) -> ScenarioResult:
-    """Searches the highest rate whose 99th percentile keeps the limit, then runs it."""
+    """Searches the highest rate whose 99th percentile keeps the latency limit, then runs it."""
     import mlperf_loadgen as loadgen
 
     assert spec.target_latency_ms is not None
@@ -155,20 +161,14 @@ def _server(system: _System, spec: ScenarioSpec, latency_s: float, logs: Path) -
             f"longer than the {spec.target_latency_ms:g} ms asked for",
             "raise --target-latency-ms",
         )
-    settings = _settings(spec, 1, latency_s)
-    settings.server_target_latency_ns = int(spec.target_latency_ms * NS_PER_MS)
-    settings.server_target_latency_percentile = 0.99
-    settings.server_target_qps = _FIRST_SHARE / latency_s
-    settings.mode = loadgen.TestMode.FindPeakPerformance
-    settings.min_duration_ms = int(MS_PER_S * _SEARCH_SHARE * spec.duration_s)
-    settings.min_query_count = _MIN_SEARCH_QUERIES
-    search = logs / "search"
-    search.mkdir(exist_ok=True)
-    _test(system, settings, search)
-    rate = _peak(_log(search)) or settings.server_target_qps
-    settings.mode = loadgen.TestMode.PerformanceOnly
-    settings.min_duration_ms = int(MS_PER_S * spec.duration_s)
-    settings.min_query_count = MIN_QUERIES[spec.name]
+    search, settings = (_settings(spec, 1, latency_s) for _ in range(2))
+    search.mode = loadgen.TestMode.FindPeakPerformance
+    search.min_duration_ms = int(MS_PER_S * _SEARCH_SHARE * spec.duration_s)
+    search.min_query_count = _MIN_SEARCH_QUERIES
+    search_logs = logs / "search"
+    search_logs.mkdir(exist_ok=True)
+    _test(system, search, search_logs)
+    rate = _peak(_log(search_logs)) or search.server_target_qps
     for _ in range(_TRIES):
         settings.server_target_qps = rate
         result = _played(system, settings, spec, logs, rate)
@@ -210,37 +210,31 @@ def _test(system: _System, settings: Any, logs: Path) -> None:
     output.copy_summary_to_stdout = False
     log_settings.log_output = output
     log_settings.enable_trace = False
-    # The library of samples: the input is on the device already, and always the same.
-    samples = loadgen.ConstructQSL(1, 1, lambda _: None, lambda _: None)
-
-    def test(issue: Callable[[list[Any]], None]) -> None:
-        sut = loadgen.ConstructSUT(issue, lambda: None)
-        try:
-            loadgen.StartTestWithLogSettings(sut, samples, settings, log_settings)
-        finally:
-            loadgen.DestroySUT(sut)
-
-    try:
-        system.serve(test)
-    finally:
-        loadgen.DestroyQSL(samples)
+    with ExitStack() as stack:
+        # The library of samples: the input is on the device already, and always the same.
+        samples = loadgen.ConstructQSL(1, 1, lambda _: None, lambda _: None)
+        stack.callback(loadgen.DestroyQSL, samples)
+        sut = loadgen.ConstructSUT(stack.enter_context(system.serving()), lambda: None)
+        stack.callback(loadgen.DestroySUT, sut)
+        loadgen.StartTestWithLogSettings(sut, samples, settings, log_settings)
 
 
 def _log(logs: Path) -> dict[str, Any]:
-    """LoadGen's detailed log by key; of several entries of one key, the last."""
+    """LoadGen's detailed log by key; the last entry of every key."""
     lines = (logs / "mlperf_log_detail.txt").read_text("utf-8").splitlines()
     entries = [json.loads(line.removeprefix(_MARK)) for line in lines if line.startswith(_MARK)]
     return {entry["key"]: entry["value"] for entry in entries}
 
 
 def _peak(log: dict[str, Any]) -> float | None:
+    """The rate that a search found, in queries per second; None if it found none."""
     found = str(log.get("generic_message", ""))
     words = "Found peak performance field:"
     return float(found.partition(words)[2]) if words in found else None
 
 
 def _rate(log: dict[str, Any]) -> float:
-    """Samples per second, under the name that the scenario logs it by."""
+    """Samples per second; every scenario logs them under another name."""
     names = ("completed_samples_per_sec", "samples_per_second", "qps_with_loadgen_overhead")
     return next((float(log[f"result_{name}"]) for name in names if f"result_{name}" in log), 0.0)
 

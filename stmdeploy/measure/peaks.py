@@ -1,4 +1,4 @@
-"""What this processor can do at most: products in every library at hand, and copies."""
+"""The most this processor can do: matrix products in every library at hand, and copies."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from stmdeploy.spec.units import NS_PER_S
 
 #: Sides of the square matrices, small enough for caches and large enough for their kernels.
 SIZES = (512, 1024, 2048)
-#: What a copy touches, reading and writing together.
+#: MiB that a copy touches, reading and writing together.
 FOOTPRINTS_MIB = (1, 4, 16, 64, 256)
-#: Repeats of one product or copy: so long, and at least so many times.
+#: Each product or copy is repeated for so many seconds, and at least so many times.
 _BUDGET_S, _MIN_REPEATS = 0.1, 4
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A library that may be the fastest at products in a precision.
+    """A library, ``by``, that may be the fastest at products in a precision.
 
-    ``make`` prepares the product of two square matrices of a given side; it gives None where the
-    library has no such product.
+    ``make`` prepares the product of two square matrices of a given side; None if the library has
+    no such product.
     """
 
     by: str
@@ -33,9 +33,9 @@ class Candidate:
 
 
 def measure_peaks(candidates: Iterable[Candidate], threads: int, clock: Clock) -> Peaks:
-    """The best rate of every precision, and the bandwidth of copies by the MiB they touch.
+    """Measures the best rate of every precision, and the bandwidth of copies by the MiB they touch.
 
-    Peaks, not typical figures: of every product and copy the fastest run counts.
+    Peaks, not typical figures: the fastest run of every product and copy counts.
     """
     rates: list[Rate] = []
     for candidate in candidates:
@@ -54,7 +54,7 @@ def measure_peaks(candidates: Iterable[Candidate], threads: int, clock: Clock) -
 
 
 def _tflops(candidate: Candidate, size: int, clock: Clock) -> float | None:
-    """The best rate of a product; None without one, or where the library fails at it."""
+    """The best TFLOP/s of a product; None if the library has no such product or fails at it."""
     try:
         product = candidate.make(size)
         return 2 * size**3 / _fastest_s(product, clock) / 1e12 if product else None
@@ -63,10 +63,10 @@ def _tflops(candidate: Candidate, size: int, clock: Clock) -> float | None:
 
 
 def levels(speeds: Sequence[tuple[float, float]]) -> tuple[MemoryLevel, ...]:
-    """Levels of memory out of the bandwidths of growing footprints, in MiB and GB/s.
+    """Turns growing footprints in MiB, each with its bandwidth in GB/s, into levels of memory.
 
-    What is touched between two footprints may be as fast as the smaller one; and what touches
-    less is never slower.
+    A size between two footprints may be as fast as the smaller one; a smaller size is never slower
+    than a larger one.
     """
     ends = [*(size for size, _ in speeds[1:]), None]
     return tuple(
@@ -76,7 +76,7 @@ def levels(speeds: Sequence[tuple[float, float]]) -> tuple[MemoryLevel, ...]:
 
 
 def merged(first: Peaks, second: Peaks) -> Peaks:
-    """The higher of two peaks of one processor, figure by figure."""
+    """Combines two measured peaks of one processor: of every figure the higher one."""
     memory = tuple(
         max(pair, key=lambda level: level.gb_s or 0.0)
         for pair in zip(first.memory, second.memory, strict=True)
@@ -86,7 +86,7 @@ def merged(first: Peaks, second: Peaks) -> Peaks:
 
 
 def _best(rates: Iterable[Rate]) -> tuple[Rate, ...]:
-    """The highest rate of every precision, of equal ones the first."""
+    """The highest rate of every precision; of equal ones the first."""
     best: dict[str, Rate] = {}
     for rate in rates:
         if rate.precision not in best or best[rate.precision].tflops < rate.tflops:
@@ -117,7 +117,7 @@ def _copy_gb_s(size_mib: float, threads: int, clock: Clock) -> float:
 
 
 def numpy_product(size: int) -> Callable[[], object]:
-    """NumPy's float32 product of two matrices of a side, by the BLAS that it was built with."""
+    """Prepares NumPy's float32 product of two square matrices, done by the BLAS it came with."""
     import numpy as np
 
     left, right, out = (np.ones((size, size), np.float32) for _ in range(3))

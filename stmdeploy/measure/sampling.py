@@ -11,18 +11,18 @@ from stmdeploy.measure.statistics import process_interval, quantile
 from stmdeploy.spec.run import SamplingSpec
 from stmdeploy.spec.units import NS_PER_S
 
-#: The rules are looked at again after this much more data; looking costs a sort.
+#: A rule is checked again once there are this many times as many samples: each check sorts them.
 _LOOK_GROWTH = 1.2
-#: Warming up has ended when a run is no longer this much faster than before.
+#: Warm-up ends when runs no longer become faster by this share.
 _STEADY_GAIN = 0.02
-#: A process may stop once its own interval is this share of the width that the row aims at:
-#: the rest is left to what differs between processes.
+#: A process may stop once its own interval is this share of the width that the row aims at: the
+#: rest is left for differences between processes.
 _OWN_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What was thrown away, in nanoseconds, and whether it ended ``steady`` or at the ``limit``."""
+    """Discarded runs, in nanoseconds, and what ended the warm-up: ``steady`` or ``limit``."""
 
     durations_ns: tuple[int, ...]
     ended_by: str
@@ -32,7 +32,7 @@ class WarmUp:
 class Samples:
     """Durations of single runs, in nanoseconds, in the order they were taken.
 
-    ``stopped_by`` is ``interval`` (narrow enough), ``budget`` (time over) or ``loadgen``.
+    ``stopped_by``: ``interval`` (narrow enough), ``budget`` (time is up) or ``loadgen``.
     """
 
     durations_ns: tuple[int, ...]
@@ -40,17 +40,15 @@ class Samples:
 
 
 def timed(run: Callable[[], object], clock: Clock) -> int:
-    """Nanoseconds of one run."""
+    """How long one run takes, in nanoseconds."""
     start = clock.now_ns()
     run()
     return clock.now_ns() - start
 
 
 def is_steady(durations: list[int]) -> bool:
-    """Whether the latest quarter of the runs is no faster than the quarter before it.
-
-    Compared are medians; faster means by more than 2 %.
-    """
+    """Whether the median of the latest quarter of the runs is no more than 2 % below that of the
+    quarter before it; False for fewer than three runs."""
     quarter = max(len(durations) // 4, 1)
     if len(durations) < 2 * quarter + 1:
         return False
@@ -59,10 +57,8 @@ def is_steady(durations: list[int]) -> bool:
 
 
 def warm_up(run: Callable[[], None], clock: Clock, spec: SamplingSpec) -> WarmUp:
-    """Runs until `is_steady`, at least ``warmup_min`` times and ``warmup_s`` long.
-
-    Ends at ``warmup_limit_s`` in any case.
-    """
+    """Runs until `is_steady`, at least ``warmup_min`` times and for ``warmup_s`` seconds, but not
+    beyond ``warmup_limit_s`` seconds once it has run ``warmup_min`` times."""
     durations: list[int] = []
     start, next_look = clock.now_ns(), spec.warmup_min
     while True:
@@ -77,7 +73,7 @@ def warm_up(run: Callable[[], None], clock: Clock, spec: SamplingSpec) -> WarmUp
 
 
 def collect(run: Callable[[], None], clock: Clock, spec: SamplingSpec) -> Samples:
-    """Times single runs until the process's interval is narrow or its share is spent.
+    """Times single runs until this process's interval is narrow or its share of the budget spent.
 
     Args:
         run: one inference, complete on return.
@@ -102,11 +98,11 @@ def collect(run: Callable[[], None], clock: Clock, spec: SamplingSpec) -> Sample
 def collect_in_flight(
     runs: Sequence[Callable[[], None]], clock: Clock, spec: SamplingSpec
 ) -> tuple[int, ...]:
-    """Several requests in flight, one thread each over one loaded model: keeps every one busy until
-    the process's share of the budget is spent.
+    """Keeps several requests over one loaded model in flight, a thread each, until the process's
+    share of the budget is spent and each has run ``min_samples`` times.
 
     Args:
-        runs: one inference each, complete on return; called from threads of their own.
+        runs: one inference each, complete on return.
 
     Returns:
         Nanoseconds of every inference, in the order they ended.

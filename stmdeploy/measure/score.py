@@ -15,14 +15,13 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-
-#: A class is found by top-5 among so many.
+#: A label counts for top-5 if it is among so many of the highest logits.
 _TOP = 5
 
 
 @dataclass
 class Score:
-    """Counts over the images that were read; ``agreed`` is None without a reference."""
+    """Counts of images; ``agreed`` and ``reference_top1`` are None without a reference."""
 
     images: int = 0
     top1: int = 0
@@ -41,7 +40,7 @@ def score(
     """Runs labelled images through an artifact, and through its reference beside it.
 
     Args:
-        runner, reference: loaded for `batch` images; a batch that is smaller is filled up.
+        runner, reference: loaded for `batch` images; a smaller batch is filled up.
         batches: of at most `batch` images.
         tell: called with the score so far, after every batch.
 
@@ -75,14 +74,14 @@ def _logits(runner: Runner, images: Array, batch: int) -> Array:
     logits = runner.output()[: len(images)]
     if not np.isfinite(logits).all():
         raise StmdeployError(
-            "the artifact gives logits that are not finite", "export it in another precision",
+            "the artifact gives logits that are not finite", "export it with another --precision",
             ExitCode.OUTPUTS_DIFFER,
         )  # fmt: skip
     return logits
 
 
 def _ranked(logits: Array) -> npt.NDArray[np.int64]:
-    """Classes from the highest logit down; of equal ones the first."""
+    """Classes by falling logit, N x classes; of equal ones the first comes first."""
     import numpy as np
 
     return np.argsort(-logits, axis=1, kind="stable")

@@ -18,8 +18,8 @@ from stmdeploy.schema.measurement import ProcessRun, ScenarioResult
 from stmdeploy.spec.run import LOOP, RunSpec, SamplingSpec
 from stmdeploy.spec.units import NS_PER_MS, NS_PER_S
 
-#: Inferences with host copies, and those timed by the device: this share of a process's budget,
-#: at least so many.
+#: Inferences with host copies get this share of a process's budget, and at least so many runs; so
+#: do those timed by the device.
 _BESIDE_SHARE, _BESIDE_MIN = 0.1, 5
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Machine:
-    """How the measuring process sees the machine around it."""
+    """What the measuring process reads of the machine around it."""
 
     clock: Clock
     conditions: Callable[[], Conditions]
@@ -48,11 +48,12 @@ class Model:
     """How a model comes into the process that measures it.
 
     Attributes:
-        import_runtime: imports what `load` needs, so that its time and memory are the model's.
-        load: gives the runner; its time is the load time.
-        make_images: gives N 3 H W float32; after the import, which it may share a library with.
-        check: raises StmdeployError (exit code 4) if what a runner gives for the images it is
-            prepared with is not what it should be; leaves it as it was.
+        import_runtime: imports what `load` needs, so that load time and memory are the model's.
+        load: makes the runner.
+        make_images: makes the input, N 3 H W float32; called after the import, with which it may
+            share a library.
+        check: raises StmdeployError (exit code 4) if a runner's outputs for the images that it is
+            prepared with are wrong; leaves the runner as it was.
     """
 
     import_runtime: Callable[[], None]
@@ -89,7 +90,7 @@ class Loaded:
 
 
 def load_model(model: Model, clock: Clock) -> Loaded:
-    """Brings a model to its first inference; raises what its check of the outputs raises."""
+    """Loads a model and runs it once; raises what the model's check of its outputs raises."""
     import_ns = timed(model.import_runtime, clock)
     images = model.make_images()
     memory_before = peak_memory_mib()
@@ -116,15 +117,16 @@ def measure(
 ) -> ProcessRun:
     """Loads a model and measures its inferences over one prepared input.
 
-    Its outputs are checked before anything is timed, and again after the last sample; what the
-    check raises ends it.
-
     Args:
         model: how it is loaded.
         run: how many requests are in flight, and which scenario.
         sampling: when to stop.
         machine: the clock, and what is recorded beside the samples.
         play: used for every scenario but our own loop.
+
+    Raises:
+        StmdeployError: (exit code 4) what the model's check raises, which is called before the
+            first sample and after the last.
     """
     clock, beside_s = machine.clock, _BESIDE_SHARE * sampling.process_budget_s
     loaded = load_model(model, clock)
@@ -173,16 +175,12 @@ def _lanes(runner: Runner, images: Array, in_flight: int) -> list[Runner]:
 
 
 def _sample(
-    lanes: list[Runner],
-    run: RunSpec,
-    sampling: SamplingSpec,
-    clock: Clock,
-    play: PlayScenario,
+    lanes: list[Runner], run: RunSpec, sampling: SamplingSpec, clock: Clock, play: PlayScenario
 ) -> tuple[Samples, ScenarioResult | None]:
-    """The samples, by the rules of the run: our loop, several in flight, or LoadGen's."""
+    """Takes the samples of a run: by our loop, with several requests in flight, or by LoadGen."""
     if run.scenario.name != LOOP:
         result = play(lanes)
-        # LoadGen keeps its own samples; a few of ours say what one request takes without it.
+        # LoadGen keeps its own samples; a few of ours show what one request takes without it.
         own = tuple(timed(lanes[0].run, clock) for _ in range(sampling.min_samples))
         return Samples(own, "loadgen"), result
     if run.in_flight > 1:
@@ -192,7 +190,7 @@ def _sample(
 
 
 def _repeated(once: Callable[[], T], clock: Clock, budget_s: float) -> tuple[T, ...]:
-    """What `once` gives, again and again until so many seconds are over."""
+    """Calls `once` for so many seconds, at least `_BESIDE_MIN` times; gives all its results."""
     found: list[T] = []
     deadline = clock.now_ns() + budget_s * NS_PER_S
     while len(found) < _BESIDE_MIN or clock.now_ns() < deadline:
@@ -201,9 +199,9 @@ def _repeated(once: Callable[[], T], clock: Clock, budget_s: float) -> tuple[T, 
 
 
 def _with_copies(runner: Runner, images: Array, clock: Clock, budget_s: float) -> tuple[int, ...]:
-    """Inferences with the input brought to the runtime and the output brought back.
+    """Nanoseconds of inferences that copy the input to the runtime and the output back.
 
-    The first, which finds nothing warm, is among them; their median does not mind.
+    The first one, whose copies are cold, is among them: it hardly moves their median.
     """
 
     def whole() -> None:
@@ -215,7 +213,7 @@ def _with_copies(runner: Runner, images: Array, clock: Clock, budget_s: float) -
 
 
 def _on_device(runner: Runner, machine: Machine, budget_s: float) -> tuple[float, ...]:
-    """Inferences as the GPU itself times them; none where it does not."""
+    """Milliseconds of inferences as the GPU times them; empty if the runner has no stream."""
     stream = runner.on_stream()
     if stream is None:
         return ()

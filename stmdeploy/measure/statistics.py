@@ -1,13 +1,13 @@
-"""Pure statistics over latencies: intervals that know of processes and of time, and percentiles
-with their floors.
+"""Pure statistics over latencies: intervals that account for drift and for differences between
+processes, and percentiles that need enough samples.
 
 Latencies of one process are not independent: the machine drifts. And two processes of the same
 row differ by more than either varies: memory lies elsewhere, the machine has moved on. An
-interval out of single samples sees neither. Here a process is cut into ten sections in the order
-of time (sectioning; S. Asmussen, P. Glynn, Stochastic Simulation, 2007, section III.5), and a row
-is several processes, whose medians are the independent observations (T. Kalibera, R. Jones,
-Rigorous Benchmarking in Reasonable Time, ISMM 2013). Both are taken on the logarithm: what
-disturbs a latency multiplies it.
+interval from single samples sees neither. Here a process is cut into ten sections in the order of
+time (sectioning; S. Asmussen, P. Glynn, Stochastic Simulation, 2007, section III.5), and a row is
+several processes, whose medians are the independent observations (T. Kalibera, R. Jones, Rigorous
+Benchmarking in Reasonable Time, ISMM 2013). Both work on logarithms, because disturbances multiply
+a latency.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _TAIL_CONFIDENCE = 0.99
 _TAIL_BEYOND = 1
 #: Sections of a process, and the fewest samples that can be cut into them.
 _SECTIONS, _FEWEST_TO_CUT = 10, 40
-#: Student's t of so many sections, two-sided 95 %: known without SciPy, which a process that
-#: measures has no memory to spare for.
+#: Student's t for so many sections, two-sided 95 %: a constant, so that a process that measures
+#: need not load SciPy.
 _SECTIONS_T = 2.2621572
 
 
@@ -65,11 +65,10 @@ def _around(median: float, half_log: float) -> Interval:
 
 
 def process_interval(samples: Sequence[float]) -> Interval:
-    """The median of one process, and what its drift leaves open.
+    """The median of one process, with the interval that its own drift leaves.
 
-    Ten sections in the order of time, the spread of their medians around the median of all;
-    with too few samples for sections, two order statistics (`order_interval`). It speaks of
-    this process alone.
+    The interval comes from the spread of the medians of ten sections, in the order of time, around
+    the median of all; with fewer than 40 samples, from order statistics (`order_interval`).
 
     Args:
         samples: at least one, positive, in the order they were taken.
@@ -77,23 +76,18 @@ def process_interval(samples: Sequence[float]) -> Interval:
     if len(samples) < _FEWEST_TO_CUT:
         return order_interval(samples)
     median = quantile(sorted(samples), 0.5)
-    return _around(median, _SECTIONS_T * _section_error(samples, median))
-
-
-def _section_error(samples: Sequence[float], median: float) -> float:
-    """Standard error of the logarithm of a median, from sections."""
     edges = [round(i * len(samples) / _SECTIONS) for i in range(_SECTIONS + 1)]
     squares = sum(
         math.log(quantile(sorted(samples[a:b]), 0.5) / median) ** 2 for a, b in pairwise(edges)
     )
-    return math.sqrt(squares / (_SECTIONS - 1) / _SECTIONS)
+    return _around(median, _SECTIONS_T * math.sqrt(squares / (_SECTIONS - 1) / _SECTIONS))
 
 
 def row_interval(processes: Sequence[Sequence[float]]) -> Interval:
     """The median of a row: the geometric mean of its processes' medians, with its interval.
 
-    Student's t over the processes. Few processes can agree by chance; the interval is never
-    narrower than the processes' own, taken together. One process has only its own.
+    The interval is Student's t over the processes. A few can agree by chance, so it is never
+    narrower than their own intervals, taken together. A single process has only its own.
 
     Args:
         processes: the samples of each, at least one process.
@@ -109,10 +103,10 @@ def row_interval(processes: Sequence[Sequence[float]]) -> Interval:
 
 
 def order_interval(samples: Sequence[float]) -> Interval:
-    """The median between two order statistics: distribution-free, for independent samples.
+    """The median between two order statistics, free of distribution, for independent samples.
 
     The number of samples below the median is Binomial(n, 1/2) (W. J. Conover, Practical
-    Nonparametric Statistics, section 3.2). With fewer than 6, the whole range.
+    Nonparametric Statistics, section 3.2). With fewer than 6 samples, the whole range.
     """
     ordered = sorted(samples)
     count, rank, total = len(ordered), 0, 0.0
@@ -128,9 +122,8 @@ def order_interval(samples: Sequence[float]) -> Interval:
 def percentile_floor(share: float) -> int:
     """How many samples a percentile needs before it is shown: 64 for p90, 662 for p99.
 
-    The rule of MLPerf LoadGen's early stopping: the smallest n for which, if the true share
-    of runs within the latency were only `share`, one or fewer runs beyond it would be seen
-    with a probability of at most 1 %.
+    The rule of MLPerf LoadGen's early stopping: the smallest n of which at most one would lie
+    beyond the latency with a probability of 1 % or less, if only `share` of all runs kept it.
     """
     beyond = 1.0 - share
     count = _TAIL_BEYOND + 1
@@ -140,6 +133,6 @@ def percentile_floor(share: float) -> int:
 
 
 def percentiles(samples: Sequence[float]) -> dict[float, float]:
-    """Those of `PERCENTILES` for which there are enough samples, by share."""
+    """The `PERCENTILES` that there are enough samples for, by share."""
     ordered = sorted(samples)
     return {p: quantile(ordered, p) for p in PERCENTILES if len(ordered) >= percentile_floor(p)}

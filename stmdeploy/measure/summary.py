@@ -1,4 +1,4 @@
-"""From the processes of a row to its figures, and the verdict on how they were measured."""
+"""The figures of a row from its processes, and advice on how they were measured."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from stmdeploy.schema.measurement import Measurement, ProcessRun
 from stmdeploy.spec.run import LOOP, RunSpec, SamplingSpec
 from stmdeploy.spec.units import MS_PER_S
 
-#: The processes of a row differ when their medians spread by more than this factor of what
-#: each of them varies by itself, and by more than this share.
+#: Processes of a row differ if their medians spread by more than this many times what each varies
+#: by itself, and by more than this share.
 _SPREAD_FACTOR, _SPREAD_SHARE = 3.0, 0.05
-#: A machine is busy when this many times its threads are runnable; once is the sweep itself.
+#: A machine is busy if more than this many processes per thread can run; the sweep itself is one.
 _BUSY_FACTOR = 1.5
-#: What a process takes beside warming up and sampling: start, load, inferences with copies.
+#: Seconds of a process beside warm-up and sampling: start, load, inferences with copies.
 PROCESS_OVERHEAD_S = 3.0
-#: Of that, what nobody measures: the start of the interpreter, and its end.
+#: The seconds of these that nobody measures: start and end of the interpreter.
 _START_S = 0.5
 
 
 def summarize(processes: Sequence[ProcessRun], run: RunSpec, sampling: SamplingSpec) -> Measurement:
-    """The row's figures out of at least one process."""
+    """Computes a row's figures from those of its processes, at least one."""
     samples = [process.samples_ms for process in processes]
     pooled = tuple(chain.from_iterable(samples))
     interval, tails = row_interval(samples), percentiles(pooled)
@@ -72,11 +72,11 @@ def summarize(processes: Sequence[ProcessRun], run: RunSpec, sampling: SamplingS
 
 
 def wants_more(processes: Sequence[ProcessRun], run: RunSpec, sampling: SamplingSpec) -> bool:
-    """Whether a row is to be measured in one more process.
+    """Whether a row needs one more process.
 
-    Until it has as many as asked for; then while its interval is wider than the target, sampling
-    has not used the row's budget, and another one ends within `longest_row_s`. LoadGen's
-    scenarios decide on their own length: one process.
+    It does until it has as many as asked for; then as long as its interval is wider than the
+    target, its budget has samples left, and one more would end within `longest_row_s`. LoadGen's
+    scenarios set their own length and take one process.
     """
     if run.scenario.name != LOOP:
         return not processes
@@ -93,14 +93,14 @@ def wants_more(processes: Sequence[ProcessRun], run: RunSpec, sampling: Sampling
 
 
 def longest_row_s(sampling: SamplingSpec) -> float:
-    """How long the processes of a row take at most, but for inferences so slow that the least
-    number of samples takes longer than its share of the budget."""
+    """How many seconds the processes of a row take at most, unless inferences are so slow that the
+    fewest samples allowed take longer than their share of the budget."""
     process_s = sampling.process_budget_s + sampling.warmup_limit_s + PROCESS_OVERHEAD_S
     return sampling.processes * process_s
 
 
 def _took_s(process: ProcessRun) -> float:
-    """The whole life of a process, its interpreter's start estimated."""
+    """How many seconds a process lived, the interpreter's start estimated."""
     told_ms = (
         process.runtime_import_ms + process.load_ms + process.first_inference_ms
         + sum(process.warmup_ms) + sum(process.copies_ms) + sum(process.device_ms)
@@ -109,7 +109,7 @@ def _took_s(process: ProcessRun) -> float:
 
 
 def _throughput(processes: Sequence[ProcessRun], run: RunSpec, images: int) -> float:
-    """Images per second; one request at a time, the clock's own reading is left out."""
+    """Images per second; with one request at a time, without the time between inferences."""
     scenario = processes[-1].scenario
     if scenario is not None:
         return scenario.throughput_images_s
@@ -119,6 +119,7 @@ def _throughput(processes: Sequence[ProcessRun], run: RunSpec, images: int) -> f
 
 
 def _energy(processes: Sequence[ProcessRun], images: int) -> tuple[float | None, str]:
+    """Joules per image, and by which meter; None in scenarios, or if a process read none."""
     spent = [process.energy_j for process in processes if process.energy_j is not None]
     if len(spent) < len(processes) or processes[-1].scenario is not None:
         return None, ""
@@ -128,7 +129,7 @@ def _energy(processes: Sequence[ProcessRun], images: int) -> tuple[float | None,
 def _advice(
     processes: Sequence[ProcessRun], half_width_percent: float, sampling: SamplingSpec
 ) -> tuple[str, ...]:
-    """What is unsteady about a row, each with what to try; empty for a steady one."""
+    """What makes a row unsteady, each with a remedy; empty for a steady one."""
     found = []
     if half_width_percent > sampling.target_half_width_percent:
         found.append(
@@ -136,7 +137,7 @@ def _advice(
             f"{sampling.target_half_width_percent:g} % aimed at: raise --budget-s or --processes"
         )
     if any(process.warmup_ended_by == "limit" for process in processes):
-        found.append("inferences still became faster as warm-up ended: raise --warmup-limit-s")
+        found.append("inferences still got faster when warm-up ended: raise --warmup-limit-s")
     if _processes_differ(processes):
         found.append("processes differ from each other: pin them (taskset), close other programs")
     load, threads = processes[0].load_average_1min, processes[-1].environment.threads_available

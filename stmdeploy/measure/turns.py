@@ -1,4 +1,4 @@
-"""A loaded, warm model that runs when it is told to: one side of a comparison.
+"""One side of a comparison: a loaded, warm model that runs when it is told to.
 
 Two workers hold one side each, and only the one whose turn it is runs.
 """
@@ -18,35 +18,34 @@ from stmdeploy.schema.hardware import Environment
 from stmdeploy.schema.measurement import TurnsRun
 from stmdeploy.spec.units import NS_PER_S
 
-#: What a side is told: to take a turn; nothing ends it.
+#: The line that tells a side to take a turn; any other ends its turns.
 TURN = "turn"
-#: After loading, so many inferences are thrown away.
+#: Inferences thrown away after loading.
 WARM_RUNS = 3
-#: Of a turn, how many inferences are thrown away: the other side has emptied the caches.
+#: Inferences thrown away at the start of a turn: the other side has emptied the caches.
 COLD_RUNS = 1
-#: A turn is over after so many calm inferences, or this long, with one inference at least.
+#: A turn ends after so many calm inferences, or so many seconds, but not before one inference.
 CALM_RUNS, TURN_LIMIT_S = 3, 0.3
-#: An inference is calm if its threads waited for a processor no longer than this share of it.
+#: An inference is calm if its threads waited for a processor for at most this share of it.
 CALM_SHARE = 0.03
 
 
 @dataclass(frozen=True)
 class Inference:
-    """One inference: how long it took, and how long its threads waited for a processor."""
+    """How long an inference took, and how long its threads waited for a processor, all together."""
 
     duration_ns: int
     delay_ns: int = 0
 
     @property
     def calm(self) -> bool:
-        """Whether nothing else wanted its processors."""
+        """Whether hardly anything else used its processors."""
         return self.delay_ns <= CALM_SHARE * self.duration_ns
 
 
 class RunDelay:
-    """How long the threads that there are now were ready to run and had no processor, as Linux
-    counts it in ``/proc/self/task/*/schedstat``; always 0 where it does not.
-    """
+    """How long this process's present threads have waited for a processor while ready to run, as
+    Linux counts it in ``/proc/self/task/*/schedstat``; always 0 on other systems."""
 
     def __init__(self) -> None:
         self._files: list[IO[bytes]] = []
@@ -61,7 +60,7 @@ class RunDelay:
             file.close()
 
     def total_ns(self) -> int:
-        """Nanoseconds so far, of all threads together."""
+        """Nanoseconds so far, summed over the threads."""
         total = 0
         for file in self._files:
             with suppress(OSError, IndexError, ValueError):
@@ -83,8 +82,11 @@ def take_turns(
         model: how it is loaded.
         clock: read before and after every inference.
         environment: recorded with what is measured.
-        next_word: waits for `TURN`; whatever else it gives ends the turns.
-        answer: called with the inferences of every turn; once before the first, with none.
+        next_word: waits for `TURN`; anything else ends the turns.
+        answer: called with the inferences of every turn, and before the first turn with none.
+
+    Raises:
+        StmdeployError: (exit code 4) what the model's check raises.
     """
     loaded = load_model(model, clock)
     for _ in range(WARM_RUNS):
@@ -104,10 +106,10 @@ def take_turns(
 
 
 def one_turn(run: Callable[[], None], clock: Clock) -> list[Inference]:
-    """The inferences of one turn, the cold ones left out.
+    """Takes one turn, and gives its inferences without the cold ones.
 
-    After a pause a system may put all threads on one processor until it notices; such
-    inferences are not calm, and the turn goes on.
+    After a pause the system may put all threads on one processor for a while; such inferences are
+    not calm, so the turn goes on.
     """
     end = clock.now_ns() + TURN_LIMIT_S * NS_PER_S
     for _ in range(COLD_RUNS):
@@ -123,7 +125,7 @@ def one_turn(run: Callable[[], None], clock: Clock) -> list[Inference]:
 
 
 def to_words(inferences: list[Inference]) -> str:
-    """A turn in a line, as `from_words` reads it."""
+    """Writes a turn as one line, which `from_words` reads."""
     return " ".join(f"{one.duration_ns}+{one.delay_ns}" for one in inferences)
 
 

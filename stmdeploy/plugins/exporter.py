@@ -1,9 +1,9 @@
-"""What the core and the exporters promise each other.
+"""The contract between the core and the exporters.
 
 An `Exporter` turns a module into files, with a `Draft` of their manifest, and an artifact into a
-`Runner`. What only some of them can do is a protocol of its own; whoever wants it asks with
-`isinstance`. Exporters are found through the entry-point group ``stmdeploy.exporters``; the core
-never imports one by name.
+`Runner`. Abilities that only some exporters have are protocols of their own; the core asks for
+them with `isinstance`. Exporters are found through the entry-point group ``stmdeploy.exporters``;
+the core never imports one by name.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-#: What can be used on another machine than the one that wrote it: the artifact itself; its source,
-#: from which an `EngineBuilder` makes the artifact where it runs; or nothing.
+#: What another machine than the one that exported can use: the artifact itself; its source, from
+#: which an `EngineBuilder` makes the artifact where it runs; or nothing.
 Travels = Literal["artifact", "source", "nothing"]
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is known of a target without its library.
+    """What is known of a target without loading its library.
 
     Attributes:
-        name: what ``--target`` takes.
-        suffix: of the artifact's main file.
-        runtimes: what runs the artifacts, as ``--runtime`` takes it; the first verifies them.
-        tolerances: the precisions that it writes, each with its bound on the relative L2 error
-            against float64; None for one that is reported, not judged.
-        holds_code: whether an artifact says what is computed; otherwise it holds weights alone,
-            and the code that loads it does.
-        travels: what can be used on another machine.
-        packages: what the library is distributed as, under one name or another: nodes of a
-            cluster must have the same version.
+        name: name, as ``--target`` takes it.
+        suffix: suffix of the artifact's main file.
+        runtimes: runtimes that run the artifacts, as ``--runtime`` takes them; the first one
+            verifies them.
+        tolerances: precisions that it writes, each with its limit of the relative L2 error against
+            float64; None for an error that is reported only.
+        holds_code: whether an artifact says what is computed; if not, it holds weights alone, and
+            is loaded into the model's Python module.
+        travels: what another machine can use.
+        packages: names under which the library is distributed; the nodes of a cluster must have
+            the same version of it.
     """
 
     name: str
@@ -57,17 +58,17 @@ class Target:
 
 @dataclass(frozen=True)
 class Work:
-    """One export: what goes in, where it goes, and who is told.
+    """One export to do.
 
     Attributes:
-        module: in the form `form`, float32, in eval mode; never changed.
+        module: the model, lowered to `form`, float32, in eval mode; exporters do not change it.
         form: one of `stmdeploy.spec.export.LOWERINGS`.
-        info: what the module is.
-        spec: what is asked for.
-        folder: a scratch folder that the files are written into.
-        images: N 3 H W, normalised, to set int8 scales with; None where none are needed.
-        images_source: ``random`` or the name of a folder.
-        tell: takes what is going on inside, as `Progress.detail`.
+        info: the model as the manifest describes it.
+        spec: what the user asked for.
+        folder: scratch folder that the files are written into.
+        images: N 3 H W, normalised, to set int8 scales with; None if none are needed.
+        images_source: ``random`` or the name of the folder of images.
+        tell: shows what is being done now, as `Progress.detail`.
     """
 
     module: nn.Module
@@ -82,7 +83,7 @@ class Work:
 
 @dataclass(frozen=True)
 class BuildWork:
-    """One engine to build: by what settings, into which scratch folder, and who is told."""
+    """One engine to build: its settings, the scratch folder for it, and `Progress.detail`."""
 
     engine: EngineSpec
     folder: Path
@@ -94,58 +95,60 @@ class Exporter(Protocol):
 
     @property
     def target(self) -> Target:
-        """What the target is."""
+        """The target that this exporter writes."""
 
     @property
     def lowerings(self) -> tuple[str, ...]:
-        """The forms of `stmdeploy.spec.export.LOWERINGS` that it takes, the best first. Asked of an
-        export alone: the answer may need the runtime's library."""
+        """Forms of `stmdeploy.spec.export.LOWERINGS` that it takes, the best first.
+
+        Only exports ask for them, because the answer may need the runtime's library.
+        """
         return ("reference",)
 
     def unavailable(self, *, source_only: bool = False) -> str:
-        """Why the target cannot be used here and what to install; empty if it can.
+        """Why the target cannot be used here and what to install; empty if it can be used.
 
-        ``source_only``: no engine is built here, only what it is built from.
+        Args:
+            source_only: only the source of an engine is needed here, not the engine.
         """
 
     def export(self, work: Work) -> Draft:
-        """Writes ``spec.stem + suffix`` (and what belongs to it) into the folder."""
+        """Writes ``spec.stem + suffix``, and files that belong to it, into the folder."""
 
     def import_runtime(self) -> None:
-        """Imports what `load` needs, so that its time and memory are the model's alone."""
+        """Imports what `load` needs, so that `load` takes the model's time and memory alone."""
 
     def load(self, path: Path, run: RunSpec, build: ModuleFactory) -> Runner:
-        """A runner for an artifact; `build` makes the module, for runtimes that run it."""
+        """Loads an artifact; `build` makes the module for runtimes that run one."""
 
 
 @runtime_checkable
 class DraftLoader(Protocol):
-    """An exporter that verifies a draft by more, or something else, than `load` gives."""
+    """An exporter that verifies a fresh draft with another runner than that of `load`."""
 
     def load_draft(self, path: Path, draft: Draft, run: RunSpec, build: ModuleFactory) -> Runner:
-        """A runner of the artifact, or of the graph it was made from where it cannot run here
-        (``draft.not_run``)."""
+        """Loads the artifact, or its graph if the artifact cannot run here (``draft.not_run``)."""
 
 
 @runtime_checkable
 class Diagnosis(Protocol):
-    """An exporter that can say where outputs come from that are not finite."""
+    """An exporter that can find the cause of outputs that are not finite."""
 
     def explain(self, path: Path, draft: Draft, images: Array) -> str:
-        """The cause in words; empty if it cannot tell."""
+        """The cause in words; empty if it is not found."""
 
 
 @runtime_checkable
 class OperatorProfiler(Protocol):
-    """An exporter whose runtimes tell where their time goes."""
+    """An exporter whose runtimes can profile their operators."""
 
     def operator_times(
         self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
     ) -> tuple[tuple[OperatorTime, ...], ...]:
-        """The operators of so many inferences, in the order they ran.
+        """Times of the operators in the order they ran, for each of `repeats` inferences.
 
         Raises:
-            StmdeployError: this one of its runtimes does not tell.
+            StmdeployError: the runtime of this run has no profiler.
         """
 
 
@@ -154,21 +157,22 @@ class ProductMaker(Protocol):
     """An exporter whose first runtime can multiply two matrices, to find a processor's peak."""
 
     def product(self, run: RunSpec, size: int) -> Callable[[], object] | None:
-        """The product of two square matrices in the precision of a run, ready to be repeated; None
-        where the runtime has none in that precision."""
+        """A function that multiplies two size x size matrices in the precision of a run.
+
+        None if the runtime cannot multiply in that precision.
+        """
 
 
 @runtime_checkable
 class EngineBuilder(Protocol):
-    """An exporter whose artifacts travel as their source."""
+    """An exporter whose engines are built from a source on the machine that runs them."""
 
     def engine_key(self, engine: EngineSpec) -> dict[str, str]:
-        """What an engine depends on beside its source: the builder, its version, the GPU, the
-        settings."""
+        """What an engine depends on besides its source: builder, version, GPU, settings."""
 
     def build(self, source: Artifact, work: BuildWork) -> Draft:
-        """Builds the engine of a source, for the machine this is.
+        """Builds the engine of a source for this machine.
 
         Raises:
-            StmdeployError: a build that failed, with the builder's own words.
+            StmdeployError: the build failed; the message quotes the builder.
         """

@@ -1,4 +1,4 @@
-"""Where long work says what it is doing."""
+"""How long work reports what it is doing."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Where long work says what it is doing."""
+    """Reports on long work, to a terminal or a log."""
 
     def expect(self, steps: int) -> None:
-        """So many more steps will follow."""
+        """Announces that many more steps."""
 
     def step(self, text: str) -> None:
-        """A new piece of work begins; the one before it is done."""
+        """Begins a step, named by the text; the step before is done."""
 
     def detail(self, text: str) -> None:
-        """What the present piece of work is doing now; seen only while it does."""
+        """Shows what the present step is doing, until the next call."""
 
     def warn(self, text: str) -> None:
-        """A line that the user should see, and that stays."""
+        """Shows a warning that stays on the screen."""
 
 
 class Silent:
-    """A `Progress` that says nothing."""
+    """A `Progress` that reports nothing."""
 
     def expect(self, steps: int) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def step(self, text: str) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     detail = warn = step

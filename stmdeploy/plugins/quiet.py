@@ -1,4 +1,4 @@
-"""Keeps what libraries say in passing off the user's screen."""
+"""Keeps the chatter of libraries off the user's screen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet(logger: str = "") -> Iterator[None]:
-    """Without Python's warnings, and of a logger (the root's for an empty name) errors alone."""
+    """Silences Python's warnings, and all but errors of a logger (the root's without a name)."""
     named = logging.getLogger(logger or None)
     level = named.level
     named.setLevel(logging.ERROR)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import entry_points
+from operator import attrgetter
 
 from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.plugins.exporter import Exporter
@@ -13,18 +14,19 @@ GROUP = "stmdeploy.exporters"
 
 @cache
 def exporters() -> dict[str, Exporter]:
-    """Every installed exporter by target name. Loading one imports no engine."""
-    found: dict[str, Exporter] = {}
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        found[point.name] = point.load()()
-    return found
+    """Every installed exporter by target name, sorted. This imports no runtime."""
+    points = sorted(entry_points(group=GROUP), key=attrgetter("name"))
+    return {point.name: point.load()() for point in points}
 
 
 def exporter_for_target(target: str, *, source_only: bool = False) -> Exporter:
-    """The exporter of a target, such as ``onnx``; ``source_only``: its engine builds elsewhere.
+    """The exporter of a target, such as ``onnx``.
+
+    Args:
+        source_only: the target's engine is built elsewhere, so its builder need not be here.
 
     Raises:
-        StmdeployError: unknown target, or its engine is not installed.
+        StmdeployError: unknown target, or its library is not installed.
     """
     if target not in exporters():
         raise StmdeployError(f"unknown target {target!r}", nearest(target, exporters()))
@@ -34,16 +36,17 @@ def exporter_for_target(target: str, *, source_only: bool = False) -> Exporter:
 def exporter_for_runtime(runtime: str, *, source_only: bool = False) -> Exporter:
     """The exporter whose artifacts a runtime, such as ``onnxruntime``, runs.
 
-    ``source_only``: its engine builds and runs elsewhere.
+    Args:
+        source_only: the engine is built and run elsewhere, so its builder need not be here.
 
     Raises:
-        StmdeployError: unknown runtime, or its engine is not installed.
+        StmdeployError: unknown runtime, or its library is not installed.
     """
     return _available(exporter_of(runtime), source_only=source_only)
 
 
 def exporter_of(runtime: str) -> Exporter:
-    """As `exporter_for_runtime`, wherever its engine is installed.
+    """As `exporter_for_runtime`, whether or not its library is installed here.
 
     Raises:
         StmdeployError: unknown runtime.

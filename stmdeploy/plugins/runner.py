@@ -1,4 +1,4 @@
-"""A loaded model, as every runtime shows it."""
+"""The interface of a loaded model, the same for every runtime."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
-#: Images N 3 H W, normalised, or logits N x classes; NumPy itself is not imported for it.
+#: Images N 3 H W, normalised, or logits N x classes. The alias does not import NumPy.
 Array: TypeAlias = "npt.NDArray[np.float32]"
 
 
 @dataclass(frozen=True)
 class OnStream:
-    """How a runner puts one inference on a CUDA stream without waiting for it.
+    """Puts one inference on a CUDA stream without waiting for it.
 
-    ``handle`` is the stream, as a number.
+    Attributes:
+        handle: address of the stream.
+        submit: enqueues one inference on the stream.
     """
 
     handle: int
@@ -29,30 +31,29 @@ class OnStream:
 class Runner(Protocol):
     """A loaded model. It never times itself: `run` returns when the outputs are there.
 
-    A runner that inherits from it runs on a processor, unless it says otherwise.
+    A runner that inherits from this one runs on the CPU, unless it overrides `on_stream`.
     """
 
     def prepare(self, images: Array) -> None:
-        """Takes the input, N 3 H W float32, to where the runtime reads it."""
+        """Puts the input, N 3 H W float32, where the runtime reads it."""
 
     def feed(self, images: Array) -> None:
         """Copies another input of the same shape over the prepared one."""
 
     def run(self) -> None:
-        """One inference over the prepared input, complete on return."""
+        """Runs one inference over the prepared input, and waits for its end."""
 
     def output(self) -> Array:
         """The logits of the latest run, N x classes, float32, on the host."""
 
     def facts(self) -> dict[str, str]:
-        """``runtime``, ``version``, ``provider``, and the options really in force."""
+        """``runtime``, ``version``, ``provider``, and the settings in force."""
 
     def another(self) -> Runner:
-        """One more request over the same loaded model; it wants its own `prepare`, and may run
-        in a thread of its own."""
+        """A second request over the same loaded model, to be prepared and run in another thread."""
 
     def on_stream(self) -> OnStream | None:
-        """For timing by the device; None on a processor, or where the runtime always waits."""
+        """For timing by the device; None on the CPU, or if the runtime always waits."""
         return None
 
 

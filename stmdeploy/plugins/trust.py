@@ -1,8 +1,8 @@
 """What a file may make a command do: nothing, unless the command line names it or says --trust.
 
 A stored sweep, a baseline, a sweep file or a manifest may name programs (interpreters, modules,
-compiled artifacts), addresses to fetch from and files that lie elsewhere. To read such a file is
-to read data; whoever wants what it names to be used says so in this very call.
+compiled artifacts), addresses to fetch from and files elsewhere. Reading such a file reads data
+only; using what it names must be allowed on the command line.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
 from stmdeploy.spec.sweep import SweepSpec
 
-#: Artifacts that are programs: what loads them runs what is in them.
+#: Suffixes of artifacts that are programs: loading them runs code that they hold.
 PROGRAMS = frozenset({".pt2", ".engine", ".rtx.engine"})
 
 
 @dataclass(frozen=True)
 class Wish:
-    """Something that a file names and that is used only if it is allowed.
+    """A program, address or file that a file names, used only if that is allowed.
 
     Attributes:
-        would: what its use would do, as errors say it.
-        value: the name, as the file has it.
-        flag: what names the same on a command line.
+        would: what using it does, as errors say it: ``to run Python code``.
+        value: its name in the file.
+        flag: the flag that names the same on a command line; empty for none.
     """
 
     would: str
@@ -47,7 +47,7 @@ def refuse_wishes(
     Args:
         where: the file, as errors name it.
         trust: whether ``--trust`` was given.
-        has_flags: whether the command line can name the same itself.
+        has_flags: whether the command takes the flags of the wishes.
     """
     for wish in wishes:
         if trust:
@@ -60,7 +60,7 @@ def refuse_wishes(
 
 
 def wishes_of_sweep(spec: SweepSpec) -> Iterator[Wish]:
-    """What a sweep names beyond the catalogue and the images that are made here."""
+    """What a sweep names beyond catalogue models and random images."""
     for model in spec.models:
         yield from wishes_of_model(model)
     for run in spec.runs:
@@ -71,13 +71,13 @@ def wishes_of_sweep(spec: SweepSpec) -> Iterator[Wish]:
 
 
 def needs_trust(spec: SweepSpec) -> bool:
-    """Whether going on with a sweep, once it is stored, takes ``--trust``."""
+    """Whether resuming a sweep, once it is stored, takes ``--trust``."""
     compiled = any(exporter_of(run.runtime).target.suffix in PROGRAMS for run in spec.runs)
     return compiled or any(True for _ in wishes_of_sweep(spec))
 
 
 def wishes_of_model(model: ModelSpec) -> Iterator[Wish]:
-    """A module to import, or a checkpoint to fetch or read."""
+    """The module to import and the checkpoint to fetch or read, if any."""
     if model.is_custom:
         yield Wish("to run Python code", model.name, "--model")
     if model.checkpoint is not None:
@@ -87,7 +87,7 @@ def wishes_of_model(model: ModelSpec) -> Iterator[Wish]:
 
 
 def wishes_of_run(run: RunSpec) -> Iterator[Wish]:
-    """An interpreter to start, or a timing cache to read and write."""
+    """The interpreter to start and the timing cache to read and write, if any."""
     if run.python:
         yield Wish("to start a program", run.python, "--python")
     yield from _of_engine(run.settings.engine)
@@ -99,10 +99,10 @@ def _of_engine(engine: EngineSpec) -> Iterator[Wish]:
 
 
 def wishes_of_artifact(path: Path, exporter: Exporter) -> Iterator[Wish]:
-    """A compiled artifact, which is a program, whatever its file is called.
+    """The artifact itself if it is compiled, and thus a program, whatever its file is called.
 
     Args:
-        exporter: of the runtime that is to run it.
+        exporter: the exporter whose runtime is to run it.
     """
     if exporter.target.suffix in PROGRAMS or path.suffix in PROGRAMS:
         yield Wish("to run compiled code", str(path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stmdeploy.report.profile_table import varying
-from stmdeploy.report.text_table import TextTable, fixed
+from stmdeploy.report.text_table import TextTable, counted, fixed
 from stmdeploy.schema.evaluation import Evaluation, Share95
 
 
@@ -52,15 +52,15 @@ def evaluation_table(found: Sequence[Evaluation]) -> TextTable:
 def _notes(found: Sequence[Evaluation]) -> tuple[str, ...]:
     data = dict.fromkeys(f"{e.data} ({e.data_sha256[:12]})" for e in found)
     skipped = [
-        f"{e.model}, {e.precision}: {e.skipped} images could not be read and were skipped: "
+        f"{e.model}, {e.precision}: {counted(e.skipped, 'unreadable image')} skipped: "
         f"{', '.join(e.skipped_files[:5])}{' ...' if e.skipped > 5 else ''}"
         for e in found
         if e.skipped
     ]
     return (
-        f"Measured over {', '.join(data)}, cropped and scaled as for the published accuracies. "
+        f"Measured over {', '.join(data)}, scaled and cropped as for the published accuracies. "
         "Intervals are Wilson's: what another choice of images might give.",
-        "Agreement: the share of images that get the same top-1 class as from the fp32 artifact.",
+        "Agreement: the share of images whose top-1 class is that of the fp32 artifact.",
         *skipped,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pydantic import TypeAdapter
@@ -18,7 +19,7 @@ _LAYERS_MIB = 64
 
 
 def artifact_tables(artifact: Artifact) -> tuple[TextTable, ...]:
-    """The manifest in words, then MACs and bytes by part and by operator."""
+    """The manifest's facts, then MACs and bytes by part and by operator."""
     manifest = artifact.manifest
     facts = TextTable(
         ("what", "as its manifest says"),
@@ -30,7 +31,7 @@ def artifact_tables(artifact: Artifact) -> tuple[TextTable, ...]:
     if manifest.cost is None:
         note = (
             f"Operators: {tally(manifest.operators, 'not known')}. Without an ONNX graph of its "
-            "own, an artifact has no MACs and bytes by part."
+            "own, an artifact shows no MACs and bytes by part."
         )
         return (replace(facts, notes=(note,)),)
     notes = [
@@ -115,23 +116,22 @@ def _bytes(share: Share) -> int:
 
 
 def engine_layers(artifact: Artifact) -> tuple[FusedLayer, ...]:
-    """The fused layers that were written beside an engine.
+    """The fused layers of an engine, from the file beside it.
 
     Raises:
         StmdeployError: there are none, or they are damaged.
     """
     listed = [file.name for file in artifact.manifest.files if file.name.endswith(".layers.json")]
     if not listed:
-        raise StmdeployError(f"{artifact.path} came without its layers", "export it again")
+        raise StmdeployError(f"no list of layers lies beside {artifact.path}", "export it again")
     path = artifact.path.with_name(listed[0])
     text = read_bytes(path, "", "export it again", _LAYERS_MIB)
     read = TypeAdapter(tuple[FusedLayer, ...]).validate_json
     return parse_document(read, text, str(path), "export it again")
 
 
-def layer_table(artifact: Artifact) -> TextTable:
-    """One line per fused layer; raises what `engine_layers` raises."""
-
+def layer_table(layers: Sequence[FusedLayer]) -> TextTable:
+    """One line per fused layer: its kind, data types, and number of ONNX nodes."""
     cells = tuple(
         (
             layer.name,
@@ -142,7 +142,7 @@ def layer_table(artifact: Artifact) -> TextTable:
             ),
             str(len(layer.onnx_nodes)),
         )
-        for layer in engine_layers(artifact)
+        for layer in layers
     )
     headers = ("fused layer", "kind", "inputs", "weights", "outputs", "ONNX nodes")
     return TextTable(

@@ -1,4 +1,4 @@
-"""Bounds of models on processors, as a table."""
+"""Roofline bounds of models on processors, as a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stmdeploy.spec.units import MS_PER_S
 
 @dataclass(frozen=True)
 class Processor:
-    """A processor, its peaks, and the batches and precisions of its bounds if none are named."""
+    """A processor, its peaks, and the batches and precisions of its bounds by default."""
 
     name: str
     title: str
@@ -36,7 +36,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class BoundEntry:
-    """One model on one processor."""
+    """The bound of one model on one processor."""
 
     model: str
     processor: Processor
@@ -67,7 +67,7 @@ def bounds_of(
     batches: Sequence[int],
     precisions: Sequence[str],
 ) -> list[BoundEntry]:
-    """Every workload on every processor; no batches or no precisions stand for the processor's own.
+    """Every workload on every processor; batches and precisions default to the processor's own.
 
     Raises:
         StmdeployError: a processor has no rate for a precision.
@@ -87,7 +87,7 @@ def bounds_of(
 
 
 def bound_table(entries: Sequence[BoundEntry]) -> TextTable:
-    """One line per bound, with what it rests on in the notes."""
+    """One line per bound; the notes say what it rests on."""
     headers = (
         "model", "processor", "precision", "batch", "bound ms", "bound images/s",
         "compute alone ms", "memory alone ms", "GMACs", "MB",

@@ -1,4 +1,4 @@
-"""What to know of some rows before they are used, each thing once with all its rows."""
+"""What to know about rows before using them: each thing once, with all rows it is true of."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from stmdeploy.report.profile_table import UNSTEADY, failed_tries, varying_setti
 from stmdeploy.schema.row import Row
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-#: Settings whose figures say nothing without their names.
+#: Settings whose values mean nothing without their names.
 _NAMED = ("python", "threads", "in flight")
 
 
 @dataclass(frozen=True)
 class Caveat:
-    """One thing to know, and the rows that it is true of, as a reader tells them apart."""
+    """One thing to know, and the names of the rows that it is true of."""
 
     text: str
     rows: tuple[str, ...]
@@ -31,7 +31,7 @@ class Topic:
 
 
 def is_unsteady(row: Row) -> bool:
-    """Whether its latency is marked; LoadGen has a verdict of its own."""
+    """Whether a row's latency is marked as unsteady; LoadGen's rows have a verdict instead."""
     m = row.measurement
     return m is not None and not m.steady and row.failure is None and m.scenario is None
 
@@ -41,7 +41,7 @@ def caveats(rows: Sequence[Row], failed_since: Sequence[Row] = ()) -> tuple[Topi
 
     Args:
         rows: those that the report shows.
-        failed_since: failures of rows among them whose measurement is older and shown.
+        failed_since: failures of the same rows that are newer than their measurements.
     """
     everything = (*rows, *failed_since)
     named = list(zip(everything, _names(everything), strict=True))
@@ -60,7 +60,7 @@ def caveats(rows: Sequence[Row], failed_since: Sequence[Row] = ()) -> tuple[Topi
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
-    """What tells every row from the others: its model, what varies, and its batch."""
+    """A name that tells every row from the others: its model, what varies, and its batch."""
     varying = varying_settings(rows)
 
     def name(i: int) -> str:
@@ -94,7 +94,7 @@ def _tries(rows: Named) -> Told:
 
 
 def _alike(told: Told, *, ranges: bool = False) -> tuple[Caveat, ...]:
-    """Rows of one text together; or of texts that differ by their figures alone, as ranges."""
+    """Groups rows by text; with `ranges`, texts that differ only by their numbers are one."""
     found: dict[str, list[tuple[str, str]]] = {}
     for text, name in told:
         found.setdefault(_NUMBER.sub("#", text) if ranges else text, []).append((text, name))
@@ -105,7 +105,7 @@ def _alike(told: Told, *, ranges: bool = False) -> tuple[Caveat, ...]:
 
 
 def _with_ranges(texts: Sequence[str]) -> str:
-    """Texts that differ by their figures alone as one: ``1 s`` and ``3 s`` are ``1 .. 3 s``."""
+    """One text for those that differ only by numbers: ``1 s``, ``3 s`` -> ``1 .. 3 s``."""
     figures = zip(*(_NUMBER.findall(text) for text in texts), strict=True)
     ends = iter([(min(some, key=float), max(some, key=float)) for some in figures])
 

@@ -10,7 +10,7 @@ from stmdeploy.report.recommendation import accuracy_of, memory_mib
 from stmdeploy.results.frame import flat
 from stmdeploy.schema.row import Row
 
-#: What the published average precisions are of.
+#: Which network the published average precisions belong to.
 _DETECTOR = "of the detector at 800x1344"
 
 
@@ -70,9 +70,9 @@ COLUMNS = (
 
 
 def figures_of(row: Row) -> dict[str, Any]:
-    """A row by the keys of `COLUMNS`, and a few more that only plots need.
+    """A row's figures by the keys of `COLUMNS`, and a few more that only plots need.
 
-    What failed has no measured figures, whatever it came to before it did.
+    A failed row has no measured figures, even if some of its processes finished.
     """
     if row.failure is not None:
         row = row.model_copy(update={"measurement": None})
@@ -80,7 +80,7 @@ def figures_of(row: Row) -> dict[str, Any]:
     m = row.measurement
     accuracy = accuracy_of(row)
     if m is not None and m.scenario is not None:
-        # LoadGen's figures and verdict; ours are of a few inferences beside it.
+        # LoadGen's figures and verdict replace ours, which are of a few inferences beside it.
         figures |= {
             "latency_ms_p50": m.scenario.latency_ms_p50,
             "latency_ms_p50_low": None,

@@ -32,7 +32,8 @@ def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
         The files: ``accuracy-latency``, ``throughput-batch`` and ``time-by-part``.
 
     Raises:
-        StmdeployError: matplotlib is missing, or there is nothing to draw.
+        StmdeployError: matplotlib is missing, the rows have data for no figure, or a file cannot
+            be written.
     """
     try:
         import matplotlib.figure  # noqa: F401
@@ -83,7 +84,7 @@ def _accuracy_latency(rows: Sequence[Row]) -> Figure | None:
 
 
 def _throughput_batch(rows: Sequence[Row]) -> Figure | None:
-    """Images a second over batch size, a line for every model and how it was run."""
+    """Images per second over batch size, a line for every model and way of running it."""
     lines: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         if row.measurement is not None:
@@ -132,7 +133,7 @@ def _time_by_part(rows: Sequence[Row]) -> Figure | None:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """An empty one of so many inches."""
+    """An empty figure, its sides in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

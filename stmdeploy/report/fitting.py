@@ -18,9 +18,9 @@ _WHOLE_WORD = 30
 
 @dataclass(frozen=True)
 class Fit:
-    """The columns that are shown, the width of each, and the headers of those left out.
+    """The columns that are shown, the width of each in cells, and the headers of those left out.
 
-    Without columns not even the keys and the most important figure fit: rows stack.
+    It has no columns where not even the keys and the most important figure fit: rows stack.
     """
 
     columns: tuple[int, ...]
@@ -39,10 +39,10 @@ class Fit:
 
 
 def fit(table: TextTable, width: int | None = None) -> Fit:
-    """Fits a table into `width` cells; None for as many as it likes.
+    """Fits a table into `width` terminal cells; None for no limit.
 
-    Cells of keys are never made narrower. Headers wrap at words, then columns of `table.wrap`
-    get narrower, then columns go, the least important first.
+    Keys are never made narrower. Headers wrap at words, then columns of `table.wrap` get narrower,
+    then columns are dropped, the least important first.
     """
     natural = [max(cell_len(text) for text in column) for column in _columns(table)]
     everything = tuple(range(len(natural)))
@@ -64,7 +64,7 @@ def fit(table: TextTable, width: int | None = None) -> Fit:
 
 
 def may_wrap(table: TextTable, i: int) -> bool:
-    """Whether a column is of texts that wrap where there is no room."""
+    """Whether the texts of a column wrap where there is no room."""
     return i >= table.keys and table.headers[i] in table.wrap
 
 
@@ -91,7 +91,7 @@ def _longest_word(texts: Sequence[str]) -> int:
 
 
 def _least_important_first(table: TextTable) -> list[int]:
-    """Columns other than keys, in the order in which they go."""
+    """Columns other than keys, in the order in which they are dropped."""
     rest = range(len(table.headers) - 1, table.keys - 1, -1)
     named = [i for header in table.drop_first for i in rest if table.headers[i] == header]
     return list(dict.fromkeys([*named, *rest]))
@@ -100,7 +100,7 @@ def _least_important_first(table: TextTable) -> list[int]:
 def _widened(
     table: TextTable, shown: Sequence[int], natural: Sequence[int], least: Sequence[int], width: int
 ) -> tuple[int, ...]:
-    """What room is left goes to the text that wraps most, then to headers that fit on one line."""
+    """Widths with the room that is left: for the text that wraps most, then for whole headers."""
     widths = {i: least[i] for i in shown}
     room = width - _together(list(widths.values()))
     while room and (narrow := [i for i in shown if may_wrap(table, i) and widths[i] < natural[i]]):

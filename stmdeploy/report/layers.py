@@ -1,4 +1,4 @@
-"""Where time goes, as a table of parts, a table of operators, and a Chrome trace."""
+"""Where an inference's time goes: as a table of parts and operators, and as a Chrome trace."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _US_PER_MS = 1000.0
 
 
 def kind_of_part(part: str) -> str:
-    """``stage 2 mixer`` -> mixer; stem and head as they are, whatever else is other."""
+    """``stage 2 mixer`` -> mixer; stem and head as they are; "other" for anything else."""
     kind = part.split()[-1]
     return kind if kind in KINDS else "other"
 
 
 def percent_by_kind(parts_ms: Mapping[str, float]) -> dict[str, float]:
-    """Per cent of an inference by kind of part, out of its milliseconds by part."""
+    """Milliseconds of an inference by part -> per cent by kind of part."""
     whole = sum(parts_ms.values())
     by_kind = dict.fromkeys(KINDS, 0.0)
     for part, ms in parts_ms.items():
@@ -35,7 +35,7 @@ def percent_by_kind(parts_ms: Mapping[str, float]) -> dict[str, float]:
 
 
 def mean_ms(inferences: Inferences, by: str) -> dict[str, float]:
-    """Mean milliseconds of an inference by part, operator or kind of part, largest first."""
+    """Mean milliseconds of an inference by "part", "operator" or "kind" of part, largest first."""
     total: defaultdict[str, float] = defaultdict(float)
     for time in chain.from_iterable(inferences):
         key = kind_of_part(time.part) if by == "kind" else getattr(time, by)
@@ -61,26 +61,25 @@ def layers_document(inferences: Inferences) -> dict[str, Any]:
 def layers_table(title: str, inferences: Inferences) -> TextTable:
     """Parts, then the operators that take most, each with its share."""
     whole = fmean(sum(time.duration_ms for time in inference) for inference in inferences)
+    percent = 100 / whole if whole else 0.0
     lines = [("part", name, ms) for name, ms in sorted(mean_ms(inferences, "part").items())]
     operators = list(mean_ms(inferences, "operator").items())
     lines += [("operator", name, ms) for name, ms in operators[:_SHOWN]]
-    cells = tuple(
-        (what, name, significant(ms), f"{100 * ms / whole:.1f}") for what, name, ms in lines
-    )
+    cells = tuple((what, name, significant(ms), f"{percent * ms:.1f}") for what, name, ms in lines)
     kinds = ", ".join(
-        f"{kind} {100 * ms / whole:.0f} %" for kind, ms in mean_ms(inferences, "kind").items()
+        f"{kind} {percent * ms:.0f} %" for kind, ms in mean_ms(inferences, "kind").items()
     )
     notes = (
         f"{kinds}.",
-        f"Means of {len(inferences)} inferences under the runtime's profiler, "
-        f"which takes time itself; the operators of one add up to {significant(whole)} ms.",
+        f"Means of {len(inferences)} inferences under the runtime's profiler, which takes time "
+        f"itself; the operators of an inference add up to {significant(whole)} ms.",
     )
     headers = ("by", "name", "ms", "%")
     return TextTable(headers, cells, left=2, notes=notes, keys=2, title=title)
 
 
 def chrome_trace(title: str, inferences: Inferences) -> str:
-    """The inference nearest the median as Chrome's trace events, which Perfetto reads too."""
+    """The inference of median duration as JSON in Chrome's trace format, which Perfetto reads."""
     totals = [sum(time.duration_ms for time in inference) for inference in inferences]
     middle = median(totals)
     chosen = min(range(len(totals)), key=lambda i: abs(totals[i] - middle))

@@ -15,7 +15,7 @@ from stmdeploy.report.layers import percent_by_kind
 from stmdeploy.report.profile_table import UNSTEADY, peaks_in_words, profile_notes
 from stmdeploy.schema.row import Row
 
-#: What plots need beside the columns.
+#: Keys that plots need beside the columns'.
 _PLOTTED = ("top1", "top1_low", "top1_high", "top1_kind", "graph_macs", "graph_bytes", "advice")
 _DIGITS = 6
 
@@ -26,10 +26,13 @@ def report_page(
     """The report on some rows.
 
     Args:
-        rows: what the report shows; failed ones and LoadGen's in the table alone.
-        title: its heading.
-        created_utc: when it is made.
-        failed_since: failures of some of the rows that are newer than their measurements.
+        rows: what the report shows; failed rows and LoadGen's appear in the table only.
+        title: heading of the page.
+        created_utc: date and time that the heading names.
+        failed_since: failures of the same rows that are newer than their measurements.
+
+    Returns:
+        HTML in UTF-8.
     """
     from jinja2 import Environment
     from plotly.offline import get_plotlyjs
@@ -60,7 +63,7 @@ def report_page(
 
 
 def page_data(rows: Sequence[Row]) -> dict[str, Any]:
-    """What the page's scripts read: columns, rows as lists of values, shares of time, roofs."""
+    """JSON for the page's scripts: columns, rows as lists of values, shares of time, roofs."""
     keys = [column.key for column in COLUMNS] + list(_PLOTTED)
     figures = [figures_of(row) for row in rows]
     return {
@@ -79,7 +82,7 @@ def _short(value: Any) -> Any:
 
 
 def _shares(row: Row) -> list[float] | None:
-    """Per cent of an inference by kind of part; None where the runtime did not tell."""
+    """Per cent of an inference by kind of part; None where its time by part is not known."""
     if not row.parts_ms or not sum(row.parts_ms.values()):
         return None
     return [_short(share) for share in percent_by_kind(row.parts_ms).values()]

@@ -1,4 +1,4 @@
-"""Rows of results as a table: accuracy beside cost, and how both came about."""
+"""Rows of results as a table, accuracy beside cost, with notes on how both were found."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from stmdeploy.schema.measurement import Measurement
 from stmdeploy.schema.row import Row
 from stmdeploy.spec.run import LOOP
 
-#: Settings that go without saying.
+#: Defaults that no note mentions.
 _USUAL = {("python", "this"), ("node", "this machine"), ("in flight", "1"), ("scenario", LOOP)}
-#: What stands before a figure that was not measured steadily.
+#: Marks a latency that was not measured steadily.
 UNSTEADY = "~"
 
 
 def profile_table(rows: Sequence[Row]) -> TextTable:
-    """Accuracy beside cost, one line per row; columns that never vary are in the notes."""
+    """Accuracy beside cost, one line per row; notes name the settings that do not vary."""
     settings = varying_settings(rows)
     measured = ("measured top-1 %",) if any(row.accuracy for row in rows) else ()
     headers = (
@@ -59,7 +59,7 @@ def varying_settings(rows: Sequence[Row]) -> dict[str, list[str]]:
 
 
 def _settings(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """What may vary from row to row, and is in the notes where it does not."""
+    """Settings that may vary from row to row, each with its cell for every row."""
     return {
         "image": [f"{row.image_height_px}x{row.image_width_px}" for row in rows],
         "node": [row.node or "this machine" for row in rows],
@@ -83,7 +83,7 @@ def scenario_of(row: Row) -> str:
 
 
 def latency_cells(m: Measurement) -> tuple[str, str]:
-    """The median, marked where it is not steady, and its interval."""
+    """The median in ms, marked where it is not steady, and its 95 % interval."""
     return (
         ("" if m.steady else UNSTEADY) + significant(m.latency_ms_p50),
         f"{significant(m.latency_ms_p50_low)} .. {significant(m.latency_ms_p50_high)}",
@@ -108,7 +108,7 @@ def _cost_cells(row: Row) -> tuple[str, ...]:
 
 
 def profile_notes(rows: Sequence[Row]) -> tuple[str, ...]:
-    """How rows were measured, and where."""
+    """Notes on how rows were measured, and where."""
     constant = [
         f"{name} {cells[0]}"
         for name, cells in _settings(rows).items()
@@ -120,21 +120,22 @@ def profile_notes(rows: Sequence[Row]) -> tuple[str, ...]:
     data = {f"{row.accuracy.images} images of {row.accuracy.data}" for row in rows if row.accuracy}
     peaks = {peaks_in_words(row.bound.peaks) for row in rows if row.bound is not None}
     notes = [
-        "top-1 (ImageNet-1k) is published by the authors, not measured here; it is that of the "
+        "top-1 (ImageNet-1k) is published by the authors, not measured here; it holds for the "
         "model in float32.",
-        f"Measured top-1 is of the artifact itself: {', '.join(sorted(data))}." if data else "",
+        f"Measured top-1 is that of the artifact itself, over {', '.join(sorted(data))}."
+        if data else "",
         f"Latency is the median of one inference, with its 95 % interval over {_processes(rows)}; "
         f"weights: {', '.join(weights)}; {', '.join(constant)}.",
         *(f"Measured on {machine}." for machine in measured),
         f"MACs leave out: {', '.join(uncounted) or 'nothing'}.",
-        f"Efficiency is the roofline bound (not measured) divided by the latency; peaks "
+        "Efficiency is the roofline bound (not measured) divided by the latency; peaks "
         f"{'; '.join(sorted(peaks))}." if peaks else "",
     ]  # fmt: skip
     return tuple(filter(None, notes))
 
 
 def _row_notes(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Which rows are not steady, with what to try, and which failed, with the reason."""
+    """Notes on rows: those not steady, with what to try, and those that failed, with the reason."""
     failed = [
         f"failed: {row.model}, batch {row.batch}: {row.failure}" for row in rows if row.failure
     ]
@@ -154,12 +155,12 @@ def _row_notes(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def failed_tries(row: Row) -> str:
-    """Which attempts on a cluster's nodes came to nothing, and why."""
+    """Which attempts on a cluster's nodes failed, and why."""
     return "; ".join(f"{t.node or 'a lost node'}: {t.failure}" for t in row.tries if t.failure)
 
 
 def peaks_in_words(peaks: Peaks) -> str:
-    """What a processor can do at most, and who says so."""
+    """A processor's peaks, and where they come from."""
     best = {rate.precision: rate for rate in sorted(peaks.rates, key=lambda rate: rate.tflops)}
     rates = ", ".join(
         f"{rate.precision} {significant(1e3 * rate.tflops)} GFLOP/s ({rate.by})"

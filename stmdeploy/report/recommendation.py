@@ -1,7 +1,7 @@
 """Which of the measured rows to choose: those that keep all limits, the best of them first.
 
 Pure: rows and limits in, choices and their reasons out. A limit is kept when the whole 95 %
-interval keeps it; where the interval reaches across, the row is not certain, and never a choice.
+interval keeps it; a row whose interval crosses a limit is not certain, and never a choice.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stmdeploy.spec.limits import positive
 
 
 class Kept(IntEnum):
-    """How a row stands to a limit, from the best to the worst."""
+    """Whether a row keeps a limit, from the best to the worst answer."""
 
     YES = 0
     NOT_CERTAIN = 1
@@ -28,8 +28,11 @@ class Kept(IntEnum):
 class Limits:
     """What is asked of a row, as positive numbers; None asks nothing.
 
-    Latency is of one inference of the whole batch; memory is the device's on a GPU, otherwise
-    the worker's; accuracy is the measured one where there is one, otherwise the published.
+    Latency is of one inference of the whole batch; memory is the GPU's, or on a CPU the worker's;
+    accuracy is the measured one, or else the published.
+
+    Raises:
+        StmdeployError: a number is not positive.
     """
 
     max_latency_ms: float | None = None
@@ -47,7 +50,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Figure:
-    """A value with its 95 % interval; ``kind`` says where it is from."""
+    """A value with its 95 % interval; ``kind`` says where it comes from."""
 
     value: float
     low: float
@@ -57,14 +60,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Judged:
-    """A row, and how it stands to every limit that was asked."""
+    """A row, and for every limit that was asked whether it keeps it."""
 
     row: Row
     limits: dict[str, Kept]
 
     @property
     def kept(self) -> Kept:
-        """How it stands to the limit that it keeps worst; YES without limits."""
+        """The worst answer of all limits; YES without limits."""
         return max(self.limits.values(), default=Kept.YES)
 
 
@@ -80,8 +83,8 @@ class Recommendation:
 
 
 def accuracy_of(row: Row) -> Figure | None:
-    """A row's top-1 in per cent, as measured or else as published; what was measured of weights
-    that nobody trained does not count."""
+    """A row's top-1 in per cent, measured or else published; an accuracy measured with synthetic
+    weights does not count."""
     found = row.accuracy
     if found is not None and found.weights != "synthetic":
         kind = f"measured, {found.images} images"
@@ -90,28 +93,28 @@ def accuracy_of(row: Row) -> Figure | None:
 
 
 def _exactly(value: float | None, kind: str = "measured") -> Figure | None:
-    """A value of which no interval is known; None without one."""
+    """A value whose interval is not known; None for None."""
     return None if value is None else Figure(value, value, value, kind)
 
 
 def latency_of(m: Measurement) -> Figure:
-    """Milliseconds of one inference."""
+    """The median of one inference, in milliseconds."""
     return Figure(m.latency_ms_p50, m.latency_ms_p50_low, m.latency_ms_p50_high)
 
 
 def _throughput_of(m: Measurement) -> Figure:
-    """Images a second; its interval is as wide as that of the latency."""
+    """Images per second; its relative interval is that of the latency."""
     value, p50 = m.throughput_images_s, m.latency_ms_p50
     return Figure(value, value * p50 / m.latency_ms_p50_high, value * p50 / m.latency_ms_p50_low)
 
 
 def memory_mib(m: Measurement) -> float:
-    """Peak memory on the device, or in the worker where there is no device."""
+    """Peak memory in MiB: on the GPU, or of the worker process where there is none."""
     device = m.device_memory_peak_mib
     return m.memory_peak_mib if device is None else device
 
 
-#: What every limit is of.
+#: The figure that every limit is about.
 _FIGURES: dict[str, Callable[[Row, Measurement], Figure | None]] = {
     "max_latency_ms": lambda _, m: latency_of(m),
     "max_memory_mib": lambda _, m: _exactly(memory_mib(m)),
@@ -122,7 +125,7 @@ _FIGURES: dict[str, Callable[[Row, Measurement], Figure | None]] = {
 
 
 def judged(row: Row, limits: Limits) -> Judged:
-    """How a measured row stands to the limits."""
+    """Whether a measured row keeps the limits."""
     assert row.measurement is not None
     found = {
         name: _kept(figure_of(row, row.measurement), limit, at_most=name.startswith("max_"))
@@ -142,7 +145,7 @@ def _kept(figure: Figure | None, limit: float, *, at_most: bool) -> Kept:
 
 
 def recommend(rows: Sequence[Row], limits: Limits) -> Recommendation:
-    """Chooses among rows; those that were not measured are passed over."""
+    """Chooses among rows; failed and unmeasured ones are passed over."""
     all_judged = sorted(
         (judged(row, limits) for row in rows if row.measurement is not None and not row.failure),
         key=_order,
@@ -156,16 +159,16 @@ def recommend(rows: Sequence[Row], limits: Limits) -> Recommendation:
 
 
 def _order(one: Judged) -> tuple[float, float, float]:
-    """The most accurate first, then the fastest, then the highest throughput; without an
-    accuracy last."""
+    """Sorts the most accurate first, then the fastest, then the highest throughput; rows without
+    an accuracy last."""
     accuracy, m = accuracy_of(one.row), one.row.measurement
     assert m is not None
     return (-accuracy.value if accuracy else 0.0, m.latency_ms_p50, -m.throughput_images_s)
 
 
 def _front(ordered: Sequence[Judged]) -> list[Judged]:
-    """Those that none before them on the same device equals or beats in everything; none after
-    them can."""
+    """Those that no row before them on the same device equals or beats in latency and throughput;
+    before a row come, by `_order`, all that are as accurate."""
     front: list[Judged] = []
     for one in ordered:
         _, latency, throughput = _order(one)

@@ -1,4 +1,4 @@
-"""A recommendation in words: why these, how near the others are."""
+"""A recommendation as a table and as JSON: why these rows, and why not the others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from stmdeploy.report.profile_table import latency_cells, varying_settings
 from stmdeploy.report.recommendation import Judged, Kept, Recommendation, accuracy_of, memory_mib
-from stmdeploy.report.text_table import ABSENT, TextTable, significant
+from stmdeploy.report.text_table import ABSENT, TextTable, counted, significant
 from stmdeploy.results.frame import flat
 from stmdeploy.schema.measurement import Measurement
 
@@ -41,7 +41,7 @@ def recommendation_table(found: Recommendation, title: str, runners_up: int) -> 
 
 
 def recommendation_document(found: Recommendation) -> dict[str, Any]:
-    """The same as JSON, with every figure of the rows."""
+    """The recommendation as JSON, with every figure of the rows."""
     return {
         group: [
             {
@@ -56,7 +56,7 @@ def recommendation_document(found: Recommendation) -> dict[str, Any]:
 
 
 def reason(one: Judged, found: Recommendation) -> str:
-    """Why a row stands where it does."""
+    """Why a row is a choice, a runner-up or left out."""
     short = [f"{_words(name)} {_WORDS[kept]}" for name, kept in one.limits.items() if kept]
     if short:
         return ", ".join(short)
@@ -103,18 +103,18 @@ def _notes(found: Recommendation, runners_up: int) -> tuple[str, ...]:
         if kept > Kept.NOT_CERTAIN
     )
     notes = [
-        "Compared are the rows of the store. Costs were measured; accuracy says where it is from. "
-        "A limit is kept when the whole 95 % interval keeps it, where a figure has one."
+        "Chosen from the rows of the store. Costs were measured; accuracy says where it is from. "
+        "A limit is kept when the figure's whole 95 % interval keeps it, where it has one."
     ]
     if len(found.runners_up) > runners_up:
         notes.append(f"{len(found.runners_up) - runners_up} more runners-up: raise --runners-up.")
     if found.left_out:
         listed = ", ".join(f"{why} ({n})" for why, n in reasons.most_common())
-        notes.append(f"{len(found.left_out)} rows are left out: {listed}.")
+        notes.append(f"{counted(len(found.left_out), 'row')} left out: {listed}.")
     if any("top1" in name and kept is Kept.NOT_KNOWN
            for one in found.left_out for name, kept in one.limits.items()):  # fmt: skip
         notes.append(
-            "Accuracy is published for float32 alone. Measure that of other artifacts: "
+            "Accuracy is published for float32 only. To measure that of other artifacts: "
             "stmdeploy evaluate ARTIFACT --data FOLDER."
         )
     return tuple(notes)

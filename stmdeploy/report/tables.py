@@ -1,4 +1,4 @@
-"""Tables of models and of processors, and what most callers need beside them."""
+"""Tables of a processor's peaks, and of models' parameters and MACs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from stmdeploy.schema.hardware import Peaks
 
 
 def peaks_table(title: str, peaks: Peaks) -> TextTable:
-    """What a processor reached: GFLOP/s by precision, GB/s by how many MiB are touched."""
+    """What a processor reached: GFLOP/s by precision, GB/s by how many MiB a copy touches."""
     cells = [
-        (f"products, {rate.precision}", f"{significant(1e3 * rate.tflops)} GFLOP/s", rate.by)
+        (f"matrix products, {rate.precision}", f"{significant(1e3 * rate.tflops)} GFLOP/s", rate.by)
         for rate in peaks.rates
     ]
     for level in peaks.memory:
@@ -37,7 +37,7 @@ def count_table(counts: Sequence[tuple[str, Complexity]]) -> TextTable:
         for name, c in counts
     )
     uncounted = tuple(
-        f"{name}: not counted: {tally(c.uncounted, 'nothing')}; moving data alone: "
+        f"{name}: not counted: {tally(c.uncounted, 'nothing')}; data movement only: "
         f"{tally(c.data_movement, 'nothing')}."
         for name, c in counts
     )

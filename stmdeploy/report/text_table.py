@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from stmdeploy.files.reading import one_line
 from stmdeploy.report.escaping import latex_text, markdown_text
 
-#: What stands where there is no figure.
+#: Stands where there is no figure.
 ABSENT = "-"
 
 
@@ -18,8 +18,8 @@ class TextTable:
     """A table as text; `left` columns are left-aligned, the others right. Notes go below.
 
     The first `keys` columns say what a row is: they are never wrapped and always shown. Where
-    there is no room, texts of the columns `wrap` wrap, then the columns `drop_first` go, the least
-    important first, and after them the others from the right.
+    there is no room, texts of the columns `wrap` wrap, then the columns `drop_first` are dropped,
+    the first named first, and after them the others from the right.
     """
 
     headers: tuple[str, ...]
@@ -66,8 +66,8 @@ def fixed(value: float | None, digits: int = 1) -> str:
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """A number in `digits` significant digits, or all its whole ones: 0.00420, 12.3, 1234; `ABSENT`
-    for None."""
+    """A number in `digits` significant digits, but with all whole ones: 0.00420, 12.3, 1234;
+    `ABSENT` for None."""
     if value is None:
         return ABSENT
     rounded = abs(float(f"{value:.{digits}g}"))
@@ -75,6 +75,11 @@ def significant(value: float | None, digits: int = 3) -> str:
     return f"{value:.{max(0, digits - whole)}f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def tally(counts: Mapping[str, int], absent: str) -> str:
-    """How often each name occurs, as ``Conv x12, Add x4``; `absent` without any."""
+    """How often each name occurs, as ``Conv x12, Add x4``; `absent` if none does."""
     return ", ".join(f"{name} x{n}" for name, n in counts.items()) or absent

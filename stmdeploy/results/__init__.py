@@ -1,1 +1,1 @@
-"""The rows of a profile: their schema, and where they are kept."""
+"""Results: their database, how stores merge, and rows as data frames."""

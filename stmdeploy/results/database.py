@@ -1,6 +1,6 @@
-"""The database under a store: a SQLite file, or a PostgreSQL server that several share.
+"""The database of a store: a SQLite file, or a PostgreSQL server that several machines share.
 
-Every change is one transaction, on both. A server's name is said without user and password.
+Every change is one transaction, on both. A server's name is shown without user and password.
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ from stmdeploy.results import schema
 from stmdeploy.results.faults import Fault, file_fault, no_results, plain_errors, server_fault
 
 FILE_NAME = "results.db"
-#: The one kind of server, and its driver.
+#: The only supported server and driver.
 _SERVER_DRIVER = "postgresql+psycopg"
-#: How long a writer waits for the others.
+#: How long a writer waits for other writers.
 _BUSY_TIMEOUT_S = 60
 _CONNECT_TIMEOUT_S = 10
 _PRAGMAS = ("trusted_schema=OFF", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON")
 _READ_ONLY = "stmdeploy_read_only"
-#: The bytes of a document or of a process's samples: more is not ours, and must not be loaded.
+#: Most bytes of a document or of a process's samples; longer values are not ours, and not loaded.
 _LONGEST_VALUE = 64 * 2**20
-#: Of the lock that everybody takes who makes or migrates the tables of a server.
+#: Key of the lock that is held while the tables of a server are made or migrated.
 _SCHEMA_LOCK = 7_302_001
 
 
 class Database:
-    """A file or a server, open, with the tables of this version.
+    """An open file or server, with the tables of this version.
 
     Attributes:
-        name: for messages; without user and password.
-        identity: the same for the same database, by whatever path or user.
+        name: name for messages, without user and password.
+        identity: the same for the same database, whatever the path or user.
 
     Args:
+        fault: turns the driver's errors into those that are shown.
         for_reading: execution options of connections that only read.
     """
 
@@ -51,7 +52,7 @@ class Database:
 
     @contextmanager
     def writing(self, *, alone: bool = False) -> Iterator[Connection]:
-        """A transaction; ``alone``: nobody else writes meanwhile."""
+        """A transaction; with `alone`, no other process writes meanwhile."""
         with plain_errors(self.name, self._fault), self._engine.begin() as connection:
             if alone:
                 self._keep_others_out(connection)
@@ -59,13 +60,13 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection that sees one state of all tables, and keeps no writer waiting."""
+        """A connection that sees one state of all tables, and does not block writers."""
         engine = self._engine.execution_options(**self._for_reading)
         with plain_errors(self.name, self._fault), engine.connect() as connection:
             yield connection
 
     def write(self, statement: Executable) -> None:
-        """Executes a statement in a transaction of its own."""
+        """Executes a statement in its own transaction."""
         with self.writing() as connection:
             connection.execute(statement)
 
@@ -75,30 +76,29 @@ class Database:
             return connection.execute(query).all()
 
     def _keep_others_out(self, connection: Connection) -> None:
-        """Nothing: a file has one writer at a time."""
+        """Does nothing by default: a file has one writer at a time."""
 
     def reclaim(self) -> None:
-        """Gives the space of what was taken out back; a server does so by itself."""
+        """Returns the space of removed lines to the disk; a server does so by itself."""
 
     def remove(self) -> None:
-        """Takes an empty database off the disk, where it is a file; a server's is others' too."""
+        """Deletes the database if it is a file; others may use a server's."""
         self.close()
 
     def close(self) -> None:
-        """Gives it up; what was written is complete."""
+        """Disconnects; what was written is complete."""
         self._engine.dispose()
 
 
 class SqliteFile(Database):
-    """A file; writers of other processes wait for their turn."""
+    """A SQLite file; writers of other processes wait for their turn."""
 
     def __init__(self, path: Path, *, create: bool) -> None:
         if not create and not path.is_file():
             raise no_results(str(path))
         if create and not path.parent.is_dir():
-            raise DestinationError(
-                f"there is no folder {path.parent}", f"make it first: mkdir -p {path.parent}"
-            )
+            folder = path.parent
+            raise DestinationError(f"there is no folder {folder}", f"run mkdir -p {folder} first")
         engine, reads = _sqlite_engine(path), {_READ_ONLY: True}
         super().__init__(str(path), str(path.resolve()), engine, file_fault, **reads)
         self._path = path
@@ -108,21 +108,21 @@ class SqliteFile(Database):
             schema.refuse_other_types(connection, self.name)
 
     def reclaim(self) -> None:
-        """Makes the file smaller."""
+        """Shrinks the file."""
         with plain_errors(self.name, file_fault):
             connection = self._engine.raw_connection()
             connection.cursor().execute("VACUUM")
             connection.close()
 
     def remove(self) -> None:
-        """Takes the file off the disk."""
+        """Deletes the file, and SQLite's log files beside it."""
         self.close()
         for suffix in ("", "-wal", "-shm"):
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
 
 
 class PostgresServer(Database):
-    """A server that several machines write to at once."""
+    """A PostgreSQL server that several machines write to at once."""
 
     def __init__(self, url: str, *, create: bool) -> None:
         parsed = server_url(url)
@@ -141,20 +141,20 @@ class PostgresServer(Database):
 
 
 def server_url(url: str) -> URL:
-    """The URL of a server, checked.
+    """Parses the URL of a server.
 
     Raises:
-        StmdeployError: something else; without repeating it, because it may hold a password.
+        StmdeployError: it is not one; the message leaves it out, because it may hold a password.
     """
-    hint = f"write {_SERVER_DRIVER}://HOST/DATABASE, and the password into PGPASSWORD or ~/.pgpass"
+    hint = f"give {_SERVER_DRIVER}://HOST/DATABASE; the password goes into PGPASSWORD or ~/.pgpass"
     try:
         parsed = make_url(url)
-    except (ArgumentError, ValueError):  # the latter would say what it could not read
-        raise StmdeployError("--store is no URL of a database", hint) from None
+    except (ArgumentError, ValueError):  # a ValueError would quote the URL
+        raise StmdeployError("--store is not the URL of a database", hint) from None
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername=_SERVER_DRIVER)
     if parsed.drivername != _SERVER_DRIVER:
-        raise StmdeployError(f"--store has no driver {parsed.drivername!r}", hint)
+        raise StmdeployError(f"--store cannot use the driver {parsed.drivername!r}", hint)
     return parsed
 
 
@@ -164,7 +164,7 @@ def _sqlite_engine(path: Path) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _: object) -> None:
-        # BEGIN is said below, so that a writer waits for its turn at the start, not midway.
+        # BEGIN is sent below, so that a writer waits for its turn at the start, not midway.
         connection.isolation_level = None
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
         for pragma in _PRAGMAS:

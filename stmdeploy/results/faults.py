@@ -1,4 +1,4 @@
-"""What is wrong with a database, in one line, and what to do about it."""
+"""Errors of a database in one line, with what to do about them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stmdeploy.schema.document import Document
 
 DocumentT = TypeVar("DocumentT", bound=Document)
 
-#: The error that stands for a driver's, given the database's name.
+#: Turns a driver's error into one to show, given the name of the database.
 Fault = Callable[[str, DBAPIError], StmdeployError]
 
 RESTORE = "restore it from a backup, or choose another with --out or --store"
@@ -23,37 +23,35 @@ MEASURE_AGAIN = "measure again: stmdeploy profile"
 _AGAIN = "run the command again; a profile goes on with --resume"
 _ROOM = f"free some space, then {_AGAIN}"
 _ACCESS = "check the user, the password and the user's rights on the database"
-#: PostgreSQL's codes of a full disk, and of what a user may not do (class 28 and 42501).
+#: PostgreSQL's codes for a full disk, and for missing permissions (class 28 and 42501).
 _DISK_FULL, _FORBIDDEN = "53100", ("28", "42501")
 
 
 def damaged(name: str, reason: str) -> StmdeployError:
-    """A store that was not left like this by any stmdeploy."""
+    """The error for a store that no stmdeploy has written like this."""
     return StmdeployError(f"{name} is damaged: {printable(reason)[:200]}", RESTORE)
 
 
 def no_results(name: str) -> StmdeployError:
-    """A store that is not there, or has no tables."""
-    return StmdeployError(
-        f"no results in {name}",
-        "run `stmdeploy profile` first, or name a store by --out or --store",
-    )
+    """The error for a store that does not exist, or has no tables."""
+    hint = "run `stmdeploy profile` first, or name a store by --out or --store"
+    return StmdeployError(f"no results in {name}", hint)
 
 
 def parsed(kind: type[DocumentT], document: str, where: str) -> DocumentT:
-    """A document that stood in a store.
+    """Parses a document out of a store; errors name it by `where`.
 
     Raises:
-        StmdeployError: it is damaged; `where` says what it is of.
+        StmdeployError: it is damaged.
     """
     return parse_document(kind.model_validate_json, document, where, MEASURE_AGAIN)
 
 
 @contextmanager
 def plain_errors(name: str, fault: Fault) -> Iterator[None]:
-    """Turns what a user can do something about into one line.
+    """Turns errors that a user can do something about into a StmdeployError.
 
-    An IntegrityError stays what it is: whoever writes knows what it means.
+    An IntegrityError passes through: the code that writes knows what it means.
     """
     try:
         yield
@@ -66,7 +64,7 @@ def plain_errors(name: str, fault: Fault) -> Iterator[None]:
 
 
 def file_fault(name: str, error: DBAPIError) -> StmdeployError:
-    """What SQLite said, told apart by its words."""
+    """The error for one of SQLite's, which only differ in their words."""
     reason = str(error.orig).lower()
     if "full" in reason:
         return DiskFullError(f"cannot write to {name}: {reason}", _ROOM)
@@ -80,14 +78,14 @@ def file_fault(name: str, error: DBAPIError) -> StmdeployError:
 
 
 def server_fault(name: str, error: DBAPIError) -> StmdeployError:
-    """The server's first line; psycopg's own never hold the password."""
+    """The error for one of PostgreSQL's: its first line, which never holds the password."""
     reason = " ".join(str(error.orig).split("\n", 1)[0].split())
     state = str(getattr(error.orig, "sqlstate", None) or "")
     if state == _DISK_FULL:
         return DiskFullError(f"{name}: {reason}", _ROOM)
     connection = getattr(error.orig, "pgconn", None)
     asked = connection is not None and (connection.used_password or connection.needs_password)
-    # A server that was reached and asked for a password refuses without a code, by libpq.
+    # libpq gives no code when a server that it reached refuses a password.
     if state.startswith(_FORBIDDEN) or (asked and not error.connection_invalidated):
         return StmdeployError(f"{name}: {reason}", _ACCESS)
     if error.connection_invalidated or not state:

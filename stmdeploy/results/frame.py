@@ -1,4 +1,4 @@
-"""Rows as a pandas frame: one column per figure, units in the names."""
+"""Rows as pandas frames and files: one column per figure, units in the names."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How a cell begins that spreadsheets compute.
+#: A cell that begins so is a formula to a spreadsheet.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 FORMATS = ("csv", "parquet", "json", "timm")
 _NESTED = frozenset("runtime_facts before after scenario advice".split())
 _SCENARIO_FIGURES = tuple(name for name in ScenarioResult.model_fields if name != "scenario")
 _FACTS = ("runtime_version", "provider", "advice")
-#: What was measured of the artifact's accuracy.
+#: Columns of the artifact's measured accuracy.
 _ACCURACY: dict[str, Callable[[Evaluation], object]] = {
     "measured_top1_percent": lambda found: found.top1.percent,
     "measured_top1_percent_low": lambda found: found.top1.low,
@@ -36,7 +36,7 @@ _ACCURACY: dict[str, Callable[[Evaluation], object]] = {
     "measured_images": lambda found: found.images,
     "measured_data": lambda found: found.data,
 }
-#: The bound of a row, and what it rests on.
+#: Columns of a row's bound, and of the peaks that it is computed from.
 _BOUND: dict[str, Callable[[Bound], object]] = {
     "bound_ms": lambda found: found.bound_ms,
     "bound_compute_ms": lambda found: found.compute_ms,
@@ -52,9 +52,9 @@ _APART = set("measurement environment uncounted_operators bound parts_ms accurac
 
 
 def flat(row: Row) -> dict[str, Any]:
-    """A row as one level of figures, without the nested tables.
+    """A row as a flat table of figures.
 
-    A row that failed has the same keys, its measured figures None.
+    The keys are the same for every row; what was not measured is None.
     """
     names = [name for name in Measurement.model_fields if name not in _NESTED]
     scenario_names = [f"scenario_{name}" for name in _SCENARIO_FIGURES]
@@ -83,7 +83,7 @@ def flat(row: Row) -> dict[str, Any]:
 
 
 def _figures(part: T | None, columns: dict[str, Callable[[T], object]]) -> dict[str, Any]:
-    """The columns of a part of a row; all None where the row has no such part."""
+    """The columns of a part of a row; all None if the row has no such part."""
     return {name: None if part is None else of(part) for name, of in columns.items()}
 
 
@@ -95,10 +95,10 @@ def to_frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def to_timm_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """The columns of timm's inference benchmarks, of the rows that it could have measured.
+    """The columns of timm's inference benchmarks, for the rows of stmdeploy's own loop.
 
-    Steps are means in milliseconds, as there; parameters, MACs and activations in millions,
-    billions and millions.
+    As in timm, steps are means in milliseconds, parameters and activations are in millions and
+    MACs in billions.
     """
     import pandas as pd
 
@@ -128,10 +128,8 @@ def write_frame(rows: Sequence[Row], path: Path, form: str) -> None:
         StmdeployError: an unknown format, or the file cannot be written.
     """
     if form not in FORMATS:
-        raise StmdeployError(
-            f"cannot write {path}: its name ends in no known format",
-            "end the name in .csv, .parquet or .json",
-        )
+        told = f"cannot write {path}: its name ends in no known format"
+        raise StmdeployError(told, "end the name in .csv, .parquet or .json")
     if form == "json":
         document = {"rows": [row.model_dump(mode="json") for row in rows]}
         content = json.dumps(document, indent=1).encode()
@@ -145,5 +143,5 @@ def write_frame(rows: Sequence[Row], path: Path, form: str) -> None:
 
 
 def _spreadsheet_text(text: str) -> str:
-    """For a cell of CSV: a quotation mark keeps what begins a formula from being computed."""
+    """A cell of CSV, with a quotation mark before what a spreadsheet would compute."""
     return f"'{text}" if text.startswith(_FORMULA) else text

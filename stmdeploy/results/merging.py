@@ -1,4 +1,4 @@
-"""What one database has and another has not, taken over line by line."""
+"""Copies what one database has and another lacks, line by line."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from sqlalchemy import Connection, Table, func, select, tuple_, update
 
 from stmdeploy.results.schema import evaluations, models, processes, rows, same_key, sweeps
 
-#: Lines that are taken over at a time: samples are large.
+#: Lines that are copied at a time: samples are large.
 _AT_ONCE = 200
-#: The columns that a line of later date brings with it; the last of them is the date.
+#: Columns that a newer line overwrites in an older one; the last of them is the date.
 _RENEWED = {
     rows.name: ("state", "row", "measured_utc"),
     evaluations.name: ("evaluation", "created_utc"),
@@ -19,10 +19,10 @@ _RENEWED = {
 
 
 def take_over(source: Connection, target: Connection) -> tuple[int, int]:
-    """Brings what is missing or older in one database up to what another has.
+    """Adds what is missing in the target, and replaces what is older there.
 
     Returns:
-        How many sweeps, and how many processes, are new.
+        How many sweeps, and how many processes, were added.
     """
     added = {}
     for table in (sweeps, models, rows, processes, evaluations):
@@ -35,14 +35,14 @@ def take_over(source: Connection, target: Connection) -> tuple[int, int]:
 
 
 def _lines_of(source: Connection, table: Table) -> Iterator[list[dict[str, Any]]]:
-    """All lines of a table, some at a time."""
+    """All lines of a table, in parts."""
     found = source.execution_options(yield_per=_AT_ONCE).execute(select(table))
     for lines in found.mappings().partitions():
         yield [dict(line) for line in lines]
 
 
 def _add_missing(connection: Connection, table: Table, lines: list[dict[str, Any]]) -> int:
-    """Inserts the lines whose key is not there yet; how many they were."""
+    """Inserts the lines whose key is not there yet; returns how many."""
     keys = list(table.primary_key.columns)
     wanted = [tuple(line[column.name] for column in keys) for line in lines]
     there = select(*keys).where(tuple_(*keys).in_(wanted))
@@ -54,7 +54,7 @@ def _add_missing(connection: Connection, table: Table, lines: list[dict[str, Any
 
 
 def _renew(connection: Connection, table: Table, theirs: list[dict[str, Any]]) -> None:
-    """Lines that were made later over there replace ours."""
+    """Replaces our lines by theirs where theirs are newer."""
     *_, time = names = _RENEWED[table.name]
     for line in theirs:
         if line[time] is not None:

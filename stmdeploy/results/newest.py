@@ -1,4 +1,4 @@
-"""What counts of a row over all sweeps: its newest measurement or failure, its best evaluation."""
+"""Which of a row's results counts: its newest measurement or failure, its largest evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _age, _place = attrgetter("row.started_utc"), attrgetter("sweep", "position")
 
 @dataclass(frozen=True)
 class Entry:
-    """A row as one sweep has it; ``key`` is its spec's, the same in every sweep."""
+    """A row in one sweep; ``key`` is that of its specification, the same in every sweep."""
 
     key: str
     sweep: str
@@ -26,8 +26,9 @@ class Entry:
 class NewestRows:
     """Every row once, and what went wrong after it was measured.
 
-    ``rows``: the newest measurement of every row; of a row that was never measured, its newest
-    failure. ``failed_since``: failures of rows that were measured before, and not since.
+    Attributes:
+        rows: the newest measurement of every row, or the newest failure of one never measured.
+        failed_since: the newest failures of rows whose measurement is older.
     """
 
     rows: tuple[Row, ...]
@@ -35,9 +36,9 @@ class NewestRows:
 
 
 def newest_measured(entries: Iterable[Entry]) -> list[Entry]:
-    """The newest of every row, sweep by sweep.
+    """The newest entry of every row, sweep by sweep.
 
-    The same row on another machine, or of another lowering, is another one.
+    The same specification on another machine, or lowered differently, counts as another row.
     """
     newest: dict[tuple[str | None, ...], Entry] = {}
     for entry in sorted(entries, key=_age):
@@ -49,7 +50,7 @@ def newest_measured(entries: Iterable[Entry]) -> list[Entry]:
 def newest_states(
     measured: Sequence[Entry], failed: Sequence[Entry]
 ) -> tuple[list[Entry], list[Entry]]:
-    """The two parts of `NewestRows`: entries that stand for rows, and those that failed since."""
+    """The entries of the two parts of `NewestRows`."""
     found = newest_measured(measured)
     rows, since = list(found), []
     later: list[Entry] = []
@@ -66,10 +67,10 @@ def newest_states(
 
 
 def _is_same(failed: Entry, other: Entry) -> bool:
-    """Whether a failed row is of the same row as another entry.
+    """Whether a failure and another entry are of the same row.
 
-    What could not be exported has no lowering; and of a cluster's node that failed, the device is
-    not known, but its kind is in the key.
+    A failed export has no lowering. A failure on a cluster has no known device, but the kind of
+    its node is in the key.
     """
     one, two = failed.row, other.row
     if failed.key != other.key or one.lowering not in (None, two.lowering):
@@ -79,9 +80,9 @@ def _is_same(failed: Entry, other: Entry) -> bool:
 
 
 def with_accuracy(found: Iterable[Entry], evaluations: Sequence[Evaluation]) -> tuple[Row, ...]:
-    """Rows, each with the evaluation over the most images, of equal ones the newest.
+    """Rows, each with its evaluation over the most images; the newest of several such.
 
-    A quick look at a few images does not take the place of a whole data set.
+    So a quick look at a few images does not replace one over a whole data set.
     """
     by_size = sorted(evaluations, key=lambda e: (e.images, e.created_utc))
     best = {(e.artifact_sha256, e.runtime, e.provider): e for e in by_size}

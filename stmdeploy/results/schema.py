@@ -1,4 +1,4 @@
-"""The tables of the store, and how an older store becomes one of this version."""
+"""The tables of the store, and the migration of older stores to this version."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from stmdeploy.files.reading import printable
 from stmdeploy.results.faults import RESTORE, damaged, no_results
 
 #: 1: first version.  2: rows say when they were last measured.  3: evaluations.  4: rows of
-#: clusters, in the documents alone.  5: an artifact's failure has a kind and a hint; the models
-#: of before, which say it otherwise, are dropped: `profile --resume` prepares them again.
+#: clusters, in the documents alone.  5: an artifact's failure has a kind and a hint; models of
+#: older stores lack them and are dropped: `profile --resume` prepares them again.
 SCHEMA_VERSION = 5
 
 metadata = sa.MetaData()
 version_table = Table("schema_version", metadata, sa.Column("version", sa.Integer, nullable=False))
-#: A sweep: what was asked for.
+#: A sweep: its specification.
 sweeps = Table(
     "sweeps",
     metadata,
@@ -36,7 +36,7 @@ models = Table(
     sa.Column("prepared", sa.Text, nullable=False),
     sa.ForeignKeyConstraint(["sweep"], ["sweeps.id"], ondelete="CASCADE"),
 )
-#: A row: its spec, its state (planned, measuring, done, failed), and what it comes to so far.
+#: A row: its specification, its state (planned, measuring, done, failed), its figures so far.
 rows = Table(
     "rows",
     metadata,
@@ -73,7 +73,7 @@ evaluations = Table(
     sa.Column("created_utc", sa.String(32), nullable=False),
     sa.Column("evaluation", sa.Text, nullable=False),
 )
-#: What turns a store of the version before into one of this version.
+#: Statements that turn a store of the previous version into one of this version.
 MIGRATIONS = {
     2: ("ALTER TABLE rows ADD COLUMN measured_utc VARCHAR(32)",),
     3: (str(sa.schema.CreateTable(evaluations, if_not_exists=True)),),
@@ -83,22 +83,22 @@ MIGRATIONS = {
 
 
 def same_key(table: Table, line: Mapping[str, Any]) -> sa.ColumnElement[bool]:
-    """A condition: the line of a table that has the primary key of another line."""
+    """A condition for the line of a table that has the primary key of another line."""
     return sa.and_(*(column == line[column.name] for column in table.primary_key))
 
 
 def replace_line(connection: Connection, table: Table, line: Mapping[str, Any]) -> None:
-    """Inserts a line in place of the one that has its key, if there is one."""
+    """Inserts a line, in place of one with the same key if there is one."""
     connection.execute(sa.delete(table).where(same_key(table, line)))
     connection.execute(table.insert().values(**line))
 
 
 def refuse_programs(connection: Connection, name: str) -> None:
-    """Raises StmdeployError for a SQLite file that holds more than tables and indices: views,
-    triggers and virtual tables compute as they are read or written.
+    """Raises StmdeployError for a SQLite file that holds more than tables and indices.
 
-    Their definitions tell, which SQLite writes itself; the type beside them need not be true. Of
-    an index that it makes of its own accord, it writes none.
+    Views, triggers and virtual tables compute when they are read or written. They are known by
+    their definitions, because the type beside a definition can be forged. An index that SQLite
+    makes by itself has no definition.
     """
     plain = ("TABLE", "INDEX", "UNIQUE INDEX")
     others = " AND ".join(f"sql NOT LIKE 'CREATE {kind} %'" for kind in plain)
@@ -109,8 +109,10 @@ def refuse_programs(connection: Connection, name: str) -> None:
 
 
 def refuse_other_types(connection: Connection, name: str) -> None:
-    """Raises StmdeployError for a SQLite file whose columns are not all there, or hold something
-    else than they say: SQLite itself does not mind."""
+    """Raises StmdeployError for a SQLite file that lacks columns, or holds values of other types.
+
+    SQLite itself does not enforce types.
+    """
     for table in metadata.sorted_tables:
         there = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
         if missing := [column.name for column in table.columns if column.name not in there]:
@@ -121,17 +123,18 @@ def refuse_other_types(connection: Connection, name: str) -> None:
 
 
 def _is_other(column: sa.Column[Any]) -> str:
+    """A condition in SQL: a value of the column has another type."""
     kind = {int: "integer", bytes: "blob", str: "text"}[column.type.python_type]
     allowed = f"'{kind}', 'null'" if column.nullable else f"'{kind}'"
     return f"typeof({column.name}) NOT IN ({allowed})"
 
 
 def bring_up_to_date(connection: Connection, name: str, *, create: bool = True) -> None:
-    """Makes the tables of an empty store, or migrates an older one.
+    """Creates the tables of an empty store, or migrates an older one.
 
     Raises:
-        StmdeployError: the store is empty and not to be made, of a newer version, or something
-            else's.
+        StmdeployError: the store is empty and `create` is false, it is of a newer version, or it
+            is another program's database.
     """
     known = set(sa.inspect(connection).get_table_names())
     if not known:
@@ -141,16 +144,15 @@ def bring_up_to_date(connection: Connection, name: str, *, create: bool = True) 
         connection.execute(version_table.insert().values(version=SCHEMA_VERSION))
         return
     if not known >= {table.name for table in (version_table, sweeps, models, rows, processes)}:
-        raise StmdeployError(
-            f"{name} holds no stmdeploy results", "choose another with --out or --store"
-        )
+        hint = "choose another with --out or --store"
+        raise StmdeployError(f"{name} holds no stmdeploy results", hint)
     versions = connection.execute(sa.select(version_table.c.version)).scalars().all()
     if len(versions) != 1 or type(versions[0]) is not int or versions[0] < 1:
         raise StmdeployError(f"{name} does not say which schema it has", RESTORE)
     version = versions[0]
     if version > SCHEMA_VERSION:
         raise StmdeployError(
-            f"{name} has schema {version}, this stmdeploy writes {SCHEMA_VERSION}",
+            f"{name} has schema {version}, this stmdeploy reads up to {SCHEMA_VERSION}",
             "use the stmdeploy that wrote it, or a newer one",
         )
     for step in range(version + 1, SCHEMA_VERSION + 1):

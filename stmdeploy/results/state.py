@@ -1,4 +1,4 @@
-"""How far a sweep and its rows have come: planned, being measured, done or failed."""
+"""The progress of a sweep and its rows: planned, being measured, done or failed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PLANNED, MEASURING, DONE, FAILED = "planned", "measuring", "done", "failed"
 
 @dataclass(frozen=True)
 class SweepInfo:
-    """A sweep in a line: when it was begun, and how many of its rows are in which state."""
+    """A sweep in short: when it was started, and how many of its rows are in each state."""
 
     id: str
     created_utc: str
@@ -26,7 +26,7 @@ class SweepInfo:
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row as planned: where it stands, its spec as JSON, and its state."""
+    """A planned row: its position in the sweep, its specification as JSON, and its state."""
 
     position: int
     key: str
@@ -35,14 +35,14 @@ class PlannedRow:
 
     @property
     def row(self) -> RowSpec:
-        """What the row is.
+        """The parsed specification.
 
         Raises:
-            StmdeployError: its spec is damaged.
+            StmdeployError: it is damaged.
         """
         return RowSpec.from_json(self.spec, f"row {self.position} of the sweep")
 
 
 def now_utc() -> str:
-    """The time, sortable."""
+    """The time now, UTC, as a sortable ISO 8601 string."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,4 +1,4 @@
-"""Where rows are kept: a database that several write to, whole after every process.
+"""The store of rows: a database that several processes write to, complete after every process.
 
 Every change is one transaction. A kill at any moment loses the process that was being measured
 and nothing else.
@@ -6,41 +6,50 @@ and nothing else.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, Update, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from stmdeploy.errors import StmdeployError
+from stmdeploy.files.reading import printable
 from stmdeploy.results.database import FILE_NAME, Database, PostgresServer, SqliteFile
 from stmdeploy.results.faults import RESTORE, parsed
 from stmdeploy.results.merging import take_over
-from stmdeploy.results.newest import NewestRows, newest_measured, newest_states, with_accuracy
+from stmdeploy.results.newest import (
+    Entry,
+    NewestRows,
+    newest_measured,
+    newest_states,
+    with_accuracy,
+)
 from stmdeploy.results.samples import pack, unpack
 from stmdeploy.results.schema import evaluations, models, processes, replace_line, rows, sweeps
 from stmdeploy.results.state import DONE, FAILED, PLANNED, PlannedRow, SweepInfo, now_utc
-from stmdeploy.results.sweeps import all_sweeps, begun_rows, named_sweep, of, planned_rows, set_row
 from stmdeploy.schema.evaluation import Evaluation
 from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import Prepared, Row
 from stmdeploy.spec.sweep import SweepSpec
 
+_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,39}")
+
 
 class Store:
-    """The results of this machine, or of several: after a merge, or on a server.
+    """The results of this machine; or of several, after a merge or on a server.
 
-    Whatever reads raises StmdeployError for a document that is damaged.
+    Every method that reads raises StmdeployError for a damaged document.
     """
 
     def __init__(self, path: Path, *, url: str = "", create: bool = False) -> None:
         """Opens a store.
 
         Args:
-            path: a SQLite file or the folder that it lies in; with a server, the folder for what
-                is kept beside the store.
-            url: of a PostgreSQL server, as `server_url` reads it; empty for the file.
-            create: makes the store where there is none.
+            path: SQLite file or the folder that it lies in; with a server, the folder for
+                artifacts and logs.
+            url: URL of a PostgreSQL server, as `server_url` reads it; empty for the file.
+            create: whether to make the store if there is none.
 
         Raises:
             StmdeployError: there is none, or it cannot be read or reached.
@@ -53,23 +62,23 @@ class Store:
         self.name = self._database.name
 
     def is_same_as(self, other: Store) -> bool:
-        """Whether both are one database."""
+        """Whether both stores are the same database."""
         return self._database.identity == other._database.identity
 
     def close(self) -> None:
-        """Gives the database up; what was written is complete."""
+        """Disconnects from the database; what was written is complete."""
         self._database.close()
 
     def remove(self) -> None:
-        """Takes the store itself off the disk, if it is a file."""
+        """Deletes the store, if it is a file."""
         self._database.remove()
 
     def reclaim(self) -> None:
-        """Gives the space of what was taken out back to the disk."""
+        """Returns the space of removed results to the disk."""
         self._database.reclaim()
 
     def add_sweep(self, sweep: str, spec: str, planned: Sequence[tuple[str, str]]) -> None:
-        """A new sweep and its rows, as (key, spec)."""
+        """Adds a sweep and its rows, each a (key, spec as JSON)."""
         lines = [
             {"sweep": sweep, "position": i, "key": key, "spec": spec, "state": PLANNED}
             for i, (key, spec) in enumerate(planned)
@@ -79,8 +88,12 @@ class Store:
             connection.execute(rows.insert(), lines)
 
     def add_row(self, sweep: str, key: str, spec: str) -> int | None:
-        """One more row at the end of a sweep; its position, None if it has that row already."""
-        mine = of(rows, sweep)
+        """Adds a row at the end of a sweep.
+
+        Returns:
+            The position of the row; None, with nothing added, if the sweep has that row already.
+        """
+        mine = _of(rows, sweep)
         with self._database.writing() as connection:
             _hold(connection, sweep)
             if connection.execute(select(rows.c.key).where(mine, rows.c.key == key)).first():
@@ -91,81 +104,97 @@ class Store:
             return int(last) + 1
 
     def remove_sweep(self, sweep: str) -> None:
-        """Takes a sweep out, and by its foreign keys everything that was measured in it."""
+        """Removes a sweep and, by its foreign keys, everything that was measured in it."""
         self._database.write(delete(sweeps).where(sweeps.c.id == sweep))
 
     def asked(self, sweep: str) -> SweepSpec:
-        """The specification that a sweep was begun with."""
+        """The specification that a sweep was started with."""
         ((spec,),) = self._database.read(select(sweeps.c.spec).where(sweeps.c.id == sweep))
         return SweepSpec.from_json(spec, f"sweep {sweep} of {self.name}")
 
     def sweeps(self) -> tuple[SweepInfo, ...]:
-        """Every sweep, the oldest first."""
-        return all_sweeps(self._database)
-
-    def find_sweep(self, sweep: str | None, *, unfinished: bool = False) -> SweepInfo:
-        """A sweep by its id or the beginning of it; the newest for None.
+        """Every sweep, the oldest first.
 
         Raises:
-            StmdeployError: no such sweep, or the word fits several.
+            StmdeployError: an id that stmdeploy does not give; folders are named after it.
         """
-        return named_sweep(self._database, sweep, unfinished=unfinished)
+        by = (sweeps.c.created_utc, sweeps.c.id, rows.c.state)
+        query = select(*by, func.count()).outerjoin_from(sweeps, rows).group_by(*by).order_by(*by)
+        found: dict[str, SweepInfo] = {}
+        for created, sweep, state, number in self._database.read(query):
+            if not _ID.fullmatch(sweep):
+                named = f"{self.name} has a sweep named {printable(sweep)[:60]!r}"
+                raise StmdeployError(f"{named}; stmdeploy gives no such id", RESTORE)
+            info = found.setdefault(sweep, SweepInfo(sweep, created, {}))
+            if state is not None:  # else it has no rows
+                info.states[state] = number
+        return tuple(found.values())
 
-    def planned(self, sweep: str) -> tuple[PlannedRow, ...]:
-        """The rows of a sweep in their order."""
-        return planned_rows(self._database, of(rows, sweep))
+    def find_sweep(self, prefix: str | None, *, unfinished: bool = False) -> SweepInfo:
+        """The sweep with an id, or with the only id that begins so; the newest for None.
 
-    def planned_row(self, sweep: str, position: int) -> PlannedRow:
-        """One row of a sweep."""
-        (found,) = planned_rows(self._database, of(rows, sweep, position))
-        return found
+        Raises:
+            StmdeployError: no such sweep, or several ids begin so.
+        """
+        known = [info for info in self.sweeps() if info.unfinished or not unfinished]
+        if prefix is not None:
+            fit = [info for info in known if info.id.startswith(prefix)]
+            known = [info for info in fit if info.id == prefix] or fit
+            if len(known) > 1:
+                ids = ", ".join(info.id for info in known)
+                raise StmdeployError(f"sweep {prefix!r} is ambiguous", f"give one of: {ids}")
+        if not known:
+            what = f"{'unfinished ' if unfinished else ''}sweep{f' {prefix!r}' if prefix else ''}"
+            raise StmdeployError(f"{self.name} has no {what}", "see `stmdeploy results list`")
+        return known[-1]
+
+    def planned(self, sweep: str, position: int | None = None) -> tuple[PlannedRow, ...]:
+        """The rows of a sweep, or the one at a position, in their order."""
+        query = select(rows.c.position, rows.c.key, rows.c.spec, rows.c.state)
+        found = self._database.read(
+            query.where(_of(rows, sweep, position)).order_by(rows.c.position)
+        )
+        return tuple(PlannedRow(*line) for line in found)
 
     def plan_failed_again(self, sweep: str) -> None:
-        """Opens the failed rows of a sweep once more; what somebody has finished stays."""
-        failed = of(rows, sweep), rows.c.state == FAILED
+        """Marks the failed rows of a sweep as planned again."""
+        failed = _of(rows, sweep), rows.c.state == FAILED
         self._database.write(update(rows).where(*failed).values(state=PLANNED))
 
     def prepared(self, sweep: str) -> dict[int, Prepared]:
-        """The models of a sweep that are prepared, by their position in its spec."""
-        query = select(models.c.position, models.c.prepared).where(of(models, sweep))
+        """The prepared models of a sweep, by their position in its specification."""
+        query = select(models.c.position, models.c.prepared).where(_of(models, sweep))
         found, where = self._database.read(query), f"a model of sweep {sweep} of {self.name}"
         return {position: parsed(Prepared, document, where) for position, document in found}
 
     def save_prepared(self, sweep: str, position: int, prepared: Prepared) -> None:
-        """Keeps a prepared model; one that was there is replaced."""
+        """Saves a prepared model, in place of an earlier one."""
         line = {"sweep": sweep, "position": position, "prepared": prepared.model_dump_json()}
         with self._database.writing() as connection:
             _hold(connection, sweep)
             replace_line(connection, models, line)
 
     def processes(self, sweep: str, position: int) -> tuple[ProcessRun, ...]:
-        """What the processes of a row measured, samples included."""
+        """The measurements of a row's processes, samples included."""
         query = select(processes.c.process, processes.c.samples).order_by(processes.c.number)
-        found = self._database.read(query.where(of(processes, sweep, position)))
+        found = self._database.read(query.where(_of(processes, sweep, position)))
         where = f"a process of row {position} of sweep {sweep} of {self.name}"
         return tuple(unpack(document, samples, where) for document, samples in found)
-
-    def add_process(
-        self, sweep: str, position: int, number: int, process: ProcessRun, row: Row, state: str
-    ) -> bool:
-        """Keeps one process and what its row comes to with it, both or neither.
-
-        Returns:
-            False, with nothing kept, if somebody else has measured that process already.
-        """
-        return self.add_processes(sweep, position, [process], row, state, first=number)
 
     def add_processes(
         self,
         sweep: str,
         position: int,
+        first: int,
         measured: Sequence[ProcessRun],
         row: Row,
         state: str,
-        *,
-        first: int = 0,
     ) -> bool:
-        """As `add_process`, with several processes, the first of which has some number."""
+        """Saves processes of a row, numbered from `first`, and its figures: all or nothing.
+
+        Returns:
+            False, with nothing saved, if someone else has saved one of these numbers already.
+        """
         place = {"sweep": sweep, "position": position}
         lines = [
             {**place, "number": number, "process": document, "samples": samples}
@@ -174,57 +203,61 @@ class Store:
         try:
             with self._database.writing() as connection:
                 connection.execute(processes.insert(), lines)
-                connection.execute(set_row(sweep, position, row, state))
+                connection.execute(_set_row(sweep, position, row, state))
         except IntegrityError:
             return False
         return True
 
-    def forget_processes(self, sweep: str, position: int) -> None:
-        """Takes out what was measured of one row."""
-        self._database.write(delete(processes).where(of(processes, sweep, position)))
-
-    def drop_samples(self, sweep: str) -> None:
-        """Takes the raw samples of a sweep out; its figures stay."""
-        self._database.write(delete(processes).where(of(processes, sweep)))
+    def drop_processes(self, sweep: str, position: int | None = None) -> None:
+        """Removes the raw samples of a sweep, or of one row; the rows keep their figures."""
+        self._database.write(delete(processes).where(_of(processes, sweep, position)))
 
     def save_row(self, sweep: str, position: int, row: Row, state: str) -> None:
-        """Keeps what a row comes to; one that somebody has finished meanwhile stays so."""
-        self._database.write(set_row(sweep, position, row, state))
+        """Saves the figures of a row, unless someone else has finished it meanwhile."""
+        self._database.write(_set_row(sweep, position, row, state))
 
     def explain_row(self, sweep: str, position: int, row: Row) -> None:
-        """Keeps what explains a row; when it was measured does not change."""
-        self._database.write(set_row(sweep, position, row))
+        """Saves what explains a row; its state and the time of its measurement stay."""
+        self._database.write(_set_row(sweep, position, row))
 
     def row_so_far(self, sweep: str, position: int) -> Row | None:
-        """What one row of a sweep comes to; None before it was begun."""
-        found = begun_rows(self._database, of(rows, sweep, position))
+        """The figures of one row so far; None if it was not started."""
+        found = self._begun(_of(rows, sweep, position))
         return found[0].row if found else None
 
     def measured(self, sweep: str) -> dict[int, Row]:
-        """The finished rows of a sweep by their position; failed ones are left out."""
-        found = begun_rows(self._database, of(rows, sweep), rows.c.state == DONE)
+        """The finished rows of a sweep by their position, without failed ones."""
+        found = self._begun(_of(rows, sweep), rows.c.state == DONE)
         return {entry.position: entry.row for entry in found}
 
     def rows(self, sweep: str) -> tuple[Row, ...]:
-        """What the rows of a sweep come to so far; those not begun are left out."""
-        return with_accuracy(begun_rows(self._database, of(rows, sweep)), self.evaluations())
+        """The figures of a sweep's rows so far, without rows that were not started."""
+        return with_accuracy(self._begun(_of(rows, sweep)), self.evaluations())
 
     def newest_rows(self) -> tuple[Row, ...]:
-        """Every row that was ever finished, by its newest measurement, sweep by sweep."""
-        found = newest_measured(begun_rows(self._database, rows.c.state == DONE))
+        """The newest measurement of every row that was ever finished, sweep by sweep."""
+        found = newest_measured(self._begun(rows.c.state == DONE))
         return with_accuracy(found, self.evaluations())
 
     def newest_states(self) -> NewestRows:
-        """As `newest_rows`, with the rows that failed; one that is to be tried again counts as
-        failed until then."""
-        done = begun_rows(self._database, rows.c.state == DONE)
-        failed = begun_rows(self._database, rows.c.state.in_((FAILED, PLANNED)))
+        """As `newest_rows`, and the rows that failed, those that will be retried included."""
+        done = self._begun(rows.c.state == DONE)
+        failed = self._begun(rows.c.state.in_((FAILED, PLANNED)))
         found, since = newest_states(done, failed)
         known = self.evaluations()
         return NewestRows(with_accuracy(found, known), with_accuracy(since, known))
 
+    def _begun(self, *which: ColumnElement[bool]) -> Sequence[Entry]:
+        """The figures so far of the rows that were started and meet all conditions."""
+        place = (rows.c.sweep, rows.c.position)
+        query = select(rows.c.key, *place, rows.c.row).where(rows.c.row.is_not(None), *which)
+        return [
+            Entry(key, sweep, position, parsed(Row, document, f"a row of {self.name}"))
+            for key, sweep, position, document in self._database.read(query.order_by(*place))
+        ]
+
     def add_evaluation(self, evaluation: Evaluation) -> None:
-        """Keeps an evaluation, in place of an older one over the same data."""
+        """Saves an evaluation, in place of an earlier one over the same data."""
         line = evaluation.model_dump(include=set(evaluations.columns.keys()))
         line["evaluation"] = evaluation.model_dump_json()
         with self._database.writing(alone=True) as connection:
@@ -237,10 +270,13 @@ class Store:
         return tuple(parsed(Evaluation, document, where) for (document,) in found)
 
     def merge(self, other: Store) -> tuple[int, int]:
-        """Takes over what another store has and this one has not, or has less of.
+        """Copies what is new or newer in another store into this one.
 
         Returns:
-            How many sweeps, and how many processes, are new here.
+            How many sweeps, and how many processes, were added.
+
+        Raises:
+            StmdeployError: either store is damaged.
         """
         theirs, ours = other._database, self._database
         try:
@@ -248,8 +284,26 @@ class Store:
                 return take_over(source, target)
         except IntegrityError as error:
             raise StmdeployError(
-                f"{other.name} is damaged: it holds parts of sweeps that are not there", RESTORE
+                f"{other.name} is damaged: it holds rows of sweeps that it does not have", RESTORE
             ) from error
+
+
+def _of(table: Table, sweep: str, position: int | None = None) -> ColumnElement[bool]:
+    """A condition for the lines of a sweep, or of one position in it."""
+    mine = table.c.sweep == sweep
+    return mine if position is None else mine & (table.c.position == position)
+
+
+def _set_row(sweep: str, position: int, row: Row, state: str = "") -> Update:
+    """A statement that saves a row without its accuracy, which is added when it is read.
+
+    With a state, the row was measured just now, and a row that someone has finished stays as it is.
+    """
+    document = row.model_dump_json(exclude={"accuracy"})
+    change = update(rows).where(_of(rows, sweep, position)).values(row=document)
+    if state:
+        change = change.values(state=state, measured_utc=now_utc())
+    return change if state in ("", DONE) else change.where(rows.c.state != DONE)
 
 
 def _hold(connection: Connection, sweep: str) -> None:

@@ -10,17 +10,13 @@ from functools import partial
 from pathlib import Path
 
 from stmdeploy.errors import StmdeployError
-from stmdeploy.files.reading import (
-    DOCUMENT_MIB,
-    printable,
-    read_bytes,
-)
+from stmdeploy.files.reading import DOCUMENT_MIB, printable, read_bytes
 from stmdeploy.files.writing import publish, sha256_of
 from stmdeploy.schema.manifest import FileInfo, Manifest
 
 _EXPORT_AGAIN = "export it again"
-_NAME_IT = "name the artifact itself, as in FOLDER/NAME.onnx; its manifest lies beside it"
-#: After this long, another change of a file shows in its times: ext4 and XFS tick every 4 ms,
+_NAME_IT = "give the path of the artifact, as in FOLDER/NAME.onnx; its manifest lies beside it"
+#: Once a file is this old, any later change shows in its times: ext4 and XFS tick every 4 ms,
 #: network file systems every second or two.
 _TICK_S = 3.0
 
@@ -31,28 +27,25 @@ class Artifact:
 
     path: Path
     manifest: Manifest
-    _seen: dict[str, _State] = field(default_factory=dict, repr=False, compare=False)
+    _seen: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def size_bytes(self) -> int:
         return sum(file.size_bytes for file in self.manifest.files)
 
     def check(self) -> None:
-        """Checks that its files are what its manifest says, and its manifest what it was.
+        """Checks its files against its manifest, and that the manifest is still the same.
 
-        A file that the system says was not written to since it was last hashed is not hashed
-        again, so this can stand before every process that loads the artifact.
+        A file that was not written to since it was last hashed is not hashed again, so this is
+        cheap enough to call before every process that loads the artifact.
 
         Raises:
-            StmdeployError: as `check_file`, or the manifest is another one now.
+            StmdeployError: as `check_file`, or the manifest was changed.
         """
         for file in self.manifest.files:
             path = self.path.with_name(file.name)
-            if not self._is_as_seen(path):
-                self._remember(path, partial(check_file, path, file, _EXPORT_AGAIN))
-        beside = manifest_path(self.path)
-        if not self._is_as_seen(beside):
-            self._remember(beside, self._check_manifest)
+            self._check_if_touched(path, partial(check_file, path, file, _EXPORT_AGAIN))
+        self._check_if_touched(manifest_path(self.path), self._check_manifest)
 
     def _check_manifest(self) -> None:
         if read_manifest(self.path).seal != self.manifest.seal:
@@ -60,50 +53,33 @@ class Artifact:
                 f"{manifest_path(self.path)} was changed while it was in use", _EXPORT_AGAIN
             )
 
-    def _is_as_seen(self, path: Path) -> bool:
-        return path.name in self._seen and self._seen[path.name] == _State.of(path)
-
-    def _remember(self, path: Path, check: Callable[[], None]) -> None:
-        """Runs a check; what it found holds until the file's state is another one."""
-        before = _State.of(path)
+    def _check_if_touched(self, path: Path, check: Callable[[], None]) -> None:
+        """Runs a check, unless it passed before and the file was not touched since then."""
+        state = _state_of(path)
+        if state and self._seen.get(path.name) == state:
+            return
         check()
-        # The clock of a file system ticks slowly: what was written just now may be again, unseen.
-        if before is not None and before.age_s > _TICK_S:
-            self._seen[path.name] = before
+        # File systems tick slowly: what was written just now may change again within one tick.
+        if state and time.time() - state[-1] / 1e9 > _TICK_S:
+            self._seen[path.name] = state
 
 
-@dataclass(frozen=True)
-class _State:
-    """What changes whenever a file is written to or exchanged; its last field nobody can set."""
+def _state_of(path: Path) -> tuple[int, ...]:
+    """Figures that change when a file is written to or replaced; empty where there is no file.
 
-    device: int
-    inode: int
-    size: int
-    modified_ns: int
-    changed_ns: int
-
-    @staticmethod
-    def of(path: Path) -> _State | None:
-        """Of a file as it is now; None without one."""
-        try:
-            found = path.stat()
-        except OSError:
-            return None
-        return _State(
-            found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-        )
-
-    @property
-    def age_s(self) -> float:
-        """How long ago the file was last changed, by the clock of this machine."""
-        return time.time() - self.changed_ns / 1e9
+    The last one is the time of the last change in ns, which no program can set.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def companions(path: Path) -> tuple[str, ...]:
-    """The files that a runtime reads of its own accord as it loads a main file.
+    """Names of the other files that a runtime reads by itself when it loads a main file.
 
-    Of ONNX, whatever holds external data or a compiled context; of OpenVINO's XML, the weights
-    beside it.
+    For ONNX: files of external data or compiled contexts. For OpenVINO's XML: its weights.
     """
     if path.suffix == ".onnx":
         from stmdeploy.schema.onnx_files import external_files
@@ -114,13 +90,15 @@ def companions(path: Path) -> tuple[str, ...]:
 
 
 def manifest_path(artifact: Path) -> Path:
-    """Where the manifest of an artifact lies."""
+    """The path of an artifact's manifest: ``.json`` after the name of the main file."""
     return artifact.with_name(artifact.name + ".json")
 
 
 def publish_artifact(scratch: Path, manifest: Manifest, folder: Path) -> Artifact:
-    """Writes a manifest beside its files, which lie in a staging folder, and moves all of them
-    into place. The manifest comes last: until it is there, the files are not an artifact."""
+    """Writes the manifest of the files in a staging folder, and moves all of them into place.
+
+    The manifest comes last: until it is there, the files are not an artifact.
+    """
     names = [file.name for file in manifest.files]
     beside = manifest_path(scratch / names[0])
     beside.write_text(manifest.model_dump_json(indent=1), "utf-8")
@@ -129,40 +107,34 @@ def publish_artifact(scratch: Path, manifest: Manifest, folder: Path) -> Artifac
 
 
 def read_artifact(path: Path) -> Artifact:
-    """Reads an artifact's manifest and checks every file of it against its hash.
+    """Reads an artifact's manifest and checks each of its files against the hash there.
 
     Raises:
         StmdeployError: a manifest that is missing, unreadable, of another schema, edited, or
             of another artifact; a file that is missing, cut short, longer or changed; a file that
-            loading would touch and that the manifest does not list.
+            loading would read and that the manifest does not list.
     """
     if path.is_dir() or not path.name:
         raise StmdeployError(f"{printable(str(path))} is a folder", _NAME_IT)
     manifest = read_manifest(path)
-    if manifest.files[0].name != path.name:
-        raise StmdeployError(
-            f"{printable(str(manifest_path(path)))} is the manifest of {manifest.files[0].name}, "
-            "not of this file",
-            _EXPORT_AGAIN,
-        )
+    if (main := manifest.files[0].name) != path.name:
+        where = printable(str(manifest_path(path)))
+        raise StmdeployError(f"{where} is the manifest of {main}, not of this file", _EXPORT_AGAIN)
     artifact = Artifact(path, manifest)
     artifact.check()
     listed = {file.name for file in manifest.files}
     for name in companions(path):
         if name not in listed:
-            raise StmdeployError(
-                f"{path} makes its runtime read {printable(name)!r}, which its manifest does not "
-                "list",
-                _EXPORT_AGAIN,
-            )
+            told = f"{path} refers to {printable(name)!r}, which its manifest does not list"
+            raise StmdeployError(told, _EXPORT_AGAIN)
     return artifact
 
 
 def read_manifest(artifact: Path) -> Manifest:
-    """The manifest beside an artifact, whose files are not looked at.
+    """Reads the manifest beside an artifact; the artifact's files are not checked.
 
     Raises:
-        StmdeployError: it is missing, unreadable, of another schema or edited.
+        StmdeployError: the manifest is missing, unreadable, of another schema or edited.
     """
     path = manifest_path(artifact)
     text, where = read_bytes(path, "", _NAME_IT, DOCUMENT_MIB), printable(str(path))
@@ -177,17 +149,13 @@ def check_file(path: Path, expected: FileInfo, hint: str) -> None:
     """
     if not path.is_file():
         raise StmdeployError(f"{path} is missing", hint)
-    size = path.stat().st_size
-    if size < expected.size_bytes:
-        raise StmdeployError(f"{path} is cut short: {size} of {expected.size_bytes} bytes", hint)
-    if size > expected.size_bytes:
-        raise StmdeployError(
-            f"{path} has {size} bytes, its manifest describes a file of {expected.size_bytes}", hint
-        )
+    size, whole = path.stat().st_size, expected.size_bytes
+    if size < whole:
+        raise StmdeployError(f"{path} is cut short: {size} of {whole} bytes", hint)
+    if size > whole:
+        raise StmdeployError(f"{path} has {size} bytes, not {whole} as in its manifest", hint)
     if sha256_of(path) != expected.sha256:
-        raise StmdeployError(
-            f"{path} was changed: it does not match the hash in its manifest", hint
-        )
+        raise StmdeployError(f"{path} was changed: its hash is not the one in its manifest", hint)
 
 
 def file_info(path: Path) -> FileInfo:

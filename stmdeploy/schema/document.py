@@ -5,13 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files.reading import (
@@ -24,20 +18,20 @@ from stmdeploy.files.reading import (
 )
 from stmdeploy.spec.model import MAX_SIDE_PX
 
-#: The name of a file, of no folder.
+#: A file name without a folder.
 PlainName = Annotated[str, AfterValidator(plain_name)]
-#: The path of a file below the folder of whatever lists it.
+#: A relative path below the folder of the document that holds it.
 PlainPath = Annotated[str, AfterValidator(plain_path)]
-#: A name that is shown to people.
+#: A short text that is safe to print: no control characters.
 PlainText = Annotated[str, AfterValidator(plain_text)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE_PX)]
 
 
 class Document(BaseModel):
-    """Base of everything that is stored: immutable, and strict about unknown fields.
+    """Base of everything that is stored: immutable, and without unknown fields.
 
-    A document's validator is built when it is first used: a worker reads few of them.
+    Validators are built when they are first used, because a worker reads few kinds of documents.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
@@ -58,8 +52,8 @@ class Sealed(Document):
             where: the document as errors name it.
 
         Raises:
-            StmdeployError: with `hint`: it is something else's, of another schema, damaged, or
-                was edited.
+            StmdeployError: with `hint`: another kind of document, another schema version, or it
+                is damaged or was edited.
         """
         table = parse_json(content, where, hint)
         kind, known = (cls.model_fields[name].default for name in ("kind", "schema_version"))
@@ -69,26 +63,21 @@ class Sealed(Document):
             shown = printable(str(version))[:20]
             raise StmdeployError(f"{where} has schema {shown}, this stmdeploy reads {known}", hint)
         document = parse_document(cls.model_validate_json, content, where, hint)
-        if not document.seal_is_whole:
+        if document.seal != document._digest():
             raise StmdeployError(f"{where} was edited: its seal does not match", hint)
         return document
 
     def sealed(self) -> Self:
-        """The document with its seal."""
+        """A copy that carries its seal."""
         return self.model_copy(update={"seal": self._digest()})
 
     def _digest(self) -> str:
         return hashlib.sha256(self.model_dump_json(exclude={"seal"}).encode()).hexdigest()
 
-    @property
-    def seal_is_whole(self) -> bool:
-        """Whether nothing in the document was changed since it was sealed."""
-        return self.seal == self._digest()
-
 
 Count = Annotated[int, Field(ge=0)]
 Number = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, le=1e30)]
-#: A duration that is divided by, or whose logarithm is taken.
+#: A duration that is never 0, since it is divided by and its logarithm taken.
 Ms = Annotated[float, Field(gt=0, le=1e12)]
 Percent = Annotated[float, Field(ge=0, le=100)]

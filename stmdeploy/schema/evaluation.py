@@ -12,11 +12,11 @@ from stmdeploy.schema.hardware import Environment
 
 @dataclass(frozen=True)
 class Published:
-    """Published figures of a backbone, per cent.
+    """Figures that the authors of a backbone published, in per cent.
 
     Attributes:
         top1_percent: ImageNet-1k top-1 accuracy at 224 px.
-        box_ap_percent: COCO box AP of Mask R-CNN, 1x schedule, over its detection form.
+        box_ap_percent: COCO box AP of Mask R-CNN (1x schedule) with this backbone.
         mask_ap_percent: COCO mask AP of the same detector.
     """
 
@@ -28,7 +28,7 @@ class Published:
 class Share95(Document):
     """A share in per cent, with its 95 % interval."""
 
-    percent: Percent = Field(description="Share that was counted, in per cent.")
+    percent: Percent = Field(description="Share, in per cent.")
     low: Percent = Field(description="Lower end of the 95 % interval (Wilson), in per cent.")
     high: Percent = Field(description="Upper end of the 95 % interval (Wilson), in per cent.")
 
@@ -50,8 +50,8 @@ class Evaluation(Document):
     images: Number = Field(description="Images that were read and classified.")
     skipped: Count = Field(description="Images that could not be read.")
     skipped_files: tuple[str, ...] = Field(description="Paths of the first 100 skipped images.")
-    top1: Share95 = Field(description="Share of images whose class has the highest logit.")
-    top5: Share95 = Field(description="Share of images whose class is among the 5 highest logits.")
+    top1: Share95 = Field(description="Share of images whose label has the highest logit.")
+    top5: Share95 = Field(description="Share of images whose label is among the 5 highest logits.")
     reference: str | None = Field(description="File name of the fp32 reference; None without one.")
     agreement: Share95 | None = Field(
         description="Share of images that the reference puts in the same class; None without one."

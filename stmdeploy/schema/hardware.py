@@ -19,7 +19,7 @@ class Environment(Document):
     gpus: tuple[PlainText, ...] = Field(description="Names of usable NVIDIA GPUs; empty for none.")
     os: PlainText = Field(description="Operating system and its release, such as Linux 6.8.0.")
     python: PlainText = Field(description="Version of Python.")
-    virtual_machine: bool | None = Field(description="Hypervisor present or not; None if unknown.")
+    virtual_machine: bool | None = Field(description="True in a virtual machine; None if unknown.")
     governor: PlainText | None = Field(description="Frequency governor of CPU 0; None if unknown.")
     load_average_1min: float | None = Field(
         description="Load average of the minute before this was read; None if unknown."
@@ -37,9 +37,7 @@ class Conditions(Document):
         None, description="Temperature of the hottest processor sensor, in degrees Celsius."
     )
     cpu_throttle_events: int | None = Field(None, description="Thermal throttle events since boot.")
-    package_energy_j: float | None = Field(
-        None, description="RAPL energy counters' sum, in joules."
-    )
+    package_energy_j: float | None = Field(None, description="Sum of RAPL's counters, in joules.")
     gpu_sm_mhz: float | None = Field(None, description="Clock of the GPU's processors, in MHz.")
     gpu_memory_mhz: float | None = Field(None, description="Clock of the GPU's memory, in MHz.")
     gpu_temperature_c: float | None = Field(None, description="GPU's temperature, degrees Celsius.")
@@ -55,23 +53,19 @@ class Conditions(Document):
 
 
 class Rate(Document):
-    """The most that a processor multiplies and adds in a precision."""
+    """The highest rate at which a processor multiplies and adds in one precision."""
 
     precision: PlainText = Field(description="Precision of the products, such as fp16.")
     tflops: float = Field(
-        gt=0,
-        le=1e9,
-        description="Rate in 10^12 operations per second; a multiply-add counts as two.",
+        gt=0, le=1e9, description="Rate in 10^12 operations per second; a multiply-add counts as 2."
     )
     by: PlainText = Field(description="Library that reached it, or the datasheet's kind of cores.")
 
 
 class MemoryLevel(Document):
-    """One level of memory: the bytes that fit into it and into no level before."""
+    """One level of memory, which serves the bytes that do not fit into the levels before it."""
 
-    up_to_mib: Ms | None = Field(
-        description="Capacity in MiB with all before it; None for the last."
-    )
+    up_to_mib: Ms | None = Field(description="Capacity up to here, in MiB; None for the last.")
     gb_s: Ms | None = Field(description="Bandwidth in GB/s; None if its bytes cost nothing.")
 
 
@@ -85,14 +79,14 @@ class Peaks(Document):
 
     @model_validator(mode="after")
     def _memory_has_an_end(self) -> Self:
-        """Whatever is larger than every level comes from the last, at some speed."""
+        """The last level serves whatever is larger than all others, so it needs a speed."""
         if self.memory[-1].up_to_mib is not None or self.memory[-1].gb_s is None:
-            raise ValueError("the last level of memory has an end, or no speed")
+            raise ValueError("the last level of memory has a capacity, or no bandwidth")
         return self
 
 
 class Bound(Document):
-    """The roofline bound of a row: not measured, but worked out from its graph and from peaks."""
+    """The roofline bound of a row: not measured, but computed from its graph and from peaks."""
 
     bound_ms: Amount = Field(
         description="Least time of one inference, in ms: per operator, the larger of the next two."
@@ -102,5 +96,5 @@ class Bound(Document):
     macs: Count = Field(description="Multiply-accumulates of the graph, for the whole batch.")
     bytes: Count = Field(description="Bytes of their operands and results, for the whole batch.")
     parts_ms: dict[str, Amount] = Field(description="Share of each model part in bound_ms, in ms.")
-    rate: Rate = Field(description="Rate that the multiplications are taken to run at.")
-    peaks: Peaks = Field(description="Peaks of the processor that the bound follows from.")
+    rate: Rate = Field(description="Rate that the multiplications are assumed to run at.")
+    peaks: Peaks = Field(description="Peaks of the processor that the bound is computed from.")

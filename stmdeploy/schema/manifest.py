@@ -13,7 +13,7 @@ from stmdeploy.spec.model import MAX_CLASSES
 #: 3: the operations of the graph. 4: known outputs; errors are those of the worst row.
 #: 5: the usual length of known outputs.
 MANIFEST_SCHEMA_VERSION = 5
-#: No backbone comes near; a file without end must not be hashed for ever.
+#: Far more than any backbone needs; a file without end must not be hashed for ever.
 _MOST_BYTES = 16 * 2**30
 
 
@@ -57,10 +57,10 @@ class FileInfo(Document):
 
 
 class KnownOutputs(Document):
-    """What the model gives in float64 for the three images of a seed (`stmdeploy.export.probe`)."""
+    """The model's float64 outputs for three random images (see `stmdeploy.export.probe`)."""
 
     seed: int = Field(ge=0, lt=2**32, description="Seed of the three random images.")
-    step: int = Field(ge=1, description="Spacing of the kept outputs of an image; 1 for all.")
+    step: int = Field(ge=1, description="Every step-th output of an image is kept; 1 keeps all.")
     length: float = Field(gt=0, description="Usual L2 norm of an image's kept outputs (RMS).")
     values: str = Field(description="Kept outputs, float32 in little-endian order, as base64.")
 
@@ -68,31 +68,31 @@ class KnownOutputs(Document):
 class Verification(Document):
     """Outputs against the float64 PyTorch reference, over fresh random inputs.
 
-    Errors are those of the worst image of any batch. For an engine that cannot run on the exporting
-    machine, another runtime gave them, with the graph that the engine was built from.
+    Errors are those of the worst image of any batch. If the engine could not run on the exporting
+    machine, they are of the graph that it was built from, run by another runtime.
     """
 
-    runtime: str = Field(description="Runtime that gave the outputs, its version and provider.")
+    runtime: str = Field(description="Runtime that computed them, its version and provider.")
     batches: tuple[int, ...] = Field(description="Batch sizes that were run.")
     input_seed: int = Field(description="Seed of the inputs.")
     relative_l2_error: float = Field(
-        description="||y - r|| / ||r|| over an image's logits, with ||r|| at least the usual one."
+        description="||y - r|| / ||r|| over an image's logits; ||r|| is at least the usual norm."
     )
     worst_logit_difference: float = Field(description="Largest absolute difference of a logit.")
     row_dependence: float = Field(
-        description="Relative L2 change of an image's logits with its place or others in the batch."
+        description="Relative L2 change of an image's logits when its place or its batch changes."
     )
     tolerance_relative_l2: float | None = Field(
         description="Limit of the error, wider for under 16 logits; None if it is only reported."
     )
-    outputs: KnownOutputs = Field(description="Outputs that whoever runs the artifact can check.")
+    outputs: KnownOutputs = Field(description="Known outputs that runs are checked against.")
 
 
 class Fidelity(Document):
     """How much of the model a low precision keeps, compared with the float64 reference."""
 
     source: str = Field(description="Name of the folder of images, or random for noise.")
-    images: int = Field(description="Images compared; none set a scale, unless there was only one.")
+    images: int = Field(description="Images compared; none set the scales if there were several.")
     relative_l2_error: float = Field(description="||y - r|| / ||r|| over all logits of all images.")
     top1_agreement_percent: float = Field(
         description="Share of images whose highest logit is the reference's, in per cent."
@@ -100,7 +100,7 @@ class Fidelity(Document):
 
 
 class Calibration(Document):
-    """What the scales of an int8 artifact were set with."""
+    """How the scales of an int8 artifact were set."""
 
     source: str = Field(description="Name of the folder of images, or random for noise.")
     images: int = Field(description="Images that set the scales.")
@@ -108,16 +108,16 @@ class Calibration(Document):
 
 
 class EngineInfo(Document):
-    """A built engine: by what, for what, and what the builder said of it."""
+    """A built engine: its builder, its target hardware, and what the builder logged."""
 
     module: str = Field(description="Python module that built it: tensorrt or tensorrt_rtx.")
     version: str = Field(description="Version of the module; no other version runs the engine.")
-    gpu: str = Field(description="Name of the GPU it was built on and for; empty for TensorRT-RTX.")
+    gpu: str = Field(description="GPU that it was built on and for; empty for TensorRT-RTX.")
     compute_capabilities: tuple[str, ...] = Field(
         description="Compute capabilities it runs on, such as 8.9; empty for TensorRT."
     )
     batch: tuple[int, int, int] = Field(description="Least, best and most images per inference.")
-    builder_level: int | None = Field(description="Optimisation level, 0 to 5; None for default.")
+    builder_level: int | None = Field(description="Optimisation level, 0-5; None for the default.")
     workspace_mib: int | None = Field(description="Scratch memory limit in MiB; None for no limit.")
     layers_before: int = Field(description="Layers before fusion.")
     layers_after: int | None = Field(description="Layers after fusion; None if not logged.")
@@ -129,7 +129,7 @@ class EngineInfo(Document):
 
 
 class Share(Document):
-    """What some nodes of a graph cost at batch 1."""
+    """The cost of some nodes of a graph at batch 1."""
 
     nodes: int = Field(description="Number of nodes.")
     macs: int = Field(description="Multiply-accumulates.")
@@ -138,10 +138,10 @@ class Share(Document):
 
 
 class GraphCost(Document):
-    """Where the MACs and bytes of the exported graph are, at batch 1, every tensor once per use."""
+    """MACs and bytes of the exported graph at batch 1; a tensor counts each time it is used."""
 
     by_operator: dict[str, Share] = Field(description="Cost by type of ONNX operator.")
-    by_part: dict[str, Share] = Field(description='Cost by part of the model: "stage 2 mixer".')
+    by_part: dict[str, Share] = Field(description='Cost by model part, such as "stage 2 mixer".')
     unknown_shapes: int = Field(description="Nodes with a tensor of unknown shape, counted as 0.")
 
 
@@ -157,18 +157,18 @@ class FusedLayer(Document):
 
 
 class Operation(Document):
-    """Nodes of a graph that multiply, all alike; logits inside an attention are left out."""
+    """Identical multiplying nodes of a graph; logits inside an attention are left out."""
 
     operator: str = Field(description="Type of the ONNX operator, such as Conv.")
     part: str = Field(description='Part of the model, as in "stage 2 mixer"; other if unknown.')
-    nodes: int = Field(description="Number of nodes that are alike.")
+    nodes: int = Field(description="Number of identical nodes.")
     macs: int = Field(description="Multiply-accumulates of one node for one image.")
     weight_elements: int = Field(description="Constant elements that one node reads, at any batch.")
     activation_elements: int = Field(description="Elements one node reads and writes per image.")
 
 
 class Draft(Document):
-    """What an exporter knows of the files it has just written."""
+    """What an exporter reports about the files it has just written."""
 
     files: tuple[str, ...] = Field(description="Names of the files, the main one first.")
     inputs: tuple[TensorInfo, ...] = Field(description="Inputs of the artifact.")
@@ -184,7 +184,7 @@ class Draft(Document):
     engine: EngineInfo | None = Field(None, description="Engine; None if none was built.")
     graph: str = Field("", description="Name of the ONNX file it was made from; empty without one.")
     graph_is_exact: bool = Field(True, description="Whether graph and artifact share a precision.")
-    not_run: str = Field("", description="Reason why it cannot run here; empty if it can.")
+    not_run: str = Field("", description="Reason why it cannot run here; empty if it can run.")
 
 
 class Manifest(Sealed):
@@ -193,13 +193,13 @@ class Manifest(Sealed):
     schema_version: int = Field(MANIFEST_SCHEMA_VERSION, description="Version of this schema.")
     kind: Literal["stmdeploy-artifact"] = Field("stmdeploy-artifact", description="Document kind.")
     state: Literal["verified", "built, not run"] = Field(
-        description="Outcome: the artifact itself ran and agreed, or could not run on that machine."
+        description="Outcome: it ran and agreed with PyTorch, or it cannot run where it was built."
     )
     not_run: str = Field(description="Reason why it could not run; empty if it ran.")
     target: PlainText = Field(description="Target, as --target takes it.")
     precision: PlainText = Field(description="Precision: fp32, fp16, bf16, int8 or int8-dynamic.")
     lowering: PlainText = Field(description="Form exported: reference, tokens or tokens-plain.")
-    notes: tuple[str, ...] = Field(description="Reasons why no better form was taken; often empty.")
+    notes: tuple[str, ...] = Field(description="Reasons against better forms; often empty.")
     model: ModelInfo = Field(description="Model inside the artifact.")
     files: tuple[FileInfo, ...] = Field(min_length=1, description="Files, the main one first.")
     inputs: tuple[TensorInfo, ...] = Field(description="Inputs of the artifact.")

@@ -1,4 +1,4 @@
-"""What was measured: of an inference, of a process, of a row."""
+"""What was measured: by one process, of a whole row, and of single operators."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ProcessRun(Document):
         description="Latencies with the input copied to the runtime and the output back, in ms."
     )
     warmup_ms: tuple[float, ...] = Field(description="Latencies of the warm-up in ms, in order.")
-    warmup_ended_by: str = Field(description="End of the warm-up: steady, or limit (out of time).")
+    warmup_ended_by: str = Field(description="Why the warm-up ended: steady, or limit (of time).")
     stopped_by: str = Field(description="Rule that ended sampling: interval, budget or loadgen.")
     window_s: Amount = Field(description="Time that sampling took altogether, in seconds.")
     runtime_import_ms: Amount = Field(description="Time to import the runtime's library, in ms.")
@@ -66,7 +66,7 @@ class ProcessRun(Document):
 
 
 class TurnsRun(Document):
-    """What one side of a comparison says of itself at its end, its turns told before."""
+    """What one side of a comparison reports after its turns, whose times it told one by one."""
 
     runtime_import_ms: float = Field(description="Time to import the runtime's library, in ms.")
     load_ms: float = Field(description="Time to load the artifact into a runner, in ms.")
@@ -78,11 +78,11 @@ class TurnsRun(Document):
 
 
 class Measurement(Document):
-    """A row's figures, out of all its processes.
+    """The figures of a row, from all its processes.
 
     Latency is of one inference of the whole batch, input and output already on the device. Memory
     is the worker's resident set: before loading, the runtime is imported and the input is made.
-    Load times are medians over the processes, memory the highest, settings those of the last.
+    Load times are medians over the processes, memory the maximum, settings those of the last one.
     """
 
     latency_ms_p50: Ms = Field(description="Median in ms: geometric mean of processes' medians.")
@@ -120,7 +120,7 @@ class Measurement(Document):
     samples: Number = Field(description="Timed inferences of all processes.")
     warmup_runs: Count = Field(description="Inferences of all warm-ups, which were thrown away.")
     stopped_by: str = Field(description="Rule that ended sampling: interval, budget or loadgen.")
-    steady: bool = Field(description="Verdict on the measurement itself: true without advice.")
+    steady: bool = Field(description="True if no disturbance was seen; advice is then empty.")
     advice: tuple[str, ...] = Field(description="Disturbances and what to try; empty if steady.")
     runtime_facts: dict[str, str] = Field(description="Version, provider and settings in force.")
     load_average_1min: float | None = Field(description="Load average at warm-up; None if unknown.")

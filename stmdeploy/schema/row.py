@@ -16,7 +16,7 @@ from stmdeploy.spec.run import LOOP
 
 
 class PreparedArtifact(Document):
-    """One export of a model, or why there is none."""
+    """One export of a model, or the reason why it failed."""
 
     target: str = Field(description="Target, as --target takes it.")
     precision: str = Field(description="Precision: fp32, fp16, bf16, int8 or int8-dynamic.")
@@ -29,13 +29,15 @@ class PreparedArtifact(Document):
     build_s: float | None = Field(
         None, description="Time to build the engine, in seconds; None without an engine."
     )
-    relative_l2_error: float | None = Field(None, description="Error, as verified; None if failed.")
-    operations: tuple[Operation, ...] = Field((), description="Operations of the manifest, if any.")
+    relative_l2_error: float | None = Field(
+        None, description="Error against float64, as in Verification; None if failed."
+    )
+    operations: tuple[Operation, ...] = Field((), description="Operations as in the manifest.")
     failure: Failure | None = Field(None, description="Reason why it failed; None if it did not.")
 
 
 class Prepared(Document):
-    """A model built, counted and exported. Counts are of one image."""
+    """A model that was built, counted and exported. Counts are for one image."""
 
     model: ModelInfo = Field(description="Model, as manifests describe it.")
     published: Published | None = Field(description="Authors' accuracy; None if of another model.")
@@ -44,7 +46,7 @@ class Prepared(Document):
     matmul_conv_macs: int = Field(description="MACs of matrix products and convolutions alone.")
     activations: int = Field(description="Elements that matrix products and convolutions write.")
     uncounted_operators: dict[str, int] = Field(
-        description="Calls of operators that compute and were not counted, by operator."
+        description="Calls of operators that compute but are not counted, by operator."
     )
     artifacts: tuple[PreparedArtifact, ...] = Field(description="Exports, in the order asked for.")
 
@@ -59,10 +61,10 @@ class Try(Document):
 
 
 class Row(Document):
-    """One line of the table: a model, how it was run, what it costs and how exact it is.
+    """One row of results: a model, how it was run, what it costs and how exact it is.
 
-    Published figures are the authors', and only there for their models in fp32 at 224 px with 1000
-    classes (synthetic weights may stand in for theirs); all others were measured or counted here.
+    Published figures are the authors'. They are given only for their models in fp32 at 224 px with
+    1000 classes, synthetic weights included; all other figures were measured or counted here.
     """
 
     model: PlainText = Field(description="Name of the model, as --model takes it.")
@@ -100,7 +102,7 @@ class Row(Document):
         description="Elements that matrix products and convolutions write for one image."
     )
     uncounted_operators: dict[PlainText, Count] = Field(
-        description="Calls of operators that compute and were not counted, by operator."
+        description="Calls of operators that compute but are not counted, by operator."
     )
     artifact_sha256: PlainText | None = Field(description="Artifact's SHA-256; None without one.")
     artifact_mib: Amount | None = Field(description="Size of all its files in MiB; None if failed.")
@@ -132,9 +134,12 @@ class Row(Document):
 
     @property
     def efficiency(self) -> float | None:
-        """How near the row comes to its bound: 1 at most, unless the peaks are too low."""
+        """Bound divided by median latency: at most 1, unless the peaks were measured too low.
+
+        None if the row failed or has no bound, and for LoadGen or several requests in flight.
+        """
         if self.bound is None or self.measurement is None or self.failure is not None:
             return None
         if self.scenario != LOOP or self.in_flight != 1:
-            return None  # its latency holds the waiting for others
+            return None  # its latency includes waiting for other requests
         return self.bound.bound_ms / self.measurement.latency_ms_p50

@@ -1,1 +1,1 @@
-"""What is asked for: validated once, then passed along unchanged. Imports nothing heavy."""
+"""What a user asks for, validated once and then passed along unchanged; imports nothing heavy."""

@@ -1,4 +1,4 @@
-"""The artifact that is asked for: target, precision, lowering, calibration, engine."""
+"""The artifact to export: target, precision, lowering, calibration, engine."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from stmdeploy.spec.limits import at_least, at_most
 from stmdeploy.spec.model import ModelSpec
 
 FULL_PRECISION = "fp32"
-#: fp16 and bf16: weights and activations. int8: both, scales from calibration images.
-#: int8-dynamic: matrix products only, activations scaled as they come.
+#: fp16 and bf16: weights and activations. int8: both, with scales from calibration images.
+#: int8-dynamic: matrix products only, with activations scaled at run time.
 PRECISIONS = (FULL_PRECISION, "fp16", "bf16", "int8", "int8-dynamic")
 #: Forms that a backbone can be exported in; see `stmdeploy.backbones.lowering`.
 LOWERINGS = ("reference", "tokens", "tokens-plain")
@@ -25,10 +25,10 @@ MAX_CALIBRATION_IMAGES = 4096
 
 @dataclass(frozen=True)
 class CalibrationSpec:
-    """Images to set the scales of int8 with, and to judge every low precision by.
+    """Images that set the scales of int8, and by which every low precision is judged.
 
     Attributes:
-        folder: of images; None for random ones, which say little of real activations.
+        folder: holds the images; None for random ones, which say little about real activations.
         images: how many set the scales; as many others judge.
     """
 
@@ -42,14 +42,14 @@ class CalibrationSpec:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """What a TensorRT builder is told.
+    """Settings of a TensorRT builder.
 
     Attributes:
-        batch: least, best and most images per inference.
-        workspace_mib: scratch memory of a layer; None for all of the device.
-        builder_level: 0 to 5, fastest build to fastest engine; None for the builder's default.
-        timing_cache: a file that TensorRT keeps its measurements in between builds.
-        compute_capabilities: such as ``8.9``; TensorRT-RTX builds for them, without a GPU too.
+        batch: images per inference: minimum, optimum, maximum.
+        workspace_mib: scratch memory of a layer in MiB; None for all of the device's memory.
+        builder_level: 0 (fastest build) to 5 (fastest engine); None for the builder's default.
+        timing_cache: file in which TensorRT keeps its measurements between builds.
+        compute_capabilities: GPUs that TensorRT-RTX builds for, such as ``8.9``; none need be here.
     """
 
     batch: tuple[int, int, int] = (1, 8, 32)
@@ -62,9 +62,8 @@ class EngineSpec:
         at_least(1, self.batch[0], "batch")
         at_most(MAX_BATCH, self.batch[2], "batch")
         if not self.batch[0] <= self.batch[1] <= self.batch[2]:
-            raise StmdeployError(
-                f"batches {','.join(map(str, self.batch))} do not grow", "give --batch MIN,OPT,MAX"
-            )
+            shown = ",".join(map(str, self.batch))
+            raise StmdeployError(f"batches {shown} do not grow", "give --batch MIN,OPT,MAX")
         if self.workspace_mib is not None:
             at_least(1, self.workspace_mib, "workspace")
         if self.builder_level is not None:
@@ -74,10 +73,10 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class ExportSpec:
-    """An artifact to make.
+    """An artifact to export.
 
     Attributes:
-        model: what to export.
+        model: the model to export.
         target: the exporter, such as ``onnx``.
         folder: where the artifact and its manifest go.
         precision: one of `PRECISIONS`.
@@ -85,8 +84,8 @@ class ExportSpec:
             always exported as it is.
         opset: ONNX opset; None for the exporter's default.
         calibration: images for the low precisions.
-        engine: of targets that build one.
-        source_only: of such targets, whether it is built elsewhere, where it runs.
+        engine: settings for targets that build an engine.
+        source_only: for such targets, whether the engine is built later, on the machine it runs on.
     """
 
     model: ModelSpec
@@ -101,13 +100,11 @@ class ExportSpec:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise StmdeployError(
-                f"unknown precision {self.precision!r}", nearest(self.precision, PRECISIONS)
-            )
+            hint = nearest(self.precision, PRECISIONS)
+            raise StmdeployError(f"unknown precision {self.precision!r}", hint)
         if self.lowering not in (None, *LOWERINGS):
-            raise StmdeployError(
-                f"unknown lowering {self.lowering!r}", f"choose one of: {', '.join(LOWERINGS)}"
-            )
+            hint = f"choose one of: {', '.join(LOWERINGS)}"
+            raise StmdeployError(f"unknown lowering {self.lowering!r}", hint)
 
     @property
     def stem(self) -> str:

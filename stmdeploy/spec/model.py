@@ -1,4 +1,4 @@
-"""The model that is asked for."""
+"""The model to build."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from stmdeploy.errors import StmdeployError
 from stmdeploy.spec.limits import at_least, at_most
 
-#: Beyond these nothing fits into memory.
+#: Larger models fit into no memory.
 MAX_SIDE_PX = 16_384
 MAX_CLASSES = 1_000_000
-#: Those of ImageNet-1k.
+#: As in ImageNet-1k.
 DEFAULT_CLASSES = 1000
-#: Layout of every model: the batch is the only free dimension.
+#: Names of every model's one input and one output; the batch is their only free dimension.
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"
 
@@ -24,11 +24,11 @@ class ModelSpec:
     Attributes:
         name: an official backbone name, ``package.module:callable`` or ``timm:NAME``.
         image_size: (height, width) in pixels.
-        num_classes: outputs of the head; None for `DEFAULT_CLASSES`, of a user's own model for
-            what it gives.
-        checkpoint: a file, a URL, or ``official`` for the authors' weights; None for
-            synthetic weights (a user's own model: the weights it comes with).
-        seed: of synthetic weights.
+        num_classes: outputs of the head; None for `DEFAULT_CLASSES`, or for as many as a user's
+            own model has.
+        checkpoint: a file, a URL, or ``official`` for the authors' weights; None for synthetic
+            weights, or for those that a user's own model comes with.
+        seed: seed of synthetic weights.
     """
 
     name: str
@@ -48,13 +48,13 @@ class ModelSpec:
 
     @property
     def label(self) -> str:
-        """The name, with the image size where it is not the usual one."""
+        """The name, followed by the image size if that is not 224 x 224."""
         height, width = self.image_size
         return self.name if (height, width) == (224, 224) else f"{self.name} {height}x{width}"
 
     @property
     def head_classes(self) -> int:
-        """Outputs of the head of a backbone of the catalogue."""
+        """Number of classes of a catalogue backbone, with the default filled in."""
         return DEFAULT_CLASSES if self.num_classes is None else self.num_classes
 
     @property

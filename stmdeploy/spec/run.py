@@ -10,7 +10,7 @@ from stmdeploy.spec.limits import at_least, at_most, positive
 
 HINTS = ("latency", "throughput")
 LOOP = "loop"
-#: A worker is ended so long after its share of the budget; the exports of a model after so long.
+#: How long after its share of the budget a worker is ended, and after how long an export is.
 ROW_TIMEOUT_S, EXPORT_TIMEOUT_S = 600.0, 3600.0
 #: Our own loop, and MLPerf's scenarios as LoadGen runs them.
 SCENARIOS = (LOOP, "single-stream", "multi-stream", "server", "offline")
@@ -22,13 +22,13 @@ MAX_PROCESSES, MAX_IN_FLIGHT = 100, 1024
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What only some runtimes look at.
+    """Settings that only some runtimes use.
 
     Attributes:
-        provider: of ONNX Runtime, one of `PROVIDERS`; empty for the plain one of the device.
-        hint: ``latency`` or ``throughput``, for runtimes that arrange themselves for one.
-        cuda_graph: whether a GPU replays the inference as one recorded graph.
-        engine: for providers that build an engine as they load.
+        provider: ONNX Runtime's provider, one of `PROVIDERS`; empty for the device's default.
+        hint: ``latency`` or ``throughput``, for runtimes that optimise for either.
+        cuda_graph: whether a GPU replays the inference as one recorded CUDA graph.
+        engine: settings for providers that build an engine when they load.
     """
 
     provider: str = ""
@@ -47,12 +47,13 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class ScenarioSpec:
-    """How requests come.
+    """How requests arrive.
 
     Attributes:
-        name: ``loop``, one after the other by our own loop, or one of MLPerf's scenarios.
-        duration_s: of a LoadGen run, at least.
-        target_latency_ms: of Server, what its 99th percentile must keep.
+        name: ``loop``, stmdeploy's own loop of one request after the other, or one of MLPerf's
+            scenarios.
+        duration_s: least duration of a LoadGen run, in seconds.
+        target_latency_ms: server scenario: latency that its 99th percentile must stay below.
     """
 
     name: str = LOOP
@@ -66,14 +67,13 @@ class ScenarioSpec:
         if self.target_latency_ms is not None:
             positive(self.target_latency_ms, "target latency")
         elif self.name == "server":
-            raise StmdeployError("scenario server has no limit", "give --target-latency-ms")
+            raise StmdeployError("scenario server needs a limit", "give --target-latency-ms")
 
     def check_batch(self, batch: int) -> None:
-        """Raises StmdeployError for a batch that the scenario does not have."""
+        """Raises StmdeployError for a batch size that the scenario does not allow."""
         if self.name in ("single-stream", "server") and batch != 1:
-            raise StmdeployError(
-                f"scenario {self.name} asks for one image at a time, not {batch}", "give --batch 1"
-            )
+            told = f"scenario {self.name} sends one image at a time, not {batch}"
+            raise StmdeployError(told, "give --batch 1")
 
 
 @dataclass(frozen=True)
@@ -81,20 +81,18 @@ class RunSpec:
     """How an artifact is run.
 
     Attributes:
-        runtime: such as ``onnxruntime`` or ``torch``.
+        runtime: the runtime, such as ``onnxruntime`` or ``torch``.
         batch: images per inference.
-        threads: of one operator, on the CPU.
+        threads: CPU threads of one operator.
         device: ``cpu`` or ``cuda``.
-        gpu_uuid, gpu_name: which GPU, as the driver calls it.
-        precision: of the artifact; runtimes that compute in a precision of their own choice
-            are told.
-        settings: what only some runtimes look at.
+        gpu_uuid, gpu_name: the GPU, as the driver calls it.
+        precision: precision of the artifact, for runtimes that would choose their own.
+        settings: what only some runtimes use.
         in_flight: requests that run at once.
-        python: the interpreter that runs the workers; empty for this one.
-        scenario: how requests come; see `ScenarioSpec`.
-        node: the kind of a cluster's nodes that run it, a GPU as ``--gpu`` names it or any
-            accelerator type of the cluster; empty for this machine. Which GPU is then found
-            out there.
+        python: path of the interpreter that runs the workers; empty for this one.
+        scenario: how requests arrive.
+        node: kind of cluster node that runs it: a GPU as ``--gpu`` names it, or any accelerator
+            type of the cluster; empty for this machine. The node itself then finds its GPU.
     """
 
     runtime: str
@@ -118,7 +116,7 @@ class RunSpec:
         self.scenario.check_batch(self.batch)
         if self.settings.cuda_graph and self.in_flight > 1 and self.runtime == "onnxruntime":
             raise StmdeployError(
-                "a CUDA graph of onnxruntime belongs to one request",
+                "onnxruntime cannot share a CUDA graph between requests in flight",
                 "leave --use-cuda-graph or --in-flight out",
             )
         provider = self.settings.provider
@@ -136,14 +134,14 @@ class SamplingSpec:
     """When to stop warming up, and when to stop measuring.
 
     Attributes:
-        budget_s: sampling time of a row, over all its processes.
-        processes: of a row, at least; more follow while the interval is wider than the target
-            and the budget is not spent.
-        target_half_width_percent: of the row's 95 % interval.
-        interval_min_samples: a process judges its own interval over at least so many.
-        min_samples: of a process, taken even past the budget.
-        warmup_s, warmup_min: the least that is thrown away, ...
-        warmup_limit_s: ... and how long at most, steady or not.
+        budget_s: sampling time of a row, over all its processes, in seconds.
+        processes: least number of processes per row; more follow while the interval is wider
+            than the target and the budget is not spent.
+        target_half_width_percent: half the width of the row's 95 % interval to aim for.
+        interval_min_samples: samples from which on a process looks at its own interval.
+        min_samples: samples that a process takes at least, even beyond its budget.
+        warmup_s, warmup_min: least time and number of inferences of the warm-up.
+        warmup_limit_s: longest warm-up, steady or not.
     """
 
     budget_s: float = 10.0
@@ -164,5 +162,5 @@ class SamplingSpec:
 
     @property
     def process_budget_s(self) -> float:
-        """Each process's share of the budget."""
+        """Each process's share of the sampling time, in seconds."""
         return self.budget_s / self.processes

@@ -6,6 +6,7 @@ import hashlib
 import random
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import Any, Self
 
 from pydantic import TypeAdapter
 
@@ -16,11 +17,38 @@ from stmdeploy.spec.limits import at_least, positive
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import EXPORT_TIMEOUT_S, ROW_TIMEOUT_S, RunSpec, SamplingSpec
 
-_AGAIN = "measure again"
+_AGAIN = "measure again: stmdeploy profile"
+
+
+class _Stored:
+    """A specification that is stored as JSON."""
+
+    @classmethod
+    @cache
+    def _adapter(cls) -> TypeAdapter[Any]:
+        """Cached, because building one takes longer than using it."""
+        return TypeAdapter(cls)
+
+    def to_json(self) -> str:
+        """JSON for `from_json`."""
+        return self._adapter().dump_json(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Self:
+        """Reads what `to_json` wrote.
+
+        Args:
+            where: the text as errors name it.
+
+        Raises:
+            StmdeployError: it is damaged.
+        """
+        found: Self = parse_document(cls._adapter().validate_json, text, where, _AGAIN)
+        return found
 
 
 @dataclass(frozen=True)
-class RowSpec:
+class RowSpec(_Stored):
     """One row: a model and how it is run, its precision included."""
 
     model: ModelSpec
@@ -28,37 +56,23 @@ class RowSpec:
 
     @property
     def key(self) -> str:
-        """The same for the same row, in whatever sweep."""
-        content = _rows().dump_json(self)
-        return hashlib.sha256(content).hexdigest()[:32]
-
-    def to_json(self) -> str:
-        """As `from_json` reads it."""
-        return _rows().dump_json(self).decode()
-
-    @staticmethod
-    def from_json(text: str, where: str) -> RowSpec:
-        """Reads what `to_json` wrote.
-
-        Raises:
-            StmdeployError: it is damaged; `where` says what it is of.
-        """
-        return parse_document(_rows().validate_json, text, where, _AGAIN)
+        """A hash of the specification: the same row has the same key in every sweep."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
-class SweepSpec:
+class SweepSpec(_Stored):
     """Rows to measure: every model in every precision with every run.
 
     Attributes:
-        models, precisions, runs: the rows are all combinations.
-        sampling: when a row is measured enough.
-        lowering, calibration, engine: as of `ExportSpec`.
-        row_timeout_s: a worker is ended so long after its share of the budget.
-        export_timeout_s: the exports of a model are ended after so long.
-        memory_limit_mib: what a worker may allocate; None for what the machine has free.
-        explain: whether the bound of every row, and where its time goes, are found out too.
-        smaller_batch: whether a row that runs out of memory is followed by half its batch.
+        models, precisions, runs: the rows are all combinations of these.
+        sampling: when a row has been measured enough.
+        lowering, calibration, engine: as in `ExportSpec`.
+        row_timeout_s: how long after its share of the budget a worker is ended.
+        export_timeout_s: after how long the exports of a model are ended.
+        memory_limit_mib: memory that a worker may allocate; None for most of what is free.
+        explain: whether to find each row's roofline bound and where its time goes, too.
+        smaller_batch: whether to add a row with half the batch when one runs out of memory.
     """
 
     models: tuple[ModelSpec, ...]
@@ -82,11 +96,11 @@ class SweepSpec:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """The kinds of a cluster's nodes that the rows are for; empty for this machine."""
+        """The kinds of cluster nodes that the rows are for; empty for this machine."""
         return tuple(dict.fromkeys(run.node for run in self.runs if run.node))
 
     def rows(self) -> tuple[RowSpec, ...]:
-        """The rows in the order of the table, each once."""
+        """The rows in table order, without repetitions."""
         combined = (
             RowSpec(model, replace(run, precision=precision))
             for model in self.models
@@ -95,39 +109,20 @@ class SweepSpec:
         )
         return tuple(dict.fromkeys(combined))
 
-    def to_json(self) -> str:
-        """As `from_json` reads it."""
-        return _sweeps().dump_json(self).decode()
-
-    @staticmethod
-    def from_json(text: str, where: str) -> SweepSpec:
-        """Reads what `to_json` wrote.
-
-        Raises:
-            StmdeployError: it is damaged; `where` says what it is of.
-        """
-        spec = parse_document(_sweeps().validate_json, text, where, _AGAIN)
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Self:
+        """As for any specification; one without rows is refused too."""
+        spec = super().from_json(text, where)
         if not (spec.models and spec.runs and spec.precisions):
             raise StmdeployError(f"{where} has no rows", _AGAIN)
         return spec
 
 
-@cache
-def _rows() -> TypeAdapter[RowSpec]:
-    """Made once: that takes longer than what it does."""
-    return TypeAdapter(RowSpec)
-
-
-@cache
-def _sweeps() -> TypeAdapter[SweepSpec]:
-    return TypeAdapter(SweepSpec)
-
-
 def shuffled(positions: list[int], sweep: str, turn: int) -> list[int]:
-    """The rows of one round, in an order of its own.
+    """The rows of one round in random order, the same whenever the sweep is resumed.
 
-    Every round measures one process of every row, so that a machine that slows down slows
-    all of them; the same sweep always has the same orders.
+    Every round measures one process of every row, so that a machine that slows down slows all of
+    them alike.
     """
     order = list(positions)
     random.Random(f"{sweep} {turn}").shuffle(order)

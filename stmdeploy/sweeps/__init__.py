@@ -1,1 +1,1 @@
-"""Rows measured, here or on a cluster."""
+"""Sweeps: rows measured here or on a cluster."""

@@ -1,4 +1,4 @@
-"""Whether a sweep can be measured at all, found out before any work."""
+"""Checks before any work whether a sweep can be measured at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INTERPRETER_TIMEOUT_S = 60
 
 
 def check_sweep(spec: SweepSpec) -> None:
-    """Raises StmdeployError for a runtime, precision or interpreter that cannot be."""
+    """Raises StmdeployError for a runtime, precision or interpreter that cannot be used."""
     for run in spec.runs:
         exporter = exporter_for_runtime(run.runtime, source_only=bool(run.node))
         for precision in spec.precisions:
@@ -34,7 +34,8 @@ def check_sweep(spec: SweepSpec) -> None:
 
 
 def check_interpreters(pythons: set[str]) -> None:
-    """Raises StmdeployError for an interpreter that is not there or has no stmdeploy."""
+    """Raises StmdeployError for an interpreter that does not start or lacks this stmdeploy."""
+    mine = version("stmdeploy")
     for python in pythons - {""}:
         command = [python, "-P", "-c", f"import {WORKER}; print(stmdeploy.__version__)"]
         try:
@@ -43,12 +44,8 @@ def check_interpreters(pythons: set[str]) -> None:
                 timeout=_INTERPRETER_TIMEOUT_S, env=worker_environment({}),
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError) as error:
-            raise StmdeployError(
-                f"--python {python} cannot be started: {error}", "give the path of a Python"
-            ) from error
-        mine = version("stmdeploy")
+            told = f"--python {python} cannot be started: {error}"
+            raise StmdeployError(told, "give the path of a Python interpreter") from error
         if found.returncode or found.stdout.strip() != mine:
-            raise StmdeployError(
-                f"--python {python} has no stmdeploy {mine}",
-                f"{python} -m pip install stmdeploy=={mine}",
-            )
+            hint = f"{python} -m pip install stmdeploy=={mine}"
+            raise StmdeployError(f"--python {python} has no stmdeploy {mine}", hint)

@@ -1,4 +1,4 @@
-"""What explains a row: the bound that it could reach, and where its time goes."""
+"""Explains a row: its roofline bound, and where its time goes."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from stmdeploy.worker.jobs.job import without_checkpoint
 from stmdeploy.worker.jobs.layers import LayersJob
 from stmdeploy.worker.jobs.peaks import PeaksJob
 
-#: Inferences that a row's share of time is the mean of.
+#: Profiled inferences whose mean gives the time of each model part.
 _REPEATS = 5
-#: A worker that explains is ended after it.
+#: How long a worker that measures peaks or profiles operators may take.
 TIMEOUT_S = 120.0
 
 
 class ProcessorPeaks:
-    """What the processors of a sweep can do at most, as far as is known by now.
+    """The peaks of the processors of a sweep, as far as they are known by now.
 
-    A GPU is known from its profile. The CPU is measured: with every library once, later again
-    with those that were the fastest, because a shared machine is not always at its best.
+    A GPU's are those of its profile. The CPU's are measured: first with every library, later again
+    with the fastest ones, because a shared machine is not always at its best.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -43,7 +43,7 @@ class ProcessorPeaks:
         self._measured: dict[int, Peaks] = {}
 
     def measure(self, runs: Iterable[RunSpec]) -> None:
-        """Looks once more, at the thread counts and precisions that some runs have."""
+        """Measures the CPU once more, for the thread counts and precisions of some runs."""
         precisions: dict[int, set[str]] = {}
         for run in runs:
             if run.device == "cpu":
@@ -57,31 +57,27 @@ class ProcessorPeaks:
             if found is not None:
                 self._measured[threads] = merged(before, found) if before else found
 
-    def know(self, run: RunSpec, peaks: Peaks) -> None:
-        """Peaks that were measured before, and stored."""
+    def add(self, run: RunSpec, peaks: Peaks) -> None:
+        """Adds peaks that an earlier process measured for a run."""
         if run.device == "cpu":
             mine = self._measured.get(run.threads)
             self._measured[run.threads] = merged(mine, peaks) if mine else peaks
 
     def of(self, run: RunSpec) -> Peaks | None:
-        """The peaks of what a run runs on; None where nothing is known of it."""
+        """The peaks of the processor of a run; None if they are not known."""
         if run.device == "cpu":
             return self._measured.get(run.threads)
         return gpu_peaks(run.gpu_name)
 
-    def bound_of(self, run: RunSpec, operations: tuple[Operation, ...]) -> Bound | None:
-        """A row's bound; None without a graph, peaks, or a rate of its precision."""
-        return bound_by(self.of(run), run, operations)
-
 
 def gpu_peaks(name: str) -> Peaks | None:
-    """What the datasheet says of a GPU; None where there is no profile of it."""
+    """The datasheet peaks of a GPU; None if it has no profile."""
     profile = profile_of(name)
     return peaks_of(profile) if profile is not None else None
 
 
 def bound_by(peaks: Peaks | None, run: RunSpec, operations: tuple[Operation, ...]) -> Bound | None:
-    """A row's bound by some peaks; None without a graph, peaks, or a rate of its precision."""
+    """The roofline bound of a run; None without operations, peaks, or a rate of its precision."""
     if peaks is None or not operations:
         return None
     try:
@@ -97,8 +93,11 @@ def measured_peaks(
     libraries: tuple[str, ...] = (),
     timeout_s: float = TIMEOUT_S,
 ) -> Peaks | None:
-    """What this machine's processor can do, measured in a worker; None, and `progress` told,
-    if that fails."""
+    """Measures the peaks of this machine's CPU in a worker; warns and gives None if that fails.
+
+    Args:
+        libraries: those to measure with; empty for all.
+    """
     positive(timeout_s, "timeout")
     job = PeaksJob(threads=threads, precisions=precisions, libraries=libraries)
     try:
@@ -111,20 +110,18 @@ def measured_peaks(
 def operator_times(
     spec: RowSpec, artifact: Path, repeats: int, timeout_s: float, progress: Progress
 ) -> tuple[tuple[OperatorTime, ...], ...]:
-    """The operators of so many inferences of a row, by the runtime's profiler, in a worker.
+    """Profiles the operators of a row, in `repeats` inferences in a worker.
 
     Raises:
-        StmdeployError: the runtime does not tell, or the worker failed.
+        StmdeployError: the runtime has no profiler, or the worker failed.
     """
-    run = spec.run
-    job = LayersJob(
-        artifact=artifact, model=without_checkpoint(spec.model), run=run, repeats=repeats
-    )
+    model, run = without_checkpoint(spec.model), spec.run
+    job = LayersJob(artifact=artifact, model=model, run=run, repeats=repeats)
     return run_job(job, worker_settings(run), timeout_s, progress, run.python)
 
 
 def parts_of(spec: RowSpec, artifact: Path | None, progress: Progress) -> dict[str, float]:
-    """Milliseconds of every part in one inference; empty where the runtime does not tell."""
+    """Time of every model part in one inference, in ms; empty if the runtime cannot tell."""
     if artifact is None or spec.run.scenario.name != LOOP or spec.run.in_flight != 1:
         return {}
     try:
@@ -135,14 +132,14 @@ def parts_of(spec: RowSpec, artifact: Path | None, progress: Progress) -> dict[s
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """The operators of some inferences of a row."""
+    """The operators of a row, for each profiled inference."""
 
     row: RowSpec
     inferences: tuple[tuple[OperatorTime, ...], ...]
 
 
 def layers_of(spec: SweepSpec, progress: Progress, repeats: int = 10) -> list[LayerTimes]:
-    """The operators of every row, in so many inferences.
+    """Exports every row of a sweep and profiles its operators, in `repeats` inferences.
 
     Raises:
         StmdeployError: bad input, or a row that failed.
@@ -152,7 +149,7 @@ def layers_of(spec: SweepSpec, progress: Progress, repeats: int = 10) -> list[La
         artifacts = export_rows(spec, folder, progress)
         progress.expect(len(artifacts))
         for row, artifact in artifacts.items():
-            progress.step(f"looking into {row.model.label} on {row.run.runtime}")
+            progress.step(f"profiling the operators of {row.model.label} on {row.run.runtime}")
             path = path_of(artifact)
             try:
                 times = operator_times(row, path, repeats, spec.row_timeout_s, progress)

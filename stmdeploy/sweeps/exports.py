@@ -1,7 +1,8 @@
-"""What the rows of a sweep need exported, and where of it a row finds its artifact."""
+"""Exports what the rows of a sweep need, and finds the artifact of a row."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from stmdeploy.errors import FailureKind, StmdeployError
@@ -16,39 +17,33 @@ from stmdeploy.worker.exports import export_model
 
 
 def export_for(spec: SweepSpec, model: ModelSpec, folder: Path, progress: Progress) -> Prepared:
-    """A model of a sweep with an artifact, or a failure, for every target and precision.
+    """Exports a model of a sweep for all targets and precisions of its rows, in a worker.
 
     Args:
-        folder: holds the artifacts afterwards.
+        folder: where the artifacts go.
+
+    Returns:
+        The model with an artifact, or a failure, for every target and precision.
 
     Raises:
         StmdeployError: as `export_model`.
     """
     uuid = next((run.gpu_uuid for run in spec.runs if run.gpu_uuid), "")
-    exports = _exports_of(spec, model, folder)
-    return export_model(model, exports, spec.export_timeout_s, progress, uuid)
-
-
-def _exports_of(spec: SweepSpec, model: ModelSpec, folder: Path) -> list[ExportSpec]:
     targets = dict.fromkeys(exporter_of(run.runtime).target.name for run in spec.runs)
-    return [
-        ExportSpec(
-            model,
-            target,
-            folder,
-            precision,
-            spec.lowering,
-            calibration=spec.calibration,
-            engine=spec.engine,
-            source_only=bool(spec.nodes),
-        )
+    shared = ExportSpec(
+        model, "", folder, lowering=spec.lowering, calibration=spec.calibration,
+        engine=spec.engine, source_only=bool(spec.nodes),
+    )  # fmt: skip
+    exports = [
+        replace(shared, target=target, precision=precision)
         for precision in spec.precisions
         for target in targets
     ]
+    return export_model(model, exports, spec.export_timeout_s, progress, uuid)
 
 
 def artifact_for(row: RowSpec, prepared: Prepared) -> PreparedArtifact:
-    """What was exported of a row's model for its runtime and precision."""
+    """The export of a row's model for its runtime and precision."""
     wanted = (exporter_of(row.run.runtime).target.name, row.run.precision)
     return next(one for one in prepared.artifacts if (one.target, one.precision) == wanted)
 
@@ -56,13 +51,13 @@ def artifact_for(row: RowSpec, prepared: Prepared) -> PreparedArtifact:
 def export_rows(
     spec: SweepSpec, folder: Path, progress: Progress
 ) -> dict[RowSpec, PreparedArtifact]:
-    """Exports what every row of a sweep needs, each model in a worker, and measures nothing.
+    """Exports what every row of a sweep needs, each model in a worker, without measuring.
 
     Args:
-        folder: holds the artifacts afterwards.
+        folder: where the artifacts go.
 
     Raises:
-        StmdeployError: bad input, or an export that failed, with its exit code.
+        StmdeployError: bad input, or a failed export, with the exit code of that failure.
     """
     check_sweep(spec)
     models = {model: export_for(spec, model, folder, progress) for model in spec.models}

@@ -1,4 +1,4 @@
-"""What lies beside a store: the artifacts of its sweeps, and LoadGen's logs."""
+"""The folders beside a store: the artifacts of its sweeps, and LoadGen's logs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def artifacts_of(store: Store, sweep: str) -> Path:
 
 
 def logs_of(store: Store, sweep: str) -> Path:
-    """The folder of a sweep's LoadGen logs, one in it for every row."""
+    """The folder of a sweep's LoadGen logs, with a folder for every row."""
     return store.folder / _LOGS / sweep
 
 
 def remove_partial(folder: Path) -> None:
-    """Removes what killed exports left among the artifacts of a store."""
+    """Removes files that killed exports left among the artifacts of a store."""
     artifacts = folder / _ARTIFACTS
     if artifacts.is_dir():
         for one in artifacts.iterdir():
@@ -30,9 +30,9 @@ def remove_partial(folder: Path) -> None:
 
 
 def prune(store: Store, sweep: str, *, samples_only: bool) -> None:
-    """Throws away a sweep with its artifacts and logs, or only its raw samples."""
+    """Deletes a sweep with its artifacts and logs, or only its raw samples."""
     if samples_only:
-        store.drop_samples(sweep)
+        store.drop_processes(sweep)
         return
     store.remove_sweep(sweep)
     for folder in (artifacts_of(store, sweep), logs_of(store, sweep)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from stmdeploy.errors import DiskFullError, Failure, FailureKind, StmdeployError
 from stmdeploy.measure.summary import wants_more
@@ -12,14 +12,14 @@ from stmdeploy.schema.hardware import Environment
 from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import Row
 from stmdeploy.spec.sweep import RowSpec, shuffled
-from stmdeploy.sweeps.explanation import ProcessorPeaks, parts_of
+from stmdeploy.sweeps.explanation import ProcessorPeaks, bound_by, parts_of
 from stmdeploy.sweeps.folder import logs_of
 from stmdeploy.sweeps.prepared import PreparedSweep
 from stmdeploy.sweeps.process import ProcessLimits, one_process
 
 
 class SweepRun:
-    """A prepared sweep, being measured by this process."""
+    """A prepared sweep that this process measures, one worker at a time."""
 
     def __init__(
         self, prepared: PreparedSweep, progress: Progress, on_row: Callable[[Row], None]
@@ -29,23 +29,20 @@ class SweepRun:
         self._peaks = ProcessorPeaks(progress)
 
     def measure(self) -> None:
-        """Measures one process of every row, round by round, until no row wants more."""
+        """Measures one process of every row, round by round, until no row needs more."""
         turn_number = 0
         while open_rows := self._open_rows():
             self._progress.expect(len(open_rows))
-            self._look_at_peaks(open_rows.values())
+            if self._spec.explain:
+                self._peaks.measure(row.row.run for row in open_rows.values())
             for position in shuffled(sorted(open_rows), self._sweep, turn_number):
                 self._measure(open_rows[position])
             turn_number += 1
         if self._spec.explain:
             self._explain()
 
-    def _look_at_peaks(self, planned: Iterable[PlannedRow]) -> None:
-        if self._spec.explain:
-            self._peaks.measure(row.row.run for row in planned)
-
     def _explain(self) -> None:
-        """Where the time of every measured row goes, and its bound by the highest peaks seen."""
+        """Finds each row's share of time by model part, and its bound by the highest peaks seen."""
         specs = {row.position: row for row in self._store.planned(self._sweep)}
         measured = self._store.measured(self._sweep)
         open_rows = {p: row for p, row in measured.items() if row.parts_ms is None}
@@ -53,12 +50,14 @@ class SweepRun:
         for position, row in open_rows.items():
             spec = specs[position].row
             artifact = self._prepared.artifact_of(spec)
-            self._progress.step(f"looking into {spec.model.label} on {spec.run.runtime}")
+            self._progress.step(
+                f"profiling the operators of {spec.model.label} on {spec.run.runtime}"
+            )
             if row.bound is not None:
-                self._peaks.know(spec.run, row.bound.peaks)
+                self._peaks.add(spec.run, row.bound.peaks)
             found = {
                 "parts_ms": parts_of(spec, artifact.path, self._progress),
-                "bound": self._peaks.bound_of(spec.run, artifact.operations),
+                "bound": bound_by(self._peaks.of(spec.run), spec.run, artifact.operations),
             }
             self._store.explain_row(self._sweep, position, row.model_copy(update=found))
 
@@ -70,7 +69,7 @@ class SweepRun:
         }
 
     def _measure(self, planned: PlannedRow) -> None:
-        """One more process of a row, and what the row comes to with it."""
+        """Measures one more process of a row, and saves it with the row's new figures."""
         spec, position = planned.row, planned.position
         before = self._before(spec, position)
         self._check_machine(before)
@@ -79,7 +78,7 @@ class SweepRun:
             f"process {len(before) + 1}"
         )
         if before and not wants_more(before, spec.run, self._spec.sampling):
-            row = self._row(spec, before)  # killed between the last process and this line
+            row = self._row(spec, before)  # an earlier run was killed right here
             self._store.save_row(self._sweep, position, row, DONE)
             self._on_row(row)
             return
@@ -93,17 +92,18 @@ class SweepRun:
         row = self._row(spec, processes)
         state = MEASURING if more else DONE
         try:
-            kept = self._store.add_process(self._sweep, position, len(before), process, row, state)
+            kept = self._store.add_processes(
+                self._sweep, position, len(before), [process], row, state
+            )
         except DiskFullError as error:
-            # Without its samples a row takes little room; if not even that is left, this raises.
+            # A row without samples takes little room; if there is not even that much, this raises.
             self._fail(spec, position, Failure(FailureKind.STORAGE, error.message, error.hint))
             return
         if kept and not more:
             self._on_row(row)
 
     def _before(self, spec: RowSpec, position: int) -> tuple[ProcessRun, ...]:
-        """What earlier processes measured of a row; a row is of one artifact, so that what was
-        measured of another is thrown away."""
+        """The measurements of a row's earlier processes, thrown away if of another artifact."""
         before = self._store.processes(self._sweep, position)
         row = self._store.row_so_far(self._sweep, position) if before else None
         now = self._prepared.artifact_of(spec).sha256
@@ -111,18 +111,18 @@ class SweepRun:
             return before
         self._progress.warn(
             f"{spec.model.label} on {spec.run.runtime}, batch {spec.run.batch}, is measured again: "
-            "its artifact is another one now"
+            "its artifact was exported anew"
         )
-        self._store.forget_processes(self._sweep, position)
+        self._store.drop_processes(self._sweep, position)
         return ()
 
     def _check_machine(self, before: tuple[ProcessRun, ...]) -> None:
-        """Raises StmdeployError for a row that another machine has begun: a row is of one."""
+        """Raises StmdeployError for a row that was started on another machine."""
         here = _machine(self._prepared.environment)
         for process in before[:1]:
             if (there := _machine(process.environment)) != here:
                 raise StmdeployError(
-                    f"sweep {self._sweep} was begun on {there}, this is {here}",
+                    f"sweep {self._sweep} was started on {there}, this is {here}",
                     "resume it there, or name another with --sweep-id",
                 )
 
@@ -133,10 +133,10 @@ class SweepRun:
         self._prepared.add_smaller(spec, failure)
 
     def _process(self, spec: RowSpec) -> ProcessRun:
-        """One worker's measurement of an artifact that before and after it was the same.
+        """Measures one process, and checks the artifact before and after it.
 
         Raises:
-            StmdeployError: whatever went wrong.
+            StmdeployError: the worker failed, or the artifact was changed.
         """
         limits = ProcessLimits(
             self._spec.sampling, self._spec.row_timeout_s, self._spec.memory_limit_mib
@@ -149,7 +149,8 @@ class SweepRun:
         return process
 
     def _row(self, spec: RowSpec, processes: tuple[ProcessRun, ...]) -> Row:
-        bound = self._peaks.bound_of(spec.run, self._prepared.artifact_of(spec).operations)
+        operations = self._prepared.artifact_of(spec).operations
+        bound = bound_by(self._peaks.of(spec.run), spec.run, operations)
         return self._prepared.row(spec, processes, bound=bound)
 
 

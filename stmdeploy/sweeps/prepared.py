@@ -1,4 +1,4 @@
-"""A stored sweep whose models are ready, and the rows that are put together from it."""
+"""A stored sweep whose models are exported, and the rows that are made from it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from stmdeploy.spec.sweep import RowSpec
 from stmdeploy.sweeps.exports import artifact_for, export_for, path_of
 from stmdeploy.sweeps.folder import artifacts_of
 
-#: After these, half the batch may do: the system ends whoever has taken too much.
+#: After these failures half the batch may fit: the system kills a process that takes too much.
 _MEMORY_KINDS = frozenset({FailureKind.OUT_OF_MEMORY, FailureKind.KILLED})
 
 
 class PreparedSweep:
-    """A sweep of a store whose models this process prepares, and whose rows it puts together."""
+    """A stored sweep whose models this process prepares, and whose rows it assembles."""
 
     def __init__(self, store: Store, sweep: str, progress: Progress) -> None:
         self.store, self.id = store, sweep
@@ -41,10 +41,10 @@ class PreparedSweep:
         return artifacts_of(self.store, self.id)
 
     def prepare(self) -> None:
-        """Builds, counts and exports every model that is not yet, each in a worker.
+        """Builds, counts and exports the models that are not yet ready, each in a worker.
 
         Raises:
-            StmdeployError: a model cannot be built, or the artifacts not be written.
+            StmdeployError: a model cannot be built, or its artifacts cannot be written.
         """
         known = self.store.prepared(self.id)
         for position, model in enumerate(self.spec.models):
@@ -55,7 +55,7 @@ class PreparedSweep:
             self._models[model] = ready
 
     def _intact(self, prepared: Prepared) -> bool:
-        """Whether the artifacts of an earlier run lie in this store's folder as they were."""
+        """Whether the artifacts of an earlier run lie unchanged in this store's folder."""
         folder = self._folder.resolve()
         for artifact in prepared.artifacts:
             if artifact.path is None:
@@ -70,10 +70,10 @@ class PreparedSweep:
         return True
 
     def verified(self, spec: RowSpec) -> Path:
-        """The main file of a row's artifact, which is what was prepared: looked at every time.
+        """The main file of a row's artifact, after a check that it is still what was prepared.
 
         Raises:
-            StmdeployError: it was not exported; or it was changed, or exchanged, since then.
+            StmdeployError: it was not exported, or was changed or replaced since then.
         """
         prepared = self.artifact_of(spec)
         path = path_of(prepared)
@@ -81,14 +81,13 @@ class PreparedSweep:
             self._artifacts[path] = read_artifact(path)
         artifact = self._artifacts[path]
         if artifact.manifest.seal != prepared.seal:
-            raise StmdeployError(
-                f"{path} is another artifact than the one that was prepared", "measure again"
-            )
+            told = f"{path} is another artifact than the one that was prepared"
+            raise StmdeployError(told, "measure again: stmdeploy profile")
         artifact.check()
         return path
 
     def artifact_of(self, spec: RowSpec) -> PreparedArtifact:
-        """What was prepared of a row's model for its runtime and precision."""
+        """The prepared artifact of a row, or its failure."""
         return artifact_for(spec, self._models[spec.model])
 
     def row(
@@ -99,7 +98,7 @@ class PreparedSweep:
         failure: Failure | None = None,
         bound: Bound | None = None,
     ) -> Row:
-        """What a row comes to with some processes, or why it has none."""
+        """Assembles a row from its processes, or with the reason why it failed."""
         prepared, artifact, run = self._models[spec.model], self.artifact_of(spec), spec.run
         info = prepared.model
         machine = processes[0].environment if processes else self.environment
@@ -117,7 +116,7 @@ class PreparedSweep:
             lowering=artifact.lowering,
             runtime=run.runtime,
             device=run.device,
-            # What a node of a cluster has is only known once it has measured.
+            # The processor of a cluster node is only known once it has measured.
             device_name=run.gpu_name or (run.node if not processes else "") or machine.processor,
             threads=run.threads,
             in_flight=run.in_flight,
@@ -148,7 +147,11 @@ class PreparedSweep:
         )
 
     def add_smaller(self, spec: RowSpec, failure: Failure) -> int | None:
-        """Half the batch of a row that ran out of memory, where the sweep wants that; where."""
+        """Plans half the batch for a row that ran out of memory, if the sweep asks for that.
+
+        Returns:
+            The position of the new row; None if there is none.
+        """
         memory = failure.kind in _MEMORY_KINDS
         if memory and self.spec.smaller_batch and spec.run.batch > 1:
             smaller = replace(spec, run=replace(spec.run, batch=spec.run.batch // 2))

@@ -1,4 +1,4 @@
-"""One process of a row, in a worker, on the machine that this is."""
+"""Measures one process of a row, in a worker on this machine."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from stmdeploy.worker.client import run_job, worker_settings
 from stmdeploy.worker.jobs.job import without_checkpoint
 from stmdeploy.worker.jobs.measure import MeasureJob
 
-#: Of the memory that is free, what a worker may take.
+#: Share of the free memory that a worker may allocate.
 _MEMORY_SHARE = 0.9
 
 
 @dataclass(frozen=True)
 class ProcessLimits:
-    """What every process of a sweep is held to; as of `SweepSpec`."""
+    """Limits of every process of a sweep, as in `SweepSpec`."""
 
     sampling: SamplingSpec
     row_timeout_s: float
@@ -36,15 +36,15 @@ def one_process(
     logs: Path,
     progress: Progress,
 ) -> ProcessRun:
-    """What one process of a row measures.
+    """Measures one process of a row.
 
     Args:
-        artifact: its main file, whose hash was checked.
-        environment: of this machine and interpreter.
-        logs: where LoadGen writes, if it is the one that measures.
+        artifact: main file of the row's artifact, whose hash was checked.
+        environment: this machine and interpreter.
+        logs: folder for LoadGen's logs, used only for its scenarios.
 
     Raises:
-        StmdeployError: whatever went wrong in it.
+        StmdeployError: the worker failed.
     """
     run, sampling = row.run, limits.sampling
     job = MeasureJob(
@@ -61,7 +61,7 @@ def one_process(
 
 
 def _memory_limit(run: RunSpec, limits: ProcessLimits) -> int | None:
-    """On the CPU, most of what is free; a GPU's driver reserves far more than it uses."""
-    if run.device != "cpu":
+    """In MiB. None on a GPU without a limit, whose driver reserves far more than it uses."""
+    if limits.memory_limit_mib or run.device != "cpu":
         return limits.memory_limit_mib
-    return limits.memory_limit_mib or int(_MEMORY_SHARE * memory_available_mib())
+    return int(_MEMORY_SHARE * memory_available_mib())

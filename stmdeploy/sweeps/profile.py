@@ -1,4 +1,4 @@
-"""A sweep from beginning to end: checked, stored, prepared, measured; and gone on with."""
+"""A sweep from beginning to end: checked, stored, prepared, measured; and resumed."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Place:
     """Where rows are kept, and where they are measured.
 
     Attributes:
-        folder: of the store, or of what is kept beside a server's.
-        store_url: of a PostgreSQL server; empty for a file in the folder.
-        cluster: whose nodes measure; None for this machine.
+        folder: folder of the store, its artifacts and logs.
+        store_url: URL of a PostgreSQL server; empty for a file in the folder.
+        cluster: cluster whose nodes measure; None for this machine.
     """
 
     folder: Path
@@ -62,17 +62,17 @@ class SweepResult:
 
 
 def profile(spec: SweepSpec, place: Place, progress: Progress, on_row: OnRow) -> SweepResult:
-    """Measures a sweep, each process of each row in a worker of its own; here, or on a cluster.
+    """Measures a sweep, each process of each row in its own worker, here or on a cluster.
 
     What is measured is stored at once; an interrupt keeps it, and `resume` goes on from there. A
-    row that fails is stored with its reason and the others go on; `on_row` is told of every row
-    that is finished.
+    row that fails is stored with its reason, and the others go on. `on_row` gets every row that is
+    finished.
 
     Raises:
         StmdeployError: bad input, before anything is measured; nothing is then left behind.
     """
     check_sweep(spec)
-    with _measuring(place.cluster, spec, spec.runs, progress) as measuring, writable(place.folder):
+    with _measuring(place.cluster, spec, spec.runs, progress) as measure, writable(place.folder):
         store = Store(place.folder, url=place.store_url, create=True)
         remove_partial(place.folder)
         sweep = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
@@ -85,7 +85,7 @@ def profile(spec: SweepSpec, place: Place, progress: Progress, on_row: OnRow) ->
             if not store.sweeps():
                 store.remove()
             raise
-        measuring(prepared, progress, on_row)
+        measure(prepared, progress, on_row)
         result = SweepResult(store.find_sweep(sweep), store.rows(sweep))
         store.close()
         return result
@@ -93,12 +93,12 @@ def profile(spec: SweepSpec, place: Place, progress: Progress, on_row: OnRow) ->
 
 @dataclass(frozen=True)
 class ResumeSpec:
-    """Which sweep is gone on with, and how.
+    """Which sweep to resume, and how.
 
     Attributes:
-        sweep: its id, or how it begins; None for the newest unfinished one.
-        retry_failed: whether failed rows are measured again too.
-        trust: whether programs, addresses and paths that the store names are used.
+        sweep: its id, or the beginning of it; None for the newest unfinished sweep.
+        retry_failed: whether to measure failed rows again, too.
+        trust: whether to use programs, addresses and paths that the store names.
     """
 
     sweep: str | None = None
@@ -107,11 +107,11 @@ class ResumeSpec:
 
 
 def resume(asked: ResumeSpec, place: Place, progress: Progress, on_row: OnRow) -> SweepResult:
-    """Goes on with a sweep where it was left; finished rows are not measured again.
+    """Resumes a sweep where it was left; finished rows are not measured again.
 
     Raises:
-        StmdeployError: no such sweep, its runtimes are no longer there, or it names what only
-            somebody who is trusted may.
+        StmdeployError: no such sweep, its runtimes are no longer installed, or it names what needs
+            ``--trust``.
     """
     store = Store(place.folder, url=place.store_url)
     info = _to_resume(store, asked, on_cluster=place.cluster is not None)
@@ -122,15 +122,12 @@ def resume(asked: ResumeSpec, place: Place, progress: Progress, on_row: OnRow) -
     states = {DONE} if asked.retry_failed else {DONE, FAILED}
     still_open = tuple(row.row.run for row in store.planned(info.id) if row.state not in states)
     prepared = PreparedSweep(store, info.id, progress)
-    with (
-        _measuring(place.cluster, spec, still_open, progress) as measuring,
-        writable(store.folder),
-    ):
+    with _measuring(place.cluster, spec, still_open, progress) as measure, writable(store.folder):
         remove_partial(store.folder)
         if asked.retry_failed:
             store.plan_failed_again(info.id)
         prepared.prepare()
-        measuring(prepared, progress, on_row)
+        measure(prepared, progress, on_row)
     return SweepResult(store.find_sweep(info.id), store.rows(info.id))
 
 
@@ -141,19 +138,18 @@ _Measuring = Callable[[PreparedSweep, Progress, OnRow], None]
 def _measuring(
     cluster: ClusterSpec | None, spec: SweepSpec, runs: tuple[RunSpec, ...], progress: Progress
 ) -> Iterator[_Measuring]:
-    """Who measures the rows of a sweep, of which some runs are still open. A cluster is asked
-    first who can run those, and let go of at the end."""
-    if bool(spec.nodes) != (cluster is not None):
-        raise StmdeployError(
-            "the sweep is of the nodes of a cluster"
-            if spec.nodes
-            else "the sweep is of one machine",
-            "give --cluster ADDRESS" if spec.nodes else "leave --cluster out",
-        )
+    """A function that measures the open runs of a sweep, here or on a connected cluster.
+
+    A cluster is asked first which of its nodes can run them.
+    """
+    if spec.nodes and cluster is None:
+        raise StmdeployError("the sweep is for cluster nodes", "give --cluster ADDRESS")
     if cluster is None:
         yield lambda prepared, told, on_row: SweepRun(prepared, told, on_row).measure()
         return
-    progress.detail(f"asking the cluster {cluster.address}")
+    if not spec.nodes:
+        raise StmdeployError("the sweep is for a single machine", "leave --cluster out")
+    progress.detail(f"asking the nodes of the cluster {cluster.address}")
     with closing(RayFleet(cluster.address)) as fleet:
         chosen = plan(fleet, runs, environment(), cluster)
         yield lambda prepared, told, on_row: ClusterRun(
@@ -162,7 +158,7 @@ def _measuring(
 
 
 def plan_cluster(spec: SweepSpec, cluster: ClusterSpec) -> Plan:
-    """Which nodes of a cluster would run what.
+    """Which nodes of a cluster would run which rows.
 
     Raises:
         StmdeployError: as `stmdeploy.sweeps.cluster.planning.plan`.
@@ -173,7 +169,7 @@ def plan_cluster(spec: SweepSpec, cluster: ClusterSpec) -> Plan:
 
 
 def _wishes(store: Store, sweep: str, spec: SweepSpec) -> Iterator[Wish]:
-    """What a stored sweep names: in its own spec, in those of its rows, and as artifacts."""
+    """What a stored sweep names: in its specification, in those of its rows, and as artifacts."""
     yield from wishes_of_sweep(spec)
     for planned in store.planned(sweep):
         row = planned.row
@@ -187,8 +183,10 @@ def _wishes(store: Store, sweep: str, spec: SweepSpec) -> Iterator[Wish]:
 
 
 def _to_resume(store: Store, asked: ResumeSpec, *, on_cluster: bool) -> SweepInfo:
-    """The sweep that is named; else the newest that is open, of a cluster's or of one machine's
-    as it is to be measured, for a server holds those of others too."""
+    """The named sweep; else the newest unfinished one for a cluster, or for a single machine.
+
+    A server may hold both kinds.
+    """
     named = asked.sweep is not None or asked.retry_failed
     if named or (_unexplained(store) and not on_cluster):
         return store.find_sweep(asked.sweep)
@@ -197,15 +195,12 @@ def _to_resume(store: Store, asked: ResumeSpec, *, on_cluster: bool) -> SweepInf
         nodes = store.asked(info.id).nodes
         if info.unfinished and bool(nodes) == on_cluster:
             return info
-    return newest  # which says what is wrong with it
+    return newest  # of the other kind; `_measuring` says so
 
 
 def _unexplained(store: Store) -> bool:
-    """Whether the newest sweep was ended after its last measurement, before its rows were
-    explained."""
+    """Whether the newest sweep is measured, but was ended before all its rows were explained."""
     sweeps = store.sweeps()
-    if not sweeps or sweeps[-1].unfinished:
-        return False
-    if not store.asked(sweeps[-1].id).explain:
+    if not sweeps or sweeps[-1].unfinished or not store.asked(sweeps[-1].id).explain:
         return False
     return any(row.parts_ms is None for row in store.measured(sweeps[-1].id).values())

@@ -27,7 +27,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _attempt(job: Job[Any], parent: Parent) -> Answer:
-    """An answer in any case."""
+    """Does the job; the answer holds what it gave, or its failure."""
     try:
         return Answer(gave=job.do(parent))
     except StmdeployError as error:
@@ -38,13 +38,13 @@ def _attempt(job: Job[Any], parent: Parent) -> Answer:
 
 
 def _die_with_parent() -> None:
-    """On Linux, asks the kernel to kill this process when its parent is killed."""
+    """On Linux, asks the kernel to kill this process when its parent ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main() -> None:
-    """Answers one job. What libraries print goes to stderr, the answer alone to stdout."""
+    """Does one job. Whatever libraries print goes to stderr; only the answer goes to stdout."""
     _die_with_parent()
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -52,7 +52,7 @@ def main() -> None:
     job = adapter.validate_json(sys.stdin.readline())
     with pipe:
         pipe.write(_attempt(job, Parent(pipe)).model_dump_json() + "\n")
-    # The answer is given; taking engines down in order would only keep the parent waiting.
+    # The parent has its answer; to take down engines in order would only keep it waiting.
     sys.stderr.flush()
     os._exit(0)
 

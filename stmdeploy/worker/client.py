@@ -1,4 +1,4 @@
-"""A job in a worker of its own, nothing else measured meanwhile."""
+"""Runs a job in a worker of its own, while nothing else is measured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stmdeploy.worker.jobs.job import Job
 from stmdeploy.worker.lock import machine_lock
 from stmdeploy.worker.process import WorkerError, run_worker
 
-#: The entry point of every worker.
+#: The module that every worker runs.
 WORKER = "stmdeploy.worker"
 T = TypeVar("T")
 
@@ -25,14 +25,12 @@ def run_job(
     *,
     while_silent: bool = False,
 ) -> T:
-    """What a job gives, done in a worker.
+    """Does a job in a worker, and gives its result.
 
     Args:
         settings: environment variables of the worker; see `worker_settings`.
-        timeout_s: after this long it is ended.
-        progress: is told what the worker tells.
-        python: the interpreter; empty for this one.
-        while_silent: the time counts from the last word of the worker, instead of from its start.
+        timeout_s, python, while_silent: as for `run_worker`.
+        progress: told what the worker reports.
 
     Raises:
         WorkerError: the worker itself died, or took too long.
@@ -45,10 +43,10 @@ def run_job(
         told.get(word, progress.warn)(text)
 
     with machine_lock(progress):
+        sent = job.model_dump_json()
         line = run_worker(
-            WORKER, job.model_dump_json(), settings, timeout_s, python=python, tell=tell,
-            while_silent=while_silent,
-        )  # fmt: skip
+            WORKER, sent, settings, timeout_s, python=python, tell=tell, while_silent=while_silent
+        )
     try:
         return job.answer(line)
     except ValueError:
@@ -57,10 +55,10 @@ def run_job(
 
 
 def worker_settings(run: RunSpec) -> dict[str, str]:
-    """Environment variables of a worker; the one GPU it sees is its device 0."""
+    """Environment variables of a worker for a run; it sees one GPU at most, as its device 0."""
     settings = {"OMP_NUM_THREADS": str(run.threads), "MKL_NUM_THREADS": str(run.threads)}
     if run.device == "cuda":
         settings["CUDA_VISIBLE_DEVICES"] = run.gpu_uuid
-        # For what has no switch of its own: float32 means float32, not TensorFloat-32.
+        # For libraries without a switch of their own: float32 is not to mean TensorFloat-32.
         settings["NVIDIA_TF32_OVERRIDE"] = "0"
     return settings

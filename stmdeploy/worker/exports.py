@@ -1,4 +1,4 @@
-"""One way to export: a model built, counted, exported and verified in a worker of its own."""
+"""The one way to export: a model is built, counted, exported and verified in its own worker."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def export_model(
     """Builds, counts and exports a model; an export that crashes its worker costs one artifact.
 
     Args:
-        exports: all of the model.
-        timeout_s: a worker that lives longer is ended.
-        gpu_uuid: the GPU that engines are built for, and by; empty for whatever is here.
+        exports: what to export, all of this model.
+        timeout_s: a worker that runs for longer is ended.
+        gpu_uuid: the GPU that builds engines; empty for any that is visible.
 
     Returns:
         What the model is, and an artifact or a failure for every export, in their order.
 
     Raises:
-        StmdeployError: the model cannot be built, or the artifacts not be written.
+        StmdeployError: the model cannot be built, or the artifacts cannot be written.
     """
-    # An engine is for the GPU that builds it.
+    # An engine runs on the GPU that built it.
     settings = {"CUDA_VISIBLE_DEVICES": gpu_uuid} if gpu_uuid else {}
 
     def prepared(*some: ExportSpec) -> Prepared:
@@ -45,7 +45,7 @@ def export_model(
     try:
         return prepared(*exports)
     except WorkerError:
-        pass  # the worker itself died: find out of which export, so that the others have theirs
+        pass  # the worker itself died: find out which export did it, so that the others succeed
     progress.expect(2 + 4 * len(exports))
     try:
         bare = prepared()

@@ -1,4 +1,4 @@
-"""One measurement at a time on a machine: a lock that every stmdeploy of a user takes."""
+"""One measurement at a time on a machine: a lock that all stmdeploy processes of a user share."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from stmdeploy.plugins.progress import Progress
 
 @contextmanager
 def machine_lock(progress: Progress) -> Iterator[None]:
-    """Waits until nothing else of this user is measured here, and tells so if it must.
+    """Waits until this user measures nothing else here; `progress` is warned if that takes a wait.
 
-    The lock is the kernel's: it ends with the process that holds it, however that ends.
+    The kernel releases the lock when the process that holds it ends, however it ends.
     """
     with (temporary_folder() / "measuring.lock").open("a") as file:
         try:

@@ -1,4 +1,4 @@
-"""Runs one job in a worker process, so that a crash, an OOM or a hang costs one row."""
+"""Runs one job in a worker process: a crash, a hang or a lack of memory costs no more than that."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from dataclasses import replace
 from stmdeploy.errors import ExitCode, Failure, FailureKind, StmdeployError
 from stmdeploy.files.places import temporary_folder
 
-#: Begins a line that is not yet the answer.
+#: Begins every line of a worker that is not its answer.
 ASIDE = "> "
-#: How much of the last words of an engine or a worker is kept.
+#: How many characters of an engine's or a worker's last words are kept.
 _LAST_WORDS = 300
-#: What a worker inherits: where things are, not how libraries are to behave.
+#: Environment variables that a worker inherits: where things are, not how libraries behave.
 _INHERITED = frozenset(
     "PATH HOME USER LOGNAME SHELL TMPDIR TMP TEMP TZ LANG PYTHONPATH VIRTUAL_ENV LD_LIBRARY_PATH"
     " CUDA_HOME CUDA_PATH CUDA_VISIBLE_DEVICES CUDA_DEVICE_ORDER SYSTEMROOT SSL_CERT_FILE"
@@ -30,9 +30,7 @@ _INHERITED = frozenset(
 _INHERITED_PREFIXES = ("LC_", "XDG_", "STMDEPLOY_")
 #: May hold a password, and no worker writes to a store.
 _KEPT_BACK = frozenset({"STMDEPLOY_STORE"})
-
-
-#: How engines and systems say that memory is out: few of them have an exception of its own.
+#: How engines and systems say that they are out of memory: few have an exception for it.
 _OUT_OF_MEMORY = (
     "out of memory", "memoryerror", "bad_alloc", "failed to allocate", "cannot allocate",
     "can't allocate", "defaultcpuallocator", "outofmemory", "out_of_memory", "alloc_failed",
@@ -41,24 +39,24 @@ _OUT_OF_MEMORY = (
 
 
 class WorkerError(StmdeployError):
-    """A worker that cannot be started, died, or took longer than it may."""
+    """A worker could not be started, died, or took too long (exit code 5)."""
 
     def __init__(self, message: str, kind: FailureKind) -> None:
         super().__init__(message, "", ExitCode.WORKER_FAILED, kind)
 
 
 def kind_of_words(last_words: str) -> FailureKind:
-    """What went wrong, by the last words of an engine or of a process."""
+    """What went wrong, judged by the last words of an engine or a process."""
     memory = any(words in last_words.lower() for words in _OUT_OF_MEMORY)
     return FailureKind.OUT_OF_MEMORY if memory else FailureKind.ERROR
 
 
 def failure_of(error: Exception) -> Failure:
-    """What an exception of a job means: an expected failure as it is, and whatever an engine
-    raises as one that costs a row."""
+    """An exception of a job as a failure: an expected one stays what it is, and any other one is
+    an engine's, with exit code 5."""
     if isinstance(error, StmdeployError):
         failure = Failure.of(error)
-        if failure.kind is FailureKind.ERROR:  # an exporter passes on what its engine says
+        if failure.kind is FailureKind.ERROR:  # an exporter quotes its engine
             return replace(failure, kind=kind_of_words(failure.message))
         return failure
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:_LAST_WORDS]}"
@@ -66,10 +64,10 @@ def failure_of(error: Exception) -> Failure:
 
 
 def worker_environment(settings: dict[str, str]) -> dict[str, str]:
-    """The environment of a worker: settings over the few variables that it inherits.
+    """The environment of a worker: the few variables that it inherits, and `settings`.
 
-    Whatever else is set here, such as OMP_NUM_THREADS or KMP_AFFINITY, would change what is
-    measured without a word in the row.
+    Anything else that is set here, such as OMP_NUM_THREADS or KMP_AFFINITY, would change what is
+    measured without a trace in the row.
     """
     inherited = {
         name: value
@@ -92,13 +90,13 @@ def run_worker(
     """Starts ``python -m module``, sends `job` to its stdin and returns its last line.
 
     Args:
-        module: the worker's entry point.
-        job: a JSON document.
+        module: what the worker runs.
+        job: a JSON document in one line.
         settings: environment variables of the worker.
         timeout_s: after this long the worker is killed.
         python: the interpreter; empty for this one.
-        tell: takes, as they come, the lines that begin with `ASIDE`, without it.
-        while_silent: the time counts from the last line that came, instead of from the start.
+        tell: called with each line that begins with `ASIDE`, as it comes, without that beginning.
+        while_silent: whether the time counts from the latest line instead of from the start.
 
     Raises:
         WorkerError: it cannot be started, died, or took too long.
@@ -119,10 +117,10 @@ def run_worker(
 
 
 class Worker:
-    """A process ``python -m module`` that is told and answers in lines; killed on leaving.
+    """A process ``python -m module`` that reads and answers line by line; killed on leaving.
 
     Args:
-        module, settings, timeout_s, python: as of `run_worker`.
+        module, settings, timeout_s, python: as for `run_worker`.
 
     Raises:
         WorkerError: it cannot be started.
@@ -149,8 +147,7 @@ class Worker:
         except OSError as error:
             self._errors.close()
             raise WorkerError(
-                f"{python or sys.executable} cannot be started: {error.strerror}",
-                FailureKind.ERROR,
+                f"{python or sys.executable} cannot be started: {error.strerror}", FailureKind.ERROR
             ) from error
         self._timeout_s, self._deadline = timeout_s, time.monotonic() + timeout_s
         self._lines: queue.Queue[str | None] = queue.Queue()
@@ -161,7 +158,7 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         _kill(self._process)
-        self.finish()  # what it was still to be told is of no use to it
+        self.finish()  # drops what was not yet sent
         with self._process:
             pass  # closes the pipes and waits
         self._errors.close()
@@ -175,18 +172,18 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """The process id."""
         return self._process.pid
 
     def send(self, line: str) -> None:
-        """One line to its stdin; if it has died, `receive` tells."""
+        """Sends one line to its stdin; if it has died, `receive` tells."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
 
     def finish(self) -> None:
-        """No more lines will be sent."""
+        """Closes its stdin: no more lines will be sent."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -203,22 +200,18 @@ class Worker:
             raise self._late() from None
 
     def wait_again(self) -> None:
-        """It has shown that it lives: its time begins anew."""
+        """Lets its time begin anew, as it has shown that it is alive."""
         self._deadline = time.monotonic() + self._timeout_s
 
     def _left_s(self) -> float:
         return max(0.0, self._deadline - time.monotonic())
 
     def _late(self) -> WorkerError:
-        told = f"took longer than {self._timeout_s:g} s and was ended"
+        told = f"worker took longer than {self._timeout_s:g} s and was ended"
         return WorkerError(told, FailureKind.TIMEOUT)
 
     def check_end(self) -> None:
-        """Waits for its end.
-
-        Raises:
-            WorkerError: it failed, or did not end in time.
-        """
+        """Waits for its end; raises WorkerError if it failed, or did not end in time."""
         try:
             self._process.wait(timeout=self._left_s())
         except subprocess.TimeoutExpired:
@@ -230,12 +223,9 @@ class Worker:
 
 def _kill(process: subprocess.Popen[str]) -> None:
     """Ends the worker and whatever it started."""
-    if process.poll() is not None:
-        return
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return
+    if process.poll() is None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _died(code: int, errors: str) -> WorkerError:

@@ -100,7 +100,7 @@ def test_scales_of_ones_own(own_catalog: Path) -> None:
         ("[resnet.scales.x]", "unknown STM 'resnet'"),
         ("convnext = 3", "convnext holds no scales"),
         ("[convnext]\naliases=['x']", "convnext holds no scales"),
-        ("[convnext.scales.micro]\ndepths=[1,1,1,1]\ndims=[8,8,8,8]", "is there already"),
+        ("[convnext.scales.micro]\ndepths=[1,1,1,1]\ndims=[8,8,8,8]", "exists already"),
         ("[convnext.scales.x]\ndepths=[1,1,1,1]", "needs depths, dims"),
         ("[swin.scales.x]\ndepths=[1,1,1,1]\ndims=[8,8,8,8]", "needs depths, dims, heads"),
         ("[convnext.scales.x]\ndepths=[1,1,1]\ndims=[8,8,8,8]", "write 4 whole numbers"),

@@ -97,7 +97,7 @@ def test_a_class_map_names_the_classes(tmp_path: Path) -> None:
     ("table", "message"),
     [
         ('{"a": 1}', "folder 'b' no class"),
-        ('{"a": 1, "b": 10}', "folder 'b' no class of 0 to 9"),
+        ('{"a": 1, "b": 10}', "folder 'b' no class from 0 to 9"),
         ('{"a": 1, "b": true}', "folder 'b' no class"),
         ("[1]", "folder 'a' no class"),
         ("{", "not JSON"),
@@ -111,7 +111,7 @@ def test_bad_class_maps(table: str, message: str, tmp_path: Path) -> None:
 
 
 def test_data_that_is_not_the_models(tmp_path: Path) -> None:
-    with pytest.raises(StmdeployError, match="2 class folders, the model 10 classes"):
+    with pytest.raises(StmdeployError, match="2 class folders, but the model 10 classes"):
         image_folder(class_folders(tmp_path / "d", a=1, b=1), 10)
     with pytest.raises(StmdeployError, match="is not a folder"):
         image_folder(tmp_path / "nowhere", 10)

@@ -57,7 +57,7 @@ def test_baselines_are_shown(made: Made, capsys: pytest.CaptureFixture[str]) -> 
 
 @slow
 def test_what_is_there_is_not_overwritten(made: Made) -> None:
-    with pytest.raises(StmdeployError, match="is there already"):
+    with pytest.raises(StmdeployError, match="exists already"):
         create_baseline(
             sweep("net", RunSpec("onnxruntime", 1, 1)), made.archive, RecordedProgress()
         )
@@ -121,7 +121,7 @@ def drop_field(path: Path) -> None:
     ("spoil", "message"),
     [
         (cut, "results.db is cut short"),
-        (change, "was changed: it does not match"),
+        (change, "is not the one in its manifest"),
         (lose, "is missing"),
         (edit, "was edited: its seal does not match"),
         (advance, "has schema 99, this stmdeploy reads 2"),

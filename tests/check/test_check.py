@@ -227,7 +227,8 @@ def test_candidates_that_do_not_fit(in_its_folder: Made, fails: Fails, tmp_path:
     (tmp_path / "empty").mkdir()
     assert fails(baseline, tmp_path / "empty") == (
         2,
-        f"stmdeploy: {tmp_path / 'empty'} holds no artifacts; stmdeploy export --out FOLDER",
+        f"stmdeploy: {tmp_path / 'empty'} holds no artifacts; "
+        f"write some: stmdeploy export --out {tmp_path / 'empty'}",
     )
     code, line = fails(baseline, tmp_path / "none.onnx")
     assert code == 2 and "none.onnx.json" in line

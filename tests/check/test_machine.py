@@ -66,7 +66,7 @@ def test_another_machine_cannot_tell(
     monkeypatch.setattr(machine, "installed_gpus", lambda: gpus)
     for word, code in (("exit-3", 3), ("fail", 1), ("pass", 0)):
         with (
-            pytest.raises(StmdeployError, match="the baseline is of NVIDIA L4") as told,
+            pytest.raises(StmdeployError, match="the baseline was measured on NVIDIA L4") as told,
             told_by(Policy(cannot_tell=word)),
         ):
             run_here(L4, progress)

@@ -38,6 +38,10 @@ def test_no_baseline(stmdeploy_latency):
 @pytest.mark.stmdeploy_latency(treshold=3)
 def test_misspelt(stmdeploy_latency):
     pass
+
+@pytest.mark.stmdeploy_latency(cannot_tell="skipp")
+def test_misspelt_setting(stmdeploy_latency):
+    stmdeploy_latency("baseline", "baseline")
 """
 #: Without a clock: between equal models one check in twenty finds a difference, if it may be small.
 CONFTEST = """
@@ -57,7 +61,7 @@ def test_it_passes_fails_and_skips(
     shutil.copytree(made.slowed.parent, pytester.path / "slowed")
     pytester.makepyfile(TESTS)
     run = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--strict-markers", "-rA")
-    run.assert_outcomes(passed=1, failed=3, skipped=1, errors=1)
+    run.assert_outcomes(passed=1, failed=4, skipped=1, errors=1)
     run.stdout.fnmatch_lines_random(
         [
             "PASSED *::test_unchanged",
@@ -68,5 +72,6 @@ def test_it_passes_fails_and_skips(
             "FAILED *::test_no_baseline*",
             "stmdeploy: there is no baseline none; *",
             "*stmdeploy_latency takes threshold_percent, budget_s, cannot_tell, not treshold*",
+            "*cannot_tell is 'skipp'; give 'fail', 'skip' or 'pass'*",
         ]
     )

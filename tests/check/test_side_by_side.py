@@ -134,7 +134,9 @@ def test_a_side_that_hangs_is_ended(artifact: Artifact, monkeypatch: pytest.Monk
 
     take_turn = side_by_side._Player.take_turn
     monkeypatch.setattr(side_by_side._Player, "take_turn", hurried)
-    with pytest.raises(SideFailedError, match="candidate: took longer than 600 s and was ended"):
+    with pytest.raises(
+        SideFailedError, match="candidate: worker took longer than 600 s and was ended"
+    ):
         wave(artifact, 6)
 
 

@@ -61,9 +61,9 @@ def test_inspect_without_a_graph(folder: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("name", "flags", "says"),
     [
-        ("unified_convnext_nano-32x32-fp32.onnx", ["--layers"], "is no engine"),
+        ("unified_convnext_nano-32x32-fp32.onnx", ["--layers"], "is not an engine"),
         ("nosuch.onnx", [], "no such file"),
-        ("", [], "name the artifact"),
+        ("", [], "give the path of the artifact"),
         ("..", [], "is a folder"),
     ],
 )

@@ -83,9 +83,9 @@ def test_a_cluster_has_places_instead_of_devices() -> None:
                 )
             ),
             False,
-            "is of several machines; give --cluster",
+            "needs a cluster; add --cluster",
         ),
-        (SweepOptions(nodes=("EPYC",)), False, "is of several machines; give --cluster"),
+        (SweepOptions(nodes=("EPYC",)), False, "needs a cluster; add --cluster"),
         (SweepOptions(), True, "--cluster needs to know which nodes"),
         (SweepOptions(nodes=("EPYC",)), True, "--nodes needs --threads"),
         (SweepOptions(gpu=("a1000",)), True, "unknown GPU 'a1000'"),

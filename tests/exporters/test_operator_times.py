@@ -41,7 +41,7 @@ def test_every_runtime_tells_the_same_parts() -> None:
 @pytest.mark.slow
 def test_compiled_code_does_not_tell() -> None:
     spec = SweepSpec((SMALL,), (RunSpec("torch-compile", 1, 1),))
-    with pytest.raises(StmdeployError, match="does not tell where its time goes"):
+    with pytest.raises(StmdeployError, match="does not report where its time goes"):
         layers_of(spec, RecordedProgress(), repeats=1)
 
 

@@ -108,7 +108,7 @@ def _fill_store(made: Good, rows: list[Row], process: ProcessRun) -> None:
     )  # fmt: skip
     for position, row in enumerate(rows):
         for number in range(3):
-            store.add_process(SWEEP_ID, position, number, process, row, DONE)
+            store.add_processes(SWEEP_ID, position, number, [process], row, DONE)
     store.close()
 
 

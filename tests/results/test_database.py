@@ -43,7 +43,7 @@ def _filled(folder: Path, make_row: MakeRow, make_process: MakeProcess) -> Store
         for i in range(450):
             process = make_process(samples_ms=(0.1 * i + 0.1, 1e-9, 3.3333333333333335))
             state = MEASURING if i % 7 else DONE
-            assert store.add_process(sweep, i, 0, process, make_row(batch=i + 1), state)
+            assert store.add_processes(sweep, i, 0, [process], make_row(batch=i + 1), state)
         store.save_row(
             sweep, 499, make_row(measurement=None, failure="Speicher voll \u2603"), FAILED
         )
@@ -93,7 +93,7 @@ def test_eight_merge_into_an_empty_server_at_once(
         for sweep in ("shared", f"own-{i}"):
             own.add_sweep(sweep, "{}", [(str(j), "") for j in range(50)])
             for j in range(50):
-                own.add_process(sweep, j, 0, make_process(), make_row(batch=j + 1), DONE)
+                own.add_processes(sweep, j, 0, [make_process()], make_row(batch=j + 1), DONE)
         own.close()
     spawn = multiprocessing.get_context("spawn")
     jobs = [spawn.Process(target=_merge, args=(tmp_path / str(i), url)) for i in range(8)]
@@ -120,7 +120,7 @@ def test_the_command_line_over_a_server(
     (tmp_path / "file").mkdir()
     file = Store(tmp_path / "file", create=True)
     file.add_sweep("s1", "{}", [("a", "A")])
-    file.add_process("s1", 0, 0, make_process(), make_row(), DONE)
+    file.add_processes("s1", 0, 0, [make_process()], make_row(), DONE)
     url = postgres.database(postgres_url, "shared")
     assert main(["results", "list", "--store", url]) == 2
     assert "no results in postgresql://127.0.0.1" in capsys.readouterr().err
@@ -171,9 +171,7 @@ def test_a_server_that_is_not_there_is_one_line(
     ],
 )
 def test_other_databases_are_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(
-        StmdeployError, match=r"write postgresql\+psycopg://HOST/DATABASE"
-    ) as caught:
+    with pytest.raises(StmdeployError, match=r"give postgresql\+psycopg://HOST/DATABASE") as caught:
         server_url(url)
     assert "secret" not in str(caught.value)
 
@@ -207,14 +205,14 @@ def test_a_server_that_stops_midway_loses_and_doubles_nothing(
     own_server: postgres.Server, tmp_path: Path, make_row: MakeRow, make_process: MakeProcess
 ) -> None:
     store = _begun(own_server, "stops", tmp_path)
-    assert store.add_process("s", 0, 0, make_process(), make_row(), DONE)
+    assert store.add_processes("s", 0, 0, [make_process()], make_row(), DONE)
     own_server.stop()
     with pytest.raises(StmdeployError, match=r"cannot be reached|terminating|closed") as caught:
-        store.add_process("s", 1, 0, make_process(), make_row(), DONE)
+        store.add_processes("s", 1, 0, [make_process()], make_row(), DONE)
     assert caught.value.code == 5 and "\n" not in str(caught.value)
     own_server.start()
-    assert store.add_process("s", 1, 0, make_process(), make_row(), DONE)
-    assert not store.add_process("s", 0, 0, make_process(), make_row(), DONE)
+    assert store.add_processes("s", 1, 0, [make_process()], make_row(), DONE)
+    assert not store.add_processes("s", 0, 0, [make_process()], make_row(), DONE)
     assert [row.state for row in store.planned("s")] == [DONE, DONE, PLANNED, PLANNED, PLANNED]
     assert len(store.processes("s", 1)) == 1
 
@@ -230,7 +228,7 @@ def test_a_server_that_is_frozen_midway_loses_and_doubles_nothing(
         os.kill(pid, signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(1) as pool:
-            adding = pool.submit(store.add_process, "s", 0, 0, make_process(), make_row(), DONE)
+            adding = pool.submit(store.add_processes, "s", 0, 0, [make_process()], make_row(), DONE)
             time.sleep(1)
             assert not adding.done(), "it waits"
             for pid in frozen:

@@ -39,8 +39,8 @@ def test_samples_are_small(make_process: MakeProcess) -> None:
     [
         ([2.0, 1.0], "cut short"),
         ([1.5, 1.0], "cut short"),
-        ([1.0, -1.0], "no durations"),
-        ([1.0, float("nan")], "no durations"),
+        ([1.0, -1.0], "not durations"),
+        ([1.0, float("nan")], "not durations"),
         ([-1.0], ""),
         ([float("nan")], ""),
         ([float("inf")], ""),

@@ -26,7 +26,7 @@ def test_a_store_of_version_1_is_migrated(
 ) -> None:
     store = backend.new("old")
     store.add_sweep("old", "{}", [("a", "A")])
-    store.add_process("old", 0, 0, make_process(), make_row(), DONE)
+    store.add_processes("old", 0, 0, [make_process()], make_row(), DONE)
     store.close()
     backend.execute(store, "ALTER TABLE rows DROP COLUMN measured_utc")
     backend.execute(store, "DROP TABLE evaluations")
@@ -45,7 +45,7 @@ def test_the_models_of_version_4_are_dropped(
     """Their failures are sentences with a code; `profile --resume` prepares them again."""
     store = backend.new("old")
     store.add_sweep("old", "{}", [("a", "A"), ("b", "B")])
-    store.add_process("old", 0, 0, make_process(), make_row(), DONE)
+    store.add_processes("old", 0, 0, [make_process()], make_row(), DONE)
     store.close()
     artifact = {"target": "onnx", "precision": "fp32", "failure": "no room", "failure_code": 5}
     document = json.dumps({"parameters": 1, "artifacts": [artifact]})
@@ -63,7 +63,7 @@ def test_the_models_of_version_4_are_dropped(
 def test_a_newer_store_is_refused(backend: Backend) -> None:
     store = backend.new("newer")
     backend.execute(store, "UPDATE schema_version SET version = 99")
-    with pytest.raises(StmdeployError, match="has schema 99, this stmdeploy writes"):
+    with pytest.raises(StmdeployError, match="has schema 99, this stmdeploy reads up to"):
         backend.again(store)
 
 

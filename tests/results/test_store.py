@@ -31,7 +31,7 @@ def test_a_process_and_its_row_appear_together(
     backend: Backend, store: Store, make_row: MakeRow, make_process: MakeProcess
 ) -> None:
     process = make_process()
-    assert store.add_process("s1", 1, 0, process, make_row(batch=7), MEASURING)
+    assert store.add_processes("s1", 1, 0, [process], make_row(batch=7), MEASURING)
     assert store.processes("s1", 1) == (process,)
     assert [row.batch for row in store.rows("s1")] == [7]
     assert [row.state for row in store.planned("s1")] == [PLANNED, MEASURING, PLANNED]
@@ -41,8 +41,8 @@ def test_a_process_and_its_row_appear_together(
 def test_no_process_is_kept_twice(
     store: Store, make_row: MakeRow, make_process: MakeProcess
 ) -> None:
-    assert store.add_process("s1", 0, 0, make_process(), make_row(batch=1), MEASURING)
-    assert not store.add_process("s1", 0, 0, make_process(), make_row(batch=2), DONE)
+    assert store.add_processes("s1", 0, 0, [make_process()], make_row(batch=1), MEASURING)
+    assert not store.add_processes("s1", 0, 0, [make_process()], make_row(batch=2), DONE)
     assert len(store.processes("s1", 0)) == 1
     assert [row.batch for row in store.rows("s1")] == [1]
 
@@ -56,7 +56,7 @@ def test_a_failed_row_is_kept_with_its_reason(store: Store, make_row: MakeRow) -
 
 def test_a_finished_row_stays(store: Store, make_row: MakeRow, make_process: MakeProcess) -> None:
     """Whatever another driver of the same sweep makes of it later; a failed one is planned anew."""
-    assert store.add_process("s1", 0, 0, make_process(), make_row(batch=1), DONE)
+    assert store.add_processes("s1", 0, 0, [make_process()], make_row(batch=1), DONE)
     store.save_row("s1", 0, make_row(measurement=None, failure="node lost"), MEASURING)
     store.save_row("s1", 0, make_row(measurement=None, failure="node lost"), FAILED)
     assert [row.failure for row in store.rows("s1")] == [None]
@@ -75,7 +75,7 @@ def test_sweeps_are_found_by_how_they_begin(store: Store) -> None:
     store.add_sweep("s2x", "{}", [("a", "A")])
     assert store.find_sweep(None).id == "s2x"
     assert store.find_sweep("s1").id == "s1"
-    with pytest.raises(StmdeployError, match="'s' is not clear; one of: s1, s2x"):
+    with pytest.raises(StmdeployError, match="'s' is ambiguous; give one of: s1, s2x"):
         store.find_sweep("s")
     with pytest.raises(StmdeployError, match="has no sweep 't'"):
         store.find_sweep("t")
@@ -86,14 +86,14 @@ def test_removing_leaves_the_others(
 ) -> None:
     store.add_sweep("s2", "{}", [("a", "A")])
     for sweep in ("s1", "s2"):
-        store.add_process(sweep, 0, 0, make_process(), make_row(), DONE)
+        store.add_processes(sweep, 0, 0, [make_process()], make_row(), DONE)
     store.remove_sweep("s1")
     store.reclaim()
     assert [info.id for info in store.sweeps()] == ["s2"]
     for table in ("rows", "processes"):
         assert backend.execute(store, f"SELECT DISTINCT sweep FROM {table}") == [("s2",)]
     assert len(store.processes("s2", 0)) == 1
-    store.drop_samples("s2")
+    store.drop_processes("s2")
     assert store.processes("s2", 0) == ()
     assert len(store.rows("s2")) == 1
 
@@ -104,8 +104,8 @@ def test_a_merge_takes_what_is_new(
     mine, theirs = backend.new("mine"), backend.new("theirs")
     for store in (mine, theirs):
         store.add_sweep("both", "{}", [("a", "A"), ("b", "B")])
-        store.add_process("both", 0, 0, make_process(), make_row(batch=1), MEASURING)
-    theirs.add_process("both", 0, 1, make_process(), make_row(batch=2), DONE)
+        store.add_processes("both", 0, 0, [make_process()], make_row(batch=1), MEASURING)
+    theirs.add_processes("both", 0, 1, [make_process()], make_row(batch=2), DONE)
     theirs.add_sweep("theirs", "{}", [("a", "A")])
     mine.add_sweep("mine", "{}", [("a", "A")])
     assert mine.merge(theirs) == (1, 1)
@@ -119,7 +119,7 @@ def test_a_merge_takes_what_is_new(
 def _write(place: tuple[Path, str], writer: int, count: int, row: Row, process: ProcessRun) -> None:
     store = Store(place[0], url=place[1])
     for i in range(count):
-        assert store.add_process("many", writer * count + i, 0, process, row, DONE)
+        assert store.add_processes("many", writer * count + i, 0, [process], row, DONE)
 
 
 @pytest.mark.slow

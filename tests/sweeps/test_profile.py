@@ -282,7 +282,7 @@ def test_a_full_disk_costs_the_rows_that_do_not_fit(small_disk: Path) -> None:
 def test_a_process_that_the_store_has_no_room_for_costs_its_row(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = Store.add_process
+    kept = Store.add_processes
 
     def filling(self: Store, sweep: str, position: int, *rest: Any) -> bool:
         filler = small_disk / "filler"
@@ -295,7 +295,7 @@ def test_a_process_that_the_store_has_no_room_for_costs_its_row(
         finally:
             filler.unlink(missing_ok=True)
 
-    monkeypatch.setattr(Store, "add_process", filling)
+    monkeypatch.setattr(Store, "add_processes", filling)
     runs = (RunSpec("torch", 1, 1), RunSpec("torch", 2, 1))
     rows = run(sweep(*runs), small_disk / "out")[0].rows
     assert "full" in (rows[0].failure or "")

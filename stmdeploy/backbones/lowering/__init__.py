@@ -1,7 +1,7 @@
-"""Other exact forms of the backbones, made for the runtimes that will run them.
+"""Other exact forms of the backbones, which runtimes execute faster.
 
 ``reference`` is the form of `stmdeploy.backbones`: plain, and what is counted and verified
-against. ``tokens`` is the same function in two dimensions: constants folded, windows as
+against. ``tokens`` is the same function on two-dimensional tensors: constants folded, windows as
 gathers of rows, and whole operators where ONNX has them (Attention, DeformConv,
 RMSNormalization). ``tokens-plain`` is ``tokens`` without those, for runtimes that lack them.
 """
@@ -23,12 +23,10 @@ REFERENCE, TOKENS, TOKENS_PLAIN = LOWERINGS
 def forms_of(config: BackboneConfig) -> tuple[str, ...]:
     """The forms that a backbone has.
 
-    The original Swin has no tokens: its patch merging reads the mean of four pixels from the
+    The original Swin has no ``tokens``: its patch merging reads the mean of four pixels from the
     residual stream, which the centred stream of `tokens` no longer holds.
     """
-    if config.layout == "swin":
-        return (REFERENCE,)
-    return LOWERINGS
+    return (REFERENCE,) if config.layout == "swin" else LOWERINGS
 
 
 def lower(module: nn.Module, form: str) -> nn.Module:

@@ -28,7 +28,7 @@ def block_order(size: tuple[int, int]) -> Tensor:
 
 
 def window_rows(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Where the windows of every block lie.
+    """The positions of every block's window, and which of them lie outside the map.
 
     Returns:
         (blocks * 169) positions among block-ordered tokens, and (blocks, 26): 0 or `OUTSIDE`

@@ -84,7 +84,7 @@ def _lowered_entry(layer: nn.Module, *, plain: bool) -> nn.Module:
     raise TypeError(f"no lowering of {type(layer).__name__}")
 
 
-#: The form on tokens of every block; built of the block, the size of its map, and `plain`.
+#: The lowered form of every block, called with the block, the size of its map, and `plain`.
 _LOWERED: dict[type[nn.Module], Callable[..., TokenBlock]] = {
     HaloBlock: LoweredHaloBlock,
     SwinBlock: LoweredSwinBlock,

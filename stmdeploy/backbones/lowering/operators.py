@@ -1,6 +1,6 @@
-"""Operators that ONNX has and torch has not, each with its meaning in plain torch.
+"""Operators that ONNX has and torch lacks, each defined in plain torch.
 
-The exporter writes them as one node; a runtime that has the node has a kernel for the whole.
+The exporter writes each as one node, for which a runtime has one kernel.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads:
     Args:
         q: N L C.
         k, v: N S C.
-        bias: added to the logits; broadcasts to N heads L S. None for none.
-        heads: how many runs of channels attend on their own.
+        bias: added to the logits, broadcast to N heads L S; None for no bias.
+        heads: how many groups of consecutive channels attend on their own.
 
     Returns:
-        N L C, the heads side by side as they came.
+        N L C, the heads side by side, in the same order.
     """
     q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
     logits = q @ k.transpose(-1, -2)
@@ -43,13 +43,13 @@ def plain_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 @torch.library.custom_op("stmdeploy::deform_conv", mutates_args=())
 def deform_conv(value: Tensor, offset: Tensor, logits: Tensor, groups: int) -> Tensor:
     """The nine samples around every pixel, weighted by a softmax: ONNX DeformConv with a kernel
-    of ones. The shapes are those that its inputs are made in, so that a tracer sees one step.
+    of ones. It takes its inputs in the shapes they are made in, so that a tracer sees one step.
 
     Args:
         value: N C H W.
         offset: N (groups 9 2) (H W), in pixels; kernel row by row, y before x.
         logits: (N H W) (groups 9); the softmax is over the nine of a group.
-        groups: groups of channels with offsets of their own.
+        groups: number of groups of channels, each with offsets of its own.
     """
     n, c, h, w = value.shape
     base = sampling_base((h, w)).to(value)[:, ROW_MAJOR]
@@ -71,5 +71,5 @@ rms_norm = torch.library.custom_op("stmdeploy::rms_norm", plain_rms_norm, mutate
 @rms_norm.register_fake
 @deform_conv.register_fake
 def _like_the_first(first: Tensor, *_: object) -> Tensor:
-    """All of them give the shape of their first argument."""
+    """Tells tracers that their output has the shape of their first argument."""
     return torch.empty_like(first)

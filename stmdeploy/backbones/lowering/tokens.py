@@ -1,4 +1,4 @@
-"""What every lowered block is made of: tokens in two dimensions, and folded weights.
+"""The parts of every lowered block: tokens in two dimensions, and folded weights.
 
 Tokens are (N T) C, the T positions of an image in an order of the block's choosing. Two
 dimensions, because runtimes fuse the bias of a matrix product only there.
@@ -58,12 +58,12 @@ def reader(
 ) -> nn.Linear:
     """A Linear layer that reads a `BranchNorm`, with the affine part of its LayerNorm folded in.
 
-    Not plain, it has no bias, which products are faster without: rows without mean do not see
-    a constant added to a row of the weights, and the one in every channel sees nothing else.
+    Unless plain, it has no bias, because products without one are faster: rows without mean do not
+    see a constant added to a row of the weights, and the 1 in every channel sees nothing else.
 
     Args:
         weight: out x (rows C).
-        rows: how many normalised rows stand side by side in its input.
+        rows: how many normalised rows its input holds side by side.
     """
     shift = weight @ norm.bias.repeat(rows)
     bias = shift if bias is None else bias + shift
@@ -92,7 +92,7 @@ class CentredNorm(nn.Module):
 class BranchNorm(nn.Module):
     """What every `reader` reads: LayerNorm of rows whose mean is zero, less its affine part.
 
-    Not plain, one is added to every channel; `reader` makes its bias of it.
+    Unless plain, 1 is added to every channel, from which `reader` makes its bias.
     """
 
     def __init__(self, norm: nn.LayerNorm, *, plain: bool) -> None:
@@ -105,17 +105,11 @@ class BranchNorm(nn.Module):
         return y if self.plain else y + 1
 
 
-class TokenMlp(nn.Module):
+class TokenMlp(nn.Sequential):
     """LayerNorm, Linear, GELU, Linear with the layer scale in it; (N T) C in and out."""
 
     def __init__(
-        self,
-        norm: nn.LayerNorm,
-        first: nn.Linear,
-        last: nn.Linear,
-        gamma: Tensor,
-        *,
-        plain: bool,
+        self, norm: nn.LayerNorm, first: nn.Linear, last: nn.Linear, gamma: Tensor, *, plain: bool
     ) -> None:
         super().__init__()
         self.norm = BranchNorm(norm, plain=plain)
@@ -125,12 +119,8 @@ class TokenMlp(nn.Module):
 
     @classmethod
     def of(cls, block: ResidualBlock, *, plain: bool) -> TokenMlp:
-        """That of a block."""
+        """The lowered mlp of a block."""
         return cls(block.norm2, block.mlp.fc1, block.mlp.fc2, block.layer_scales[1], plain=plain)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.last(self.act(self.first(self.norm(x))))
-        return y
 
 
 class TokenBlock(nn.Module):
@@ -138,9 +128,9 @@ class TokenBlock(nn.Module):
 
     Attributes:
         size: (height, width) of its map.
-        order: (T), the raster index of every token, in the order that it wants them in.
-        plain: whether whole operators are written out.
-        heads: how many its attention has, if it has one.
+        order: (T), the raster index of every token, in the order that the block wants them in.
+        plain: whether operators that some runtimes lack are written out.
+        heads: how many heads its attention has, if it has one.
     """
 
     norm: nn.Module
@@ -153,11 +143,11 @@ class TokenBlock(nn.Module):
         self.order = torch.arange(size[0] * size[1])
 
     def mix(self, x: Tensor) -> Tensor:
-        """The mixer and its layer scale, of what `norm` gives."""
+        """The mixer and its layer scale, applied to what `norm` gives; (N T) C in and out."""
         raise NotImplementedError
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        """`operators.attention`; plain, out of transpositions and products."""
+        """`operators.attention`; if plain, made of transpositions and products."""
         y: Tensor = (plain_attention if self.plain else attention)(q, k, v, bias, self.heads)
         return y
 

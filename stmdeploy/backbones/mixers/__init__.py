@@ -16,7 +16,7 @@ from stmdeploy.backbones.mixers.block import BlockGeometry
 
 
 def block_of(config: BackboneConfig) -> Callable[[BlockGeometry], nn.Module]:
-    """What makes the blocks of a backbone."""
+    """The class of a backbone's blocks."""
     module, _, name = config.block.partition(":")
     made: Callable[[BlockGeometry], nn.Module] = getattr(
         import_module(f"{__name__}.{module}"), name

@@ -1,4 +1,4 @@
-"""What every block is told of its place in the network, and what most of them are made of."""
+"""The place of a block in the network, and the residual block that most mixers sit in."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class BlockGeometry:
 
 
 def layer_scale(*shape: int) -> nn.Parameter:
-    """What a residual branch is multiplied with."""
+    """The parameter that multiplies a residual branch."""
     return nn.Parameter(torch.full(shape, _INITIAL_LAYER_SCALE))
 
 
@@ -60,7 +60,7 @@ class ResidualBlock(nn.Module):
 
     @property
     def layer_scales(self) -> tuple[Tensor, Tensor]:
-        """Those of the mixer and of the mlp."""
+        """The layer scale of the mixer, and that of the mlp."""
         first, second = map(self.get_parameter, self.scales)
         return first, second
 

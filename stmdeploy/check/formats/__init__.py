@@ -1,1 +1,1 @@
-"""A check for its readers: people, CI systems and benchmark services. One file a format."""
+"""The result of a check for its readers: people, CI systems and benchmark services."""

@@ -1,4 +1,4 @@
-"""GitHub Actions: annotations, and the summary of the job."""
+"""GitHub Actions: annotations, and the job's summary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stmdeploy.check.verdict import Verdict
 
 
 def workflow_commands(result: CheckResult) -> Iterator[str]:
-    """A workflow command for every row that asks for something."""
+    """A workflow command, an error or a warning, for every row that needs attention."""
     for row in result.rows:
         if not words.is_good(row):
             level = "warning" if row.verdict == Verdict.CANNOT_TELL else "error"
@@ -22,10 +22,10 @@ def workflow_commands(result: CheckResult) -> Iterator[str]:
 
 
 def append_summary(result: CheckResult) -> str:
-    """Adds the table to the job's summary, where the runner says that it takes one.
+    """Appends the table to the file that ``GITHUB_STEP_SUMMARY`` names, if it is set.
 
     Returns:
-        Why it could not; a summary that is lost does not change the verdict.
+        A warning if that failed, which does not change the verdict; empty otherwise.
     """
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:

@@ -1,4 +1,4 @@
-"""JUnit XML: one test case a row."""
+"""JUnit XML: a test case for each row."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from stmdeploy.check.formats import words
 from stmdeploy.check.outcome import FAILED, CheckResult
 from stmdeploy.check.verdict import Verdict
 
-#: What XML 1.0 has no way to write.
+#: Characters that XML 1.0 cannot hold.
 _UNWRITABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(result: CheckResult) -> bytes:
-    """A test suite. A regression or differing outputs are failures, a worker that failed is an
-    error, and so is a row that cannot tell, unless the check lets that pass; then it is skipped."""
+    """A test suite. A regression or differing outputs are failures; a failed worker is an error,
+    and so is a row that cannot tell, unless the check lets that pass, which skips it."""
     rows = result.rows
-    passes = result.cannot_tell == "pass"
     suite = ET.Element("testsuite", name="stmdeploy check", timestamp=result.created_utc[:19])
-    counts = dict.fromkeys(("failures", "errors", "skipped"), 0)
     for row in rows:
         case = ET.SubElement(
             suite, "testcase", classname="stmdeploy.check", name=_written(row.name),
@@ -27,13 +25,13 @@ def junit(result: CheckResult) -> bytes:
         )  # fmt: skip
         text = _written(words.sentence(row))
         if not words.is_good(row):
-            kind, counted = _kind(row.verdict, passes=passes)
-            counts[counted] += 1
+            kind = _kind(row.verdict, passes=result.cannot_tell == "pass")
             ET.SubElement(case, kind, message=text, type=row.verdict)
         ET.SubElement(case, "system-out").text = text
+    kinds = {"failures": "failure", "errors": "error", "skipped": "skipped"}
     suite.attrib |= {
         "tests": str(len(rows)),
-        **{name: str(count) for name, count in counts.items()},
+        **{name: str(len(suite.findall(f"testcase/{kind}"))) for name, kind in kinds.items()},
         "time": f"{sum(row.measured_s for row in rows):.3f}",
     }
     suites = ET.Element("testsuites")
@@ -43,12 +41,10 @@ def junit(result: CheckResult) -> bytes:
     return document
 
 
-def _kind(verdict: str, *, passes: bool) -> tuple[str, str]:
+def _kind(verdict: str, *, passes: bool) -> str:
     if verdict == Verdict.CANNOT_TELL and passes:
-        return "skipped", "skipped"
-    if verdict in (FAILED, Verdict.CANNOT_TELL):
-        return "error", "errors"
-    return "failure", "failures"
+        return "skipped"
+    return "error" if verdict in (FAILED, Verdict.CANNOT_TELL) else "failure"
 
 
 def _written(text: str) -> str:

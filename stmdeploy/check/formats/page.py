@@ -1,4 +1,4 @@
-"""A small page: the table, and the two distributions of every row."""
+"""An HTML page: the table, and the two latency distributions of every row."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from stmdeploy.check.outcome import CheckedRow, CheckResult
 from stmdeploy.measure.statistics import quantile
 
 _BINS = 48
-#: Beyond this share of the samples the axis ends, so that one slow inference hides nothing.
+#: Share of the samples at which the axis ends, so that one slow inference hides nothing.
 _SHOWN = 0.98
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Bars of either side over one axis: heights from 0 to 1, edges in milliseconds."""
+    """Bars of both sides over one axis from ``low_ms`` to ``high_ms``; heights from 0 to 1."""
 
     low_ms: float
     high_ms: float
@@ -26,7 +26,7 @@ class Histogram:
 
 
 def page(result: CheckResult) -> bytes:
-    """One HTML file that needs nothing else; names with markup in them stay text."""
+    """A self-contained HTML file; names with markup in them stay text."""
     from jinja2 import Environment
 
     template = resources.files(__package__).joinpath("page.html.j2").read_text("utf-8")
@@ -37,17 +37,16 @@ def page(result: CheckResult) -> bytes:
 
 
 def histogram(row: CheckedRow) -> Histogram | None:
-    """The samples of a row in bins; None without any."""
+    """The samples of a row in bins; None without samples."""
     both = sorted((*row.baseline_samples_ms, *row.candidate_samples_ms))
     if not both:
         return None
     low, high = both[0], quantile(both, _SHOWN)
-    return Histogram(
-        low,
-        high,
-        _bars(row.baseline_samples_ms, low, high),
-        _bars(row.candidate_samples_ms, low, high),
+    before, after = (
+        _bars(samples_ms, low, high)
+        for samples_ms in (row.baseline_samples_ms, row.candidate_samples_ms)
     )
+    return Histogram(low, high, before, after)
 
 
 def _bars(samples_ms: Sequence[float], low: float, high: float) -> tuple[float, ...]:

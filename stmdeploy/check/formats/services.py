@@ -1,4 +1,4 @@
-"""Documents of benchmark services: Bencher Metric Format, and github-action-benchmark's two."""
+"""Documents for benchmark services: Bencher, and github-action-benchmark with its two formats."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from stmdeploy.spec.units import NS_PER_MS
 
 
 def bencher(result: CheckResult) -> bytes:
-    """Bencher Metric Format: latency in nanoseconds and throughput per second, its built-in
-    measures, of the candidate; bounds are those that the slowdown's interval leaves."""
+    """Bencher Metric Format: the candidate's latency in nanoseconds and throughput per second, its
+    built-in measures, with bounds that follow from the slowdown's interval."""
     document = {}
     for row in result.rows:
         latency, throughput = row.candidate_latency_ms_p50, row.candidate_throughput_images_s
@@ -22,8 +22,7 @@ def bencher(result: CheckResult) -> bytes:
         before = row.baseline_latency_ms_p50
         low, high = row.slowdown_percent_low, row.slowdown_percent_high
         if before is not None and low is not None and high is not None:
-            bounds = (before * (1 + percent / 100) * NS_PER_MS for percent in (low, high))
-            lower, upper = bounds
+            lower, upper = (before * (1 + percent / 100) * NS_PER_MS for percent in (low, high))
             metric["lower_value"] = min(lower, metric["value"])
             metric["upper_value"] = max(upper, metric["value"])
         document[row.name] = {"latency": metric, "throughput": {"value": throughput}}
@@ -31,19 +30,19 @@ def bencher(result: CheckResult) -> bytes:
 
 
 def smaller_is_better(result: CheckResult) -> bytes:
-    """github-action-benchmark's ``customSmallerIsBetter``: latency of the candidate."""
+    """github-action-benchmark's ``customSmallerIsBetter``: the candidate's latency in ms."""
     return _action_benchmark((row, row.candidate_latency_ms_p50, "ms") for row in result.rows)
 
 
 def bigger_is_better(result: CheckResult) -> bytes:
-    """github-action-benchmark's ``customBiggerIsBetter``: throughput of the candidate."""
+    """github-action-benchmark's ``customBiggerIsBetter``: the candidate's throughput."""
     return _action_benchmark(
         (row, row.candidate_throughput_images_s, "images/s") for row in result.rows
     )
 
 
 def _action_benchmark(figures: Iterable[tuple[CheckedRow, float | None, str]]) -> bytes:
-    """Rows without a figure are left out."""
+    """One entry for each row that has a figure."""
     return _encoded(
         [
             {"name": row.name, "unit": unit, "value": value, "extra": words.sentence(row)}

@@ -1,4 +1,4 @@
-"""The check and its baseline as tables, for a terminal and for Markdown."""
+"""A check, and a baseline, as tables for a terminal and for Markdown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HEADERS = (
 
 
 def check_table(result: CheckResult) -> TextTable:
-    """One line a row, worst first; what to do stands below."""
+    """A line for each row, in the baseline's order; notes below say what to do."""
     cells = tuple(
         (
             row.name,
@@ -39,7 +39,7 @@ def check_table(result: CheckResult) -> TextTable:
 
 
 def baseline_table(baseline: Baseline) -> TextTable:
-    """One line a row of a baseline, as it was measured when that was made."""
+    """A line for each row of a baseline, with the latency that it was stored with."""
     cells = tuple(
         (row.name, significant(row.row.measurement.latency_ms_p50), row.runtime_version)
         for row in baseline.rows
@@ -49,10 +49,10 @@ def baseline_table(baseline: Baseline) -> TextTable:
         f"baseline {baseline.id}, made {baseline.created_utc[:19]} UTC on "
         f"{baseline.machine.gpu or baseline.machine.processor}",
     )
-    headers = ("row", "latency ms", "runtime's version")
-    return TextTable(headers, cells, notes=notes, drop_first=("runtime's version",))
+    headers = ("row", "latency ms", "runtime version")
+    return TextTable(headers, cells, notes=notes, drop_first=headers[2:])
 
 
 def markdown(result: CheckResult) -> str:
-    """The table in Markdown, with a headline; names stay text."""
+    """The table in Markdown, with a heading; names stay text."""
     return f"### Latency: {words.summary(result)}\n\n{check_table(result).markdown()}\n"

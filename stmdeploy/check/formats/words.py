@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from stmdeploy.check.outcome import CheckedRow, CheckResult
 from stmdeploy.check.verdict import Verdict
 from stmdeploy.report.text_table import ABSENT
 
 
 def slowdown(row: CheckedRow) -> str:
-    """``+10.2 %``; faster is negative."""
+    """The slowdown, such as ``+10.2 %``; negative if faster."""
     return ABSENT if row.slowdown_percent is None else f"{row.slowdown_percent:+.1f} %"
 
 
 def interval(row: CheckedRow) -> str:
-    """``+7.1 .. +13.4 %``."""
+    """The slowdown's interval, such as ``+7.1 .. +13.4 %``."""
     if row.slowdown_percent_low is None or row.slowdown_percent_high is None:
         return ABSENT
     return f"{row.slowdown_percent_low:+.1f} .. {row.slowdown_percent_high:+.1f} %"
@@ -32,10 +34,8 @@ def sentence(row: CheckedRow) -> str:
 
 
 def summary(result: CheckResult) -> str:
-    """How many rows have which verdict."""
-    counts: dict[str, int] = {}
-    for row in result.rows:
-        counts[row.verdict] = counts.get(row.verdict, 0) + 1
+    """How many rows have each verdict, such as ``1 regression, 3 no change``."""
+    counts = Counter(row.verdict for row in result.rows)
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
 

@@ -1,5 +1,5 @@
 """A sweep measured on the nodes of a Ray cluster.
 
-``planning`` asks who can run what (``kinds``), ``dispatching`` hands rows out and takes them back,
-``ray_fleet`` is the only place that knows Ray, and ``node`` is what runs on a node.
+``planning`` finds which nodes can run which rows (``kinds``), ``dispatching`` hands rows out and
+stores them, ``ray_fleet`` is the only module that uses Ray, and ``node`` runs on a node.
 """

@@ -1,4 +1,4 @@
-"""What a driver and the nodes of its cluster tell each other."""
+"""The messages between a driver and the nodes of its cluster."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from stmdeploy.spec.sweep import RowSpec
 
 
 class NodeGpu(Document):
-    """A GPU of a node, as the driver calls it."""
+    """A GPU of a node: its name, as the driver calls it, and whether MIG divides it."""
 
     name: str
     sliced: bool
 
 
 class NodeFacts(Document):
-    """What a node says of itself; ``unavailable`` holds the reasons by runtime, LoadGen's too."""
+    """What a node is; ``unavailable`` says why it cannot run a runtime, or LoadGen."""
 
     environment: Environment
     gpus: tuple[NodeGpu, ...]
@@ -31,17 +31,19 @@ class NodeFacts(Document):
 
 
 class Shipped(Document):
-    """An artifact on its way: its manifest, as it is written, and the files it names."""
+    """An artifact sent to a node: the text of its manifest, and the files listed there."""
 
     manifest: str
     files: tuple[FileInfo, ...]
 
 
 class RowTask(Document):
-    """A row to measure on a node, whole: all its processes.
+    """A row for a node to measure, with all its processes.
 
-    ``profile`` is that of the GPU it must be measured on, ``versions`` the node's packages by
-    name; empty where they may be any.
+    Attributes:
+        is_source: whether the artifact is a source that the node builds an engine from.
+        profile: hardware profile of the GPU that must measure it; empty for any.
+        versions: versions that packages of the node must have, by name.
     """
 
     row: RowSpec
@@ -58,11 +60,14 @@ class RowTask(Document):
 
 
 class RowAnswer(Document):
-    """What came of a task.
+    """The result of a task.
 
-    ``node`` is the node's name and id; ``device`` the processor or GPU that measured. ``built``
-    is the engine that was made there. ``misplaced`` says why that node cannot take the row, which
-    is then nobody's failure. ``logs`` are LoadGen's, by name.
+    Attributes:
+        node: name and id of the node.
+        device: name of the CPU or GPU that measured.
+        built: the engine that the node built; None without one.
+        logs: LoadGen's logs, by their paths.
+        misplaced: why this node cannot take the row, which another one then gets; usually empty.
     """
 
     node_id: str

@@ -1,4 +1,4 @@
-"""What the driver needs of a cluster; `ray_fleet` is the real one, tests have a simulated one."""
+"""What a driver needs of a cluster: `ray_fleet` provides it with Ray, tests with a simulation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stmdeploy.sweeps.cluster.documents import NodeFacts, RowAnswer, RowTask
 
 @dataclass(frozen=True)
 class Node:
-    """A node that is alive, the accelerator types that it carries, and how many GPUs it lends."""
+    """A node that is alive, its accelerator types, and how many GPUs it lends the cluster."""
 
     id: str
     name: str
@@ -21,23 +21,25 @@ class Node:
 
     @property
     def label(self) -> str:
-        """Its name, and enough of its id to tell it from others of that name."""
+        """The name, and enough of the id to tell nodes of the same name apart."""
         return f"{self.name} ({self.id[:8]})"
 
 
 @dataclass(frozen=True)
 class Lost:
-    """A task that gave no answer: its node is gone, or the process that ran it."""
+    """A task without an answer: its node, or the process that ran it, is gone."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a task may run: nodes of an accelerator type, less some by their ids.
+    """Where a task may run. No other task of the driver runs on its node meanwhile.
 
-    ``gpu``: whether it gets one of the node's GPUs for itself. In any case nothing else of ours
-    runs on the node meanwhile.
+    Attributes:
+        accelerator_type: accelerator type of the nodes.
+        gpu: whether the task gets one of the node's GPUs.
+        avoided: ids of nodes that it must not run on.
     """
 
     accelerator_type: str
@@ -45,7 +47,7 @@ class Place:
     avoided: frozenset[str] = frozenset()
 
 
-#: A task that was started.
+#: Identifies a task that was started.
 Handle = Hashable
 
 
@@ -53,24 +55,24 @@ class Fleet(Protocol):
     """Nodes that run tasks, each node one at a time."""
 
     def nodes(self) -> tuple[Node, ...]:
-        """Those that are alive now."""
+        """The nodes that are alive now."""
 
     def survey(self, nodes: Sequence[Node]) -> dict[str, NodeFacts | str]:
-        """What nodes say of themselves by their ids; why not, where one does not."""
+        """What nodes say of themselves, or why they do not answer, by their ids."""
 
     def share(self, sha256: str, path: Path) -> None:
-        """Makes a file's content known to every node, under its hash; once is enough."""
+        """Makes a file available to every node under its hash; repeated calls do nothing."""
 
     def start(self, task: RowTask, place: Place) -> Handle:
-        """Hands a task out; it waits for a free node of its place."""
+        """Starts a task, which waits for a free node of its place."""
 
     def wait(
         self, started: Collection[Handle], timeout_s: float
     ) -> list[tuple[Handle, RowAnswer | Lost]]:
-        """Those that have ended, at least one unless the time is over first."""
+        """Waits for at least one task to end; returns those that have, none after a timeout."""
 
     def cancel(self, started: Collection[Handle]) -> None:
-        """Gives tasks up."""
+        """Cancels tasks, running ones too."""
 
     def close(self) -> None:
-        """Lets go of the cluster."""
+        """Disconnects from the cluster."""

@@ -1,9 +1,9 @@
-"""Which nodes of a cluster may run what: by what they carry, what they are, and their versions."""
+"""Which nodes of a cluster can run a row: by accelerator type, actual GPU, and versions."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stmdeploy.errors import StmdeployError
@@ -14,15 +14,18 @@ from stmdeploy.spec.run import RunSpec
 from stmdeploy.sweeps.cluster.documents import NodeFacts
 from stmdeploy.sweeps.cluster.fleet import Node
 
-#: Stands for LoadGen among the runtimes that a node has.
+#: Name of LoadGen among the runtimes of a node.
 LOADGEN = "loadgen"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of nodes, as a row names it: ``gpu`` or the processor is what measures.
+    """A kind of nodes, as a row names it.
 
-    ``accelerator_type`` is what the cluster calls such nodes.
+    Attributes:
+        name: name, as ``--gpu`` or ``--nodes`` takes it.
+        gpu: whether the node's GPU measures; otherwise its CPU.
+        accelerator_type: the cluster's name for such nodes.
     """
 
     name: str
@@ -31,18 +34,21 @@ class Kind:
 
     @property
     def flag(self) -> str:
-        """What asked for it."""
+        """The option that asks for this kind."""
         return f"--{'gpu' if self.gpu else 'nodes'} {self.name}"
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The nodes that run a kind's rows, and those of its type that may not, with the reason.
+    """The nodes that run a kind's rows.
 
-    ``profile`` is that of their GPU; empty where the processor measures.
+    Attributes:
+        nodes: the nodes, with what they say of themselves.
+        avoided: why other nodes of the accelerator type cannot, by their ids.
+        profile: hardware profile of their GPU; empty if the CPU measures.
     """
 
-    nodes: tuple[Node, ...]
+    nodes: Mapping[Node, NodeFacts]
     avoided: Mapping[str, str]
     profile: str = ""
 
@@ -51,7 +57,7 @@ def kind_of(run: RunSpec) -> Kind:
     """The kind of nodes that a run is for.
 
     Raises:
-        StmdeployError: no such GPU is known, or nobody knows what a cluster calls it.
+        StmdeployError: no such GPU is known, or its profiles have no single accelerator type.
     """
     if run.device == "cpu":
         return Kind(run.node, gpu=False, accelerator_type=run.node)
@@ -59,48 +65,45 @@ def kind_of(run: RunSpec) -> Kind:
     if len(types) > 1 or not all(types):
         raise StmdeployError(
             f"--gpu {run.node} has no single accelerator_type",
-            "name one profile, and give it an accelerator_type",
+            "name a single profile, and give it an accelerator_type",
         )
     return Kind(run.node, gpu=True, accelerator_type=types.pop())
 
 
-def choose(
-    kinds: Iterable[Kind], nodes: Sequence[Node], facts: Mapping[str, NodeFacts | str]
-) -> dict[Kind, Chosen]:
-    """The nodes for every kind.
+def nodes_for(kind: Kind, nodes: Sequence[Node], facts: Mapping[str, NodeFacts | str]) -> Chosen:
+    """The nodes of a cluster that can run a kind.
 
     Args:
-        nodes: of the cluster.
-        facts: what they say of themselves, by id, or why they say nothing.
+        facts: what nodes of the kind's accelerator type say of themselves, or why they do not
+            answer, by their ids.
 
     Raises:
-        StmdeployError: a kind that nobody has, or that is two here.
+        StmdeployError: no node can run it, or nodes with different GPUs can.
     """
-    return {kind: _nodes_for(kind, nodes, facts) for kind in kinds}
-
-
-def _nodes_for(kind: Kind, nodes: Sequence[Node], facts: Mapping[str, NodeFacts | str]) -> Chosen:
     of_type = [node for node in nodes if kind.accelerator_type in node.accelerator_types]
     if not of_type:
         raise StmdeployError(
             f"no node of the cluster has accelerator_type {kind.accelerator_type!r}, for "
             f"{kind.flag}; there {_there(nodes)}",
-            "name what is there, or start such a node",
+            "name a type that is there, or start such a node",
         )
-    why = {node.id: why_not(kind, node, facts[node.id]) for node in of_type}
-    chosen = tuple(node for node in of_type if not why[node.id])
+    chosen, avoided = {}, {}
+    for node in of_type:
+        said = facts[node.id]
+        if reason := why_not(kind, node, said):
+            avoided[node.id] = f"{node.label}: {reason}"
+        elif isinstance(said, NodeFacts):
+            chosen[node] = said
     if not chosen:
-        node = of_type[0]
+        first = avoided[of_type[0].id]
         raise StmdeployError(
-            f"no node can run {kind.flag}: {node.label}: {why[node.id]}",
-            "fix the node, or start another one",
+            f"no node can run {kind.flag}: {first}", "fix the node, or start another one"
         )
-    avoided = {node.id: f"{node.label}: {why[node.id]}" for node in of_type if why[node.id]}
-    return Chosen(chosen, avoided, _profile(kind, chosen, facts) if kind.gpu else "")
+    return Chosen(chosen, avoided, _profile(kind, chosen) if kind.gpu else "")
 
 
 def _there(nodes: Sequence[Node]) -> str:
-    """``are A100 x2 and T4 x1``, or that there are none."""
+    """``are A100 x2, T4 x1``: how many nodes there are of each accelerator type."""
     counted = Counter(word for node in nodes for word in sorted(node.accelerator_types))
     if not counted:
         return f"are {len(nodes)} nodes, none with an accelerator_type"
@@ -122,81 +125,63 @@ def why_not(kind: Kind, node: Node, facts: NodeFacts | str) -> str:
     return "" if node.gpus else "it lends the cluster no GPU"
 
 
-def _profile(kind: Kind, nodes: Sequence[Node], facts: Mapping[str, NodeFacts | str]) -> str:
-    """The one profile of a kind: rows of one name must not be measured on two GPUs."""
+def _profile(kind: Kind, nodes: Mapping[Node, NodeFacts]) -> str:
+    """The one profile of a kind: rows of one name must not be measured on different GPUs."""
     found: defaultdict[str, list[str]] = defaultdict(list)
-    for node in nodes:
-        said = facts[node.id]
-        if isinstance(said, NodeFacts):
-            for profile in find_profiles(kind.name):
-                if any(profile.fits(gpu.name) for gpu in said.gpus):
-                    found[profile.name].append(node.name)
+    for node, said in nodes.items():
+        for profile in find_profiles(kind.name):
+            if any(profile.fits(gpu.name) for gpu in said.gpus):
+                found[profile.name].append(node.name)
     if len(found) > 1:
         which = " and ".join(f"{name} ({', '.join(who)})" for name, who in sorted(found.items()))
         raise StmdeployError(
-            f"{kind.flag} is {which} in this cluster", f"say which: --gpu {min(found)}"
+            f"{kind.flag} is {which} in this cluster", f"choose one, as in --gpu {min(found)}"
         )
     return min(found)
 
 
-def check_runtimes(
-    chosen: Mapping[Kind, Chosen], runtimes: Iterable[str], facts: Mapping[str, NodeFacts | str]
-) -> None:
-    """Raises StmdeployError for a runtime that a chosen node has not installed."""
-    wanted = list(runtimes)
-    for node in _distinct(chosen):
-        said = facts[node.id]
-        assert isinstance(said, NodeFacts)
-        for runtime in wanted:
+def check_runtimes(nodes: Mapping[Node, NodeFacts], runtimes: Iterable[str]) -> None:
+    """Raises StmdeployError for a runtime that is not installed on one of the nodes."""
+    for runtime in runtimes:
+        for node, said in nodes.items():
             if reason := said.unavailable.get(runtime):
-                raise StmdeployError(
-                    f"node {node.label} cannot run {runtime}: {reason}", "install it on the node"
-                )
+                told = f"node {node.label} cannot run {runtime}: {reason}"
+                raise StmdeployError(told, "install it on the node")
 
 
 def differences(
-    chosen: Mapping[Kind, Chosen],
-    runtimes: Iterable[str],
-    facts: Mapping[str, NodeFacts | str],
-    here: Environment,
+    nodes: Mapping[Node, NodeFacts], runtimes: Iterable[str], here: Environment
 ) -> tuple[str, ...]:
-    """Packages that differ between this machine and the nodes, or among the nodes, in words.
+    """Packages whose versions differ among this machine and the nodes, in words.
 
     Raises:
-        StmdeployError: stmdeploy itself differs; then nodes would not understand their tasks.
+        StmdeployError: stmdeploy itself differs; the nodes would not understand their tasks.
     """
+    packages = _packages(runtimes)
     seen: defaultdict[tuple[str, ...], defaultdict[str, list[str]]] = defaultdict(
         lambda: defaultdict(list)
     )
-    for who, environment in [("this machine", here), *_environments(chosen, facts)]:
-        for names in _packages(runtimes):
+    machines = ((node.name, said.environment) for node, said in nodes.items())
+    for who, environment in [("this machine", here), *machines]:
+        for names in packages:
             if version := next(filter(None, map(environment.versions.get, names)), ""):
                 seen[names][version].append(who)
     found = {names: _in_words(names[0], by) for names, by in sorted(seen.items()) if len(by) > 1}
     if ("stmdeploy",) in found:
-        raise StmdeployError(
-            f"versions differ: {found['stmdeploy',]}", "install the same stmdeploy everywhere"
-        )
+        told = f"versions differ: {found['stmdeploy',]}"
+        raise StmdeployError(told, "install the same stmdeploy everywhere")
     return tuple(found.values())
 
 
-def expected(
-    chosen: Mapping[Kind, Chosen],
-    runtimes: Iterable[str],
-    facts: Mapping[str, NodeFacts | str],
-) -> dict[str, str]:
-    """The versions of the nodes, which all have the same."""
-    return {
-        name: environment.versions[name]
-        for _, environment in _environments(chosen, facts)
-        for names in _packages(runtimes)
-        for name in names
-        if name in environment.versions
-    }
+def expected(nodes: Mapping[Node, NodeFacts], runtimes: Iterable[str]) -> dict[str, str]:
+    """The versions that the nodes share, by package."""
+    names = [name for library in _packages(runtimes) for name in library]
+    everywhere = [said.environment.versions for said in nodes.values()]
+    return {name: had[name] for had in everywhere for name in names if name in had}
 
 
 def _packages(runtimes: Iterable[str]) -> set[tuple[str, ...]]:
-    """Those that figures hang on; of one tuple are names of one library."""
+    """Packages that measurements depend on; the names in one tuple are of the same library."""
     of_runtimes = {
         ("mlcommons_loadgen",) if name == LOADGEN else exporter_of(name).target.packages
         for name in runtimes
@@ -204,20 +189,8 @@ def _packages(runtimes: Iterable[str]) -> set[tuple[str, ...]]:
     return {("stmdeploy",), *filter(None, of_runtimes)}
 
 
-def _environments(
-    chosen: Mapping[Kind, Chosen], facts: Mapping[str, NodeFacts | str]
-) -> Iterator[tuple[str, Environment]]:
-    for node in _distinct(chosen):
-        said = facts[node.id]
-        if isinstance(said, NodeFacts):
-            yield node.name, said.environment
-
-
 def _in_words(package: str, by_version: Mapping[str, list[str]]) -> str:
+    """``torch 2.1 (T4-0) and 2.2 (T4-1)``; at most three machines per version are named."""
     listed = (f"{version} ({', '.join(who[:3])}{', ...' if len(who) > 3 else ''})"
               for version, who in by_version.items())  # fmt: skip
     return f"{package} {' and '.join(listed)}"
-
-
-def _distinct(chosen: Mapping[Kind, Chosen]) -> tuple[Node, ...]:
-    return tuple(dict.fromkeys(node for kind in chosen.values() for node in kind.nodes))

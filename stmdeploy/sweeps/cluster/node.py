@@ -1,4 +1,4 @@
-"""What runs on a node of a cluster: it looks at itself, and measures rows one at a time."""
+"""Runs on a node of a cluster: reports what the node is, and measures rows one at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import PreparedArtifact
 from stmdeploy.spec.sweep import RowSpec
 from stmdeploy.sweeps.cluster.documents import NodeFacts, NodeGpu, RowAnswer, RowTask, Shipped
+from stmdeploy.sweeps.cluster.fleet import Node
 from stmdeploy.sweeps.cluster.kinds import LOADGEN
 from stmdeploy.sweeps.explanation import gpu_peaks, measured_peaks, parts_of
 from stmdeploy.sweeps.exports import path_of
@@ -37,20 +38,12 @@ from stmdeploy.worker.client import run_job, worker_settings
 from stmdeploy.worker.jobs.engine import EngineJob
 from stmdeploy.worker.process import failure_of
 
-#: Gives the content of a file by its SHA-256.
+#: Returns the content of a file, given its SHA-256.
 Fetch = Callable[[str], bytes]
 
 
-@dataclass(frozen=True)
-class Here:
-    """The node that this is: its id and name in the cluster."""
-
-    id: str
-    name: str
-
-
 def facts_here() -> NodeFacts:
-    """What this node is, and what it can run; with GPUs that this very task was not given."""
+    """What this node is and can run; all its GPUs are listed, also those that Ray hides."""
     unavailable = {
         runtime: reason
         for exporter in exporters().values()
@@ -67,16 +60,16 @@ def facts_here() -> NodeFacts:
 
 
 def cache_folder() -> Path:
-    """Where a node keeps artifacts and engines: ``$XDG_CACHE_HOME/stmdeploy/node``."""
+    """The folder of a node's artifacts and engines: ``$XDG_CACHE_HOME/stmdeploy/node``."""
     return places.cache_folder() / "node"
 
 
-def measure_row(task: RowTask, here: Here, fetch: Fetch) -> RowAnswer:
-    """All processes of a row on this machine; what goes wrong is the answer's failure."""
+def measure_row(task: RowTask, here: Node, fetch: Fetch) -> RowAnswer:
+    """Measures all processes of a row on this node; errors become the answer's failure."""
     machine = environment()
     answer: dict[str, Any] = {
         "node_id": here.id,
-        "node": here.name,
+        "node": here.label,
         "started_utc": now_utc(),
         "environment": machine,
     }
@@ -88,17 +81,17 @@ def measure_row(task: RowTask, here: Here, fetch: Fetch) -> RowAnswer:
         answer |= _measured(task, row, machine, fetch)
     except StmdeployError as error:
         answer["failure"] = Failure.of(error)
-    except Exception as error:  # noqa: BLE001  (an answer names the node; without one nobody knows)
+    except Exception as error:  # noqa: BLE001  (only an answer tells the driver which node it was)
         traceback.print_exc()
         answer["failure"] = failure_of(error)
     return RowAnswer(**answer, ended_utc=now_utc())
 
 
 def _row_here(task: RowTask, machine: Environment) -> RowSpec:
-    """The row with the GPU that it is measured on, which must be of its kind.
+    """The row, with the GPU of this node filled in.
 
     Raises:
-        StmdeployError: as `find_gpu`, another version of a package, or no such runtime.
+        StmdeployError: as `find_gpu`; another version of a package; the runtime is not installed.
     """
     row, mine = task.row, machine.versions
     for package, version in task.versions.items():
@@ -113,11 +106,11 @@ def _row_here(task: RowTask, machine: Environment) -> RowSpec:
 
 
 def _measured(task: RowTask, row: RowSpec, machine: Environment, fetch: Fetch) -> dict[str, Any]:
-    """The parts of the answer that measuring gives.
+    """Measures a row; returns fields of the answer.
 
     Raises:
-        StmdeployError: an artifact that cannot be placed, an engine not be built, or a process
-            that failed.
+        StmdeployError: the artifact cannot be stored, its engine cannot be built, or a process
+            failed.
     """
     artifact = place_artifact(task.artifact, fetch)
     found: dict[str, Any] = {}
@@ -143,10 +136,10 @@ def _measured(task: RowTask, row: RowSpec, machine: Environment, fetch: Fetch) -
 
 
 def place_artifact(shipped: Shipped, fetch: Fetch) -> Path:
-    """The main file of a shipped artifact in this node's cache, every hash checked.
+    """Puts an artifact into this node's cache, fetching what is not there; returns its main file.
 
     Raises:
-        StmdeployError: the cache cannot be written to, or what came is not what was sent.
+        StmdeployError: the cache cannot be written to, or a hash does not match.
     """
     main = shipped.files[0]
     content = "".join(file.sha256 for file in shipped.files)
@@ -168,25 +161,22 @@ def _built(task: RowTask, row: RowSpec, source: Path) -> PreparedArtifact:
     # A home may be shared by nodes, and an engine must not change while it is measured.
     folder = cache_folder() / "engines" / os.uname().nodename
     job = EngineJob(source=source, run=row.run, engine=task.engine, folder=folder)
-    settings = worker_settings(row.run)
     try:
-        return run_job(job, settings, task.export_timeout_s, Silent())
+        return run_job(job, worker_settings(row.run), task.export_timeout_s, Silent())
     except StmdeployError as error:
-        kind = FailureKind.NOT_EXPORTED  # an engine is not of a batch
+        kind = FailureKind.NOT_EXPORTED  # whatever the batch, so half of it would not help
         raise StmdeployError(f"no engine: {error.message}", error.hint, error.code, kind) from error
 
 
 @cache
 def _cpu_peaks(threads: int, precision: str) -> Peaks | None:
-    """Measured once: the process that runs a node's tasks lives longer than one of them."""
+    """Cached, because the process that runs a node's tasks runs many of them."""
     return measured_peaks(threads, tuple(sorted({"fp32", precision})), Silent())
 
 
 def _explained(row: RowSpec, artifact: Path) -> dict[str, Any]:
-    """What this processor can do at most, and where the time of the row goes."""
-    return {
-        "peaks": _cpu_peaks(row.run.threads, row.run.precision.removesuffix("-dynamic"))
-        if row.run.device == "cpu"
-        else gpu_peaks(row.run.gpu_name),
-        "parts_ms": parts_of(row, artifact, Silent()),
-    }
+    """The peaks of this node's processor, and the time of each model part."""
+    run, peaks = row.run, gpu_peaks(row.run.gpu_name)
+    if run.device == "cpu":
+        peaks = _cpu_peaks(run.threads, run.precision.removesuffix("-dynamic"))
+    return {"peaks": peaks, "parts_ms": parts_of(row, artifact, Silent())}

@@ -1,4 +1,4 @@
-"""Rows that wait for nodes or are in their hands, and the nodes as they come and go."""
+"""Rows that wait for nodes or run on them, and the nodes as they come and go."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from stmdeploy.sweeps.cluster.fleet import Fleet, Handle, Node, Place
 from stmdeploy.sweeps.cluster.kinds import Kind, why_not
 from stmdeploy.sweeps.cluster.planning import ClusterSpec, Plan
 
-#: How often the nodes are looked at again.
+#: Seconds between two looks at the nodes.
 _LOOK_S = 10.0
 
 
 @dataclass
 class Queue:
-    """The rows of one kind that are still to be handed out, and where they may go."""
+    """The rows of one kind that wait for a node, and the nodes that they may go to."""
 
     kind: Kind
     avoided: set[str]
@@ -31,14 +31,14 @@ class Queue:
     none_since: float | None = None
 
     def places(self, nodes: Iterable[Node]) -> list[Node]:
-        """The nodes that its rows may go to."""
+        """Those of some nodes that its rows may go to."""
         kind = self.kind.accelerator_type
         return [n for n in nodes if kind in n.accelerator_types and n.id not in self.avoided]
 
 
 @dataclass(frozen=True)
 class Running:
-    """A row in somebody's hands."""
+    """A row that was handed out."""
 
     queue: Queue
     position: int
@@ -48,7 +48,7 @@ class Running:
 
 
 class Queues:
-    """The queues of a sweep by their kinds, and the rows that are out."""
+    """The queues of a sweep by kind, and the rows that were handed out."""
 
     def __init__(
         self,
@@ -65,31 +65,31 @@ class Queues:
             kind: Queue(kind, set(chosen.avoided), chosen.profile)
             for kind, chosen in plan.chosen.items()
         }
-        self._met = set(plan.facts)
+        self._met = set(plan.asked)
         self._looked = -math.inf
 
     @property
     def is_open(self) -> bool:
-        """Whether rows are left that nobody has finished."""
+        """Whether unfinished rows are left."""
         return any(queue.waiting or queue.running for queue in self.by_kind.values())
 
     def take_back(self, handle: Handle) -> Running:
-        """A row whose task has ended."""
+        """Removes and returns a row whose task has ended."""
         running = self.running.pop(handle)
         running.queue.running -= 1
         return running
 
     def avoid(self, queue: Queue, node_id: str, label: str, reason: str) -> None:
-        """Hands a queue's rows to a node no more."""
+        """Keeps a queue's rows away from a node from now on."""
         queue.avoided.add(node_id)
         self._progress.warn(f"{label} is left out: {reason}")
 
     def look_soon(self) -> None:
-        """The nodes are others now: they are looked at before anything else is handed out."""
+        """Makes the next `look` ask for the nodes, because they have changed."""
         self._looked = -math.inf
 
     def look(self) -> None:
-        """Looks at the nodes, now and then: new ones are met, and rows of lost ones come back."""
+        """Every 10 s, asks for the nodes: meets new ones, and queues the rows of lost ones."""
         now = self._now()
         if now - self._looked < _LOOK_S:
             return
@@ -108,7 +108,7 @@ class Queues:
                 self._give_up([h for h, row in self.running.items() if row.queue is queue])
 
     def _meet(self, nodes: Sequence[Node]) -> None:
-        """Asks nodes that joined since what they are; those that do not fit are left out."""
+        """Asks new nodes what they are; those that do not fit are left out."""
         wanted = {queue.kind.accelerator_type for queue in self.by_kind.values()}
         new = [n for n in nodes if n.id not in self._met and n.accelerator_types & wanted]
         facts = self._fleet.survey(new) if new else {}
@@ -121,7 +121,7 @@ class Queues:
                     self.avoid(queue, node.id, node.label, reason)
 
     def _take_back_unplaceable(self, nodes: Sequence[Node]) -> None:
-        """Rows that wait for a node which is gone, and may not go to those that are left."""
+        """Queues rows again that wait for a lost node, and may not go to those that are left."""
         for handle, running in list(self.running.items()):
             kind, avoided = running.place.accelerator_type, running.place.avoided
             of_type = [node for node in nodes if kind in node.accelerator_types]
@@ -135,7 +135,7 @@ class Queues:
             running.queue.waiting.append(running.position)
 
     def patience_is_over(self) -> bool:
-        """Whether every kind with rows has had no node for too long."""
+        """Whether every kind with waiting rows has been without nodes for too long."""
         now = self._now()
         return all(
             queue.none_since is not None and now - queue.none_since > self._patience_s
@@ -144,12 +144,12 @@ class Queues:
         )
 
     def check_done(self) -> None:
-        """Raises StmdeployError (exit code 5) for rows that no node can take."""
+        """Raises StmdeployError (exit code 5) if rows wait that no node can take."""
         missed = [f"{len(q.waiting)} for {q.kind.flag}" for q in self.by_kind.values() if q.waiting]
         if missed:
             raise StmdeployError(
                 f"rows are left that no node can take: {', '.join(missed)}",
-                "bring a node back and go on with --resume --cluster ADDRESS",
+                "bring a node back, then go on with --resume --cluster ADDRESS",
                 ExitCode.WORKER_FAILED,
                 FailureKind.DEVICE,
             )

@@ -1,4 +1,4 @@
-"""The nodes of a Ray cluster. Nothing else here knows Ray."""
+"""The nodes of a Ray cluster. No other module uses Ray."""
 
 from __future__ import annotations
 
@@ -17,34 +17,33 @@ from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.sweeps.cluster.documents import NodeFacts, RowAnswer, RowTask
 from stmdeploy.sweeps.cluster.fleet import Handle, Lost, Node, Place
 
-#: How Ray names the resource that a node with an accelerator of some type carries one of.
+#: Prefix of the Ray resource that says which accelerator type a node has.
 _TYPE_PREFIX = "accelerator_type:"
 _NODE_ID = "ray.io/node-id"
 _SURVEY_TIMEOUT_S = 60.0
 _CONNECT_TIMEOUT_S, _HEAD_TIMEOUT_S = 5.0, 90.0
-#: What may hold a password, and is not to be in the environment of a cluster's processes.
+#: Variables that may hold a password, kept out of the environment of a cluster's processes.
 _SECRETS = ("STMDEPLOY_STORE", "PGPASSWORD")
-#: What `--cluster` takes beside an address.
+#: Words that `--cluster` takes instead of an address.
 LOCAL, AUTO = "local", "auto"
 
 
 class RayFleet:
-    """A connection to a Ray cluster; see `Fleet`.
+    """A connection to a Ray cluster, as a `Fleet`.
 
-    A task takes all of its node's accelerator type, of which a node has one, so that Ray itself
-    never runs two on a node. Ray does not repeat what failed: the dispatcher does, and records
-    it.
+    A node has one unit of its accelerator type and a task takes it, so Ray never runs two tasks on
+    one node. Ray does not retry failed tasks: the dispatcher does, and records each try.
     """
 
     def __init__(self, address: str) -> None:
-        """Connects.
+        """Connects to a cluster.
 
         Args:
-            address: ``ray://HOST:PORT`` from outside the cluster, ``HOST:PORT`` or ``auto`` from
-                one of its machines, ``local`` for one of its own on this machine.
+            address: ``ray://HOST:PORT`` from outside the cluster, ``HOST:PORT`` or ``auto`` on one
+                of its machines, ``local`` to start a cluster on this machine alone.
 
         Raises:
-            StmdeployError: Ray is not installed, or no cluster is there.
+            StmdeployError: Ray is not installed, or there is no cluster at the address.
         """
         try:
             import ray
@@ -60,7 +59,7 @@ class RayFleet:
         self._files: dict[str, Any] = {}
 
     def nodes(self) -> tuple[Node, ...]:
-        """Those that are alive now."""
+        """The nodes that are alive now."""
         listed: list[dict[str, Any]] = _in_time(self._ray.nodes)
         return tuple(
             Node(
@@ -69,7 +68,7 @@ class RayFleet:
                 accelerator_types=frozenset(
                     name.removeprefix(_TYPE_PREFIX)
                     for name, amount in node["Resources"].items()
-                    # One, which a row takes whole: of more, two rows could run at once.
+                    # With more than one unit, two rows could run at once.
                     if name.startswith(_TYPE_PREFIX) and amount == 1
                 ),
                 gpus=int(node["Resources"].get("GPU", 0)),
@@ -79,7 +78,7 @@ class RayFleet:
         )
 
     def survey(self, nodes: Sequence[Node]) -> dict[str, NodeFacts | str]:
-        """What nodes say of themselves; an environment without stmdeploy says why it cannot."""
+        """What nodes say of themselves, or why they do not answer, by their ids."""
         if not nodes:
             return {}
         with _lost_cluster():
@@ -99,16 +98,16 @@ class RayFleet:
         except self._ray.exceptions.RayError as error:
             return _last_line(error)
         except ValueError as error:
-            return f"its stmdeploy is another: {_last_line(error)}"
+            return f"it has another version of stmdeploy: {_last_line(error)}"
 
     def share(self, sha256: str, path: Path) -> None:
-        """Puts a file into the object store, from which nodes fetch it once."""
+        """Puts a file into the object store, unless it is there already."""
         if sha256 not in self._files:
             with _lost_cluster():
                 self._files[sha256] = self._ray.put(path.read_bytes())
 
     def start(self, task: RowTask, place: Place) -> Handle:
-        """Hands a task to Ray, which finds it a node."""
+        """Hands a task to Ray, which finds a node for it."""
         options: dict[str, Any] = {
             "resources": {_TYPE_PREFIX + place.accelerator_type: 1},
             "num_gpus": 1 if place.gpu else 0,
@@ -125,13 +124,13 @@ class RayFleet:
     def wait(
         self, started: Collection[Handle], timeout_s: float
     ) -> list[tuple[Handle, RowAnswer | Lost]]:
-        """Those that have ended."""
+        """Waits for at least one task to end; returns those that have, none after a timeout."""
         if not started:
             time.sleep(timeout_s)
             return []
         with _lost_cluster():
             ended, _ = self._ray.wait(list(started), num_returns=1, timeout=timeout_s)
-            if ended:  # others may have ended with it
+            if ended:  # others may have ended at the same time
                 ended, _ = self._ray.wait(list(started), num_returns=len(started), timeout=0)
             return [(reference, self._answer_of(reference)) for reference in ended]
 
@@ -141,16 +140,16 @@ class RayFleet:
         except self._ray.exceptions.RayError as error:
             return Lost(f"{type(error).__name__}: {_last_line(error)}")
         except ValueError as error:
-            return Lost(f"its answer is of another stmdeploy: {_last_line(error)}")
+            return Lost(f"it answered with another version of stmdeploy: {_last_line(error)}")
 
     def cancel(self, started: Collection[Handle]) -> None:
-        """Gives tasks up, running ones too."""
+        """Cancels tasks, running ones too."""
         for reference in started:
             with _lost_cluster():
                 self._ray.cancel(reference, force=True)
 
     def close(self) -> None:
-        """Disconnects; Ray then ends what still runs for this driver."""
+        """Disconnects; Ray then ends tasks of this driver that still run."""
         self._files.clear()
         self._ray.shutdown()
 
@@ -158,7 +157,7 @@ class RayFleet:
 def _connect(ray: Any, address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Left alone, Ray ends this process when the head has been gone for a minute.
+    # By default, Ray ends this process when the head node has been gone for a minute.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "86400")
     _check_reachable(address)
     given: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -171,17 +170,17 @@ def _connect(ray: Any, address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise StmdeployError(
             f"--cluster {address}: no Ray cluster: {_last_line(error)}",
-            "give ray://HOST:10001, or from a machine of the cluster auto; its Ray and Python "
-            "must be the versions that are here",
+            "give ray://HOST:10001, or auto on a machine of the cluster; its versions of Ray and "
+            "Python must be the same as here",
         ) from error
     finally:
-        os.environ.update(secrets)  # no node has a use for them
+        os.environ.update(secrets)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts one of its own there
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has set its own handler
 
 
 def _check_reachable(address: str) -> None:
-    """Raises StmdeployError for a HOST:PORT where nobody listens; Ray would wait for minutes."""
+    """Raises StmdeployError if nothing listens at HOST:PORT; Ray would wait for minutes."""
     host, found, port = address.rpartition(":")
     if not found or "/" in address or not port.isdecimal():
         return
@@ -189,16 +188,16 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise StmdeployError(
-            f"--cluster {address}: nobody listens there: {error.strerror or error}",
+            f"--cluster {address}: nothing listens there: {error.strerror or error}",
             "give the address that `ray start` printed, or ray://HOST:10001",
         ) from error
 
 
 def _in_time(ask: Callable[[], Any]) -> Any:
-    """What a call to the head gives, which waits for ever where the head is gone.
+    """The result of a call to the head node, which would block for ever if the head is gone.
 
     Raises:
-        StmdeployError: (exit code 5) no answer in time.
+        StmdeployError: (exit code 5) there is no answer within 90 s.
     """
     given: list[Any] = []
 
@@ -211,13 +210,13 @@ def _in_time(ask: Callable[[], Any]) -> Any:
     thread.join(_HEAD_TIMEOUT_S)
     with _lost_cluster():
         if not given:
-            raise ConnectionError("its head does not answer")
+            raise ConnectionError("its head node does not answer")
     return given[0]
 
 
 @contextmanager
 def _lost_cluster() -> Iterator[None]:
-    """The head of a cluster that is gone takes everything with it, but for what is stored."""
+    """Turns the errors of a lost head node into one StmdeployError (exit code 5)."""
     from ray.exceptions import RayError
 
     try:
@@ -231,23 +230,23 @@ def _lost_cluster() -> Iterator[None]:
 
 
 def _last_line(error: BaseException) -> str:
-    """The last of the words of an error that says something."""
+    """The last line of an error that is not blank."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__
 
 
 def _facts() -> str:
-    """Runs on a node."""
+    """Runs on a node: its `NodeFacts` as JSON."""
     from stmdeploy.sweeps.cluster.node import facts_here
 
     return facts_here().model_dump_json()
 
 
 def _measure(task: str, files: dict[str, Any]) -> str:
-    """Runs on a node; files come from the object store only if the node has them not yet."""
+    """Runs on a node: measures a task, fetching files that the node does not have yet."""
     import ray
 
-    from stmdeploy.sweeps.cluster.node import Here, measure_row
+    from stmdeploy.sweeps.cluster.node import measure_row
 
     def fetch(sha256: str) -> bytes:
         content: bytes = ray.get(files[sha256])
@@ -256,5 +255,5 @@ def _measure(task: str, files: dict[str, Any]) -> str:
     id = str(ray.get_runtime_context().get_node_id())
     listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     names = {node["NodeID"]: node.get("NodeName") for node in listed}
-    here = Here(id, f"{names.get(id) or os.uname().nodename} ({id[:8]})")
+    here = Node(id, names.get(id) or os.uname().nodename, frozenset())
     return measure_row(RowTask.model_validate_json(task), here, fetch).model_dump_json()

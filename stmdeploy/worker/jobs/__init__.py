@@ -1,1 +1,1 @@
-"""What a worker can do: one file for each job."""
+"""What a worker can do, one file for each job."""

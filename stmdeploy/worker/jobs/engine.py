@@ -1,4 +1,4 @@
-"""An engine to build of a source, on the machine that runs it."""
+"""An engine, built from a source on the machine that runs it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stmdeploy.worker.jobs.prepare import as_prepared
 
 
 class EngineJob(Job[PreparedArtifact]):
-    """Builds the engine of a source for the device of a run, or finds it in a folder of engines."""
+    """Builds the engine of a source for a run's device, unless ``folder`` of engines has it."""
 
     kind: Literal["engine"] = "engine"
     source: Path
@@ -22,11 +22,7 @@ class EngineJob(Job[PreparedArtifact]):
     folder: Path
 
     def do(self, parent: Parent) -> PreparedArtifact:
-        """The engine.
-
-        Raises:
-            StmdeployError: the build failed, or the engine differs from its source (4).
-        """
+        """The engine; raises as `built_engine`."""
         from stmdeploy.export.engine import built_engine
 
         return as_prepared(built_engine(self.source, self.run, self.engine, self.folder, parent))

@@ -1,4 +1,4 @@
-"""An artifact whose accuracy is measured over labelled images."""
+"""The accuracy of an artifact over labelled images."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from stmdeploy.measure.score import Score
 from stmdeploy.plugins.runner import Runner
 from stmdeploy.schema.document import Document
 from stmdeploy.schema.hardware import Environment
-from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
-from stmdeploy.worker.jobs.job import Job, Parent, builder
+from stmdeploy.worker.jobs.job import ArtifactJob, Parent
 
-#: Unreadable images that an evaluation names; it counts them all.
+#: Unreadable images that an evaluation names at most; it counts all of them.
 _NAMED_FILES = 100
 
 
 class Scored(Document):
-    """What an evaluation counted; see `schema.evaluation.Evaluation`."""
+    """The counts of an evaluation; see `schema.evaluation.Evaluation`."""
 
     images: int
     top1: int
@@ -33,16 +32,11 @@ class Scored(Document):
     environment: Environment
 
 
-class EvaluateJob(Job[Scored]):
-    """Runs labelled images through an artifact, beside a reference in float32 if there is one.
-
-    ``run.batch`` images go through at a time. Hashes were checked by the parent.
-    """
+class EvaluateJob(ArtifactJob[Scored]):
+    """Runs labelled images, ``run.batch`` at a time, through an artifact, and through a reference
+    in float32 if there is one; the fields are those of `EvaluationSpec`."""
 
     kind: Literal["evaluate"] = "evaluate"
-    artifact: Path
-    model: ModelSpec
-    run: RunSpec
     data: Path
     class_map: Path | None = None
     limit: int | None = None
@@ -50,7 +44,7 @@ class EvaluateJob(Job[Scored]):
     reference_run: RunSpec | None = None
 
     def do(self, parent: Parent) -> Scored:
-        """How many images were right.
+        """How many images were classified rightly.
 
         Raises:
             StmdeployError: as `image_folder` and `score`, or no image could be read.
@@ -71,19 +65,17 @@ class EvaluateJob(Job[Scored]):
 
         data = image_folder(self.data, self.model.head_classes, self.class_map).limited(self.limit)
         skipped: list[str] = []
-        data_sha256 = data.sha256  # now: a file that goes away meanwhile is skipped
+        data_sha256 = data.sha256  # before any is read: a file that vanishes later is skipped
         runner = self._load(self.artifact, self.run)
-        beside = (
-            self._load(self.reference, self.reference_run)
-            if self.reference and self.reference_run
-            else None
-        )
+        beside = None
+        if self.reference and self.reference_run:
+            beside = self._load(self.reference, self.reference_run)
         batches = batches_of(data, self.run.batch, self.model.image_size, self.run.threads, skip)
         counted = score(runner, beside, batches, self.run.batch, tell)
         if not counted.images:
             raise StmdeployError(
                 f"{self.data} holds no image that can be read",
-                "see the warnings above for each file",
+                "see the warnings above",
             )
         return Scored(
             **vars(counted),
@@ -97,4 +89,4 @@ class EvaluateJob(Job[Scored]):
     def _load(self, path: Path, run: RunSpec) -> Runner:
         from stmdeploy.plugins.registry import exporter_for_runtime
 
-        return exporter_for_runtime(run.runtime).load(path, run, builder(self.model))
+        return exporter_for_runtime(run.runtime).load(path, run, self.build)

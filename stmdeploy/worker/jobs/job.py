@@ -1,4 +1,4 @@
-"""What every job is: a document that a parent sends, and the work that its worker then does."""
+"""What every job is: a document that a parent sends, and the work that its worker does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import resource
 from abc import abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar, cast
 
@@ -13,15 +14,23 @@ from pydantic import TypeAdapter
 
 from stmdeploy.errors import Failure
 from stmdeploy.files.reading import BYTES_PER_MIB
-from stmdeploy.plugins.runner import ModuleFactory
 from stmdeploy.schema.document import Document
 from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSpec
 from stmdeploy.worker.process import ASIDE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
+    from stmdeploy.export.probe import Probe
+    from stmdeploy.measure.session import Model
+    from stmdeploy.plugins.exporter import Exporter
+    from stmdeploy.plugins.runner import Array, Runner
 
+#: Seed of the images whose outputs nobody knows.
+_SEED = 0
 T = TypeVar("T")
 
 
@@ -32,42 +41,42 @@ class Parent:
     pipe: TextIO
 
     def say(self, line: str) -> None:
-        """A line that is not the answer."""
-        self.pipe.write(f"{ASIDE}{line}\n")
+        """Sends a line that is not the answer; runs of white space become one space."""
+        self.pipe.write(f"{ASIDE}{' '.join(line.split())}\n")
         self.pipe.flush()
 
     def expect(self, steps: int) -> None:
-        """Nothing: the parent knows."""
+        """Does nothing: the parent knows how many steps there are."""
 
     def step(self, text: str) -> None:
         """A new piece of work begins."""
-        self.say(f"step {' '.join(text.split())}")
+        self.say(f"step {text}")
 
     def detail(self, text: str) -> None:
         """What the present piece of work is doing now."""
-        self.say(f"detail {' '.join(text.split())}")
+        self.say(f"detail {text}")
 
     def warn(self, text: str) -> None:
         """A line that the user should see, and that stays."""
-        self.say(f"warn {' '.join(text.split())}")
+        self.say(f"warn {text}")
 
 
 class Job(Document, Generic[T]):
-    """Work for one worker; ``T`` is what it gives."""
+    """Work for one worker; ``T`` is the type of its result."""
 
     @abstractmethod
     def do(self, parent: Parent) -> T:
         """Does the work, in the worker.
 
         Raises:
-            StmdeployError: it cannot be done; the parent gets the same.
+            StmdeployError: it cannot be done; `answer` raises the same in the parent.
         """
 
     def answer(self, line: str) -> T:
-        """What a worker's last line says that the job gave.
+        """The job's result, read from the last line of its worker.
 
         Raises:
-            StmdeployError: what the worker raised.
+            StmdeployError: what the job raised.
             ValueError: the line is no answer.
         """
         answer = Answer.model_validate_json(line)
@@ -77,15 +86,67 @@ class Job(Document, Generic[T]):
         return cast("T", TypeAdapter(gives).validate_python(answer.gave))
 
 
+class ArtifactJob(Job[T], Generic[T]):
+    """Work on an artifact of a model, as a run says; the parent has checked its hashes."""
+
+    artifact: Path
+    model: ModelSpec
+    run: RunSpec
+
+    @property
+    def exporter(self) -> Exporter:
+        """The exporter of the run's runtime; raises StmdeployError if that is not installed."""
+        from stmdeploy.plugins.registry import exporter_for_runtime
+
+        return exporter_for_runtime(self.run.runtime)
+
+    def build(self) -> nn.Module:
+        """Builds the module of the model, for runtimes that run it."""
+        from stmdeploy.backbones.source import build_module
+
+        return build_module(self.model)
+
+    def random_images(self) -> Array:
+        """A batch of N 3 H W, standard normal, never all zeros; the same in every process."""
+        import numpy as np
+
+        random = np.random.default_rng(_SEED)
+        return random.standard_normal((self.run.batch, 3, *self.model.image_size), dtype=np.float32)
+
+    @cached_property
+    def probe(self) -> Probe:
+        """Images, and the outputs that the manifest says the model gives for them. Asked for after
+        the runtime is imported, which may share a library with it."""
+        from stmdeploy.export.probe import Probe
+        from stmdeploy.schema.artifact import read_manifest
+
+        known, size = read_manifest(self.artifact).verification, self.model.image_size
+        return Probe(known.outputs, size, self.run.precision, known.tolerance_relative_l2)
+
+    def loading(
+        self, make_images: Callable[[], Array], check: Callable[[Runner, Array], object]
+    ) -> Model:
+        """How the artifact comes into this process; both arguments as for `Model`."""
+        from stmdeploy.measure.session import Model
+
+        exporter = self.exporter
+        return Model(
+            import_runtime=exporter.import_runtime,
+            load=lambda: exporter.load(self.artifact, self.run, self.build),
+            make_images=make_images,
+            check=check,
+        )
+
+
 class Answer(Document):
-    """The last line of a worker: what its job gave, or why it gave nothing."""
+    """The last line of a worker: what its job gave, or why it failed."""
 
     gave: Any = None
     failure: Failure | None = None
 
 
 def limit_memory(limit_mib: int | None) -> None:
-    """Makes this process the first that a full machine ends, and bounds what it allocates."""
+    """Makes this process the first that Linux ends if memory runs out, and bounds its memory."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
     if limit_mib is not None:
@@ -93,16 +154,5 @@ def limit_memory(limit_mib: int | None) -> None:
 
 
 def without_checkpoint(model: ModelSpec) -> ModelSpec:
-    """A model whose artifact holds the weights: whoever runs it has no use for the checkpoint."""
+    """The model without its checkpoint, which nobody needs who has an artifact with the weights."""
     return replace(model, checkpoint=None)
-
-
-def builder(model: ModelSpec) -> ModuleFactory:
-    """What builds the module of a model, for runtimes that run it."""
-
-    def build() -> nn.Module:
-        from stmdeploy.backbones.source import build_module
-
-        return build_module(model)
-
-    return build

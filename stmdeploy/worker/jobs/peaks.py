@@ -1,4 +1,4 @@
-"""What the processor can do at most with so many threads."""
+"""The peak rates and bandwidths of the processor, with a number of threads."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from stmdeploy.worker.jobs.job import Job, Parent
 
 
 class PeaksJob(Job[Peaks]):
-    """The best that NumPy and the installed runtimes get out of the processor.
+    """Measures the best that NumPy and the installed runtimes get out of the processor.
 
-    ``libraries``: only these; empty for every one that is installed.
+    ``libraries`` limits it to those runtimes or ``numpy``; empty for all that are installed.
     """
 
     kind: Literal["peaks"] = "peaks"
@@ -23,7 +23,7 @@ class PeaksJob(Job[Peaks]):
     libraries: tuple[str, ...] = ()
 
     def do(self, parent: Parent) -> Peaks:
-        """The highest rates, and the bandwidths of the levels of memory."""
+        """The highest rate for each precision, and the bandwidth of every level of memory."""
         from stmdeploy.measure.clock import HostClock
         from stmdeploy.measure.peaks import Candidate, measure_peaks, numpy_product
         from stmdeploy.plugins.registry import exporters

@@ -1,4 +1,4 @@
-"""A model to build, to count and to export."""
+"""A model, built, counted and exported."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from stmdeploy.worker.jobs.job import Job, Parent
 if TYPE_CHECKING:
     from stmdeploy.backbones.source import BuiltModel
 
-#: What the published accuracies were measured with.
+#: Image size (height, width) and classes that the published accuracies were measured with.
 _PUBLISHED_SIZE, _PUBLISHED_CLASSES = (224, 224), 1000
 
 
 class PrepareJob(Job[Prepared]):
-    """Builds, counts and exports a model; a failed export costs its rows, not the others'."""
+    """Builds, counts and exports a model; a failed export does not stop the others."""
 
     kind: Literal["prepare"] = "prepare"
     model: ModelSpec
@@ -31,7 +31,7 @@ class PrepareJob(Job[Prepared]):
         """What the model is, what it costs, and its artifacts in the order of the exports.
 
         Raises:
-            StmdeployError: the model cannot be built or counted, or a folder not be written to.
+            StmdeployError: the model cannot be built or counted, or a folder cannot be written to.
         """
         from stmdeploy.backbones.complexity import count
         from stmdeploy.backbones.source import build_model
@@ -68,7 +68,7 @@ def _exported(built: BuiltModel, spec: ExportSpec, parent: Parent) -> PreparedAr
 
 
 def as_prepared(artifact: Artifact) -> PreparedArtifact:
-    """An artifact as rows refer to it."""
+    """An artifact in the form that rows refer to."""
     manifest = artifact.manifest
     return PreparedArtifact(
         target=manifest.target,
@@ -86,11 +86,8 @@ def as_prepared(artifact: Artifact) -> PreparedArtifact:
 
 
 def _published(built: BuiltModel) -> Published | None:
-    """The authors' accuracy, if this is the model they published it of."""
+    """The authors' accuracy, if they published one of this very model."""
     info = built.info
-    size = (info.image_size, info.num_classes)
-    if built.config is None or size != (_PUBLISHED_SIZE, _PUBLISHED_CLASSES):
-        return None
-    if not (built.official or info.weights.kind == "synthetic"):
-        return None
-    return built.config.published
+    same = (info.image_size, info.num_classes) == (_PUBLISHED_SIZE, _PUBLISHED_CLASSES)
+    weights_fit = built.official or info.weights.kind == "synthetic"
+    return built.config.published if built.config and same and weights_fit else None

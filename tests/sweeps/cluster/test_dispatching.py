@@ -220,14 +220,14 @@ def test_a_full_disk_costs_the_row(
 def test_a_sweep_says_whose_it_is(prepare: Prepare, tmp_path: Path) -> None:
     """A cluster's is not measured here by mistake, nor the other way round."""
     prepare(sweep_spec(1)).store.close()
-    with pytest.raises(StmdeployError, match="is of the nodes of a cluster; give --cluster"):
+    with pytest.raises(StmdeployError, match="is for cluster nodes; give --cluster"):
         resume(ResumeSpec(), Place(tmp_path), RecordedProgress(), lambda _: None)
     here = Path(tmp_path / "here")
     here.mkdir()
     local = sweep_spec(1, runs=(RunSpec("onnxruntime", 1, 1),))
     store = Store(here, create=True)
     store.add_sweep("s", local.to_json(), [(r.key, r.to_json()) for r in local.rows()])
-    with pytest.raises(StmdeployError, match="is of one machine; leave --cluster out"):
+    with pytest.raises(StmdeployError, match="is for a single machine; leave --cluster out"):
         resume(ResumeSpec(), Place(here, cluster=SPEC), RecordedProgress(), lambda _: None)
 
 
@@ -400,7 +400,7 @@ def test_what_is_of_one_machine_is_refused(run: RunSpec, message: str) -> None:
 
 def test_a_timing_cache_is_of_one_machine(tmp_path: Path) -> None:
     engine = EngineSpec(timing_cache=tmp_path)
-    with pytest.raises(StmdeployError, match="--timing-cache-file is of one machine"):
+    with pytest.raises(StmdeployError, match="--timing-cache-file is a path on this machine"):
         check_cluster_sweep(sweep_spec(1, engine=engine))
 
 

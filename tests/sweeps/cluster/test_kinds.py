@@ -13,10 +13,10 @@ from stmdeploy.sweeps.cluster.documents import NodeFacts
 from stmdeploy.sweeps.cluster.kinds import (
     Kind,
     check_runtimes,
-    choose,
     differences,
     expected,
     kind_of,
+    nodes_for,
 )
 from tests.sweeps.cluster.simulated import environment, facts, nodes
 
@@ -50,7 +50,7 @@ def test_nodes_are_left_out_with_the_reason() -> None:
         fleet[3].id: "it does not answer",
         fleet[4].id: facts("Tesla T4"),
     }
-    found = choose([A100], fleet, said)[A100]
+    found = nodes_for(A100, fleet, said)
     assert [node.name for node in found.nodes] == ["A100-0"]
     assert found.profile == "a100-80gb"
     assert [reason.partition(": ")[2] for reason in found.avoided.values()] == [
@@ -63,16 +63,16 @@ def test_a_node_without_gpus_to_lend_is_left_out() -> None:
     (node,) = nodes(A100=1)
     unlent = replace(node, gpus=0)
     with pytest.raises(StmdeployError, match="it lends the cluster no GPU"):
-        choose([A100], [unlent], {node.id: facts(LARGE)})
+        nodes_for(A100, [unlent], {node.id: facts(LARGE)})
 
 
 def test_one_name_is_one_gpu() -> None:
     fleet = nodes(A100=2)
     said: dict[str, NodeFacts | str] = {fleet[0].id: facts(SMALL), fleet[1].id: facts(LARGE)}
     with pytest.raises(StmdeployError, match=r"a100-40gb \(A100-0\) and a100-80gb \(A100-1\)"):
-        choose([A100], fleet, said)
+        nodes_for(A100, fleet, said)
     forty = Kind("a100-40gb", gpu=True, accelerator_type="A100")
-    found = choose([forty], fleet, said)[forty]
+    found = nodes_for(forty, fleet, said)
     assert [node.name for node in found.nodes] == ["A100-0"] and found.profile == "a100-40gb"
 
 
@@ -80,19 +80,19 @@ def test_nobody_can_is_said_with_the_reason() -> None:
     fleet = nodes(A100=1)
     said: dict[str, NodeFacts | str] = {fleet[0].id: "No module named 'stmdeploy'"}
     with pytest.raises(StmdeployError, match=r"--gpu a100: A100-0 .* No module named 'stmdeploy'"):
-        choose([A100], fleet, said)
+        nodes_for(A100, fleet, said)
     with pytest.raises(StmdeployError, match="there are 1 nodes, none with an accelerator_type"):
-        choose([A100], [fleet[0].__class__("x", "x", frozenset())], {})
+        nodes_for(A100, [fleet[0].__class__("x", "x", frozenset())], {})
 
 
 def test_runtimes_must_be_installed() -> None:
     kind = Kind("T4", gpu=False, accelerator_type="T4")
     fleet = nodes(T4=1)
     without = facts().model_copy(update={"unavailable": {"openvino": "pip install openvino"}})
-    chosen = choose([kind], fleet, {fleet[0].id: without})
-    check_runtimes(chosen, ["onnxruntime"], {fleet[0].id: without})
+    chosen = nodes_for(kind, fleet, {fleet[0].id: without}).nodes
+    check_runtimes(chosen, ["onnxruntime"])
     with pytest.raises(StmdeployError, match=r"T4-0 .* cannot run openvino: pip"):
-        check_runtimes(chosen, ["onnxruntime", "openvino"], {fleet[0].id: without})
+        check_runtimes(chosen, ["onnxruntime", "openvino"])
 
 
 def test_versions() -> None:
@@ -105,10 +105,10 @@ def test_versions() -> None:
         fleet[0].id: facts().model_copy(update={"environment": first}),
         fleet[1].id: facts().model_copy(update={"environment": second}),
     }
-    chosen = choose([kind], fleet, said)
+    chosen = nodes_for(kind, fleet, said).nodes
     here = environment(onnxruntime="1.2", stmdeploy="1")
-    assert differences(chosen, ["onnxruntime"], said, here) == ()
-    assert expected(chosen, ["onnxruntime"], said) == {"onnxruntime-gpu": "1.2", "stmdeploy": "1"}
-    assert differences(chosen, ["torch"], said, here) == ("torch 2.1 (T4-0) and 2.2 (T4-1)",)
+    assert differences(chosen, ["onnxruntime"], here) == ()
+    assert expected(chosen, ["onnxruntime"]) == {"onnxruntime-gpu": "1.2", "stmdeploy": "1"}
+    assert differences(chosen, ["torch"], here) == ("torch 2.1 (T4-0) and 2.2 (T4-1)",)
     with pytest.raises(StmdeployError, match=r"stmdeploy 2 \(this machine\) and 1 \(T4-0, T4-1\)"):
-        differences(chosen, [], said, environment(stmdeploy="2"))
+        differences(chosen, [], environment(stmdeploy="2"))

@@ -17,8 +17,8 @@ from stmdeploy.schema.artifact import manifest_path, read_artifact
 from stmdeploy.spec.export import EngineSpec, ExportSpec
 from stmdeploy.spec.run import RunSpec, ScenarioSpec
 from stmdeploy.sweeps.cluster.documents import RowTask, Shipped
+from stmdeploy.sweeps.cluster.fleet import Node
 from stmdeploy.sweeps.cluster.node import (
-    Here,
     cache_folder,
     facts_here,
     measure_row,
@@ -28,7 +28,7 @@ from stmdeploy.sweeps.exports import path_of
 from stmdeploy.worker.exports import export_model
 from tests.sweeps.cluster.conftest import MODEL
 
-HERE = Here("0" * 16, "test (00000000)")
+HERE = Node("0" * 16, "test", frozenset())
 MakeTask = Callable[..., RowTask]
 
 
@@ -83,7 +83,7 @@ def test_a_row_is_measured_whole(make_task: MakeTask, fetch: Callable[[str], byt
     answer = measure_row(make_task(versions=versions), HERE, fetch)
     assert answer.failure is None and answer.misplaced == ""
     assert len(answer.processes) >= 3, "more where they disagree"
-    assert answer.node == HERE.name and answer.started_utc < answer.ended_utc
+    assert answer.node == HERE.label and answer.started_utc < answer.ended_utc
     assert answer.device == answer.processes[0].environment.processor
 
 
@@ -139,7 +139,7 @@ def test_what_nobody_expects_is_an_answer_too(make_task: MakeTask) -> None:
     answer = measure_row(make_task(), HERE, lost)
     told = "RuntimeError: the object store is gone"
     assert answer.failure == Failure(FailureKind.ERROR, told)
-    assert answer.node == HERE.name
+    assert answer.node == HERE.label
 
 
 @pytest.fixture(scope="module")

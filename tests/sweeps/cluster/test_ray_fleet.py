@@ -218,7 +218,7 @@ def test_no_cluster_is_one_line(tmp_path: Path) -> None:
 def test_nobody_who_listens_is_said_soon(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["profile", "--nodes", "H100", "--threads", "1", "--dry-run"]
     assert main([*words, "--cluster", "127.0.0.1:1"]) == 2
-    assert "--cluster 127.0.0.1:1: nobody listens there" in capsys.readouterr().err
+    assert "--cluster 127.0.0.1:1: nothing listens there" in capsys.readouterr().err
 
 
 def test_a_password_on_the_command_line_stays_off_the_cluster(

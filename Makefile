@@ -50,7 +50,7 @@ lint: $(SETUP)
 test: lint
 	.ci/browser
 	.ci/postgres
-	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal --durations 15 -m "not nightly"
+	$(BIN)/python -m pytest --numprocesses 6 --dist worksteal --durations 15 -m "not nightly"
 
 # What is too long for CI; promises go on where they were stopped. Ends in one summary.
 nightly: $(SETUP)

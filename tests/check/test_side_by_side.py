@@ -69,6 +69,12 @@ def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
     return export_model(ExportSpec(model, "torch", tmp_path), RecordedProgress())
 
 
+@pytest.fixture
+def one_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a wave whose side fails, one pair is enough."""
+    monkeypatch.setitem(PAIRS_AT_ONCE, "cpu", 1)
+
+
 def side(artifact: Artifact, batch: int) -> Side:
     model = ModelSpec("turn_rivals:Net", image_size=(2, 2))
     run = RunSpec("torch", batch, 1)
@@ -109,6 +115,7 @@ def test_one_process_runs_at_a_time(artifact: Artifact) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_pair")
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
@@ -124,6 +131,7 @@ def test_a_side_that_fails_says_which_and_why(artifact: Artifact, batch: int, me
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_pair")
 def test_a_side_that_hangs_is_ended(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the side that hangs has little time, and from its first turn on: no load matters."""
 
@@ -154,6 +162,7 @@ def test_large_models_are_alive_in_fewer_pairs(artifact: Artifact) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_pair")
 def test_a_worker_that_dies_while_it_waits(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:

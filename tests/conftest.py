@@ -59,6 +59,18 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ["TMPDIR"] = tempfile.tempdir = str(own)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts long tests where the workers begin: each gets an equal part of the list."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if item.get_closest_marker("long")]
+    others = [item for item in items if not item.get_closest_marker("long")]
+    items.clear()
+    for i in range(workers):
+        begin, end = (round(len(others) * at / workers) for at in (i, i + 1))
+        items += [*long[i::workers], *others[begin:end]]
+
+
 def reference_image(batch: int = 2, size: int = 224) -> torch.Tensor:
     """The input of `data/outputs.npz`."""
     values = np.random.RandomState(1000).standard_normal((batch, 3, size, size))

@@ -136,6 +136,7 @@ def _marked(kept: list[Promise]) -> ParameterSet:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "promised", list(map(_marked, _smallest().values())), ids=list(_smallest())
 )

@@ -189,6 +189,17 @@ def kill(folder: Path, words: list[str], after_s: float) -> bool:
     return there
 
 
+def following(target: Target, folder: Path) -> list[str]:
+    """The next command; what was killed after its last row has nothing left to go on with."""
+    if "--resume" in target.following:
+        store = Store(folder / "begun")
+        finished = all(row.state == DONE for s in store.sweeps() for row in store.planned(s.id))
+        store.close()
+        if finished:
+            return ["results", "list", "--out", "begun"]
+    return target.following
+
+
 def left_over(folder: Path) -> list[str]:
     """Scratch that lies about."""
     return [str(p.relative_to(folder)) for mark in SCRATCH for p in folder.rglob(mark)]
@@ -202,7 +213,7 @@ def strike(pristine: Path, target: Target, longest_s: float, dice: random.Random
         there = kill(folder, target.words, dice.uniform(0, longest_s))
         try:
             target.whole(pristine, folder)
-            done(folder, target.following)
+            done(folder, following(target, folder))
             if target.whole is not pruned_whole_or_not:
                 nothing_is_lost(pristine, folder)
             assert not left_over(folder), f"left over: {left_over(folder)}"

@@ -81,7 +81,8 @@ def changed(document: Any, some: list[Change]) -> Any:
 def _value(old: Any, change: Change) -> Any:
     if change.kind == "nest":
         return Nest(change.value)
-    return change.value if change.kind == "put" else old
+    # A copy: later changes reach into it, and must not reach the one that all documents get.
+    return copy.deepcopy(change.value) if change.kind == "put" else old
 
 
 def _apply(holder: Any, key: Any, change: Change) -> None:

@@ -148,7 +148,7 @@ TARGETS = {
     "results prune": Target(["results", "prune", "--keep", "0", "--out", "store"],
                             ["results", "list", "--out", "store"], pruned_whole_or_not),
     "report": Target(["report", "--out", "store", "--html", "page.html", "--figures", "figures"],
-                     ["report", "--out", "store", "--html", "next.html"],
+                     ["report", "--out", "store", "--html", "next.html", "--figures", "figures"],
                      is_whole_or_absent("page.html")),
     "evaluate": Target(["evaluate", "given/net-net-32x32-fp32.onnx", "--data", "images", "--out",
                         "store"],

@@ -39,6 +39,8 @@ class BackboneConfig:
         mixer: the spatial token mixer in words.
         layout: which network surrounds the blocks: ``unified``, ``swin`` or ``pvt_v2``.
         block: what the stages are made of, MODULE:CLASS of `stmdeploy.backbones.mixers`.
+        lowered: the block on tokens, MODULE:CLASS of `stmdeploy.backbones.lowering`; None if
+            nobody has written one.
         image_side_step_px: height and width of images must be multiples of it.
         depths, dims, heads, mlp_ratios: per stage; heads are 0 where the mixer has none.
         published: the authors' accuracy, or None.
@@ -51,6 +53,7 @@ class BackboneConfig:
     mixer: str
     layout: str
     block: str
+    lowered: str | None
     image_side_step_px: int
     depths: tuple[int, ...]
     dims: tuple[int, ...]
@@ -71,6 +74,7 @@ def _config(stm: str, scale: str, family: dict[str, Any]) -> BackboneConfig:
         mixer=family["mixer"],
         layout=family.get("layout", "unified"),
         block=family["block"],
+        lowered=family.get("lowered"),
         image_side_step_px=family.get("image_side_step_px", STRIDES[-1]),
         depths=tuple(entry["depths"]),
         dims=tuple(entry["dims"]),
@@ -141,7 +145,9 @@ def _by_name() -> dict[str, BackboneConfig]:
 @cache
 def _aliases() -> dict[str, str]:
     """The family that every name stands for, its own and its aliases."""
-    aliases = {alias: stm for stm, family in _table().items() for alias in family["aliases"]}
+    aliases = {
+        alias: stm for stm, family in _table().items() for alias in family.get("aliases", ())
+    }
     return {stm: stm for stm in _table()} | aliases
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FormatOptions:
-    """Files that a result is written to: a field for each writer of `_write`."""
+    """Files that a result is written to: a field for each of `writers`."""
 
     markdown: Path | None = option(OUTPUT, "Write the table as Markdown to this file.")
     junit: Path | None = option(OUTPUT, "Write JUnit XML to this file.")
@@ -107,15 +107,14 @@ def check(options: CheckOptions) -> None:
     raise typer.Exit(int(result.exit_code))
 
 
-def _write(result: CheckResult, paths: dict[str, Path]) -> None:
-    """Writes the files that were asked for, each whole or not at all."""
+def writers() -> dict[str, Callable[[CheckResult], bytes]]:
+    """What writes each file of `FormatOptions`, by the name of its field."""
     from stmdeploy.check.formats import services
     from stmdeploy.check.formats.junit import junit
     from stmdeploy.check.formats.page import page
     from stmdeploy.check.formats.table import markdown
-    from stmdeploy.files.writing import write_atomically
 
-    writers = {
+    return {
         "markdown": lambda found: markdown(found).encode(),
         "junit": junit,
         "html": page,
@@ -123,8 +122,15 @@ def _write(result: CheckResult, paths: dict[str, Path]) -> None:
         "smaller_is_better": services.smaller_is_better,
         "bigger_is_better": services.bigger_is_better,
     }
+
+
+def _write(result: CheckResult, paths: dict[str, Path]) -> None:
+    """Writes the files that were asked for, each whole or not at all."""
+    from stmdeploy.files.writing import write_atomically
+
+    known = writers()
     for name, path in paths.items():
-        write_atomically(path, writers[name](result))
+        write_atomically(path, known[name](result))
 
 
 def _over(policy: Policy, options: CheckOptions) -> Policy:

@@ -29,7 +29,7 @@ class ModelOptions:
 
     stm: Words = many(
         MODEL,
-        "Spatial token mixers: halo, pvt, pvt_v2, swin, convnext, dcn; aliases and official names, "
+        "Spatial token mixers, such as halo,dcn; see `stmdeploy list`. Aliases and official names, "
         "such as unified_dcn_v3_tiny, work too.",
     )
     scale: Words = many(

@@ -76,7 +76,11 @@ def promise(
     default = default_form(config, exporter, precision) == lowering
     claim, why = "yes", ""
     found = next((e for e in _claims() if e.default in (None, default) and _fits(e, kinds)), None)
-    if found is not None:
+    if found is not None and found.claim == "no":
+        claim, why = found.claim, _reason(found)
+    elif lowering not in forms_of(config):
+        claim, why = "no", f"nobody has written the form {lowering} of {config.mixer} yet"
+    elif found is not None:
         claim, why = found.claim, _reason(found)
     elif precision not in exporter.target.tolerances:
         claim, why = "no", f"target {exporter.target.name} does not write {precision}"

@@ -18,7 +18,8 @@ _DETECTOR = "of the detector at 800x1344"
 class Column:
     """A column: its key, its heading with the unit, and its origin.
 
-    ``origin``: ``row`` (what it is), ``measured``, ``published``, ``counted`` or ``bound``.
+    ``origin``: ``row`` (what it is), or how the figure was found, as the heading says it below its
+    name: ``measured``, ``published``, ``counted``, ``bound``.
     ``digits`` are significant ones; None for text and whole numbers.
     """
 

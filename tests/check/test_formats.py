@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from stmdeploy.check.formats.junit import junit
 from stmdeploy.check.formats.page import histogram, page
 from stmdeploy.check.formats.table import check_table, markdown
 from stmdeploy.check.outcome import CheckedRow, CheckResult
+from stmdeploy.cli.check import FormatOptions, writers
 
 NASTY = "a<b>&\"'|`*_[x](y)#% \u2028é:,\n::error::\x07"
 #: As Bencher publishes it (bencher.dev/bmf.json).
@@ -98,6 +100,10 @@ EVERYTHING = result(
     row("failed", **UNKNOWN),
     row("outputs differ"),
 )
+
+
+def test_every_format_has_a_flag() -> None:
+    assert list(writers()) == [field.name for field in fields(FormatOptions)]
 
 
 def test_junit_is_read_by_a_reader(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_every_no_says_why_in_the_table() -> None:
     """And not in the words that stand in for an exporter from elsewhere."""
     for p in EVERYTHING:
         assert bool(p.why) == (p.claim != "yes")
-        assert not p.why.startswith(f"{p.target} "), p
+        assert not p.why.startswith(f"target {p.target} "), p
 
 
 def test_nothing_is_promised_that_cannot_be_written() -> None:

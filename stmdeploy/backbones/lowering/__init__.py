@@ -21,12 +21,12 @@ REFERENCE, TOKENS, TOKENS_PLAIN = LOWERINGS
 
 
 def forms_of(config: BackboneConfig) -> tuple[str, ...]:
-    """The forms that a backbone has.
+    """The forms that a backbone has: the reference form alone until somebody lowers its block.
 
     The original Swin has no ``tokens``: its patch merging reads the mean of four pixels from the
     residual stream, which the centred stream of `tokens` no longer holds.
     """
-    return (REFERENCE,) if config.layout == "swin" else LOWERINGS
+    return LOWERINGS if config.lowered else (REFERENCE,)
 
 
 def lower(module: nn.Module, form: str) -> nn.Module:

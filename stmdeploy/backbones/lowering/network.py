@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
 
-from stmdeploy.backbones.catalogue import STRIDES
+from stmdeploy.backbones.catalogue import STRIDES, BackboneConfig
 from stmdeploy.backbones.layers import ConvDownsample, ConvStem, PatchEmbed
-from stmdeploy.backbones.lowering.convnext import LoweredConvNeXtBlock
-from stmdeploy.backbones.lowering.dcn import LoweredDcnBlock
-from stmdeploy.backbones.lowering.halo import LoweredHaloBlock
-from stmdeploy.backbones.lowering.spatial_reduction import LoweredPvtBlock
-from stmdeploy.backbones.lowering.swin import LoweredSwinBlock
 from stmdeploy.backbones.lowering.tokens import CentredNorm, TokenBlock, linear
-from stmdeploy.backbones.mixers.convnext import ConvNeXtBlock
-from stmdeploy.backbones.mixers.dcn import DcnBlock
-from stmdeploy.backbones.mixers.halo import HaloBlock
-from stmdeploy.backbones.mixers.spatial_reduction import PvtBlock, PvtV2Block
-from stmdeploy.backbones.mixers.swin import SwinBlock
 from stmdeploy.backbones.network import Backbone
 
 
@@ -84,22 +75,29 @@ def _lowered_entry(layer: nn.Module, *, plain: bool) -> nn.Module:
     raise TypeError(f"no lowering of {type(layer).__name__}")
 
 
-#: The lowered form of every block, called with the block, the size of its map, and `plain`.
-_LOWERED: dict[type[nn.Module], Callable[..., TokenBlock]] = {
-    HaloBlock: LoweredHaloBlock,
-    SwinBlock: LoweredSwinBlock,
-    PvtBlock: LoweredPvtBlock,
-    PvtV2Block: LoweredPvtBlock,
-    ConvNeXtBlock: LoweredConvNeXtBlock,
-    DcnBlock: LoweredDcnBlock,
-}
+#: Makes a block on tokens of a block, the size of its map, and `plain`.
+LowerBlock = Callable[..., TokenBlock]
+
+
+def lowered_block_of(config: BackboneConfig) -> LowerBlock:
+    """The class of a backbone's blocks on tokens, which it must have."""
+    assert config.lowered is not None
+    module, _, name = config.lowered.partition(":")
+    made: LowerBlock = getattr(import_module(f"stmdeploy.backbones.lowering.{module}"), name)
+    return made
 
 
 class LoweredStage(nn.Module):
     """N C H W to N C H W, with tokens in between, reordered only where a block wants it."""
 
     def __init__(
-        self, blocks: nn.Module, norm: nn.Module, size: tuple[int, int], *, plain: bool
+        self,
+        blocks: nn.Module,
+        lower_block: LowerBlock,
+        norm: nn.Module,
+        size: tuple[int, int],
+        *,
+        plain: bool,
     ) -> None:
         super().__init__()
         self.size = size
@@ -108,7 +106,7 @@ class LoweredStage(nn.Module):
         self.blocks = nn.ModuleList()
         at = raster = torch.arange(size[0] * size[1])
         for index, block in enumerate(blocks.children()):
-            lowered = _LOWERED[type(block)](block, size, plain=plain)
+            lowered = lower_block(block, size, plain=plain)
             self._reorder(index, at, lowered.order)
             self.blocks.append(lowered)
             at = lowered.order
@@ -144,6 +142,7 @@ class LoweredBackbone(nn.Module):
         self.stages = nn.ModuleList(
             LoweredStage(
                 blocks,
+                lowered_block_of(reference.config),
                 norm,
                 (reference.image_size[0] // stride, reference.image_size[1] // stride),
                 plain=plain,

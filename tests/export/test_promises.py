@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -89,6 +90,15 @@ def test_the_default_form_is_the_best_that_works() -> None:
     assert why_not(resolve("swin", "tiny"), rtx, "fp16", "tokens") == ""
     assert "DeformConv" in why_not(DCN, openvino, "fp32", "tokens")
     assert why_not(HALO, openvino, "fp32", "tokens") == ""
+
+
+def test_a_mixer_that_nobody_has_lowered_is_exported_in_the_reference_form() -> None:
+    new, onnx = replace(HALO, stm="new", lowered=None), exporters()["onnx"]
+    assert default_form(new, onnx, "fp32") == "reference"
+    assert promise(new, onnx, "fp32", "reference").claim == "yes"
+    found = promise(new, onnx, "fp32", "tokens")
+    assert found.claim == "no"
+    assert found.why == "nobody has written the form tokens of halo attention yet"
 
 
 def test_a_precision_that_is_not_there_says_why() -> None:

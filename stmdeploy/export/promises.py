@@ -74,19 +74,23 @@ def promise(
     """What is promised of one combination."""
     kinds = _kinds(config, exporter, precision, lowering, task)
     default = default_form(config, exporter, precision) == lowering
-    claim, why = "yes", ""
     found = next((e for e in _claims() if e.default in (None, default) and _fits(e, kinds)), None)
-    if found is not None and found.claim == "no":
-        claim, why = found.claim, _reason(found)
-    elif lowering not in forms_of(config):
-        claim, why = "no", f"nobody has written the form {lowering} of {config.mixer} yet"
-    elif found is not None:
-        claim, why = found.claim, _reason(found)
-    elif precision not in exporter.target.tolerances:
-        claim, why = "no", f"target {exporter.target.name} does not write {precision}"
-    elif lowering not in exporter.lowerings:
-        claim, why = "no", f"target {exporter.target.name} does not take the form {lowering}"
+    claim, why = (found.claim, _reason(found)) if found is not None else ("yes", "")
+    if claim != "no" and (lacking := _lacking(config, exporter, precision, lowering)):
+        claim, why = "no", lacking
     return Promise(config.name, exporter.target.name, precision, lowering, task, claim, why)
+
+
+def _lacking(config: BackboneConfig, exporter: Exporter, precision: str, lowering: str) -> str:
+    """What there is not, so that a combination cannot be; empty if nothing is missing."""
+    target = exporter.target
+    if lowering not in forms_of(config):
+        return f"nobody has written the form {lowering} of {config.mixer} yet"
+    if precision not in target.tolerances:
+        return f"target {target.name} does not write {precision}"
+    if lowering not in exporter.lowerings:
+        return f"target {target.name} does not take the form {lowering}"
+    return ""
 
 
 def promises() -> Iterator[Promise]:

@@ -6,6 +6,8 @@ import re
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from _pytest.mark.structures import ParameterSet
@@ -99,6 +101,16 @@ def test_a_mixer_that_nobody_has_lowered_is_exported_in_the_reference_form() -> 
     found = promise(new, onnx, "fp32", "tokens")
     assert found.claim == "no"
     assert found.why == "nobody has written the form tokens of halo attention yet"
+
+
+def test_a_target_from_elsewhere_promises_no_more_than_it_writes() -> None:
+    """What nobody has tried is what it writes, in the forms that it takes."""
+    target = replace(exporters()["onnx"].target, name="mine", tolerances={"fp32": 1e-3})
+    mine: Any = SimpleNamespace(target=target, lowerings=("reference",))
+    assert promise(HALO, mine, "fp32", "reference").claim != "no"
+    found = promise(HALO, mine, "int8", "reference")
+    assert (found.claim, found.why) == ("no", "target mine does not write int8")
+    assert promise(HALO, mine, "fp32", "tokens").claim == "no"
 
 
 def test_a_precision_that_is_not_there_says_why() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from stmdeploy.backbones.catalogue import STRIDES, BackboneConfig
 from stmdeploy.backbones.layers import ConvDownsample, ConvStem, PatchEmbed
 from stmdeploy.backbones.lowering.tokens import CentredNorm, TokenBlock, linear
+from stmdeploy.backbones.mixers import named_class
 from stmdeploy.backbones.network import Backbone
 
 
@@ -82,8 +82,7 @@ LowerBlock = Callable[..., TokenBlock]
 def lowered_block_of(config: BackboneConfig) -> LowerBlock:
     """The class of a backbone's blocks on tokens, which it must have."""
     assert config.lowered is not None
-    module, _, name = config.lowered.partition(":")
-    made: LowerBlock = getattr(import_module(f"stmdeploy.backbones.lowering.{module}"), name)
+    made: LowerBlock = named_class("stmdeploy.backbones.lowering", config.lowered)
     return made
 
 

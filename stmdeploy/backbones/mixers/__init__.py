@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 from torch import nn
 
@@ -17,8 +18,11 @@ from stmdeploy.backbones.mixers.block import BlockGeometry
 
 def block_of(config: BackboneConfig) -> Callable[[BlockGeometry], nn.Module]:
     """The class of a backbone's blocks."""
-    module, _, name = config.block.partition(":")
-    made: Callable[[BlockGeometry], nn.Module] = getattr(
-        import_module(f"{__name__}.{module}"), name
-    )
+    made: Callable[[BlockGeometry], nn.Module] = named_class(__name__, config.block)
     return made
+
+
+def named_class(package: str, named: str) -> Any:
+    """The class that the catalogue names as MODULE:CLASS, in a package of the backbones."""
+    module, _, name = named.partition(":")
+    return getattr(import_module(f"{package}.{module}"), name)

@@ -29,7 +29,7 @@ from stmdeploy.sweeps.cluster.documents import RowAnswer, RowTask
 from stmdeploy.sweeps.cluster.planning import ClusterSpec, plan
 from stmdeploy.sweeps.cluster.ray_fleet import RayFleet
 from stmdeploy.sweeps.prepared import PreparedSweep
-from stmdeploy.sweeps.process import ProcessLimits, one_process
+from stmdeploy.sweeps.process import ProcessLimits, Task, one_process
 from tests.sweeps.cluster.local_cluster import local_cluster
 
 ROW_S, ROWS_OF_A_NODE = 10.0, 6
@@ -76,7 +76,7 @@ def _measured(prepared: PreparedSweep, folder: Path) -> ProcessRun:
     path = prepared.artifact_of(row).path
     assert path is not None
     limits = ProcessLimits(SamplingSpec(budget_s=0.3), 60.0, None)
-    process = one_process(row, path, limits, environment(), folder, Silent())
+    process = one_process(Task(row, path, limits, environment(), folder), Silent())
     samples = (process.samples_ms * _SAMPLES)[:_SAMPLES]
     return process.model_copy(update={"samples_ms": samples})
 

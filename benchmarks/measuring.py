@@ -57,7 +57,7 @@ print(statistics.median(times))
 
 def our_process(path: Path, run: RunSpec, logs: Path | None = None) -> ProcessRun:
     """One worker, as a sweep starts it."""
-    sampling = SamplingSpec(budget_s=SECONDS, processes=1, target_half_width_percent=0.001)
+    sampling = SamplingSpec(budget_s=SECONDS, processes=1)
     job = MeasureJob(artifact=path, model=MODEL, run=run, sampling=sampling, logs=logs)
     return run_job(job, worker_settings(run), 600, Silent())
 

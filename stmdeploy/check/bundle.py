@@ -31,8 +31,8 @@ from stmdeploy.schema.manifest import FileInfo
 from stmdeploy.schema.row import Row
 from stmdeploy.spec.sweep import RowSpec, SweepSpec
 
-#: 1: first version. 2: rows say of which kind their failure is.
-BUNDLE_SCHEMA_VERSION = 2
+#: 1: first version. 2: rows say of which kind their failure is. 3: rows are measured by turns.
+BUNDLE_SCHEMA_VERSION = 3
 DOCUMENT = "baseline.json"
 _AGAIN = "make it again: stmdeploy baseline create; or use the stmdeploy version that wrote it"
 _HASH_DIGITS = 24
@@ -139,10 +139,7 @@ class Bundle:
 
 def row_names(specs: tuple[RowSpec, ...]) -> tuple[str, ...]:
     """``MODEL/RUNTIME/PRECISION/batchN``, plus ``/threadsN`` where that occurs twice."""
-    names = [
-        f"{spec.model.label}/{spec.run.runtime}/{spec.run.precision}/batch{spec.run.batch}"
-        for spec in specs
-    ]
+    names = [spec.name for spec in specs]
     return tuple(
         name if names.count(name) == 1 else f"{name}/threads{spec.run.threads}"
         for name, spec in zip(names, specs, strict=True)

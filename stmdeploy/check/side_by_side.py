@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import random
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from stmdeploy.check.verdict import pair_figure
-from stmdeploy.errors import ExitCode, FailureKind, StmdeployError
+from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files.reading import BYTES_PER_MIB
 from stmdeploy.hardware.machine import memory_available_mib
-from stmdeploy.measure.turns import TURN, Inference, from_words
+from stmdeploy.measure.turns import Inference, from_words
 from stmdeploy.plugins.progress import Progress
 from stmdeploy.schema.measurement import TurnsRun
-from stmdeploy.worker.client import WORKER, worker_settings
+from stmdeploy.worker.client import worker_settings
 from stmdeploy.worker.jobs.turns import TurnsJob
 from stmdeploy.worker.lock import machine_lock
-from stmdeploy.worker.process import ASIDE, Worker, WorkerError
+from stmdeploy.worker.player import Player
 
 #: Turns that every process takes, ...
 _TURNS = 2
@@ -87,53 +88,38 @@ class SideFailedError(StmdeployError):
 
 @dataclass
 class _Player:
-    """A worker, and what it has measured so far."""
+    """A side's worker, and what it has measured so far."""
 
     name: str
-    job: TurnsJob
-    worker: Worker
+    player: Player[TurnsRun]
     inferences: list[Inference] = field(default_factory=list)
 
-    def take_turn(self) -> list[Inference]:
-        self.worker.send(TURN)
-        return self.listen()
+    def take_turn(self) -> None:
+        """One turn; raises SideFailedError if it says why it cannot, or nothing more."""
+        with self._named():
+            self.inferences += from_words(self.player.take_turn())
 
-    def listen(self) -> list[Inference]:
-        """The inferences that it reports next.
-
-        Raises:
-            SideFailedError: it reports a failure instead, or has ended.
-        """
-        try:
-            line = self.worker.receive()
-            if line is not None and line.startswith(ASIDE):
-                return from_words(line.removeprefix(ASIDE))
-            if line is not None:
-                self.job.answer(line)  # raises the failure that it holds
-            self.worker.check_end()
-            raise _ended_midway()
-        except StmdeployError as error:
-            raise SideFailedError(self.name, error) from error
+    def listen(self) -> None:
+        """Waits until it is ready; raises as `take_turn`."""
+        with self._named():
+            self.player.listen()
 
     def end(self) -> Half:
-        """Ends its turns, and gives what it measured."""
-        self.worker.finish()
+        """Lets it go; what it measured. Raises as `take_turn`."""
+        with self._named():
+            return Half(tuple(self.inferences), self.player.end())
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
         try:
-            run = self.job.answer(self.worker.receive() or "")
-        except ValueError as error:
-            raise SideFailedError(self.name, _ended_midway()) from error
+            yield
         except StmdeployError as error:
             raise SideFailedError(self.name, error) from error
-        return Half(tuple(self.inferences), run)
 
     @property
     def calm(self) -> int:
-        """How many of its inferences were not disturbed."""
+        """How many of its inferences nothing disturbed."""
         return sum(one.calm for one in self.inferences)
-
-
-def _ended_midway() -> WorkerError:
-    return WorkerError("worker ended without an answer", FailureKind.ERROR)
 
 
 def measure_wave(
@@ -183,17 +169,16 @@ def pairs_that_fit(baseline: Side, candidate: Side, free_mib: float) -> int:
 
 
 def _start(stack: ExitStack, name: str, side: Side, timeout_s: float) -> _Player:
+    settings = worker_settings(side.job.run)
     try:
-        worker = Worker(WORKER, worker_settings(side.job.run), timeout_s, python=side.python)
-    except WorkerError as error:
+        player = Player(side.job, settings, timeout_s, side.python)
+    except StmdeployError as error:
         raise SideFailedError(name, error) from error
-    stack.enter_context(worker)
-    worker.send(side.job.model_dump_json())
-    return _Player(name, side.job, worker)
+    return _Player(name, stack.enter_context(player))
 
 
 def _play(pairs: list[tuple[_Player, _Player]], dice: random.Random) -> None:
     """One turn of every process: pairs in random order, and within a pair either one first."""
     for pair in dice.sample(pairs, len(pairs)):
         for player in dice.sample(pair, len(pair)):
-            player.inferences += player.take_turn()
+            player.take_turn()

@@ -82,16 +82,27 @@ def print_table(table: TextTable) -> None:
     print_text("\n".join(map(log_line, text.splitlines())))  # none of it a command to a CI system
 
 
-def show_rows(rows: tuple[Row, ...], folder: Path, sweep: str, *, json: bool) -> None:
-    """Prints measured rows as the table, or as a JSON document."""
+def show_rows(
+    rows: tuple[Row, ...], folder: Path, sweep: str, reference: str = "", *, json: bool
+) -> None:
+    """Prints measured rows, compared with a reference, as the table or as a JSON document."""
     from stmdeploy.report.profile_table import profile_table
+    from stmdeploy.report.ratios import compared, document
     from stmdeploy.results.frame import flat
 
     if json:
-        document = {"results": str(folder), "sweep": sweep, "rows": [flat(row) for row in rows]}
-        print_json(document)
+        found = compared(rows, reference)
+        groups = {one.row: one.group for one in found}
+        print_json(
+            {
+                "results": str(folder),
+                "sweep": sweep,
+                "rows": [{**flat(row), "group": groups.get(i)} for i, row in enumerate(rows)],
+                "ratios": document(rows, found),
+            }
+        )
     else:
-        print_table(profile_table(rows))
+        print_table(profile_table(rows, reference))
         say(f"rows, raw samples and artifacts are in {folder}, sweep {sweep}")
 
 

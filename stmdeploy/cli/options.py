@@ -165,12 +165,13 @@ class SweepOptions(EngineOptions, CalibrationOptions, RowOptions):
         CLUSTER, "With --cluster: measure the processors of nodes with these accelerator_types."
     )
     processes: int | None = option(
-        MEASURING, f"Least number of fresh processes a row. [default: {SamplingSpec.processes}]"
-    )
-    interval_percent: float | None = option(
         MEASURING,
-        "Stop sampling when the 95 % interval reaches no further than this from the median, in "
-        f"per cent. [default: {SamplingSpec.target_half_width_percent:g}]",
+        f"Fresh processes of a row, one in each wave. [default: {SamplingSpec.processes}]",
+    )
+    reference: str | None = option(
+        MEASURING,
+        "Row that the others are compared with: words of its name, such as 'convnext' or "
+        "'swin/openvino'. [default: convnext, or else the first row]",
     )
     warmup_limit_s: float | None = option(
         MEASURING,

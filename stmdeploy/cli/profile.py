@@ -150,7 +150,7 @@ def _measure(
             f"{place.folder}; go on with --resume{' --trust' if trust else ''}"
         )
         raise
-    console.show_rows(result.rows, place.folder, result.sweep.id, json=json)
+    console.show_rows(result.rows, place.folder, result.sweep.id, result.reference, json=json)
     if codes := {row.failure_code for row in result.rows if row.failure}:
         differ = int(ExitCode.OUTPUTS_DIFFER)
         raise typer.Exit(differ if differ in codes else int(ExitCode.WORKER_FAILED))

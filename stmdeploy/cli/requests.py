@@ -140,7 +140,6 @@ def sweep_spec(options: SweepOptions, *, on_cluster: bool = False) -> SweepSpec:
             **_given(
                 budget_s=options.budget_s,
                 processes=options.processes,
-                target_half_width_percent=options.interval_percent,
                 warmup_limit_s=options.warmup_limit_s,
             )
         ),
@@ -153,6 +152,7 @@ def sweep_spec(options: SweepOptions, *, on_cluster: bool = False) -> SweepSpec:
             memory_limit_mib=options.memory_limit_mib,
             smaller_batch=options.smaller_batch,
             explain=options.explain,
+            reference=options.reference,
         ),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from stmdeploy.measure.clock import Clock
-from stmdeploy.measure.statistics import process_interval, quantile
+from stmdeploy.measure.statistics import quantile
 from stmdeploy.spec.run import SamplingSpec
 from stmdeploy.spec.units import NS_PER_S
 
@@ -15,9 +15,8 @@ from stmdeploy.spec.units import NS_PER_S
 _LOOK_GROWTH = 1.2
 #: Warm-up ends when runs no longer become faster by this share.
 _STEADY_GAIN = 0.02
-#: A process may stop once its own interval is this share of the width that the row aims at: the
-#: rest is left for differences between processes.
-_OWN_SHARE = 0.5
+#: Fewest runs of a burst.
+_BURST_MIN = 3
 
 
 @dataclass(frozen=True)
@@ -26,17 +25,6 @@ class WarmUp:
 
     durations_ns: tuple[int, ...]
     ended_by: str
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Durations of single runs, in nanoseconds, in the order they were taken.
-
-    ``stopped_by``: ``interval`` (narrow enough), ``budget`` (time is up) or ``loadgen``.
-    """
-
-    durations_ns: tuple[int, ...]
-    stopped_by: str
 
 
 def timed(run: Callable[[], object], clock: Clock) -> int:
@@ -72,27 +60,46 @@ def warm_up(run: Callable[[], None], clock: Clock, spec: SamplingSpec) -> WarmUp
             return WarmUp(tuple(durations), "limit")
 
 
-def collect(run: Callable[[], None], clock: Clock, spec: SamplingSpec) -> Samples:
-    """Times single runs until this process's interval is narrow or its share of the budget spent.
+def take_turn(run: Callable[[], None], clock: Clock, turn_s: float) -> tuple[int, ...]:
+    """Times single runs for one turn of so many seconds, at least one run.
+
+    The first run finds the caches that others have emptied. It does not count, unless it alone
+    takes the whole turn: then the caches hardly matter.
 
     Args:
         run: one inference, complete on return.
         clock: read before and after every run.
-        spec: the stopping rules; at least ``min_samples`` are taken whatever the budget.
+
+    Returns:
+        Nanoseconds of every run that counts, in order.
     """
-    durations: list[int] = []
-    next_look = spec.interval_min_samples
-    start = clock.now_ns()
-    while True:
+    end_ns = clock.now_ns() + turn_s * NS_PER_S
+    durations = [timed(run, clock)]
+    if clock.now_ns() >= end_ns:
+        return tuple(durations)
+    durations[0] = timed(run, clock)
+    while clock.now_ns() < end_ns:
         durations.append(timed(run, clock))
-        if len(durations) >= next_look:
-            interval = process_interval(durations)
-            if interval.half_width_percent <= _OWN_SHARE * spec.target_half_width_percent:
-                return Samples(tuple(durations), "interval")
-            next_look = int(len(durations) * _LOOK_GROWTH) + 1
-        over = clock.now_ns() - start >= spec.process_budget_s * NS_PER_S
-        if over and len(durations) >= spec.min_samples:
-            return Samples(tuple(durations), "budget")
+    return tuple(durations)
+
+
+def burst(run: Callable[[], None], clock: Clock, run_ns: float, burst_s: float) -> tuple[int, int]:
+    """Runs back to back for about so many seconds, with no clock in between.
+
+    Args:
+        run: one inference, complete on return.
+        run_ns: how many nanoseconds one run takes, about.
+
+    Returns:
+        How many runs, and how many nanoseconds all of them took.
+    """
+    runs = max(_BURST_MIN, round(burst_s * NS_PER_S / run_ns))
+
+    def all_of_them() -> None:
+        for _ in range(runs):
+            run()
+
+    return runs, timed(all_of_them, clock)
 
 
 def collect_in_flight(

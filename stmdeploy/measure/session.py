@@ -6,12 +6,14 @@ import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
+from statistics import median
 from typing import Protocol, TypeVar
 
 from stmdeploy.hardware.conditions import energy_j
 from stmdeploy.hardware.machine import proc_field
 from stmdeploy.measure.clock import Clock
-from stmdeploy.measure.sampling import Samples, collect, collect_in_flight, timed, warm_up
+from stmdeploy.measure.sampling import burst, collect_in_flight, take_turn, timed, warm_up
 from stmdeploy.plugins.runner import Array, Runner
 from stmdeploy.schema.hardware import Conditions, Environment
 from stmdeploy.schema.measurement import ProcessRun, ScenarioResult
@@ -21,6 +23,8 @@ from stmdeploy.spec.units import NS_PER_MS, NS_PER_S
 #: Inferences with host copies get this share of a process's budget, and at least so many runs; so
 #: do those timed by the device.
 _BESIDE_SHARE, _BESIDE_MIN = 0.1, 5
+#: Inferences without a clock in between get this share.
+_BURST_SHARE = 0.2
 
 T = TypeVar("T")
 
@@ -64,6 +68,8 @@ class Model:
 
 #: Runs one of LoadGen's scenarios over a loaded model.
 PlayScenario = Callable[[list[Runner]], ScenarioResult]
+#: Waits for the next turn; False when there is none any more.
+NextTurn = Callable[[], bool]
 
 
 def peak_memory_mib() -> float:
@@ -113,16 +119,23 @@ def load_model(model: Model, clock: Clock) -> Loaded:
 
 
 def measure(
-    model: Model, run: RunSpec, sampling: SamplingSpec, machine: Machine, play: PlayScenario
+    model: Model,
+    run: RunSpec,
+    sampling: SamplingSpec,
+    machine: Machine,
+    play: PlayScenario,
+    next_turn: NextTurn,
 ) -> ProcessRun:
-    """Loads a model and measures its inferences over one prepared input.
+    """Loads a model, warms it up, and measures its inferences over one prepared input.
 
     Args:
         model: how it is loaded.
         run: how many requests are in flight, and which scenario.
-        sampling: when to stop.
+        sampling: how much is measured.
         machine: the clock, and what is recorded beside the samples.
         play: used for every scenario but our own loop.
+        next_turn: used for runs that take turns (`RunSpec.by_turns`); the model is loaded and warm
+            when it is first called, and nothing runs while it waits.
 
     Raises:
         StmdeployError: (exit code 4) what the model's check raises, which is called before the
@@ -134,10 +147,9 @@ def measure(
     load_now = machine.load_average()
     warm = warm_up(runner.run, clock, sampling)
     lanes = _lanes(runner, images, run.in_flight)
-    before, began = machine.conditions(), clock.now_ns()
-    sampled, scenario = _sample(lanes, run, sampling, clock, play)
-    window_ns, after = clock.now_ns() - began, machine.conditions()
-    energy, source = energy_j(before, after)
+    before = machine.conditions()
+    sampled = _sample(lanes, run, sampling, machine, play, next_turn)
+    energy, source = energy_j(sampled.before, sampled.after)
     runner.feed(images)  # LoadGen's queries may have left others
     model.check(runner, images)
     return ProcessRun(
@@ -147,22 +159,41 @@ def measure(
         device_ms=_on_device(runner, machine, beside_s),
         warmup_ended_by=warm.ended_by,
         stopped_by=sampled.stopped_by,
-        window_s=window_ns / NS_PER_S,
+        window_s=sampled.window_ns / NS_PER_S,
+        turns=sampled.turns,
+        burst_runs=sampled.burst_runs,
+        burst_s=sampled.burst_ns / NS_PER_S,
         runtime_import_ms=loaded.runtime_import_ms,
         load_ms=loaded.load_ms,
         first_inference_ms=loaded.first_inference_ms,
         memory_before_load_mib=loaded.memory_before_load_mib,
         memory_peak_mib=peak_memory_mib(),
-        device_memory_peak_mib=after.gpu_memory_used_mib,
+        device_memory_peak_mib=sampled.after.gpu_memory_used_mib,
         energy_j=energy,
         energy_source=source,
         runtime_facts=runner.facts(),
         load_average_1min=load_now,
         before=before,
-        after=after,
+        after=sampled.after,
         environment=machine.environment,
-        scenario=scenario,
+        scenario=sampled.scenario,
     )
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """Samples, and inferences whose number and time are known together, with the machine's state
+    before and after those."""
+
+    stopped_by: str
+    durations_ns: tuple[int, ...]
+    window_ns: int
+    burst_runs: int
+    burst_ns: int
+    before: Conditions
+    after: Conditions
+    turns: tuple[int, ...] = ()
+    scenario: ScenarioResult | None = None
 
 
 def _lanes(runner: Runner, images: Array, in_flight: int) -> list[Runner]:
@@ -175,18 +206,38 @@ def _lanes(runner: Runner, images: Array, in_flight: int) -> list[Runner]:
 
 
 def _sample(
-    lanes: list[Runner], run: RunSpec, sampling: SamplingSpec, clock: Clock, play: PlayScenario
-) -> tuple[Samples, ScenarioResult | None]:
-    """Takes the samples of a run: by our loop, with several requests in flight, or by LoadGen."""
-    if run.scenario.name != LOOP:
-        result = play(lanes)
-        # LoadGen keeps its own samples; a few of ours show what one request takes without it.
-        own = tuple(timed(lanes[0].run, clock) for _ in range(sampling.min_samples))
-        return Samples(own, "loadgen"), result
-    if run.in_flight > 1:
+    lanes: list[Runner],
+    run: RunSpec,
+    sampling: SamplingSpec,
+    machine: Machine,
+    play: PlayScenario,
+    next_turn: NextTurn,
+) -> _Sampled:
+    """Takes the samples of a run: by turns, with several requests in flight, or by LoadGen."""
+    clock, first = machine.clock, lanes[0]
+    began = clock.now_ns()
+    if run.by_turns:
+        turns: list[tuple[int, ...]] = []
+        while next_turn():
+            turns.append(take_turn(first.run, clock, sampling.turn_s))
+        window_ns = clock.now_ns() - began
+        durations = tuple(chain.from_iterable(turns))
+        before, burst_s = machine.conditions(), _BURST_SHARE * sampling.process_budget_s
+        runs, took_ns = burst(first.run, clock, median(durations), burst_s)
+        lengths = tuple(map(len, turns))
+        counted = "turns", durations, window_ns, runs, took_ns, before
+        return _Sampled(*counted, machine.conditions(), lengths)
+    before, began = machine.conditions(), clock.now_ns()
+    if run.scenario.name == LOOP:
         durations = collect_in_flight([lane.run for lane in lanes], clock, sampling)
-        return Samples(durations, "budget"), None
-    return collect(lanes[0].run, clock, sampling), None
+        took_ns = clock.now_ns() - began
+        counted = "budget", durations, took_ns, len(durations), took_ns, before
+        return _Sampled(*counted, machine.conditions())
+    result = play(lanes)
+    took_ns, after = clock.now_ns() - began, machine.conditions()
+    # LoadGen keeps its own samples; a few of ours show what one request takes without it.
+    own = tuple(timed(first.run, clock) for _ in range(sampling.min_samples))
+    return _Sampled("loadgen", own, took_ns, 0, 0, before, after, scenario=result)
 
 
 def _repeated(once: Callable[[], T], clock: Clock, budget_s: float) -> tuple[T, ...]:

@@ -1,13 +1,11 @@
-"""Pure statistics over latencies: intervals that account for drift and for differences between
-processes, and percentiles that need enough samples.
+"""Pure statistics over latencies: intervals that account for differences between processes, and
+percentiles that need enough samples.
 
-Latencies of one process are not independent: the machine drifts. And two processes of the same
-row differ by more than either varies: memory lies elsewhere, the machine has moved on. An
-interval from single samples sees neither. Here a process is cut into ten sections in the order of
-time (sectioning; S. Asmussen, P. Glynn, Stochastic Simulation, 2007, section III.5), and a row is
-several processes, whose medians are the independent observations (T. Kalibera, R. Jones, Rigorous
-Benchmarking in Reasonable Time, ISMM 2013). Both work on logarithms, because disturbances multiply
-a latency.
+Two processes of the same row differ by more than either varies: memory lies elsewhere, the machine
+has moved on. An interval from single samples does not see that. Here the independent observations
+are processes (T. Kalibera, R. Jones, Rigorous Benchmarking in Reasonable Time, ISMM 2013), and a
+row's figure is the median over them, which one disturbed process in three does not move: its
+breakdown point is one half (P. J. Huber, Robust Statistics, 1981, section 1.3).
 """
 
 from __future__ import annotations
@@ -16,19 +14,15 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 CONFIDENCE = 0.95
+#: With fewer observations not even the whole range is a 95 % interval of the median.
+FEWEST_FOR_ORDER = 6
 #: Percentiles that a row may carry beside the median.
 PERCENTILES = (0.90, 0.95, 0.99)
 #: MLPerf LoadGen's confidence for tail latencies, and the samples that must lie beyond.
 _TAIL_CONFIDENCE = 0.99
 _TAIL_BEYOND = 1
-#: Sections of a process, and the fewest samples that can be cut into them.
-_SECTIONS, _FEWEST_TO_CUT = 10, 40
-#: Student's t for so many sections, two-sided 95 %: a constant, so that a process that measures
-#: need not load SciPy.
-_SECTIONS_T = 2.2621572
 
 
 @dataclass(frozen=True)
@@ -64,42 +58,25 @@ def _around(median: float, half_log: float) -> Interval:
     return Interval(median, median * math.exp(-half_log), median * math.exp(half_log))
 
 
-def process_interval(samples: Sequence[float]) -> Interval:
-    """The median of one process, with the interval that its own drift leaves.
+def row_interval(processes: Sequence[float]) -> Interval:
+    """The median over processes of some figure of theirs, with its interval.
 
-    The interval comes from the spread of the medians of ten sections, in the order of time, around
-    the median of all; with fewer than 40 samples, from order statistics (`order_interval`).
-
-    Args:
-        samples: at least one, positive, in the order they were taken.
-    """
-    if len(samples) < _FEWEST_TO_CUT:
-        return order_interval(samples)
-    median = quantile(sorted(samples), 0.5)
-    edges = [round(i * len(samples) / _SECTIONS) for i in range(_SECTIONS + 1)]
-    squares = sum(
-        math.log(quantile(sorted(samples[a:b]), 0.5) / median) ** 2 for a, b in pairwise(edges)
-    )
-    return _around(median, _SECTIONS_T * math.sqrt(squares / (_SECTIONS - 1) / _SECTIONS))
-
-
-def row_interval(processes: Sequence[Sequence[float]]) -> Interval:
-    """The median of a row: the geometric mean of its processes' medians, with its interval.
-
-    The interval is Student's t over the processes. A few can agree by chance, so it is never
-    narrower than their own intervals, taken together. A single process has only its own.
+    From six processes on, the interval lies between two order statistics (`order_interval`): it is
+    right whatever the distribution, outliers and two modes included, and as the number of processes
+    is fixed beforehand, no stopping rule touches it. With fewer it is Student's t on logarithms,
+    because disturbances multiply a latency, and reaches to every process at least. One process has
+    an interval of no width: it tells nothing of other processes.
 
     Args:
-        processes: the samples of each, at least one process.
+        processes: the figure of each, positive, at least one.
     """
-    own = [process_interval(samples) for samples in processes]
-    if len(own) == 1:
-        return own[0]
-    logs = [math.log(interval.median) for interval in own]
-    between = student_t(len(own) - 1) * statistics.stdev(logs) / math.sqrt(len(own))
-    halves = [(math.log(interval.high) - math.log(interval.low)) / 2 for interval in own]
-    within = math.sqrt(sum(half**2 for half in halves)) / len(own)
-    return _around(math.exp(statistics.fmean(logs)), max(between, within))
+    found = order_interval(processes)
+    count = len(processes)
+    if count == 1 or count >= FEWEST_FOR_ORDER:
+        return found
+    error = statistics.stdev(map(math.log, processes)) / math.sqrt(count)
+    wide = _around(found.median, student_t(count - 1) * error)
+    return Interval(found.median, min(found.low, wide.low), max(found.high, wide.high))
 
 
 def order_interval(samples: Sequence[float]) -> Interval:
@@ -130,9 +107,3 @@ def percentile_floor(share: float) -> int:
     while share**count + count * beyond * share ** (count - 1) > 1.0 - _TAIL_CONFIDENCE:
         count += 1
     return count
-
-
-def percentiles(samples: Sequence[float]) -> dict[float, float]:
-    """The `PERCENTILES` that there are enough samples for, by share."""
-    ordered = sorted(samples)
-    return {p: quantile(ordered, p) for p in PERCENTILES if len(ordered) >= percentile_floor(p)}

@@ -4,48 +4,50 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import chain
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 
-from stmdeploy.measure.statistics import percentiles, process_interval, row_interval
+from stmdeploy.measure.statistics import (
+    FEWEST_FOR_ORDER,
+    PERCENTILES,
+    percentile_floor,
+    quantile,
+    row_interval,
+    student_t,
+)
 from stmdeploy.schema.measurement import Measurement, ProcessRun
 from stmdeploy.spec.run import LOOP, RunSpec, SamplingSpec
 from stmdeploy.spec.units import MS_PER_S
 
-#: Processes of a row differ if their medians spread by more than this many times what each varies
-#: by itself, and by more than this share.
-_SPREAD_FACTOR, _SPREAD_SHARE = 3.0, 0.05
+#: A process is off if it is further from the median process than so many times the median distance,
+#: and than this share.
+_SPREAD_FACTOR, _SPREAD_SHARE = 6.0, 0.05
+#: Inferences that became faster by this share while they were sampled were not warm.
+_STILL_FASTER = 0.01
 #: A machine is busy if more than this many processes per thread can run; the sweep itself is one.
 _BUSY_FACTOR = 1.5
 #: Seconds of a process beside warm-up and sampling: start, load, inferences with copies.
 PROCESS_OVERHEAD_S = 3.0
-#: The seconds of these that nobody measures: start and end of the interpreter.
-_START_S = 0.5
 
 
-def summarize(processes: Sequence[ProcessRun], run: RunSpec, sampling: SamplingSpec) -> Measurement:
-    """Computes a row's figures from those of its processes, at least one."""
+def summarize(processes: Sequence[ProcessRun], run: RunSpec) -> Measurement:
+    """Computes a row's figures from those of its processes, at least one, all equally weighted."""
     samples = [process.samples_ms for process in processes]
-    pooled = tuple(chain.from_iterable(samples))
-    interval, tails = row_interval(samples), percentiles(pooled)
+    latency = row_interval([median(series) for series in samples])
     last = processes[-1]
-    advice = _advice(processes, interval.half_width_percent, sampling)
-    images = run.batch * len(pooled)
-    energy, source = _energy(processes, images)
+    advice = _advice(processes)
+    energy, source = _energy(processes, run.batch)
     copies = [median(process.copies_ms) for process in processes if process.copies_ms]
     on_device = [median(process.device_ms) for process in processes if process.device_ms]
     return Measurement(
-        latency_ms_p50=interval.median,
-        latency_ms_p50_low=interval.low,
-        latency_ms_p50_high=interval.high,
-        latency_ms_mean=fmean(pooled),
-        latency_ms_min=min(pooled),
-        latency_ms_p90=tails.get(0.90),
-        latency_ms_p95=tails.get(0.95),
-        latency_ms_p99=tails.get(0.99),
+        latency_ms_p50=latency.median,
+        latency_ms_p50_low=latency.low,
+        latency_ms_p50_high=latency.high,
+        latency_ms_mean=fmean(map(fmean, samples)),
+        latency_ms_min=min(map(min, samples)),
+        **_tails(samples),
         latency_with_copies_ms_p50=median(copies) if copies and run.in_flight == 1 else None,
         latency_on_device_ms_p50=median(on_device) if on_device else None,
-        throughput_images_s=_throughput(processes, run, images),
+        **_throughput(processes, run.batch),
         runtime_import_ms=median(process.runtime_import_ms for process in processes),
         load_ms=median(process.load_ms for process in processes),
         first_inference_ms=median(process.first_inference_ms for process in processes),
@@ -58,7 +60,7 @@ def summarize(processes: Sequence[ProcessRun], run: RunSpec, sampling: SamplingS
         energy_j_per_image=energy,
         energy_source=source,
         processes=len(processes),
-        samples=len(pooled),
+        samples=sum(map(len, samples)),
         warmup_runs=sum(len(process.warmup_ms) for process in processes),
         stopped_by=last.stopped_by,
         steady=not advice,
@@ -72,24 +74,9 @@ def summarize(processes: Sequence[ProcessRun], run: RunSpec, sampling: SamplingS
 
 
 def wants_more(processes: Sequence[ProcessRun], run: RunSpec, sampling: SamplingSpec) -> bool:
-    """Whether a row needs one more process.
-
-    It does until it has as many as asked for; then as long as its interval is wider than the
-    target, its budget has samples left, and one more would end within `longest_row_s`. LoadGen's
-    scenarios set their own length and take one process.
-    """
-    if run.scenario.name != LOOP:
-        return not processes
-    if len(processes) < sampling.processes:
-        return True
-    spent_s = sum(sum(process.samples_ms) for process in processes) / MS_PER_S / run.in_flight
-    if spent_s + sampling.process_budget_s / 2 > sampling.budget_s:
-        return False
-    took_s = [_took_s(process) for process in processes]
-    if sum(took_s) + max(took_s) > longest_row_s(sampling):
-        return False
-    width = row_interval([process.samples_ms for process in processes]).half_width_percent
-    return width > sampling.target_half_width_percent
+    """Whether a row needs one more process: until it has as many as asked for. LoadGen's scenarios
+    set their own length and take one."""
+    return len(processes) < (1 if run.scenario.name != LOOP else sampling.processes)
 
 
 def longest_row_s(sampling: SamplingSpec) -> float:
@@ -99,44 +86,56 @@ def longest_row_s(sampling: SamplingSpec) -> float:
     return sampling.processes * process_s
 
 
-def _took_s(process: ProcessRun) -> float:
-    """How many seconds a process lived, the interpreter's start estimated."""
-    told_ms = (
-        process.runtime_import_ms + process.load_ms + process.first_inference_ms
-        + sum(process.warmup_ms) + sum(process.copies_ms) + sum(process.device_ms)
-    )  # fmt: skip
-    return _START_S + told_ms / MS_PER_S + process.window_s
+def _tails(samples: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Fields of the percentiles that there are enough samples for: in all, and in each process so
+    many that one may lie beyond."""
+    found: dict[str, float] = {}
+    ordered = [sorted(series) for series in samples]
+    for share in PERCENTILES:
+        enough = sum(map(len, ordered)) >= percentile_floor(share)
+        if enough and min(map(len, ordered)) >= round(1 / (1 - share)):
+            interval = row_interval([quantile(series, share) for series in ordered])
+            name = f"latency_ms_p{round(100 * share)}"
+            found[name] = interval.median
+            found[f"{name}_low"], found[f"{name}_high"] = interval.low, interval.high
+    return found
 
 
-def _throughput(processes: Sequence[ProcessRun], run: RunSpec, images: int) -> float:
-    """Images per second; with one request at a time, without the time between inferences."""
+def _throughput(processes: Sequence[ProcessRun], batch: int) -> dict[str, float]:
+    """Fields of images per second."""
     scenario = processes[-1].scenario
     if scenario is not None:
-        return scenario.throughput_images_s
-    if run.in_flight > 1:
-        return images / sum(process.window_s for process in processes)
-    return MS_PER_S * images / sum(sum(process.samples_ms) for process in processes)
+        return {"throughput_images_s": scenario.throughput_images_s}
+    found = row_interval([batch * _runs_s(process) for process in processes])
+    return {
+        "throughput_images_s": found.median,
+        "throughput_images_s_low": found.low,
+        "throughput_images_s_high": found.high,
+    }
 
 
-def _energy(processes: Sequence[ProcessRun], images: int) -> tuple[float | None, str]:
-    """Joules per image, and by which meter; None in scenarios, or if a process read none."""
+def _runs_s(process: ProcessRun) -> float:
+    """Inferences per second, of the burst; older stores have none, so then of the samples."""
+    if process.burst_runs:
+        return process.burst_runs / process.burst_s
+    return MS_PER_S / fmean(process.samples_ms)
+
+
+def _energy(processes: Sequence[ProcessRun], batch: int) -> tuple[float | None, str]:
+    """Joules per image, and by which meter; None for LoadGen, or if a process read none."""
     spent = [process.energy_j for process in processes if process.energy_j is not None]
     if len(spent) < len(processes) or processes[-1].scenario is not None:
         return None, ""
+    runs = (process.burst_runs or len(process.samples_ms) for process in processes)
+    images = batch * sum(runs)
     return sum(spent) / images, processes[-1].energy_source
 
 
-def _advice(
-    processes: Sequence[ProcessRun], half_width_percent: float, sampling: SamplingSpec
-) -> tuple[str, ...]:
-    """What makes a row unsteady, each with a remedy; empty for a steady one."""
+def _advice(processes: Sequence[ProcessRun]) -> tuple[str, ...]:
+    """What disturbed a row, each with a remedy; empty if nothing did. How exact a row is known is
+    no fault: its interval says that."""
     found = []
-    if half_width_percent > sampling.target_half_width_percent:
-        found.append(
-            f"the 95 % interval is +-{half_width_percent:.1f} %, wider than the "
-            f"{sampling.target_half_width_percent:g} % aimed at: raise --budget-s or --processes"
-        )
-    if any(process.warmup_ended_by == "limit" for process in processes):
+    if any(process.warmup_ended_by == "limit" for process in processes) or _still_faster(processes):
         found.append("inferences still got faster when warm-up ended: raise --warmup-limit-s")
     if _processes_differ(processes):
         found.append("processes differ from each other: pin them (taskset), close other programs")
@@ -145,19 +144,38 @@ def _advice(
         found.append(f"the machine was busy (load {load:.1f}): close other programs")
     if any(p.after.gpu_throttle_reasons for p in processes) or _throttled(processes):
         found.append("clocks were throttled: cool the machine, or lock its clocks")
-    if any((p.before.gpu_processes or 0) > 1 for p in processes):
+    if any((p.before.gpu_processes or 0) > p.alive for p in processes):
         found.append("other processes use the GPU: end them, or wait for them")
     return tuple(found)
 
 
-def _processes_differ(processes: Sequence[ProcessRun]) -> bool:
-    if len(processes) < 2:
+def _still_faster(processes: Sequence[ProcessRun]) -> bool:
+    """Whether processes agree that their last turns were faster than their first ones, which a
+    warm-up that ended too early shows even if each gain was small."""
+    gains = [gain for process in processes if (gain := _gain(process)) is not None]
+    if len(gains) < FEWEST_FOR_ORDER:
         return False
-    own = [process_interval(process.samples_ms) for process in processes]
-    medians = [interval.median for interval in own]
-    spread = math.log(max(medians)) - math.log(min(medians))
-    half = max(interval.half_width_percent for interval in own) / 100
-    return spread > _SPREAD_SHARE and spread > _SPREAD_FACTOR * half
+    error = stdev(gains) / math.sqrt(len(gains))
+    return fmean(gains) - student_t(len(gains) - 1) * error > _STILL_FASTER
+
+
+def _gain(process: ProcessRun) -> float | None:
+    """The logarithm of how much slower the first quarter of a process's turns was than the last."""
+    quarter = len(process.turns) // 4
+    first, last = sum(process.turns[:quarter]), sum(process.turns[-quarter:]) if quarter else 0
+    if not (first and last):
+        return None
+    return math.log(median(process.samples_ms[:first]) / median(process.samples_ms[-last:]))
+
+
+def _processes_differ(processes: Sequence[ProcessRun]) -> bool:
+    """Whether one process is off by more than others can explain: by its distance from the median,
+    in units of the median distance, and by a share that matters."""
+    logs = [math.log(median(process.samples_ms)) for process in processes]
+    if len(logs) < 3:
+        return False
+    distances = [abs(log - median(logs)) for log in logs]
+    return max(distances) > max(_SPREAD_SHARE, _SPREAD_FACTOR * median(distances))
 
 
 def _throttled(processes: Sequence[ProcessRun]) -> bool:

@@ -18,8 +18,6 @@ from stmdeploy.schema.hardware import Environment
 from stmdeploy.schema.measurement import TurnsRun
 from stmdeploy.spec.units import NS_PER_S
 
-#: The line that tells a side to take a turn; any other ends its turns.
-TURN = "turn"
 #: Inferences thrown away after loading.
 WARM_RUNS = 3
 #: Inferences thrown away at the start of a turn: the other side has emptied the caches.
@@ -73,8 +71,7 @@ def take_turns(
     model: Model,
     clock: Clock,
     environment: Environment,
-    next_word: Callable[[], str],
-    answer: Callable[[list[Inference]], None],
+    next_turn: Callable[[list[Inference]], bool],
 ) -> TurnsRun:
     """Loads a model and warms it up, then takes a turn whenever it is told to.
 
@@ -82,8 +79,8 @@ def take_turns(
         model: how it is loaded.
         clock: read before and after every inference.
         environment: recorded with what is measured.
-        next_word: waits for `TURN`; anything else ends the turns.
-        answer: called with the inferences of every turn, and before the first turn with none.
+        next_turn: given the inferences of the last turn, none before the first; waits for the
+            next one, and is False if there is none any more.
 
     Raises:
         StmdeployError: (exit code 4) what the model's check raises.
@@ -91,9 +88,9 @@ def take_turns(
     loaded = load_model(model, clock)
     for _ in range(WARM_RUNS):
         loaded.runner.run()
-    answer([])
-    while next_word() == TURN:
-        answer(one_turn(loaded.runner.run, clock))
+    taken: list[Inference] = []
+    while next_turn(taken):
+        taken = one_turn(loaded.runner.run, clock)
     return TurnsRun(
         runtime_import_ms=loaded.runtime_import_ms,
         load_ms=loaded.load_ms,

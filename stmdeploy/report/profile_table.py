@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stmdeploy.report.ratios import Compared, compared, in_words, sentences
 from stmdeploy.report.text_table import ABSENT, TextTable, fixed, significant
 from stmdeploy.schema.hardware import Peaks
 from stmdeploy.schema.measurement import Measurement
@@ -16,12 +17,19 @@ _USUAL = {("python", "this"), ("node", "this machine"), ("in flight", "1"), ("sc
 UNSTEADY = "~"
 
 
-def profile_table(rows: Sequence[Row]) -> TextTable:
-    """Accuracy beside cost, one line per row; notes name the settings that do not vary."""
+def profile_table(rows: Sequence[Row], reference: str = "") -> TextTable:
+    """Accuracy beside cost, one line per row; notes name the settings that do not vary.
+
+    Args:
+        reference: the row that others are compared with, as for `compared`.
+    """
     settings = varying_settings(rows)
+    found = compared(rows, reference)
+    beside = {one.row: one for one in found}
     measured = ("measured top-1 %",) if any(row.accuracy for row in rows) else ()
     headers = (
         "backbone", *settings, "batch", "top-1 %", *measured, "latency ms", "95 % interval",
+        *(("x reference", "group") if found else ()),
         "p90 ms", "images/s", "efficiency %", "GMACs", "params M", "peak MiB",
     )  # fmt: skip
     cells = tuple(
@@ -31,7 +39,7 @@ def profile_table(rows: Sequence[Row]) -> TextTable:
             str(row.batch),
             fixed(row.published_top1_percent),
             *(fixed(row.accuracy.top1.percent if row.accuracy else None) for _ in measured),
-            *_cost_cells(row),
+            *_cost_cells(row, _beside(i, beside) if found else ()),
         )
         for i, row in enumerate(rows)
     )
@@ -39,11 +47,11 @@ def profile_table(rows: Sequence[Row]) -> TextTable:
         headers,
         cells,
         left=1 + len(settings),
-        notes=(*profile_notes(rows), *_row_notes(rows)),
+        notes=(*sentences(rows, found), *profile_notes(rows), *_row_notes(rows)),
         keys=2 + len(settings),
         drop_first=(
             "params M", "GMACs", "peak MiB", "efficiency %", "p90 ms", "images/s", "top-1 %",
-            "measured top-1 %", "95 % interval",
+            "measured top-1 %", "95 % interval", "group",
         ),
     )  # fmt: skip
 
@@ -90,15 +98,24 @@ def latency_cells(m: Measurement) -> tuple[str, str]:
     )
 
 
-def _cost_cells(row: Row) -> tuple[str, ...]:
+def _beside(position: int, found: dict[int, Compared]) -> tuple[str, str]:
+    """A row's ratio to its reference with its interval, and its group."""
+    one = found.get(position)
+    if one is None:
+        return (ABSENT, ABSENT)
+    return ("1" if one.row == one.reference else in_words(one.ratio) or ABSENT, one.group)
+
+
+def _cost_cells(row: Row, beside: tuple[str, ...]) -> tuple[str, ...]:
     size = (significant(row.macs / 1e9), significant(row.parameters / 1e6))
     m = row.measurement
     if m is None or row.failure is not None:
-        return ("failed", *[ABSENT] * 4, *size, ABSENT)
+        return ("failed", ABSENT, *beside, *[ABSENT] * 3, *size, ABSENT)
     loadgen = m.scenario
     latency = (significant(loadgen.latency_ms_p50), ABSENT) if loadgen else latency_cells(m)
     return (
         *latency,
+        *beside,
         significant((loadgen or m).latency_ms_p90),
         significant(m.throughput_images_s),
         ABSENT if row.efficiency is None else f"{100 * row.efficiency:.0f}",
@@ -124,7 +141,8 @@ def profile_notes(rows: Sequence[Row]) -> tuple[str, ...]:
         "model in float32.",
         f"Measured top-1 is that of the artifact itself, over {', '.join(sorted(data))}."
         if data else "",
-        f"Latency is the median of one inference, with its 95 % interval over {_processes(rows)}; "
+        f"Latency is the median of one inference on this machine at that time, with its 95 % "
+        f"interval over {_processes(rows)}; "
         f"weights: {', '.join(weights)}; {', '.join(constant)}.",
         *(f"Measured on {machine}." for machine in measured),
         f"MACs leave out: {', '.join(uncounted) or 'nothing'}.",

@@ -48,7 +48,9 @@ _BOUND: dict[str, Callable[[Bound], object]] = {
     "peak_kind": lambda found: found.peaks.kind,
     "memory_gb_s": lambda found: found.peaks.memory[-1].gb_s,
 }
-_APART = set("measurement environment uncounted_operators bound parts_ms accuracy tries".split())
+_APART = set(
+    "measurement environment uncounted_operators bound parts_ms accuracy tries contrasts".split()
+)
 
 
 def flat(row: Row) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from stmdeploy.results.faults import RESTORE, damaged, no_results
 
 #: 1: first version.  2: rows say when they were last measured.  3: evaluations.  4: rows of
 #: clusters, in the documents alone.  5: an artifact's failure has a kind and a hint; models of
-#: older stores lack them and are dropped: `profile --resume` prepares them again.
-SCHEMA_VERSION = 5
+#: older stores lack them and are dropped: `profile --resume` prepares them again.  6: processes
+#: take turns, and rows are compared, in the documents alone.
+SCHEMA_VERSION = 6
 
 metadata = sa.MetaData()
 version_table = Table("schema_version", metadata, sa.Column("version", sa.Integer, nullable=False))
@@ -79,6 +80,7 @@ MIGRATIONS = {
     3: (str(sa.schema.CreateTable(evaluations, if_not_exists=True)),),
     4: (),
     5: (str(sa.delete(models)),),
+    6: (),
 }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from stmdeploy.schema.measurement import ProcessRun
+from stmdeploy.schema.row import Row
 from stmdeploy.spec.sweep import RowSpec
 
 PLANNED, MEASURING, DONE, FAILED = "planned", "measuring", "done", "failed"
@@ -41,6 +43,17 @@ class PlannedRow:
             StmdeployError: it is damaged.
         """
         return RowSpec.from_json(self.spec, f"row {self.position} of the sweep")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """New processes of a row, numbered from `first`, and the row's figures with them."""
+
+    position: int
+    first: int
+    processes: tuple[ProcessRun, ...]
+    row: Row
+    state: str
 
 
 def now_utc() -> str:

@@ -27,7 +27,15 @@ from stmdeploy.results.newest import (
 )
 from stmdeploy.results.samples import pack, unpack
 from stmdeploy.results.schema import evaluations, models, processes, replace_line, rows, sweeps
-from stmdeploy.results.state import DONE, FAILED, PLANNED, PlannedRow, SweepInfo, now_utc
+from stmdeploy.results.state import (
+    DONE,
+    FAILED,
+    PLANNED,
+    Measured,
+    PlannedRow,
+    SweepInfo,
+    now_utc,
+)
 from stmdeploy.schema.evaluation import Evaluation
 from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import Prepared, Row
@@ -181,29 +189,29 @@ class Store:
         where = f"a process of row {position} of sweep {sweep} of {self.name}"
         return tuple(unpack(document, samples, where) for document, samples in found)
 
-    def add_processes(
-        self,
-        sweep: str,
-        position: int,
-        first: int,
-        measured: Sequence[ProcessRun],
-        row: Row,
-        state: str,
-    ) -> bool:
-        """Saves processes of a row, numbered from `first`, and its figures: all or nothing.
+    def add_processes(self, sweep: str, measured: Sequence[Measured]) -> bool:
+        """Saves new processes of rows, and the rows' figures: all or nothing.
 
         Returns:
-            False, with nothing saved, if someone else has saved one of these numbers already.
+            False, with nothing saved, if someone else has saved one of these processes already.
         """
-        place = {"sweep": sweep, "position": position}
         lines = [
-            {**place, "number": number, "process": document, "samples": samples}
-            for number, (document, samples) in enumerate(map(pack, measured), first)
+            {
+                "sweep": sweep,
+                "position": one.position,
+                "number": number,
+                "process": document,
+                "samples": samples,
+            }
+            for one in measured
+            for number, (document, samples) in enumerate(map(pack, one.processes), one.first)
         ]
         try:
             with self._database.writing() as connection:
-                connection.execute(processes.insert(), lines)
-                connection.execute(_set_row(sweep, position, row, state))
+                if lines:
+                    connection.execute(processes.insert(), lines)
+                for one in measured:
+                    connection.execute(_set_row(sweep, one.position, one.row, one.state))
         except IntegrityError:
             return False
         return True

@@ -38,8 +38,23 @@ class ProcessRun(Document):
     )
     warmup_ms: tuple[float, ...] = Field(description="Latencies of the warm-up in ms, in order.")
     warmup_ended_by: str = Field(description="Why the warm-up ended: steady, or limit (of time).")
-    stopped_by: str = Field(description="Rule that ended sampling: interval, budget or loadgen.")
-    window_s: Amount = Field(description="Time that sampling took altogether, in seconds.")
+    stopped_by: str = Field(
+        description="What ended sampling: turns (all taken), budget (in flight) or loadgen."
+    )
+    window_s: Amount = Field(
+        description="Time from the first sample to the last in s, waiting for turns included."
+    )
+    turns: tuple[int, ...] = Field(
+        (), description="Samples of each turn, in order; empty if the process took none."
+    )
+    wave: int | None = Field(
+        None, description="Wave whose processes took turns with each other; None if it ran alone."
+    )
+    alive: int = Field(1, description="Processes of its wave, which were all alive at once.")
+    burst_runs: int = Field(
+        0, description="Inferences run back to back, or by all requests in flight; 0 for LoadGen."
+    )
+    burst_s: Amount = Field(0.0, description="Time that they took altogether, in seconds.")
     runtime_import_ms: Amount = Field(description="Time to import the runtime's library, in ms.")
     load_ms: Amount = Field(description="Time to load the artifact into a runner, in ms.")
     first_inference_ms: Amount = Field(description="Time to prepare and run one inference, in ms.")
@@ -49,7 +64,7 @@ class ProcessRun(Document):
         description="Memory in use on the whole GPU after sampling, in MiB; None if not readable."
     )
     energy_j: float | None = Field(
-        description="Energy of the sampling window, in joules; None without a meter."
+        description="Energy of the burst, in joules; None without a meter."
     )
     energy_source: str = Field(description="Meter: nvml (GPU) or rapl (packages); empty for none.")
     runtime_facts: dict[str, str] = Field(description="Version, provider and settings in force.")
@@ -85,14 +100,26 @@ class Measurement(Document):
     Load times are medians over the processes, memory the maximum, settings those of the last one.
     """
 
-    latency_ms_p50: Ms = Field(description="Median in ms: geometric mean of processes' medians.")
+    latency_ms_p50: Ms = Field(description="Median in ms: the median of processes' medians.")
     latency_ms_p50_low: Ms = Field(description="Lower end of the median's 95 % interval, in ms.")
     latency_ms_p50_high: Ms = Field(description="Upper end of the median's 95 % interval, in ms.")
-    latency_ms_mean: Ms = Field(description="Mean of all samples, in ms.")
+    latency_ms_mean: Ms = Field(description="Mean in ms: the mean of processes' means.")
     latency_ms_min: Ms = Field(description="Shortest sample, in ms.")
-    latency_ms_p90: Ms | None = Field(description="90th percentile in ms; None under 64 samples.")
-    latency_ms_p95: Ms | None = Field(description="95th percentile in ms; None under 130 samples.")
-    latency_ms_p99: Ms | None = Field(description="99th percentile in ms; None under 662 samples.")
+    latency_ms_p90: Ms | None = Field(
+        description="90th percentile in ms, the median of processes'; None under 64 samples."
+    )
+    latency_ms_p90_low: Ms | None = Field(None, description="Lower end of its 95 % interval.")
+    latency_ms_p90_high: Ms | None = Field(None, description="Upper end of its 95 % interval.")
+    latency_ms_p95: Ms | None = Field(
+        description="95th percentile in ms, the median of processes'; None under 130 samples."
+    )
+    latency_ms_p95_low: Ms | None = Field(None, description="Lower end of its 95 % interval.")
+    latency_ms_p95_high: Ms | None = Field(None, description="Upper end of its 95 % interval.")
+    latency_ms_p99: Ms | None = Field(
+        description="99th percentile in ms, the median of processes'; None under 662 samples."
+    )
+    latency_ms_p99_low: Ms | None = Field(None, description="Lower end of its 95 % interval.")
+    latency_ms_p99_high: Ms | None = Field(None, description="Upper end of its 95 % interval.")
     latency_with_copies_ms_p50: Ms | None = Field(
         description="Median with input and output copied, in ms; None with several in flight."
     )
@@ -100,7 +127,13 @@ class Measurement(Document):
         None, description="Median by the GPU's own clock, in ms; None if it does not tell."
     )
     throughput_images_s: Amount = Field(
-        description="Images per second over all samples, all requests together; or LoadGen's."
+        description="Images per second, run back to back: the median of processes'; or LoadGen's."
+    )
+    throughput_images_s_low: Amount | None = Field(
+        None, description="Lower end of its 95 % interval; None for LoadGen."
+    )
+    throughput_images_s_high: Amount | None = Field(
+        None, description="Upper end of its 95 % interval; None for LoadGen."
     )
     runtime_import_ms: Amount = Field(description="Time to import the runtime's library, in ms.")
     load_ms: Amount = Field(description="Time to load the artifact in ms, torch's module included.")
@@ -119,7 +152,9 @@ class Measurement(Document):
     processes: Number = Field(description="Processes that measured the row.")
     samples: Number = Field(description="Timed inferences of all processes.")
     warmup_runs: Count = Field(description="Inferences of all warm-ups, which were thrown away.")
-    stopped_by: str = Field(description="Rule that ended sampling: interval, budget or loadgen.")
+    stopped_by: str = Field(
+        description="What ended sampling: turns (all taken), budget (in flight) or loadgen."
+    )
     steady: bool = Field(description="True if no disturbance was seen; advice is then empty.")
     advice: tuple[str, ...] = Field(description="Disturbances and what to try; empty if steady.")
     runtime_facts: dict[str, str] = Field(description="Version, provider and settings in force.")

@@ -60,6 +60,15 @@ class Try(Document):
     failure: str = Field(description="Reason why it failed; empty if it worked.")
 
 
+class RowContrast(Document):
+    """A row compared with another that it took turns with."""
+
+    key: PlainText = Field(description="Key of the other row: a hash of what it is.")
+    difference: float = Field(description="Logarithm of the latency over that of the other row.")
+    error: Amount = Field(description="Standard error of the difference.")
+    freedom: Amount = Field(description="Degrees of freedom of the error.")
+
+
 class Row(Document):
     """One row of results: a model, how it was run, what it costs and how exact it is.
 
@@ -127,6 +136,10 @@ class Row(Document):
     bound: Bound | None = Field(None, description="Roofline bound; None without graph or peaks.")
     parts_ms: dict[str, Amount] | None = Field(
         None, description="Time by model part in ms; empty if no profiler tells, None if not asked."
+    )
+    key: PlainText = Field("", description="Hash of what the row is; empty until it is compared.")
+    contrasts: tuple[RowContrast, ...] = Field(
+        (), description="Comparisons with rows of the same sweep that it took turns with."
     )
     accuracy: Evaluation | None = Field(
         None, description="Evaluation with the most images, same runtime and provider; or None."

@@ -108,6 +108,12 @@ class RunSpec:
     scenario: ScenarioSpec = field(default_factory=ScenarioSpec)
     node: str = ""
 
+    @property
+    def by_turns(self) -> bool:
+        """Whether its processes take turns with those of other rows. LoadGen and several requests
+        in flight keep their own time."""
+        return self.scenario.name == LOOP and self.in_flight == 1
+
     def __post_init__(self) -> None:
         at_least(1, self.batch, "batch")
         at_least(1, self.threads, "threads")
@@ -131,23 +137,20 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class SamplingSpec:
-    """When to stop warming up, and when to stop measuring.
+    """How much is measured of a row.
 
     Attributes:
         budget_s: sampling time of a row, over all its processes, in seconds.
-        processes: least number of processes per row; more follow while the interval is wider
-            than the target and the budget is not spent.
-        target_half_width_percent: half the width of the row's 95 % interval to aim for.
-        interval_min_samples: samples from which on a process looks at its own interval.
-        min_samples: samples that a process takes at least, even beyond its budget.
-        warmup_s, warmup_min: least time and number of inferences of the warm-up.
-        warmup_limit_s: longest warm-up, steady or not.
+        processes: fresh processes of a row, one in each wave.
+        turns: turns that a process takes; their time is its share of the budget.
+        min_samples: with several requests in flight, how often each runs at least.
+        warmup_s, warmup_min: least time in seconds and number of inferences of the warm-up.
+        warmup_limit_s: longest warm-up in seconds, steady or not.
     """
 
-    budget_s: float = 10.0
-    processes: int = 3
-    target_half_width_percent: float = 2.0
-    interval_min_samples: int = 64
+    budget_s: float = 6.0
+    processes: int = 6
+    turns: int = 8
     min_samples: int = 10
     warmup_s: float = 0.3
     warmup_min: int = 3
@@ -155,12 +158,17 @@ class SamplingSpec:
 
     def __post_init__(self) -> None:
         positive(self.budget_s, "budget")
-        positive(self.target_half_width_percent, "target interval")
         at_least(1, self.processes, "number of processes")
         at_most(MAX_PROCESSES, self.processes, "number of processes")
+        at_least(1, self.turns, "number of turns")
         at_least(1, self.min_samples, "min samples")
 
     @property
     def process_budget_s(self) -> float:
         """Each process's share of the sampling time, in seconds."""
         return self.budget_s / self.processes
+
+    @property
+    def turn_s(self) -> float:
+        """How long a turn takes, in seconds, unless one inference takes longer."""
+        return self.process_budget_s / self.turns

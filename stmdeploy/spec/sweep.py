@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Self
@@ -18,6 +19,8 @@ from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import EXPORT_TIMEOUT_S, ROW_TIMEOUT_S, RunSpec, SamplingSpec
 
 _AGAIN = "measure again: stmdeploy profile"
+#: What rows are compared with, unless a sweep says what: the mixer with the plainest operators.
+USUAL_REFERENCE = "convnext"
 
 
 class _Stored:
@@ -55,6 +58,12 @@ class RowSpec(_Stored):
     run: RunSpec
 
     @property
+    def name(self) -> str:
+        """``MODEL/RUNTIME/PRECISION/batchN``; rows that differ in something else share it."""
+        run = self.run
+        return f"{self.model.label}/{run.runtime}/{run.precision}/batch{run.batch}"
+
+    @property
     def key(self) -> str:
         """A hash of the specification: the same row has the same key in every sweep."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:32]
@@ -73,6 +82,8 @@ class SweepSpec(_Stored):
         memory_limit_mib: memory that a worker may allocate; None for most of what is free.
         explain: whether to find each row's roofline bound and where its time goes, too.
         smaller_batch: whether to add a row with half the batch when one runs out of memory.
+        reference: words of the name of the row that others are compared with, as `names` takes
+            them; empty for convnext, or else the first row.
     """
 
     models: tuple[ModelSpec, ...]
@@ -87,6 +98,7 @@ class SweepSpec(_Stored):
     memory_limit_mib: int | None = None
     smaller_batch: bool = False
     explain: bool = True
+    reference: str = ""
 
     def __post_init__(self) -> None:
         positive(self.row_timeout_s, "row timeout")
@@ -109,6 +121,13 @@ class SweepSpec(_Stored):
         )
         return tuple(dict.fromkeys(combined))
 
+    def reference_of(self, rows: Sequence[RowSpec]) -> RowSpec | None:
+        """The first of some rows that is named as reference and takes turns; None if none does."""
+        turning = [row for row in rows if row.run.by_turns]
+        words = self.reference or USUAL_REFERENCE
+        named = [row for row in turning if names(words, row.name)]
+        return next(iter((*named, *([] if self.reference else turning))), None)
+
     @classmethod
     def from_json(cls, text: str, where: str) -> Self:
         """As for any specification; one without rows is refused too."""
@@ -116,6 +135,11 @@ class SweepSpec(_Stored):
         if not (spec.models and spec.runs and spec.precisions):
             raise StmdeployError(f"{where} has no rows", _AGAIN)
         return spec
+
+
+def names(words: str, name: str) -> bool:
+    """Whether words, with blanks or slashes between, all occur in the name of a row."""
+    return all(word in name for word in words.replace("/", " ").split())
 
 
 def shuffled(positions: list[int], sweep: str, turn: int) -> list[int]:

@@ -1,25 +1,41 @@
-"""A sweep measured on this machine: one process of every row, round by round."""
+"""A sweep measured on this machine: wave after wave, one process of every row in each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from stmdeploy.errors import DiskFullError, Failure, FailureKind, StmdeployError
+from stmdeploy.hardware.machine import memory_available_mib
 from stmdeploy.measure.summary import wants_more
 from stmdeploy.plugins.progress import Progress
-from stmdeploy.results.state import DONE, FAILED, MEASURING, PlannedRow
+from stmdeploy.results.state import DONE, FAILED, MEASURING, Measured, PlannedRow
 from stmdeploy.schema.hardware import Environment
 from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import Row
 from stmdeploy.spec.sweep import RowSpec, shuffled
+from stmdeploy.sweeps.blocks import blocks
+from stmdeploy.sweeps.comparing import compare
 from stmdeploy.sweeps.explanation import ProcessorPeaks, bound_by, parts_of
 from stmdeploy.sweeps.folder import logs_of
 from stmdeploy.sweeps.prepared import PreparedSweep
-from stmdeploy.sweeps.process import ProcessLimits, one_process
+from stmdeploy.sweeps.process import ProcessLimits, Task, in_turns, one_process
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A row of which one more process is measured, and what earlier ones gave."""
+
+    planned: PlannedRow
+    spec: RowSpec
+    artifact: Path
+    before: tuple[ProcessRun, ...]
 
 
 class SweepRun:
-    """A prepared sweep that this process measures, one worker at a time."""
+    """A prepared sweep that this process measures, one worker running at a time."""
 
     def __init__(
         self, prepared: PreparedSweep, progress: Progress, on_row: Callable[[Row], None]
@@ -27,17 +43,25 @@ class SweepRun:
         self._prepared, self._progress, self._on_row = prepared, progress, on_row
         self._store, self._sweep, self._spec = prepared.store, prepared.id, prepared.spec
         self._peaks = ProcessorPeaks(progress)
+        self._dice = random.Random(self._sweep)
+        #: Rows that need no more, but are measured on as the reference of others.
+        self._complete: set[int] = set()
 
     def measure(self) -> None:
-        """Measures one process of every row, round by round, until no row needs more."""
-        turn_number = 0
+        """Measures one process of every row, again and again, until no row needs more."""
+        wave = 1 + max(self._waves(), default=-1)
         while open_rows := self._open_rows():
-            self._progress.expect(len(open_rows))
             if self._spec.explain:
                 self._peaks.measure(row.row.run for row in open_rows.values())
-            for position in shuffled(sorted(open_rows), self._sweep, turn_number):
-                self._measure(open_rows[position])
-            turn_number += 1
+            others = [p for p, row in open_rows.items() if not row.row.run.by_turns]
+            self._progress.expect(len(others))
+            for position in shuffled(sorted(others), self._sweep, wave):
+                self._measure([open_rows[position]], None)
+            for block in self._blocks(open_rows):
+                self._progress.expect(len(block))
+                self._measure(block, wave)
+                wave += 1
+        compare(self._store, self._sweep)
         if self._spec.explain:
             self._explain()
 
@@ -68,39 +92,104 @@ class SweepRun:
             if row.state not in (DONE, FAILED)
         }
 
-    def _measure(self, planned: PlannedRow) -> None:
-        """Measures one more process of a row, and saves it with the row's new figures."""
-        spec, position = planned.row, planned.position
-        before = self._before(spec, position)
+    def _waves(self) -> set[int]:
+        """The numbers of the waves that are stored, if the sweep was begun earlier."""
+        return {
+            process.wave
+            for planned in self._store.planned(self._sweep)
+            for process in self._store.processes(self._sweep, planned.position)
+            if process.wave is not None
+        }
+
+    def _blocks(self, open_rows: dict[int, PlannedRow]) -> list[list[PlannedRow]]:
+        """The open rows that take turns, as waves that fit into memory. Every wave has the
+        reference in it, open or not, so that all rows can be compared."""
+        planned = {row.position: row for row in self._store.planned(self._sweep)}
+        turning = [p for p, row in open_rows.items() if row.row.run.by_turns]
+        reference = self._spec.reference_of([row.row for row in planned.values()])
+        kept = {p for p, row in planned.items() if row.row == reference and row.state != FAILED}
+        memory_mib = {p: self._prepared.memory_mib(planned[p].row) for p in {*turning, *kept}}
+        found = blocks(turning, next(iter(kept), None), memory_mib, memory_available_mib())
+        return [[planned[position] for position in block] for block in found]
+
+    def _measure(self, rows: Sequence[PlannedRow], wave: int | None) -> None:
+        """Measures one more process of some rows, and saves them with the rows' new figures: all
+        of them, or none."""
+        self._complete |= {row.position for row in rows if row.state == DONE}
+        begun = [one for row in rows if (one := self._begin(row)) is not None]
+        if not begun:
+            return
+        given = self._processes(begun, wave)
+        measured = []
+        for one in begun:
+            try:
+                process = given[one.planned.position]
+                if isinstance(process, StmdeployError):
+                    raise process
+                self._prepared.verified(one.spec)
+            except StmdeployError as error:
+                self._fail(one.planned, Failure.of(error))
+            else:
+                measured.append(self._measured(one, process))
+        self._save(measured)
+
+    def _begin(self, planned: PlannedRow) -> _Begun | None:
+        """Checks a row's artifact; None if it failed that, or is complete already."""
+        spec = planned.row
+        before = self._before(spec, planned.position)
         self._check_machine(before)
-        self._progress.step(
-            f"measuring {spec.model.label} on {spec.run.runtime}, batch {spec.run.batch}, "
-            f"process {len(before) + 1}"
-        )
-        if before and not wants_more(before, spec.run, self._spec.sampling):
+        enough = before and not wants_more(before, spec.run, self._spec.sampling)
+        if enough and planned.state != DONE:
             row = self._row(spec, before)  # an earlier run was killed right here
-            self._store.save_row(self._sweep, position, row, DONE)
+            self._store.save_row(self._sweep, planned.position, row, DONE)
             self._on_row(row)
-            return
+            return None
         try:
-            process = self._process(spec)
+            return _Begun(planned, spec, self._prepared.verified(spec), before)
         except StmdeployError as error:
-            self._fail(spec, position, Failure.of(error))
-            return
-        processes = (*before, process)
-        more = wants_more(processes, spec.run, self._spec.sampling)
-        row = self._row(spec, processes)
-        state = MEASURING if more else DONE
+            self._fail(planned, Failure.of(error))
+            return None
+
+    def _processes(
+        self, begun: Sequence[_Begun], wave: int | None
+    ) -> dict[int, ProcessRun | StmdeployError]:
+        sweep = self._spec
+        limits = ProcessLimits(sweep.sampling, sweep.row_timeout_s, sweep.memory_limit_mib)
+        here, logs = self._prepared.environment, logs_of(self._store, self._sweep)
+        tasks = {
+            one.planned.position: Task(one.spec, one.artifact, limits, here, logs / one.spec.key)
+            for one in begun
+        }
+        if wave is not None:
+            return in_turns(tasks, wave, self._dice, self._progress)
+        ((position, task),) = tasks.items()
         try:
-            kept = self._store.add_processes(
-                self._sweep, position, len(before), [process], row, state
-            )
+            return {position: one_process(task, self._progress)}
+        except StmdeployError as error:
+            return {position: error}
+
+    def _measured(self, one: _Begun, process: ProcessRun) -> Measured:
+        processes = (*one.before, process)
+        more = wants_more(processes, one.spec.run, self._spec.sampling)
+        row = self._row(one.spec, processes)
+        place = one.planned.position, len(one.before)
+        return Measured(*place, (process,), row, MEASURING if more else DONE)
+
+    def _save(self, measured: Sequence[Measured]) -> None:
+        try:
+            kept = self._store.add_processes(self._sweep, measured)
         except DiskFullError as error:
+            if len(measured) > 1:  # those that fit are kept
+                for one in measured:
+                    self._save([one])
+                return
             # A row without samples takes little room; if there is not even that much, this raises.
-            self._fail(spec, position, Failure(FailureKind.STORAGE, error.message, error.hint))
+            (planned,) = self._store.planned(self._sweep, measured[0].position)
+            self._fail(planned, Failure(FailureKind.STORAGE, error.message, error.hint))
             return
-        if kept and not more:
-            self._on_row(row)
+        for one in measured if kept else ():
+            if one.state == DONE and one.position not in self._complete:
+                self._on_row(one.row)
 
     def _before(self, spec: RowSpec, position: int) -> tuple[ProcessRun, ...]:
         """The measurements of a row's earlier processes, thrown away if of another artifact."""
@@ -126,27 +215,15 @@ class SweepRun:
                     "resume it there, or name another with --sweep-id",
                 )
 
-    def _fail(self, spec: RowSpec, position: int, failure: Failure) -> None:
-        row = self._prepared.row(spec, failure=failure)
-        self._store.save_row(self._sweep, position, row, FAILED)
+    def _fail(self, planned: PlannedRow, failure: Failure) -> None:
+        """Saves a failed row; a reference that was complete already stays as it is."""
+        if planned.state == DONE:
+            self._progress.warn(f"{planned.row.model.label} failed as reference: {failure.message}")
+            return
+        row = self._prepared.row(planned.row, failure=failure)
+        self._store.save_row(self._sweep, planned.position, row, FAILED)
         self._on_row(row)
-        self._prepared.add_smaller(spec, failure)
-
-    def _process(self, spec: RowSpec) -> ProcessRun:
-        """Measures one process, and checks the artifact before and after it.
-
-        Raises:
-            StmdeployError: the worker failed, or the artifact was changed.
-        """
-        limits = ProcessLimits(
-            self._spec.sampling, self._spec.row_timeout_s, self._spec.memory_limit_mib
-        )
-        logs = logs_of(self._store, self._sweep) / spec.key
-        path = self._prepared.verified(spec)
-        here = self._prepared.environment
-        process = one_process(spec, path, limits, here, logs, self._progress)
-        self._prepared.verified(spec)
-        return process
+        self._prepared.add_smaller(planned.row, failure)
 
     def _row(self, spec: RowSpec, processes: tuple[ProcessRun, ...]) -> Row:
         operations = self._prepared.artifact_of(spec).operations

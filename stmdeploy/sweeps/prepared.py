@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from stmdeploy.errors import Failure, FailureKind, StmdeployError
+from stmdeploy.files.reading import BYTES_PER_MIB
 from stmdeploy.hardware.environment import environment
 from stmdeploy.measure.summary import summarize
 from stmdeploy.plugins.progress import Progress
@@ -22,6 +23,9 @@ from stmdeploy.sweeps.exports import artifact_for, export_for, path_of
 from stmdeploy.sweeps.folder import artifacts_of
 
 #: After these failures half the batch may fit: the system kills a process that takes too much.
+#: Estimated memory of a process: this, so many times the size of its artifact, and so many bytes
+#: for every element that products write; runtimes use most of that again and again.
+_PROCESS_MIB, _ARTIFACT_TIMES, _BYTES_PER_ACTIVATION = 200.0, 4.0, 8
 _MEMORY_KINDS = frozenset({FailureKind.OUT_OF_MEMORY, FailureKind.KILLED})
 
 
@@ -90,6 +94,12 @@ class PreparedSweep:
         """The prepared artifact of a row, or its failure."""
         return artifact_for(spec, self._models[spec.model])
 
+    def memory_mib(self, spec: RowSpec) -> float:
+        """How much memory a process of a row takes, estimated, in MiB."""
+        written = _BYTES_PER_ACTIVATION * self._models[spec.model].activations * spec.run.batch
+        artifact_mib = self.artifact_of(spec).mib or 0.0
+        return _PROCESS_MIB + _ARTIFACT_TIMES * artifact_mib + written / BYTES_PER_MIB
+
     def row(
         self,
         spec: RowSpec,
@@ -139,7 +149,7 @@ class PreparedSweep:
             stmdeploy_version=version("stmdeploy"),
             started_utc=now_utc(),
             environment=machine,
-            measurement=summarize(processes, run, self.spec.sampling) if processes else None,
+            measurement=summarize(processes, run) if processes else None,
             failure=failure.message if failure else None,
             failure_kind=failure.kind if failure else None,
             failure_code=int(failure.code) if failure else 0,

@@ -59,6 +59,7 @@ class SweepResult:
 
     sweep: SweepInfo
     rows: tuple[Row, ...]
+    reference: str = ""
 
 
 def profile(spec: SweepSpec, place: Place, progress: Progress, on_row: OnRow) -> SweepResult:
@@ -86,7 +87,7 @@ def profile(spec: SweepSpec, place: Place, progress: Progress, on_row: OnRow) ->
                 store.remove()
             raise
         measure(prepared, progress, on_row)
-        result = SweepResult(store.find_sweep(sweep), store.rows(sweep))
+        result = SweepResult(store.find_sweep(sweep), store.rows(sweep), spec.reference)
         store.close()
         return result
 
@@ -128,7 +129,7 @@ def resume(asked: ResumeSpec, place: Place, progress: Progress, on_row: OnRow) -
             store.plan_failed_again(info.id)
         prepared.prepare()
         measure(prepared, progress, on_row)
-    return SweepResult(store.find_sweep(info.id), store.rows(info.id))
+    return SweepResult(store.find_sweep(info.id), store.rows(info.id), spec.reference)
 
 
 _Measuring = Callable[[PreparedSweep, Progress, OnRow], None]

@@ -98,8 +98,6 @@ def test_profile_then_report(capsys: pytest.CaptureFixture[str], in_an_empty_fol
         "0.1",
         "--processes",
         "1",
-        "--interval-percent",
-        "1000000",
     ]
     document = json_of(capsys, *arguments)
     assert [row["image_width_px"] for row in document["rows"]] == [64, 32]
@@ -197,8 +195,6 @@ def test_a_rival_stands_in_the_table(
         "0.1",
         "--processes",
         "1",
-        "--interval-percent",
-        "1000000",
     ]
     rows = json_of(capsys, *arguments)["rows"]
     assert [row["model"] for row in rows] == [

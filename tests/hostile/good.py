@@ -22,7 +22,7 @@ from stmdeploy.check.bundle import (
     write_baseline,
 )
 from stmdeploy.results.database import FILE_NAME
-from stmdeploy.results.state import DONE
+from stmdeploy.results.state import DONE, Measured
 from stmdeploy.results.store import Store
 from stmdeploy.schema.artifact import manifest_path, read_artifact
 from stmdeploy.schema.measurement import ProcessRun
@@ -108,7 +108,7 @@ def _fill_store(made: Good, rows: list[Row], process: ProcessRun) -> None:
     )  # fmt: skip
     for position, row in enumerate(rows):
         for number in range(3):
-            store.add_processes(SWEEP_ID, position, number, [process], row, DONE)
+            store.add_processes(SWEEP_ID, [Measured(position, number, (process,), row, DONE)])
     store.close()
 
 

@@ -34,7 +34,7 @@ def net():
     return nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.Flatten(), nn.Linear(128, 10))
 """
 MODEL = ["--model", "net:net", "--image-size", "32", "--batch", "1,2", "--budget-s", "0.1"]
-FEW = ["--processes", "2", "--interval-percent", "1000000", "--warmup-limit-s", "0.2"]
+FEW = ["--processes", "2", "--warmup-limit-s", "0.2"]
 #: Names of what is only there while somebody works on it.
 SCRATCH = (".stmdeploy-partial-*", "scratch-*", "*.partial", "*-journal")
 

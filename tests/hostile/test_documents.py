@@ -57,7 +57,7 @@ SWEEP_FILE: dict[str, Any] = {
     "stm": ["convnext", "dcn"], "scale": "nano", "batch": [1, 8], "image_size": ["32", "64x32"],
     "num_classes": 10, "threads": 1, "budget_s": 0.5, "processes": 2, "precision": ["fp32"],
     "runtime": "onnxruntime", "explain": False, "scenario": "loop", "in_flight": [1, 2],
-    "provider": "cpu", "hint": "latency", "interval_percent": 2.5, "row_timeout_s": 60,
+    "provider": "cpu", "hint": "latency", "row_timeout_s": 60,
     "memory_limit_mib": 1000, "lowering": "tokens",
 }  # fmt: skip
 POLICY: dict[str, Any] = {

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
-from stmdeploy.measure.sampling import collect, collect_in_flight, is_steady, warm_up
+from stmdeploy.measure.sampling import (
+    burst,
+    collect_in_flight,
+    is_steady,
+    take_turn,
+    warm_up,
+)
 from stmdeploy.spec.run import SamplingSpec
 from tests.fakes import FakeClock, FakeRunner
 
@@ -17,8 +21,6 @@ SPEC = SamplingSpec(
     warmup_min=5,
     warmup_limit_s=1.0,
     min_samples=20,
-    interval_min_samples=64,
-    target_half_width_percent=1.0,
 )
 
 
@@ -66,33 +68,38 @@ def test_steady_is_not_becoming_faster(durations: list[int], steady: bool) -> No
     assert is_steady(durations) is steady
 
 
-def test_a_steady_runner_stops_as_soon_as_the_interval_may_be_judged() -> None:
+def test_a_turn_lasts_its_time_and_its_first_run_does_not_count() -> None:
     clock = FakeClock()
-    taken = collect(FakeRunner(clock, [2.0]).run, clock, SPEC)
-    assert len(taken.durations_ns) == 64
-    assert taken.stopped_by == "interval"
+    taken = take_turn(FakeRunner(clock, [9.0, *[2.0] * 99]).run, clock, 0.02)
+    assert taken == (2_000_000,) * 6, "9 ms cold, and 12 ms until 20 are over"
+    assert clock.ns == 21_000_000
 
 
-def test_a_noisy_runner_uses_its_share_of_the_budget() -> None:
-    clock, noise = FakeClock(), random.Random(0)
-    runner = FakeRunner(clock, [noise.uniform(1.0, 9.0) for _ in range(2000)])
-    taken = collect(runner.run, clock, SPEC)
-    assert taken.stopped_by == "budget"
-    assert 1e9 <= sum(taken.durations_ns) < 1e9 + 9e6
-
-
-def test_a_drifting_runner_is_not_taken_for_a_steady_one() -> None:
-    """Every sample is within 0.1 % of its neighbours; the machine slows down all the same."""
+def test_a_slow_run_is_a_turn() -> None:
     clock = FakeClock()
-    drifting = FakeRunner(clock, [1.0 * 1.0005**i for i in range(5000)])
-    assert collect(drifting.run, clock, SPEC).stopped_by == "budget"
+    runner = FakeRunner(clock, [500.0])
+    assert take_turn(runner.run, clock, 0.1) == (500_000_000,)
+    assert runner.runs == 1
 
 
-def test_a_slow_runner_still_gives_the_fewest_samples() -> None:
+def test_a_turn_has_one_run_that_counts() -> None:
     clock = FakeClock()
-    taken = collect(FakeRunner(clock, [500.0]).run, clock, SPEC)
-    assert len(taken.durations_ns) == 20
-    assert taken.stopped_by == "budget"
+    assert take_turn(FakeRunner(clock, [99.0, 60.0]).run, clock, 0.1) == (60_000_000,)
+
+
+def test_a_burst_is_timed_as_one() -> None:
+    clock = FakeClock()
+    reads = 0
+
+    class Counting(FakeClock):
+        def now_ns(self) -> int:
+            nonlocal reads
+            reads += 1
+            return clock.now_ns()
+
+    runs, took_ns = burst(FakeRunner(clock, [2.0, 4.0] * 50).run, Counting(), 3e6, 0.06)
+    assert (runs, took_ns, reads) == (20, 60_000_000, 2)
+    assert burst(FakeRunner(clock, [500.0]).run, clock, 5e8, 0.06)[0] == 3
 
 
 def test_the_clock_is_read_around_single_runs_only() -> None:
@@ -100,9 +107,10 @@ def test_the_clock_is_read_around_single_runs_only() -> None:
     times = [float(i % 7 + 1) for i in range(500)]
     runner = FakeRunner(clock, times)
     warm = warm_up(runner.run, clock, SPEC)
-    taken = collect(runner.run, clock, SPEC)
-    seen = [ns / 1e6 for ns in (*warm.durations_ns, *taken.durations_ns)]
-    assert seen == times[: len(seen)]
+    taken = take_turn(runner.run, clock, 0.5)
+    begun = len(warm.durations_ns)
+    assert [ns / 1e6 for ns in warm.durations_ns] == times[:begun]
+    assert [ns / 1e6 for ns in taken] == times[begun + 1 : begun + 1 + len(taken)]
 
 
 def test_requests_in_flight_are_all_counted() -> None:

@@ -54,7 +54,8 @@ def process_of(runner: FakeRunner, clock: FakeClock, run: RunSpec, **changes: ob
         clock.advance_ms(250.0)
         return runner
 
-    energy = iter([100.0, 130.0])
+    energy = iter([90.0, 100.0, 130.0])
+    turns = iter(range(8))
     machine = Machine(
         clock=clock,
         conditions=lambda: Conditions(package_energy_j=next(energy)),
@@ -73,6 +74,7 @@ def process_of(runner: FakeRunner, clock: FakeClock, run: RunSpec, **changes: ob
         SPEC,
         machine,
         changes.get("play", no_scenario),  # type: ignore[arg-type]
+        lambda: next(turns, None) is not None,
     )
 
 
@@ -95,8 +97,10 @@ def test_a_process_of_known_times() -> None:
     assert result.warmup_ms == (8.0,) * 5
     assert result.warmup_ended_by == "steady"
     assert set(result.samples_ms) == {4.0, 6.0}
-    assert result.stopped_by == "budget"
-    assert result.window_s == pytest.approx(sum(result.samples_ms) / 1000)
+    assert result.stopped_by == "turns"
+    assert len(result.turns) == 8
+    assert sum(result.turns) == len(result.samples_ms)
+    assert result.burst_s == pytest.approx(result.burst_runs * 0.005, rel=0.1)
     assert len(result.copies_ms) >= 5
     assert result.energy_j == 30.0
     assert result.energy_source == "rapl"
@@ -135,7 +139,8 @@ def test_several_in_flight() -> None:
     result = process_of(FakeRunner(clock, [5.0]), clock, RunSpec("fake", 8, 1, in_flight=3))
     assert set(result.samples_ms) >= {5.0}
     assert len(result.samples_ms) >= 3 * SPEC.min_samples
-    assert result.window_s >= 0.5
+    assert result.burst_s >= 0.5
+    assert result.burst_runs == len(result.samples_ms)
 
 
 def test_a_scenario_is_played_over_every_lane() -> None:

@@ -10,7 +10,6 @@ from stmdeploy.measure.session import Model
 from stmdeploy.measure.turns import (
     CALM_RUNS,
     COLD_RUNS,
-    TURN,
     WARM_RUNS,
     Inference,
     RunDelay,
@@ -93,7 +92,12 @@ def test_words() -> None:
 def test_a_side_takes_turns_until_it_is_told_nothing_more() -> None:
     clock = FakeClock()
     runner = FakeRunner(clock, [10.0] * 100)
-    told, words = list[list[Inference]](), iter([TURN, TURN, ""])
+    told, left = list[list[Inference]](), iter([True, True, False])
+
+    def next_turn(taken: list[Inference]) -> bool:
+        told.append(taken)
+        return next(left)
+
     run = take_turns(
         Model(
             import_runtime=lambda: clock.advance_ms(40.0),
@@ -103,8 +107,7 @@ def test_a_side_takes_turns_until_it_is_told_nothing_more() -> None:
         ),
         clock,
         Environment.model_validate(TEST_ENVIRONMENT),
-        lambda: next(words),
-        told.append,
+        next_turn,
     )
     assert [len(turn) for turn in told] == [0, CALM_RUNS, CALM_RUNS]
     assert runner.runs == 1 + WARM_RUNS + 2 * (COLD_RUNS + CALM_RUNS)

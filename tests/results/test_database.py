@@ -16,7 +16,7 @@ import pytest
 from stmdeploy import StmdeployError
 from stmdeploy.cli.main import main
 from stmdeploy.results.database import server_url
-from stmdeploy.results.state import DONE, FAILED, MEASURING, PLANNED
+from stmdeploy.results.state import DONE, FAILED, MEASURING, PLANNED, Measured
 from stmdeploy.results.store import Store
 from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import Row
@@ -43,7 +43,9 @@ def _filled(folder: Path, make_row: MakeRow, make_process: MakeProcess) -> Store
         for i in range(450):
             process = make_process(samples_ms=(0.1 * i + 0.1, 1e-9, 3.3333333333333335))
             state = MEASURING if i % 7 else DONE
-            assert store.add_processes(sweep, i, 0, [process], make_row(batch=i + 1), state)
+            assert store.add_processes(
+                sweep, [Measured(i, 0, (process,), make_row(batch=i + 1), state)]
+            )
         store.save_row(
             sweep, 499, make_row(measurement=None, failure="Speicher voll \u2603"), FAILED
         )
@@ -93,7 +95,9 @@ def test_eight_merge_into_an_empty_server_at_once(
         for sweep in ("shared", f"own-{i}"):
             own.add_sweep(sweep, "{}", [(str(j), "") for j in range(50)])
             for j in range(50):
-                own.add_processes(sweep, j, 0, [make_process()], make_row(batch=j + 1), DONE)
+                own.add_processes(
+                    sweep, [Measured(j, 0, (make_process(),), make_row(batch=j + 1), DONE)]
+                )
         own.close()
     spawn = multiprocessing.get_context("spawn")
     jobs = [spawn.Process(target=_merge, args=(tmp_path / str(i), url)) for i in range(8)]
@@ -120,7 +124,7 @@ def test_the_command_line_over_a_server(
     (tmp_path / "file").mkdir()
     file = Store(tmp_path / "file", create=True)
     file.add_sweep("s1", "{}", [("a", "A")])
-    file.add_processes("s1", 0, 0, [make_process()], make_row(), DONE)
+    file.add_processes("s1", [Measured(0, 0, (make_process(),), make_row(), DONE)])
     url = postgres.database(postgres_url, "shared")
     assert main(["results", "list", "--store", url]) == 2
     assert "no results in postgresql://127.0.0.1" in capsys.readouterr().err
@@ -205,14 +209,14 @@ def test_a_server_that_stops_midway_loses_and_doubles_nothing(
     own_server: postgres.Server, tmp_path: Path, make_row: MakeRow, make_process: MakeProcess
 ) -> None:
     store = _begun(own_server, "stops", tmp_path)
-    assert store.add_processes("s", 0, 0, [make_process()], make_row(), DONE)
+    assert store.add_processes("s", [Measured(0, 0, (make_process(),), make_row(), DONE)])
     own_server.stop()
     with pytest.raises(StmdeployError, match=r"cannot be reached|terminating|closed") as caught:
-        store.add_processes("s", 1, 0, [make_process()], make_row(), DONE)
+        store.add_processes("s", [Measured(1, 0, (make_process(),), make_row(), DONE)])
     assert caught.value.code == 5 and "\n" not in str(caught.value)
     own_server.start()
-    assert store.add_processes("s", 1, 0, [make_process()], make_row(), DONE)
-    assert not store.add_processes("s", 0, 0, [make_process()], make_row(), DONE)
+    assert store.add_processes("s", [Measured(1, 0, (make_process(),), make_row(), DONE)])
+    assert not store.add_processes("s", [Measured(0, 0, (make_process(),), make_row(), DONE)])
     assert [row.state for row in store.planned("s")] == [DONE, DONE, PLANNED, PLANNED, PLANNED]
     assert len(store.processes("s", 1)) == 1
 
@@ -228,7 +232,8 @@ def test_a_server_that_is_frozen_midway_loses_and_doubles_nothing(
         os.kill(pid, signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(1) as pool:
-            adding = pool.submit(store.add_processes, "s", 0, 0, [make_process()], make_row(), DONE)
+            measured = [Measured(0, 0, (make_process(),), make_row(), DONE)]
+            adding = pool.submit(store.add_processes, "s", measured)
             time.sleep(1)
             assert not adding.done(), "it waits"
             for pid in frozen:

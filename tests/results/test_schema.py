@@ -11,7 +11,7 @@ import pytest
 
 from stmdeploy import StmdeployError
 from stmdeploy.results.schema import SCHEMA_VERSION
-from stmdeploy.results.state import DONE
+from stmdeploy.results.state import DONE, Measured
 from stmdeploy.results.store import Store
 from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import Row
@@ -26,7 +26,7 @@ def test_a_store_of_version_1_is_migrated(
 ) -> None:
     store = backend.new("old")
     store.add_sweep("old", "{}", [("a", "A")])
-    store.add_processes("old", 0, 0, [make_process()], make_row(), DONE)
+    store.add_processes("old", [Measured(0, 0, (make_process(),), make_row(), DONE)])
     store.close()
     backend.execute(store, "ALTER TABLE rows DROP COLUMN measured_utc")
     backend.execute(store, "DROP TABLE evaluations")
@@ -45,7 +45,7 @@ def test_the_models_of_version_4_are_dropped(
     """Their failures are sentences with a code; `profile --resume` prepares them again."""
     store = backend.new("old")
     store.add_sweep("old", "{}", [("a", "A"), ("b", "B")])
-    store.add_processes("old", 0, 0, [make_process()], make_row(), DONE)
+    store.add_processes("old", [Measured(0, 0, (make_process(),), make_row(), DONE)])
     store.close()
     artifact = {"target": "onnx", "precision": "fp32", "failure": "no room", "failure_code": 5}
     document = json.dumps({"parameters": 1, "artifacts": [artifact]})
@@ -57,7 +57,7 @@ def test_the_models_of_version_4_are_dropped(
     assert [row.key for row in migrated.planned("old")] == ["a", "b"]
     assert migrated.rows("old") == (make_row(),)
     assert migrated.processes("old", 0) == (make_process(),)
-    assert backend.execute(store, "SELECT version FROM schema_version") == [(5,)]
+    assert backend.execute(store, "SELECT version FROM schema_version") == [(SCHEMA_VERSION,)]
 
 
 def test_a_newer_store_is_refused(backend: Backend) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.results.state import DONE, FAILED, MEASURING, PLANNED
+from stmdeploy.results.state import DONE, FAILED, MEASURING, PLANNED, Measured
 from stmdeploy.results.store import Store
 from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import Row
@@ -31,7 +31,7 @@ def test_a_process_and_its_row_appear_together(
     backend: Backend, store: Store, make_row: MakeRow, make_process: MakeProcess
 ) -> None:
     process = make_process()
-    assert store.add_processes("s1", 1, 0, [process], make_row(batch=7), MEASURING)
+    assert store.add_processes("s1", [Measured(1, 0, (process,), make_row(batch=7), MEASURING)])
     assert store.processes("s1", 1) == (process,)
     assert [row.batch for row in store.rows("s1")] == [7]
     assert [row.state for row in store.planned("s1")] == [PLANNED, MEASURING, PLANNED]
@@ -41,8 +41,12 @@ def test_a_process_and_its_row_appear_together(
 def test_no_process_is_kept_twice(
     store: Store, make_row: MakeRow, make_process: MakeProcess
 ) -> None:
-    assert store.add_processes("s1", 0, 0, [make_process()], make_row(batch=1), MEASURING)
-    assert not store.add_processes("s1", 0, 0, [make_process()], make_row(batch=2), DONE)
+    assert store.add_processes(
+        "s1", [Measured(0, 0, (make_process(),), make_row(batch=1), MEASURING)]
+    )
+    assert not store.add_processes(
+        "s1", [Measured(0, 0, (make_process(),), make_row(batch=2), DONE)]
+    )
     assert len(store.processes("s1", 0)) == 1
     assert [row.batch for row in store.rows("s1")] == [1]
 
@@ -56,7 +60,7 @@ def test_a_failed_row_is_kept_with_its_reason(store: Store, make_row: MakeRow) -
 
 def test_a_finished_row_stays(store: Store, make_row: MakeRow, make_process: MakeProcess) -> None:
     """Whatever another driver of the same sweep makes of it later; a failed one is planned anew."""
-    assert store.add_processes("s1", 0, 0, [make_process()], make_row(batch=1), DONE)
+    assert store.add_processes("s1", [Measured(0, 0, (make_process(),), make_row(batch=1), DONE)])
     store.save_row("s1", 0, make_row(measurement=None, failure="node lost"), MEASURING)
     store.save_row("s1", 0, make_row(measurement=None, failure="node lost"), FAILED)
     assert [row.failure for row in store.rows("s1")] == [None]
@@ -86,7 +90,7 @@ def test_removing_leaves_the_others(
 ) -> None:
     store.add_sweep("s2", "{}", [("a", "A")])
     for sweep in ("s1", "s2"):
-        store.add_processes(sweep, 0, 0, [make_process()], make_row(), DONE)
+        store.add_processes(sweep, [Measured(0, 0, (make_process(),), make_row(), DONE)])
     store.remove_sweep("s1")
     store.reclaim()
     assert [info.id for info in store.sweeps()] == ["s2"]
@@ -104,8 +108,10 @@ def test_a_merge_takes_what_is_new(
     mine, theirs = backend.new("mine"), backend.new("theirs")
     for store in (mine, theirs):
         store.add_sweep("both", "{}", [("a", "A"), ("b", "B")])
-        store.add_processes("both", 0, 0, [make_process()], make_row(batch=1), MEASURING)
-    theirs.add_processes("both", 0, 1, [make_process()], make_row(batch=2), DONE)
+        store.add_processes(
+            "both", [Measured(0, 0, (make_process(),), make_row(batch=1), MEASURING)]
+        )
+    theirs.add_processes("both", [Measured(0, 1, (make_process(),), make_row(batch=2), DONE)])
     theirs.add_sweep("theirs", "{}", [("a", "A")])
     mine.add_sweep("mine", "{}", [("a", "A")])
     assert mine.merge(theirs) == (1, 1)
@@ -119,7 +125,7 @@ def test_a_merge_takes_what_is_new(
 def _write(place: tuple[Path, str], writer: int, count: int, row: Row, process: ProcessRun) -> None:
     store = Store(place[0], url=place[1])
     for i in range(count):
-        assert store.add_processes("many", writer * count + i, 0, [process], row, DONE)
+        assert store.add_processes("many", [Measured(writer * count + i, 0, (process,), row, DONE)])
 
 
 @pytest.mark.slow

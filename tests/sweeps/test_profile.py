@@ -31,7 +31,7 @@ from tests.fakes import RecordedProgress
 
 #: No further processes, however wide the interval is.
 FAST = SamplingSpec(
-    budget_s=0.1, processes=1, target_half_width_percent=1e6, warmup_s=0.01, warmup_min=2,
+    budget_s=0.1, processes=1, warmup_s=0.01, warmup_min=2,
     min_samples=8,
 )  # fmt: skip
 SMALL = ModelSpec("unified_convnext_nano", image_size=(32, 32), num_classes=10)

@@ -12,7 +12,7 @@ from stmdeploy.errors import DiskFullError, Failure, FailureKind, StmdeployError
 from stmdeploy.files.writing import write_atomically
 from stmdeploy.plugins.progress import Progress
 from stmdeploy.plugins.registry import exporter_of
-from stmdeploy.results.state import DONE, FAILED, MEASURING, now_utc
+from stmdeploy.results.state import DONE, FAILED, MEASURING, Measured, now_utc
 from stmdeploy.schema.artifact import manifest_path, read_artifact
 from stmdeploy.schema.hardware import Environment
 from stmdeploy.schema.measurement import ProcessRun
@@ -222,7 +222,9 @@ class ClusterRun:
         try:
             processes = self._with_logs(spec, answer)
             row = self._row_of(spec, answer, processes, tries)
-            kept = self._store.add_processes(self._sweep, position, 0, processes, row, DONE)
+            kept = self._store.add_processes(
+                self._sweep, [Measured(position, 0, processes, row, DONE)]
+            )
         except DiskFullError as error:
             # A row without samples takes little room; if there is not even that much, this raises.
             failure = Failure(FailureKind.STORAGE, error.message, error.hint)

@@ -33,7 +33,7 @@ from stmdeploy.sweeps.cluster.fleet import Node
 from stmdeploy.sweeps.cluster.kinds import LOADGEN
 from stmdeploy.sweeps.explanation import gpu_peaks, measured_peaks, parts_of
 from stmdeploy.sweeps.exports import path_of
-from stmdeploy.sweeps.process import ProcessLimits, one_process
+from stmdeploy.sweeps.process import ProcessLimits, Task, one_process
 from stmdeploy.worker.client import run_job, worker_settings
 from stmdeploy.worker.jobs.engine import EngineJob
 from stmdeploy.worker.process import failure_of
@@ -121,11 +121,11 @@ def _measured(task: RowTask, row: RowSpec, machine: Environment, fetch: Fetch) -
     processes: tuple[ProcessRun, ...] = ()
     held = read_artifact(artifact)
     with scratch_folder("logs") as logs:
+        here = Task(row, artifact, limits, machine, logs)
         while wants_more(processes, row.run, task.sampling):
             held.check()
-            process = one_process(row, artifact, limits, machine, logs, Silent())
+            processes = (*processes, one_process(here, Silent()))
             held.check()
-            processes = (*processes, process)
         found["logs"] = {
             path.relative_to(logs).as_posix(): path.read_text("utf-8", "replace")
             for path in sorted(logs.rglob("*"))

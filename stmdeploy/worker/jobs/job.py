@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 from abc import abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from stmdeploy.plugins.exporter import Exporter
     from stmdeploy.plugins.runner import Array, Runner
 
+#: What a worker that takes turns is sent when one is its own; nothing more ends them.
+TURN = "turn"
 #: Seed of the images whose outputs nobody knows.
 _SEED = 0
 T = TypeVar("T")
@@ -59,6 +62,11 @@ class Parent:
     def warn(self, text: str) -> None:
         """A line that the user should see, and that stays."""
         self.say(f"warn {text}")
+
+    def next_turn(self, told: str = "ready") -> bool:
+        """Tells the parent something, and waits for the next turn; False if there is none."""
+        self.say(told)
+        return sys.stdin.readline().strip() == TURN
 
 
 class Job(Document, Generic[T]):

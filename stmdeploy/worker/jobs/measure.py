@@ -49,7 +49,7 @@ class MeasureJob(ArtifactJob[ProcessRun]):
             device_timer=EventTimer,
         )
         model = self.loading(lambda: self.probe.batch(self.run.batch), self._check)
-        return measure(model, self.run, self.sampling, machine, self._play)
+        return measure(model, self.run, self.sampling, machine, self._play, parent.next_turn)
 
     def _check(self, runner: Runner, images: Array) -> None:
         self.probe.look(runner, images)

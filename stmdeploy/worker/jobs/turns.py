@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Literal
 
 from stmdeploy.measure.turns import Inference
@@ -30,14 +29,11 @@ class TurnsJob(ArtifactJob[TurnsRun]):
         from stmdeploy.measure.clock import HostClock
         from stmdeploy.measure.turns import take_turns, to_words
 
-        def tell(turn: list[Inference]) -> None:
-            parent.say(to_words(turn))
-
-        def next_word() -> str:
-            return sys.stdin.readline().strip()
+        def next_turn(taken: list[Inference]) -> bool:
+            return parent.next_turn(to_words(taken))
 
         model = self.loading(self.random_images, self._check)
-        return take_turns(model, HostClock(), environment(), next_word, tell)
+        return take_turns(model, HostClock(), environment(), next_turn)
 
     def _check(self, runner: Runner, images: Array) -> None:
         known = self.probe.batch(self.run.batch)

@@ -1,0 +1,133 @@
+"""Contrasts: how many times slower one row is than another, out of turns that they took.
+
+Rows that are compared are alive at once, and their processes take turns: a *cycle* is one turn of
+each. What slows the machine down for a while slows down all turns of a cycle, so a cycle gives a
+difference of logarithms for each pair of rows that hardly knows of it; the median over the cycles
+of a *wave* is what that wave says. The next wave is of fresh processes (memory lies elsewhere), so
+waves are the independent observations, and Student's t bounds their mean.
+
+Where all pairs of rows are looked at, some will differ by chance. Groups are therefore told apart
+by simultaneous intervals (J. W. Tukey, The problem of multiple comparisons, 1953; C. Y. Kramer,
+Biometrics 12, 1956), each pair with its own variance, for slow spells may hit some rows alone.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from string import ascii_letters
+
+from stmdeploy.measure.statistics import CONFIDENCE, student_t
+
+#: With fewer waves there is no spread to speak of, and no interval.
+FEWEST_WAVES = 3
+#: What one row took in one wave: the durations of every turn, in any one unit.
+Turns = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Latency over that of another row, with a 95 % confidence interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def half_width_percent(self) -> float:
+        """Half of the interval's width, in per cent of the ratio."""
+        return 50.0 * (self.high - self.low) / self.ratio
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference of two rows' logarithms of latency, its standard error, and the degrees of
+    freedom of that."""
+
+    difference: float
+    error: float
+    freedom: float
+
+    def __sub__(self, other: Contrast) -> Contrast:
+        """The contrast of two rows that took no turns with each other, but with the same third row
+        (B. L. Welch, Biometrika 34, 1947)."""
+        error = math.hypot(self.error, other.error)
+        weights = sum(one.error**4 / one.freedom for one in (self, other))
+        freedom = error**4 / weights if weights else min(self.freedom, other.freedom)
+        return Contrast(self.difference - other.difference, error, freedom)
+
+    def turned(self) -> Contrast:
+        """Of the other row with the first."""
+        return Contrast(-self.difference, self.error, self.freedom)
+
+    def ratio(self) -> Ratio:
+        """As a ratio, with its own 95 % interval (Student's t)."""
+        half = student_t(self.freedom) * self.error
+        return Ratio(*(math.exp(self.difference + step) for step in (0.0, -half, half)))
+
+    def tells_apart(self, rows: int) -> bool:
+        """Whether the two differ, where all pairs of so many rows are judged at once."""
+        limit = _studentized_range(rows, self.freedom) / math.sqrt(2) * self.error
+        return abs(self.difference) > limit
+
+
+@cache
+def _studentized_range(rows: int, freedom: float) -> float:
+    from scipy.stats import studentized_range
+
+    return float(studentized_range.ppf(CONFIDENCE, rows, freedom))
+
+
+def wave_difference(row: Turns, other: Turns) -> float:
+    """The logarithm of a row's latency over another's in one wave: the median over its cycles.
+
+    Args:
+        row, other: as many turns of either; those of one cycle stand at the same place.
+    """
+    return statistics.median(
+        math.log(statistics.median(mine) / statistics.median(theirs))
+        for mine, theirs in zip(row, other, strict=True)
+    )
+
+
+def contrast(differences: Sequence[float]) -> Contrast:
+    """What at least `FEWEST_WAVES` waves come to, each by its `wave_difference`."""
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    return Contrast(statistics.fmean(differences), error, len(differences) - 1)
+
+
+def letters(latencies: Mapping[int, float], apart: Collection[tuple[int, int]]) -> dict[int, str]:
+    """Rows in groups, by letters: two rows that share a letter cannot be told apart.
+
+    Groups are the largest sets in which no two rows differ (insert and absorb; H.-P. Piepho,
+    J. Comput. Graph. Stat. 13, 2004).
+
+    Args:
+        latencies: of every row; the fastest is in group ``a``.
+        apart: the pairs that differ.
+    """
+    groups: list[frozenset[int]] = [frozenset(latencies)]
+    for pair in apart:
+        split = {half for group in groups for half in _without_both(group, pair)}
+        groups = [group for group in split if not any(group < other for other in split)]
+    groups.sort(key=lambda group: sorted(latencies[row] for row in group))
+    return {
+        row: "".join(_letter(i) for i, group in enumerate(groups) if row in group)
+        for row in latencies
+    }
+
+
+def _without_both(group: frozenset[int], pair: tuple[int, int]) -> list[frozenset[int]]:
+    if not group.issuperset(pair):
+        return [group]
+    return [group - {row} for row in pair]
+
+
+def _letter(number: int) -> str:
+    """``a`` to ``z``, ``A`` to ``Z``, and after those Greek ones."""
+    if number < len(ascii_letters):
+        return ascii_letters[number]
+    return chr(ord("\N{GREEK SMALL LETTER ALPHA}") + number - len(ascii_letters))

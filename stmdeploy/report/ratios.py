@@ -1,0 +1,150 @@
+"""Rows compared: how many times slower each is than a reference, and which cannot be told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from stmdeploy.measure.contrasts import Contrast, Ratio, letters
+from stmdeploy.report.text_table import significant
+from stmdeploy.schema.row import Row
+from stmdeploy.spec.sweep import USUAL_REFERENCE, names
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A row beside its reference.
+
+    Attributes:
+        row, reference: their positions; they are the same for the reference itself.
+        ratio: latency over that of the reference; None if they took no turns with each other.
+        group: letters; rows of one batch that share a letter cannot be told apart.
+    """
+
+    row: int
+    reference: int
+    ratio: Ratio | None
+    group: str
+
+
+def name_of(row: Row) -> str:
+    """``MODEL/RUNTIME/PRECISION/batchN``, as `--reference` takes words of it."""
+    return f"{row.model}/{row.runtime}/{row.precision}/batch{row.batch}"
+
+
+def compared(rows: Sequence[Row], reference: str = "") -> tuple[Compared, ...]:
+    """Every row that took turns with others, compared with a reference of the same batch.
+
+    Args:
+        rows: in any order, of any sweeps.
+        reference: words of the reference's name; empty for convnext, or else the first row. One
+            that names no row of a batch, but of another, is the reference there too.
+    """
+    found: list[Compared] = []
+    for batch in dict.fromkeys(row.batch for row in rows):
+        mine = [i for i, row in enumerate(rows) if row.batch == batch and row.contrasts]
+        if not mine:
+            continue
+        chosen = _reference(rows, mine, reference)
+        groups = _groups(rows, mine)
+        for i in mine:
+            between = contrast_of(rows[i], rows[chosen])
+            ratio = between.ratio() if between is not None else None
+            ratio = Ratio(1.0, 1.0, 1.0) if i == chosen else ratio
+            found.append(Compared(i, chosen, ratio, groups[i]))
+    return tuple(sorted(found, key=lambda one: one.row))
+
+
+def contrast_of(row: Row, other: Row) -> Contrast | None:
+    """How a row compares with another; None if both were not measured by turns in one sweep."""
+    mine = {one.key: one for one in row.contrasts}.get(other.key)
+    theirs = {one.key: one for one in other.contrasts}.get(row.key)
+    if mine is None or theirs is None or mine.difference != -theirs.difference:
+        return None  # one of them was measured again, in another sweep
+    return Contrast(mine.difference, mine.error, mine.freedom)
+
+
+def _reference(rows: Sequence[Row], mine: Sequence[int], words: str) -> int:
+    usual = words or USUAL_REFERENCE
+    everywhere = [i for i, row in enumerate(rows) if row.contrasts]
+    named = [i for i in (*mine, *everywhere) if names(usual, name_of(rows[i]))]
+    if named and (words or named[0] in mine):
+        return named[0]
+    return mine[0]
+
+
+def _groups(rows: Sequence[Row], mine: Sequence[int]) -> dict[int, str]:
+    latencies = {i: m.latency_ms_p50 for i in mine if (m := rows[i].measurement) is not None}
+    between = {pair: contrast_of(rows[pair[0]], rows[pair[1]]) for pair in combinations(mine, 2)}
+    apart = [
+        pair
+        for pair, contrast in between.items()
+        if contrast is not None and contrast.tells_apart(len(mine))
+    ]
+    return letters(latencies, apart)
+
+
+def in_words(ratio: Ratio | None) -> str:
+    """``1.83 (1.79 .. 1.87)``; empty for none."""
+    if ratio is None:
+        return ""
+    return f"{significant(ratio.ratio)} ({significant(ratio.low)} .. {significant(ratio.high)})"
+
+
+def sentences(rows: Sequence[Row], found: Sequence[Compared]) -> tuple[str, ...]:
+    """A sentence for every batch: how rows compare with its reference, and which are alike."""
+    told = []
+    for batch, reference in dict.fromkeys((rows[one.row].batch, one.reference) for one in found):
+        mine = [one for one in found if rows[one.row].batch == batch]
+        others = [one for one in mine if one.ratio is not None and one.row != reference]
+        if not others:
+            continue
+        name = _short(rows, mine, reference)
+        slower = ", ".join(
+            f"{_short(rows, mine, one.row)} {in_words(one.ratio)}"
+            for one in sorted(others, key=lambda one: one.ratio.ratio if one.ratio else 0.0)
+        )
+        alike = _alike(rows, mine)
+        told.append(
+            f"Batch {batch}: latency over that of {name}, each with its 95 % interval: {slower}"
+            f"{f'; cannot be told apart: {alike}' if alike else ''}."
+        )
+    return tuple(told)
+
+
+def _alike(rows: Sequence[Row], mine: Sequence[Compared]) -> str:
+    letters_used = sorted({letter for one in mine for letter in one.group})
+    groups = [
+        [_short(rows, mine, one.row) for one in mine if letter in one.group]
+        for letter in letters_used
+    ]
+    return "; ".join(" and ".join(group) for group in groups if len(group) > 1)
+
+
+def _short(rows: Sequence[Row], mine: Sequence[Compared], position: int) -> str:
+    """A row's name, as short as tells it apart from the others."""
+    row, others = rows[position], [rows[one.row] for one in mine if one.row != position]
+    parts = (row.stm if row.scale else row.model, row.scale, row.runtime, row.precision)
+    for count in range(1, len(parts)):
+        told = [
+            (o.stm if o.scale else o.model, o.scale, o.runtime, o.precision)[:count] for o in others
+        ]
+        if parts[:count] not in told:
+            return " ".join(filter(None, parts[:count]))
+    return name_of(row)
+
+
+def document(rows: Sequence[Row], found: Sequence[Compared]) -> list[dict[str, object]]:
+    """The ratios as JSON has them; a reference's own is left out."""
+    return [
+        {
+            "row": name_of(rows[one.row]),
+            "reference": name_of(rows[one.reference]),
+            "ratio": one.ratio.ratio,
+            "ratio_low": one.ratio.low,
+            "ratio_high": one.ratio.high,
+        }
+        for one in found
+        if one.ratio is not None and one.row != one.reference
+    ]

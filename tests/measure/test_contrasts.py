@@ -1,0 +1,64 @@
+"""Ratios of rows that took turns, worked by hand; groups by letters."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stmdeploy.measure.contrasts import Contrast, contrast, letters, wave_difference
+
+
+def test_a_wave_is_the_median_over_its_cycles() -> None:
+    """One cycle of three was disturbed, in the middle of one row's turn."""
+    row, other = [[12.0, 12.0, 99.0], [12.0], [40.0, 41.0]], [[10.0], [10.0], [10.0, 11.0]]
+    assert wave_difference(row, other) == pytest.approx(math.log(1.2))
+
+
+def test_a_ratio_is_students() -> None:
+    """Three waves of +10, +12 and +14 %, worked by hand."""
+    logs = [math.log(x) for x in (1.10, 1.12, 1.14)]
+    mean = sum(logs) / 3
+    error = math.sqrt(sum((x - mean) ** 2 for x in logs) / 2 / 3)
+    ratio = contrast(logs).ratio()
+    assert ratio.ratio == pytest.approx(math.exp(mean))
+    assert ratio.low == pytest.approx(math.exp(mean - 4.30265 * error))
+    assert ratio.high == pytest.approx(math.exp(mean + 4.30265 * error))
+    back = contrast(logs).turned().ratio()
+    assert (back.low, back.high) == pytest.approx((1 / ratio.high, 1 / ratio.low))
+
+
+def test_a_third_row_joins_two_that_took_no_turns_with_each_other() -> None:
+    joined = Contrast(0.5, 0.03, 5) - Contrast(0.2, 0.04, 5)
+    assert (joined.difference, joined.error) == pytest.approx((0.3, 0.05))
+    assert 5 < joined.freedom < 10
+
+
+def test_all_pairs_at_once_need_more_than_one_pair() -> None:
+    """The studentized range's tables: q(0.95; 2, 5) = 3.64, q(0.95; 5, 5) = 5.67."""
+    between = Contrast(3.0, 1.0, 5)
+    assert between.tells_apart(2), "3 > 3.64 / sqrt(2)"
+    assert not between.tells_apart(5), "3 < 5.67 / sqrt(2)"
+
+
+def test_rows_that_share_a_letter_cannot_be_told_apart() -> None:
+    latencies = {0: 10.0, 1: 11.0, 2: 12.0, 3: 20.0}
+    apart = [(0, 2), (0, 3), (1, 3), (2, 3)]
+    assert letters(latencies, apart) == {0: "a", 1: "ab", 2: "b", 3: "c"}
+    assert letters(latencies, []) == dict.fromkeys(latencies, "a")
+
+
+@given(st.integers(0, 10_000))
+def test_letters_say_just_which_pairs_differ(seed: int) -> None:
+    dice = random.Random(seed)
+    rows = range(dice.randint(1, 7))
+    apart = {(i, j) for i in rows for j in rows if i < j and dice.random() < 0.5}
+    found = letters({row: dice.random() for row in rows}, apart)
+    for i in rows:
+        assert found[i]
+        for j in rows:
+            if i < j:
+                assert ((i, j) in apart) == (not set(found[i]) & set(found[j]))

@@ -173,6 +173,11 @@ class SweepOptions(EngineOptions, CalibrationOptions, RowOptions):
         "Row that the others are compared with: words of its name, such as 'convnext' or "
         "'swin/openvino'. [default: convnext, or else the first row]",
     )
+    repeats: int | None = option(
+        MEASURING,
+        "Measure every row so many times, as rows of their own: copies show how far apart rows are "
+        "that do not differ. [default: 1]",
+    )
     warmup_limit_s: float | None = option(
         MEASURING,
         f"Longest warm-up of a process, in seconds. [default: {SamplingSpec.warmup_limit_s:g}]",

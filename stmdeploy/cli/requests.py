@@ -153,6 +153,7 @@ def sweep_spec(options: SweepOptions, *, on_cluster: bool = False) -> SweepSpec:
             smaller_batch=options.smaller_batch,
             explain=options.explain,
             reference=options.reference,
+            repeats=options.repeats,
         ),
     )
 

@@ -12,7 +12,10 @@ from stmdeploy.schema.row import Row
 from stmdeploy.spec.run import LOOP
 
 #: Defaults that no note mentions.
-_USUAL = {("python", "this"), ("node", "this machine"), ("in flight", "1"), ("scenario", LOOP)}
+_USUAL = {
+    ("python", "this"), ("node", "this machine"), ("in flight", "1"), ("scenario", LOOP),
+    ("repeat", "0"),
+}  # fmt: skip
 #: Marks a latency that was not measured steadily.
 UNSTEADY = "~"
 
@@ -79,6 +82,7 @@ def _settings(rows: Sequence[Row]) -> dict[str, list[str]]:
         "threads": [str(row.threads) for row in rows],
         "in flight": [str(row.in_flight) for row in rows],
         "scenario": [scenario_of(row) for row in rows],
+        "repeat": [str(row.repeat) for row in rows],
     }
 
 

@@ -29,8 +29,9 @@ class Compared:
 
 
 def name_of(row: Row) -> str:
-    """``MODEL/RUNTIME/PRECISION/batchN``, as `--reference` takes words of it."""
-    return f"{row.model}/{row.runtime}/{row.precision}/batch{row.batch}"
+    """``MODEL/RUNTIME/PRECISION/batchN``, as `RowSpec.name` has it and `--reference` takes words of it."""
+    again = f"/repeat{row.repeat}" if row.repeat else ""
+    return f"{row.model}/{row.runtime}/{row.precision}/batch{row.batch}{again}"
 
 
 def compared(rows: Sequence[Row], reference: str = "") -> tuple[Compared, ...]:
@@ -124,15 +125,17 @@ def _alike(rows: Sequence[Row], mine: Sequence[Compared]) -> str:
 
 def _short(rows: Sequence[Row], mine: Sequence[Compared], position: int) -> str:
     """A row's name, as short as tells it apart from the others."""
-    row, others = rows[position], [rows[one.row] for one in mine if one.row != position]
-    parts = (row.stm if row.scale else row.model, row.scale, row.runtime, row.precision)
-    for count in range(1, len(parts)):
-        told = [
-            (o.stm if o.scale else o.model, o.scale, o.runtime, o.precision)[:count] for o in others
-        ]
-        if parts[:count] not in told:
+    parts = _parts(rows[position])
+    others = [_parts(rows[one.row]) for one in mine if one.row != position]
+    for count in range(1, len(parts) + 1):
+        if parts[:count] not in [other[:count] for other in others]:
             return " ".join(filter(None, parts[:count]))
-    return name_of(row)
+    return name_of(rows[position])
+
+
+def _parts(row: Row) -> tuple[str, ...]:
+    again = f"repeat {row.repeat}" if row.repeat else ""
+    return (row.stm if row.scale else row.model, row.scale, row.runtime, row.precision, again)
 
 
 def document(rows: Sequence[Row], found: Sequence[Compared]) -> list[dict[str, object]]:

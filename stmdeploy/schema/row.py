@@ -137,7 +137,8 @@ class Row(Document):
     parts_ms: dict[str, Amount] | None = Field(
         None, description="Time by model part in ms; empty if no profiler tells, None if not asked."
     )
-    key: PlainText = Field("", description="Hash of what the row is; empty until it is compared.")
+    key: PlainText = Field("", description="Hash of what the row is; empty in older stores.")
+    repeat: Count = Field(0, description="Number of a copy of the row, in a sweep with repeats.")
     contrasts: tuple[RowContrast, ...] = Field(
         (), description="Comparisons with rows of the same sweep that it took turns with."
     )

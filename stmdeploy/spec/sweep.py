@@ -14,13 +14,14 @@ from pydantic import TypeAdapter
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files.reading import parse_document
 from stmdeploy.spec.export import CalibrationSpec, EngineSpec
-from stmdeploy.spec.limits import at_least, positive
+from stmdeploy.spec.limits import at_least, at_most, positive
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import EXPORT_TIMEOUT_S, ROW_TIMEOUT_S, RunSpec, SamplingSpec
 
 _AGAIN = "measure again: stmdeploy profile"
 #: What rows are compared with, unless a sweep says what: the mixer with the plainest operators.
 USUAL_REFERENCE = "convnext"
+_MOST_REPEATS = 20
 
 
 class _Stored:
@@ -52,16 +53,18 @@ class _Stored:
 
 @dataclass(frozen=True)
 class RowSpec(_Stored):
-    """One row: a model and how it is run, its precision included."""
+    """One row: a model and how it is run, its precision included; copies of a row differ in the
+    number `repeat`."""
 
     model: ModelSpec
     run: RunSpec
+    repeat: int = 0
 
     @property
     def name(self) -> str:
         """``MODEL/RUNTIME/PRECISION/batchN``; rows that differ in something else share it."""
-        run = self.run
-        return f"{self.model.label}/{run.runtime}/{run.precision}/batch{run.batch}"
+        run, again = self.run, f"/repeat{self.repeat}" if self.repeat else ""
+        return f"{self.model.label}/{run.runtime}/{run.precision}/batch{run.batch}{again}"
 
     @property
     def key(self) -> str:
@@ -84,6 +87,8 @@ class SweepSpec(_Stored):
         smaller_batch: whether to add a row with half the batch when one runs out of memory.
         reference: words of the name of the row that others are compared with, as `names` takes
             them; empty for convnext, or else the first row.
+        repeats: how often every row stands in the sweep. Copies of a row show how far apart rows
+            are that do not differ.
     """
 
     models: tuple[ModelSpec, ...]
@@ -99,12 +104,15 @@ class SweepSpec(_Stored):
     smaller_batch: bool = False
     explain: bool = True
     reference: str = ""
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         positive(self.row_timeout_s, "row timeout")
         positive(self.export_timeout_s, "export timeout")
         if self.memory_limit_mib is not None:
             at_least(64, self.memory_limit_mib, "memory limit in MiB")
+        at_least(1, self.repeats, "repeats")
+        at_most(_MOST_REPEATS, self.repeats, "repeats")
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -114,10 +122,11 @@ class SweepSpec(_Stored):
     def rows(self) -> tuple[RowSpec, ...]:
         """The rows in table order, without repetitions."""
         combined = (
-            RowSpec(model, replace(run, precision=precision))
+            RowSpec(model, replace(run, precision=precision), repeat)
             for model in self.models
             for precision in self.precisions
             for run in self.runs
+            for repeat in range(self.repeats)
         )
         return tuple(dict.fromkeys(combined))
 

@@ -26,9 +26,9 @@ def compare(store: Store, sweep: str) -> None:
             found[one].append(_said(keys[other], between))
             found[other].append(_said(keys[one], between.turned()))
     for position, contrasts in found.items():
-        row, key = rows[position], keys[position]
-        if (row.key, row.contrasts) != (key, tuple(contrasts)):
-            changed = row.model_copy(update={"key": key, "contrasts": tuple(contrasts)})
+        row = rows[position]
+        if row.contrasts != tuple(contrasts):
+            changed = row.model_copy(update={"contrasts": tuple(contrasts)})
             store.explain_row(sweep, position, changed)
 
 

@@ -157,7 +157,9 @@ class SweepRun:
         limits = ProcessLimits(sweep.sampling, sweep.row_timeout_s, sweep.memory_limit_mib)
         here, logs = self._prepared.environment, logs_of(self._store, self._sweep)
         tasks = {
-            one.planned.position: Task(one.spec, one.artifact, limits, here, logs / one.spec.key)
+            one.planned.position: Task(
+                one.spec, one.artifact, limits, here, logs / one.spec.key, len(one.before) + 1
+            )
             for one in begun
         }
         if wave is not None:

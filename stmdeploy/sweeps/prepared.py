@@ -114,6 +114,8 @@ class PreparedSweep:
         machine = processes[0].environment if processes else self.environment
         published = prepared.published if run.precision == "fp32" else None
         return Row(
+            key=spec.key,
+            repeat=spec.repeat,
             model=info.name,
             stm=info.stm,
             scale=info.scale,

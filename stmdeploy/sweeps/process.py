@@ -48,6 +48,7 @@ class Task:
         artifact: its main file, whose hash was checked.
         environment: of this machine and interpreter.
         logs: folder that LoadGen writes to, if it measures.
+        number: which of the row's processes it is, from 1.
     """
 
     row: RowSpec
@@ -55,6 +56,14 @@ class Task:
     limits: ProcessLimits
     environment: Environment
     logs: Path
+    number: int = 1
+
+    @property
+    def label(self) -> str:
+        """What is measured, in words."""
+        row = self.row
+        told = f"{row.model.label} on {row.run.runtime}, batch {row.run.batch}"
+        return f"measuring {told}, process {self.number}"
 
     def job(self) -> MeasureJob:
         """What a worker is told."""
@@ -85,6 +94,7 @@ def one_process(task: Task, progress: Progress) -> ProcessRun:
     """
     run = task.row.run
     if not run.by_turns:
+        progress.step(task.label)
         return run_job(task.job(), worker_settings(run), task.timeout_s, progress, run.python)
     (given,) = in_turns({0: task}, None, random.Random(0), progress).values()
     if isinstance(given, StmdeployError):
@@ -110,9 +120,7 @@ def in_turns(
     with machine_lock(progress), ExitStack() as stack:
         playing = _Wave(tasks, stack)
         for row in dice.sample(list(tasks), len(tasks)):
-            run = tasks[row].row.run
-            label = tasks[row].row.model.label
-            progress.step(f"measuring {label} on {run.runtime}, batch {run.batch}")
+            progress.step(tasks[row].label)
             playing.do(row, playing.start)
         for cycle in range(turns):
             progress.detail(f"turn {cycle + 1} of {turns}")

@@ -5,17 +5,16 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from stmdeploy import StmdeployError
 from stmdeploy.plugins.progress import Silent
-from stmdeploy.results.state import DONE, FAILED, MEASURING
+from stmdeploy.results.state import DONE, FAILED, MEASURING, Measured
 from stmdeploy.results.store import Store
 from stmdeploy.schema.artifact import read_artifact
 from stmdeploy.schema.row import Row
@@ -29,7 +28,7 @@ from stmdeploy.sweeps.profile import Place, ResumeSpec, SweepResult, profile, re
 from tests.artifacts import export_model
 from tests.fakes import RecordedProgress
 
-#: No further processes, however wide the interval is.
+#: One process of each row.
 FAST = SamplingSpec(
     budget_s=0.1, processes=1, warmup_s=0.01, warmup_min=2,
     min_samples=8,
@@ -284,14 +283,14 @@ def test_a_process_that_the_store_has_no_room_for_costs_its_row(
 ) -> None:
     kept = Store.add_processes
 
-    def filling(self: Store, sweep: str, position: int, *rest: Any) -> bool:
+    def filling(self: Store, sweep: str, measured: Sequence[Measured]) -> bool:
         filler = small_disk / "filler"
-        if position == 0:
+        if measured[0].position == 0:
             with suppress(OSError), filler.open("wb", 0) as file:
                 while file.write(b"0" * 4096):
                     pass
         try:
-            return kept(self, sweep, position, *rest)
+            return kept(self, sweep, measured)
         finally:
             filler.unlink(missing_ok=True)
 

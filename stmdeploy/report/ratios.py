@@ -29,7 +29,7 @@ class Compared:
 
 
 def name_of(row: Row) -> str:
-    """``MODEL/RUNTIME/PRECISION/batchN``, as `RowSpec.name` has it and `--reference` takes words of it."""
+    """As `RowSpec.name`; `--reference` takes words of it."""
     again = f"/repeat{row.repeat}" if row.repeat else ""
     return f"{row.model}/{row.runtime}/{row.precision}/batch{row.batch}{again}"
 

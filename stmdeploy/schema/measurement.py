@@ -106,17 +106,20 @@ class Measurement(Document):
     latency_ms_mean: Ms = Field(description="Mean in ms: the mean of processes' means.")
     latency_ms_min: Ms = Field(description="Shortest sample, in ms.")
     latency_ms_p90: Ms | None = Field(
-        description="90th percentile in ms, the median of processes'; None under 64 samples."
+        None,
+        description="90th percentile in ms, the median of processes'; None under 64 samples.",
     )
     latency_ms_p90_low: Ms | None = Field(None, description="Lower end of its 95 % interval.")
     latency_ms_p90_high: Ms | None = Field(None, description="Upper end of its 95 % interval.")
     latency_ms_p95: Ms | None = Field(
-        description="95th percentile in ms, the median of processes'; None under 130 samples."
+        None,
+        description="95th percentile in ms, the median of processes'; None under 130 samples.",
     )
     latency_ms_p95_low: Ms | None = Field(None, description="Lower end of its 95 % interval.")
     latency_ms_p95_high: Ms | None = Field(None, description="Upper end of its 95 % interval.")
     latency_ms_p99: Ms | None = Field(
-        description="99th percentile in ms, the median of processes'; None under 662 samples."
+        None,
+        description="99th percentile in ms, the median of processes'; None under 662 samples.",
     )
     latency_ms_p99_low: Ms | None = Field(None, description="Lower end of its 95 % interval.")
     latency_ms_p99_high: Ms | None = Field(None, description="Upper end of its 95 % interval.")

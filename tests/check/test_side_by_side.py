@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from stmdeploy.check.side_by_side import (
     measure_wave,
     pairs_that_fit,
 )
-from stmdeploy.measure.turns import Inference, from_words
+from stmdeploy.measure.turns import from_words
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.schema.artifact import Artifact
 from stmdeploy.spec.export import ExportSpec
@@ -135,15 +134,15 @@ def test_a_side_that_fails_says_which_and_why(artifact: Artifact, batch: int, me
 def test_a_side_that_hangs_is_ended(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the side that hangs has little time, and from its first turn on: no load matters."""
 
-    def hurried(player: Any) -> list[Inference]:
+    def hurried(player: Any) -> None:
         if player.name == "candidate":
-            player.worker._deadline = min(player.worker._deadline, time.monotonic() + 2.0)
-        return take_turn(player)
+            player.player._worker._timeout_s = 2.0
+        take_turn(player)
 
     take_turn = side_by_side._Player.take_turn
     monkeypatch.setattr(side_by_side._Player, "take_turn", hurried)
     with pytest.raises(
-        SideFailedError, match="candidate: worker took longer than 600 s and was ended"
+        SideFailedError, match="candidate: worker took longer than 2 s and was ended"
     ):
         wave(artifact, 6)
 
@@ -166,10 +165,10 @@ def test_large_models_are_alive_in_fewer_pairs(artifact: Artifact) -> None:
 def test_a_worker_that_dies_while_it_waits(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed_first(player: Any) -> list[Inference]:
-        os.kill(player.worker.pid, signal.SIGKILL)
-        player.worker._process.wait()
-        return take_turn(player)
+    def killed_first(player: Any) -> None:
+        os.kill(player.player._worker.pid, signal.SIGKILL)
+        player.player._worker._process.wait()
+        take_turn(player)
 
     take_turn = side_by_side._Player.take_turn
     monkeypatch.setattr(side_by_side._Player, "take_turn", killed_first)

@@ -81,18 +81,8 @@ def simulate(machine: SimulatedMachine, plan: Plan, random: np.random.Generator)
     for row in range(rows if machine.own_spells else 0):
         spells = _in_spell(machine.own_spells, machine.spell_s, length, random)
         logs[:, row] += slower * spells[ticks[:, row]]
-    return np.exp(logs + _autocorrelated(machine, shape, random))
-
-
-def true_latency_ms(machine: SimulatedMachine, latency_ms: float) -> float:
-    """The median over processes, of the machine as it is on the average over the sweep."""
-    return latency_ms * float(np.exp(np.log1p(machine.drift) / 2 + _median_effect(machine)))
-
-
-def _median_effect(machine: SimulatedMachine) -> float:
-    """What the median process is off by: few are far off, and only to one side."""
-    random = np.random.default_rng(0)
-    return float(np.median(_process_effects(machine, (200_000,), random)))
+    durations: np.ndarray = np.exp(logs + _autocorrelated(machine, shape, random))
+    return durations
 
 
 def _schedule(plan: Plan, random: np.random.Generator) -> tuple[np.ndarray, float]:

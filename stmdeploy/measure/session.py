@@ -10,6 +10,7 @@ from itertools import chain
 from statistics import median
 from typing import Protocol, TypeVar
 
+from stmdeploy.errors import StmdeployError
 from stmdeploy.hardware.conditions import energy_j
 from stmdeploy.hardware.machine import proc_field
 from stmdeploy.measure.clock import Clock
@@ -220,6 +221,8 @@ def _sample(
         turns: list[tuple[int, ...]] = []
         while next_turn():
             turns.append(take_turn(first.run, clock, sampling.turn_s))
+        if not turns:
+            raise StmdeployError("no turn was given", "run it as a row of stmdeploy profile")
         window_ns = clock.now_ns() - began
         durations = tuple(chain.from_iterable(turns))
         before, burst_s = machine.conditions(), _BURST_SHARE * sampling.process_budget_s

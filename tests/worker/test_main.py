@@ -18,6 +18,7 @@ from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec, SamplingSpec
 from stmdeploy.worker.client import WORKER, run_job
 from stmdeploy.worker.jobs.measure import MeasureJob
+from stmdeploy.worker.player import Player
 from stmdeploy.worker.process import WorkerError, run_worker
 from tests.artifacts import export_model
 from tests.fakes import RecordedProgress
@@ -47,9 +48,18 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MeasureJob:
 
 
 def test_a_model_that_prints(job: MeasureJob) -> None:
-    process = run_job(job, {}, 600, Silent())
+    with Player(job, {}, 600) as player:
+        player.listen()
+        player.take_turn()
+        process = player.end()
+    assert process.turns == (len(process.samples_ms),)
     assert process.runtime_facts["intra_op_threads"] == "1"
     assert process.environment.versions["torch"]
+
+
+def test_a_worker_that_is_given_no_turn_says_so(job: MeasureJob) -> None:
+    with pytest.raises(StmdeployError, match="no turn was given"):
+        run_job(job, {}, 600, Silent())
 
 
 def test_an_answer_of_another_version_is_no_answer() -> None:

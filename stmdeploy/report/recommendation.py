@@ -1,7 +1,8 @@
 """Which of the measured rows to choose: those that keep all limits, the best of them first.
 
 Pure: rows and limits in, choices and their reasons out. A limit is kept when the whole 95 %
-interval keeps it; a row whose interval crosses a limit is not certain, and never a choice.
+interval keeps it; a row whose interval crosses a limit is not certain, and never a choice. Of two
+rows that took turns, neither is faster if their ratio's interval holds 1.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
 
+from stmdeploy.report.ratios import contrast_of
 from stmdeploy.schema.measurement import Measurement
 from stmdeploy.schema.row import Row
 from stmdeploy.spec.limits import positive
@@ -167,12 +169,32 @@ def _order(one: Judged) -> tuple[float, float, float]:
 
 
 def _front(ordered: Sequence[Judged]) -> list[Judged]:
-    """Those that no row before them on the same device equals or beats in latency and throughput;
-    before a row come, by `_order`, all that are as accurate."""
+    """Those that no row before them on the same device beats; before a row come, by `_order`, all
+    that are as accurate."""
     front: list[Judged] = []
     for one in ordered:
-        _, latency, throughput = _order(one)
-        rivals = [_order(b) for b in front if b.row.device_name == one.row.device_name]
-        if not any(rival[1] <= latency and rival[2] <= throughput for rival in rivals):
+        rivals = [rival for rival in front if rival.row.device_name == one.row.device_name]
+        if not any(_beats(rival, one) for rival in rivals):
             front.append(one)
     return front
+
+
+def _beats(rival: Judged, one: Judged) -> bool:
+    """Whether a row that is at least as accurate is as good in latency and throughput, too. Where
+    both cannot be told apart, it has to be more accurate."""
+    mine, theirs = _order(one), _order(rival)
+    between = contrast_of(rival.row, one.row) if rival.row.batch == one.row.batch else None
+    if between is None:
+        return theirs[1] <= mine[1] and theirs[2] <= mine[2]
+    if between.ratio().high < 1.0:
+        return theirs[2] <= mine[2]
+    return between.ratio().low <= 1.0 and theirs[0] < mine[0]
+
+
+def told_apart(row: Row, other: Row) -> bool | None:
+    """Whether the latencies of two rows differ; None if they took no turns with each other."""
+    between = contrast_of(row, other)
+    if between is None:
+        return None
+    ratio = between.ratio()
+    return not ratio.low <= 1.0 <= ratio.high

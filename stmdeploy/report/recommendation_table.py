@@ -6,7 +6,14 @@ from collections import Counter
 from typing import Any
 
 from stmdeploy.report.profile_table import latency_cells, varying_settings
-from stmdeploy.report.recommendation import Judged, Kept, Recommendation, accuracy_of, memory_mib
+from stmdeploy.report.recommendation import (
+    Judged,
+    Kept,
+    Recommendation,
+    accuracy_of,
+    memory_mib,
+    told_apart,
+)
 from stmdeploy.report.text_table import ABSENT, TextTable, counted, significant
 from stmdeploy.results.frame import flat
 from stmdeploy.schema.measurement import Measurement
@@ -62,15 +69,23 @@ def reason(one: Judged, found: Recommendation) -> str:
         return ", ".join(short)
     if one not in found.choices:
         return "another row is as good in accuracy, latency and throughput"
+    fastest = min(found.choices, key=lambda c: _measured(c).latency_ms_p50)
     bests = {
         "the most accurate": found.choices[0] if accuracy_of(one.row) else None,
-        "the fastest": min(found.choices, key=lambda c: _measured(c).latency_ms_p50),
+        "the fastest": fastest,
         "the highest throughput": max(
             found.choices, key=lambda c: _measured(c).throughput_images_s
         ),
     }
-    words = " and ".join(word for word, best in bests.items() if best is one)
-    return words or "no other row is as good in accuracy, latency and throughput"
+    alike = [c for c in found.choices if c is not one and told_apart(c.row, one.row) is False]
+    words = [word for word, best in bests.items() if best is one]
+    if fastest is one and alike:
+        words[words.index("the fastest")] = "as fast as any"
+    elif fastest in alike:
+        words.append("as fast as any")
+    if alike and "as fast as any" in words:
+        words.append(f"not told apart from {', '.join(c.row.model for c in alike)}")
+    return " and ".join(words) or "no other row is as good in accuracy, latency and throughput"
 
 
 def _measured(one: Judged) -> Measurement:

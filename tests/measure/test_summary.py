@@ -53,7 +53,9 @@ def test_every_process_weighs_the_same(make_process: MakeProcess) -> None:
 def test_percentiles_have_intervals_over_processes(make_process: MakeProcess) -> None:
     series = [tuple(base + i / 10 for i in range(111)) for base in (10, 11, 12, 13, 14, 15)]
     m = summarize([make_process(samples_ms=one) for one in series], RUN)
-    assert (m.latency_ms_p90_low, m.latency_ms_p90, m.latency_ms_p90_high) == pytest.approx((19.9, 22.4, 24.9))
+    assert (m.latency_ms_p90_low, m.latency_ms_p90, m.latency_ms_p90_high) == pytest.approx(
+        (19.9, 22.4, 24.9)
+    )
     assert m.latency_ms_p99 == pytest.approx(23.39)
     few = [make_process(samples_ms=series[0][:9])] * 9
     assert summarize(few, RUN).latency_ms_p90 is None, "81 samples, nine of each process"

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from stmdeploy.cli.main import main
 from stmdeploy.report.recommendation import Limits, recommend
+from stmdeploy.report.recommendation_table import reason
 from stmdeploy.results.state import DONE
 from stmdeploy.results.store import Store
-from stmdeploy.schema.row import Row
+from stmdeploy.schema.row import Row, RowContrast
 from tests.fakes import evaluation
 
 MakeRow = Callable[..., Row]
@@ -204,3 +205,33 @@ def test_nothing_to_recommend_is_exit_code_3(
 def test_bad_input_is_one_line(asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommend", *asked]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def took_turns(make_row: MakeRow, top1: tuple[float, float], difference: float) -> list[Row]:
+    """Two rows, of which the second was slower by a logarithm, known to 0.02 either way; their own
+    intervals overlap."""
+    rows = []
+    for key, other, sign in (("a", "b", -1), ("b", "a", 1)):
+        found = RowContrast(key=other, difference=sign * difference, error=0.008, freedom=5)
+        rows.append(
+            make_row(
+                model=key, key=key, contrasts=(found,), published_top1_percent=top1[key == "b"]
+            )
+        )
+    usual = rows[1].measurement
+    assert usual is not None
+    slower = usual.model_copy(update={"latency_ms_p50": 1.05 * usual.latency_ms_p50})
+    return [rows[0], rows[1].model_copy(update={"measurement": slower})]
+
+
+def test_ties_are_not_ranked(make_row: MakeRow) -> None:
+    tied = recommend(took_turns(make_row, (80.0, 80.0), 0.01), Limits())
+    assert [one.row.model for one in tied.choices] == ["a", "b"]
+    assert reason(tied.choices[0], tied) == (
+        "the most accurate and as fast as any and the highest throughput and not told apart from b"
+    )
+    assert reason(tied.choices[1], tied) == "as fast as any and not told apart from a"
+    better = recommend(took_turns(make_row, (80.0, 81.0), 0.01), Limits())
+    assert [one.row.model for one in better.choices] == ["b"], "as fast, and more accurate"
+    apart = recommend(took_turns(make_row, (80.0, 80.0), 0.05), Limits())
+    assert [one.row.model for one in apart.choices] == ["a"]

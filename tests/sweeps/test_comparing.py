@@ -48,7 +48,7 @@ def test_rows_of_one_wave_and_of_two_blocks(
         ],
     )
     compare(store, "s")
-    a, b, c = store.rows("s")
+    a, b, _ = store.rows("s")
     assert {one.key: round(math.exp(one.difference), 6) for one in a.contrasts} == {
         "b": round(10 / 12, 6),
         "c": round(10 / 15, 6),

@@ -87,20 +87,10 @@ def show_rows(
 ) -> None:
     """Prints measured rows, compared with a reference, as the table or as a JSON document."""
     from stmdeploy.report.profile_table import profile_table
-    from stmdeploy.report.ratios import compared, document
-    from stmdeploy.results.frame import flat
+    from stmdeploy.report.ratios import document
 
     if json:
-        found = compared(rows, reference)
-        groups = {one.row: one.group for one in found}
-        print_json(
-            {
-                "results": str(folder),
-                "sweep": sweep,
-                "rows": [{**flat(row), "group": groups.get(i)} for i, row in enumerate(rows)],
-                "ratios": document(rows, found),
-            }
-        )
+        print_json({"results": str(folder), "sweep": sweep, **document(rows, reference)})
     else:
         print_table(profile_table(rows, reference))
         say(f"rows, raw samples and artifacts are in {folder}, sweep {sweep}")

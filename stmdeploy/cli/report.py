@@ -57,10 +57,11 @@ def report(options: ReportOptions) -> None:
     _write_page(found, path, options.title)
     drawn = _draw(found, options.figures)
     if options.json:
+        from stmdeploy.report.ratios import document as rows_document
         from stmdeploy.results.frame import flat
 
         document = {"report": str(path), "figures": list(map(str, drawn)),
-                    "rows": [flat(row) for row in found.rows],
+                    **rows_document(found.rows),
                     "failed_since": [flat(row) for row in found.failed_since]}  # fmt: skip
         console.print_json(document)
     elif options.markdown:

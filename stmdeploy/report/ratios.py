@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 from stmdeploy.measure.contrasts import Contrast, Ratio, letters
 from stmdeploy.report.text_table import significant
+from stmdeploy.results.frame import flat
 from stmdeploy.schema.row import Row
 from stmdeploy.spec.sweep import USUAL_REFERENCE, names
 
@@ -138,16 +140,25 @@ def _parts(row: Row) -> tuple[str, ...]:
     return (row.stm if row.scale else row.model, row.scale, row.runtime, row.precision, again)
 
 
-def document(rows: Sequence[Row], found: Sequence[Compared]) -> list[dict[str, object]]:
-    """The ratios as JSON has them; a reference's own is left out."""
-    return [
-        {
-            "row": name_of(rows[one.row]),
-            "reference": name_of(rows[one.reference]),
-            "ratio": one.ratio.ratio,
-            "ratio_low": one.ratio.low,
-            "ratio_high": one.ratio.high,
-        }
-        for one in found
-        if one.ratio is not None and one.row != one.reference
-    ]
+def document(rows: Sequence[Row], reference: str = "") -> dict[str, list[dict[str, Any]]]:
+    """Rows as JSON has them, each with its group, and their ratios; a reference's own is left out.
+
+    Args:
+        reference: as for `compared`.
+    """
+    found = compared(rows, reference)
+    groups = {one.row: one.group for one in found}
+    return {
+        "rows": [{**flat(row), "group": groups.get(i)} for i, row in enumerate(rows)],
+        "ratios": [
+            {
+                "row": name_of(rows[one.row]),
+                "reference": name_of(rows[one.reference]),
+                "ratio": one.ratio.ratio,
+                "ratio_low": one.ratio.low,
+                "ratio_high": one.ratio.high,
+            }
+            for one in found
+            if one.ratio is not None and one.row != one.reference
+        ],
+    }

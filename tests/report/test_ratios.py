@@ -68,10 +68,12 @@ def test_in_words(rows: list[Row]) -> None:
 
 
 def test_as_json(rows: list[Row]) -> None:
-    first, second = document(rows, compared(rows))
+    found = document(rows)
+    first, second = found["ratios"]
     assert first["row"] == name_of(rows[0])
-    assert second["row"], second["reference"] == (name_of(rows[2]), name_of(rows[1]))
+    assert (second["row"], second["reference"]) == (name_of(rows[2]), name_of(rows[1]))
     assert second["ratio"] == pytest.approx(1.83)
+    assert [row["group"] for row in found["rows"]] == ["a", "a", "b"]
 
 
 def test_rows_of_two_sweeps_are_not_compared(rows: list[Row]) -> None:

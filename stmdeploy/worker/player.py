@@ -1,4 +1,8 @@
-"""A worker that takes turns: it runs when its turn comes, and waits without a processor between."""
+"""A worker that takes turns: it runs when its turn comes, and is stopped in between.
+
+Threads of runtimes spin for a while when an inference is over, and a model may have threads of its
+own: whoever waits is stopped as a whole, so that it takes nothing from the one whose turn it is.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +47,7 @@ class Player(Generic[T]):
         self._worker.__exit__()
 
     def listen(self) -> str:
-        """What it tells next.
+        """What it tells next; it is stopped then.
 
         Raises:
             WorkerError: it died, or took too long.
@@ -52,6 +56,7 @@ class Player(Generic[T]):
         self._worker.wait_again()
         line = self._worker.receive()
         if line is not None and line.startswith(ASIDE):
+            self._worker.pause()
             return line.removeprefix(ASIDE)
         if line is not None:
             self._answer(line)  # says why it cannot go on
@@ -60,6 +65,7 @@ class Player(Generic[T]):
 
     def take_turn(self) -> str:
         """Lets it take a turn; what it tells after that. Raises the same as `listen`."""
+        self._worker.resume()
         self._worker.send(TURN)
         return self.listen()
 
@@ -70,6 +76,7 @@ class Player(Generic[T]):
             WorkerError: it died, or took too long.
             StmdeployError: what the job raised.
         """
+        self._worker.resume()
         self._worker.finish()
         self._worker.wait_again()
         line = self._worker.receive()

@@ -175,6 +175,19 @@ class Worker:
         """The process id."""
         return self._process.pid
 
+    def pause(self) -> None:
+        """Stops it and whatever it started, with all their threads, until `resume`."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets it go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.poll() is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+
     def send(self, line: str) -> None:
         """Sends one line to its stdin; if it has died, `receive` tells."""
         assert self._process.stdin is not None

@@ -1,6 +1,6 @@
-"""Measures the measuring: agreement with bare loops, overhead, and coverage of the intervals.
+"""Measures the measuring: agreement with bare loops, overhead, and ratios of copies.
 
-Run: python -m benchmarks.measuring [agreement] [overhead] [coverage] [loadgen]; all without
+Run: python -m benchmarks.measuring [agreement] [overhead] [copies] [loadgen]; all without
 arguments, about half an hour. Whatever is compared alternates, process by process.
 """
 
@@ -14,25 +14,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
+from stmdeploy.hardware.environment import environment
 from stmdeploy.hardware.machine import available_threads
 from stmdeploy.measure.statistics import quantile
 from stmdeploy.plugins.progress import Silent
+from stmdeploy.report.ratios import contrast_of
 from stmdeploy.results.store import Store
-from stmdeploy.schema.measurement import Measurement, ProcessRun
+from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec, SamplingSpec, ScenarioSpec
-from stmdeploy.spec.sweep import SweepSpec
-from stmdeploy.sweeps.profile import Place, SweepResult, profile
-from stmdeploy.worker.client import run_job, worker_settings
-from stmdeploy.worker.jobs.measure import MeasureJob
+from stmdeploy.spec.sweep import RowSpec, SweepSpec
+from stmdeploy.sweeps.process import ProcessLimits, Task, one_process
+from stmdeploy.sweeps.profile import Place, profile
 from tests.artifacts import export_model
 
 ROUNDS, SECONDS = 30, 1.0
-COVERAGE_ROWS = 120
 MODEL = ModelSpec("unified_convnext_micro")
 BARE_LOOP = """
 import json, statistics, sys, time
@@ -57,9 +57,9 @@ print(statistics.median(times))
 
 def our_process(path: Path, run: RunSpec, logs: Path | None = None) -> ProcessRun:
     """One worker, as a sweep starts it."""
-    sampling = SamplingSpec(budget_s=SECONDS, processes=1)
-    job = MeasureJob(artifact=path, model=MODEL, run=run, sampling=sampling, logs=logs)
-    return run_job(job, worker_settings(run), 600, Silent())
+    limits = ProcessLimits(SamplingSpec(budget_s=SECONDS, processes=1), 600.0, None)
+    task = Task(RowSpec(MODEL, run), path, limits, environment(), logs or path.parent)
+    return one_process(task, Silent())
 
 
 def ours(path: Path, runtime: str) -> float:
@@ -141,7 +141,7 @@ def overhead(folder: Path) -> None:
             busy_s += sum(map(sum, series)) / 1000
             busy_s += (
                 process.runtime_import_ms + process.load_ms + process.first_inference_ms
-            ) / 1000
+            ) / 1000 + process.burst_s
     share = (wall_s - preparing_s - busy_s) / wall_s
     print(
         f"sweep of {len(result.rows)} rows: {wall_s:.0f} s, exports {preparing_s:.0f} s, loads and "
@@ -150,49 +150,32 @@ def overhead(folder: Path) -> None:
     )
 
 
-def coverage(folder: Path) -> None:
-    """How often the interval of a row holds the median of all rows of the same thing.
+def copies(folder: Path) -> None:
+    """Ratios of rows that do not differ: how often their intervals hold 1, and how wide they are.
 
-    Many equal rows in one sweep, measured as any sweep is: round by round, in changing order.
+    Five mixers at two batches, each twice in one sweep, measured as any sweep is.
     """
-    # Equal rows would be one row; a number of threads' worth of row timeouts tells them apart.
-    runs = tuple(
-        replace(
-            RunSpec("onnxruntime", 1, available_threads()),
-            scenario=ScenarioSpec(duration_s=1000.0 + i),
-        )
-        for i in range(COVERAGE_ROWS)
+    models = tuple(
+        ModelSpec(f"unified_{stm}_micro") for stm in ("halo", "pvt", "swin", "convnext", "dcn_v3")
     )
-    small = replace(MODEL, image_size=(64, 64))
-    spec = SweepSpec((small,), runs, sampling=SamplingSpec(budget_s=2.1, warmup_limit_s=0.5))
+    runs = tuple(RunSpec("onnxruntime", batch, available_threads()) for batch in (1, 8))
+    spec = SweepSpec(models, runs, repeats=2, explain=False)
     start = time.monotonic()
-    result = profile(spec, Place(folder / "coverage"), Silent(), lambda _: None)
-    store = Store(folder / "coverage")
-    samples = [
-        process.samples_ms
-        for position in range(COVERAGE_ROWS)
-        for process in store.processes(result.sweep.id, position)
-    ]
-    print_coverage(result, sorted(x for process in samples for x in process))
-    print(f"  {len(samples)} processes in {time.monotonic() - start:.0f} s")
-
-
-def print_coverage(result: SweepResult, pooled: list[float]) -> None:
-    """Ours, and what an interval of the pooled samples of each row alone would have covered."""
-    truth = quantile(pooled, 0.5)
-    measured = [row.measurement for row in result.rows if row.measurement is not None]
-
-    def holds(m: Measurement) -> bool:
-        return m.latency_ms_p50_low <= truth <= m.latency_ms_p50_high
-
-    hits = sum(map(holds, measured))
-    width = statistics.median(
-        50 * (m.latency_ms_p50_high - m.latency_ms_p50_low) / m.latency_ms_p50 for m in measured
-    )
+    rows = profile(spec, Place(folder / "copies"), Silent(), lambda _: None).rows
+    held, widths = [], []
+    for one, other in combinations(rows, 2):
+        between = contrast_of(one, other)
+        if between is None:
+            continue
+        ratio = between.ratio()
+        if (one.model, one.batch) == (other.model, other.batch):
+            held.append(ratio.low <= 1.0 <= ratio.high)
+        elif one.batch == other.batch:
+            widths.append(ratio.half_width_percent)
     print(
-        f"coverage of the 95 % interval: {hits} of {len(measured)} rows, "
-        f"{100 * hits / len(measured):.1f} %; median half-width {width:.1f} %; "
-        f"pooled median {truth:.3f} ms"
+        f"copies: 1 is inside of {sum(held)} of {len(held)} ratios; ratios within a batch: median "
+        f"half-width {statistics.median(widths):.2f} %, worst {max(widths):.2f} %; "
+        f"{time.monotonic() - start:.0f} s, exports included"
     )
 
 
@@ -223,7 +206,7 @@ def loadgen(folder: Path) -> None:
     print(json.dumps(result.model_dump(exclude={"logs"}), indent=1))
 
 
-PARTS = {part.__name__: part for part in (agreement, overhead, coverage, loadgen)}
+PARTS = {part.__name__: part for part in (agreement, overhead, copies, loadgen)}
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from stmdeploy.cli.main import main
 from stmdeploy.errors import FailureKind, StmdeployError
 from stmdeploy.exporters.tensorrt_runner import gpu_capability
 from stmdeploy.hardware.conditions import read_conditions
+from stmdeploy.hardware.environment import environment
 from stmdeploy.hardware.gpus import installed_gpus
 from stmdeploy.hardware.profiles import profile_of
 from stmdeploy.plugins.progress import Silent
@@ -27,11 +28,12 @@ from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.spec.export import EngineSpec, ExportSpec
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSettings, RunSpec, SamplingSpec
+from stmdeploy.spec.sweep import RowSpec
 from stmdeploy.sweeps.exports import path_of
+from stmdeploy.sweeps.process import ProcessLimits, Task, one_process
 from stmdeploy.worker.client import run_job, worker_settings
 from stmdeploy.worker.exports import export_model
 from stmdeploy.worker.jobs.engine import EngineJob
-from stmdeploy.worker.jobs.measure import MeasureJob
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 Tell = Callable[[str], None]
@@ -103,12 +105,14 @@ def _not_installed(failure: str) -> bool:
     return any(word in failure for word in words)
 
 
+def _one_process(path: Path, model: ModelSpec, run: RunSpec, sampling: SamplingSpec) -> ProcessRun:
+    limits = ProcessLimits(sampling, 1200.0, None)
+    return one_process(Task(RowSpec(model, run), path, limits, environment(), Path()), Silent())
+
+
 def _measured(path: Path, model: ModelSpec, run: RunSpec) -> ProcessRun:
-    job = MeasureJob(
-        artifact=path, model=model, run=run, sampling=SamplingSpec(budget_s=2.0, processes=1)
-    )
     try:
-        return run_job(job, worker_settings(run), 1200, Silent())
+        return _one_process(path, model, run, SamplingSpec(budget_s=2.0, processes=1))
     except StmdeployError as error:
         if _not_installed(error.message):
             pytest.skip(error.message)
@@ -216,11 +220,8 @@ def test_out_of_memory_is_a_failed_row(
     run = _run(runtime, provider, precision, graph, batch=512)
     model = ModelSpec("unified_convnext_micro", (256, 256))
     path = _exported(tmp_path, model, run)
-    job = MeasureJob(
-        artifact=path, model=model, run=run, sampling=SamplingSpec(budget_s=1.0, processes=1)
-    )
     with pytest.raises(StmdeployError) as failed:
-        run_job(job, worker_settings(run), 600, Silent())
+        _one_process(path, model, run, SamplingSpec(budget_s=1.0, processes=1))
     if _not_installed(failed.value.message):
         pytest.skip(failed.value.message)
     tell(failed.value.message[:200])

@@ -234,6 +234,17 @@ class JsonOption:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReferenceOption:
+    """What stored rows are compared with."""
+
+    reference: str | None = option(
+        OUTPUT,
+        "Row that the others are compared with: words of its name, such as 'swin/openvino'. "
+        "[default: that of the sweep; or else convnext, or the first row]",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoreOptions:
     """Where rows are kept."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stmdeploy.cli import console
 from stmdeploy.cli.command import argument, option
-from stmdeploy.cli.options import OUTPUT, JsonOption, StoreOptions
+from stmdeploy.cli.options import OUTPUT, JsonOption, ReferenceOption, StoreOptions
 from stmdeploy.report.text_table import TextTable, counted
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ FILE_NAME = "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions(JsonOption, StoreOptions):
+class ReportOptions(JsonOption, ReferenceOption, StoreOptions):
     """What is reported, and how."""
 
     sweep: str | None = argument(
@@ -44,39 +44,41 @@ def report(options: ReportOptions) -> None:
     from stmdeploy.errors import StmdeployError
     from stmdeploy.results.newest import NewestRows
 
-    store = open_store(options)
+    store, reference = open_store(options), options.reference or ""
     if options.sweep is None:
         found = store.newest_states()
     else:
-        found = NewestRows(rows_of(store, options.sweep)[1], ())
+        info, rows = rows_of(store, options.sweep)
+        found, reference = NewestRows(rows, ()), reference or store.asked(info.id).reference
     if not found.rows:
         raise StmdeployError(
             f"{store.name} holds no finished row", "finish its sweep: stmdeploy profile --resume"
         )
     path = options.html or store.folder / FILE_NAME
-    _write_page(found, path, options.title)
+    _write_page(found, path, options.title, reference)
     drawn = _draw(found, options.figures)
     if options.json:
         from stmdeploy.report.ratios import document as rows_document
         from stmdeploy.results.frame import flat
 
         document = {"report": str(path), "figures": list(map(str, drawn)),
-                    **rows_document(found.rows),
+                    **rows_document(found.rows, reference),
                     "failed_since": [flat(row) for row in found.failed_since]}  # fmt: skip
         console.print_json(document)
     elif options.markdown:
-        console.print_text(_table(found).markdown())
+        console.print_text(_table(found, reference).markdown())
     elif options.latex:
-        console.print_text(_table(found).latex())
+        console.print_text(_table(found, reference).latex())
 
 
-def _write_page(found: NewestRows, path: Path, title: str) -> None:
+def _write_page(found: NewestRows, path: Path, title: str, reference: str) -> None:
     from stmdeploy.files.writing import write_atomically
     from stmdeploy.report.page import report_page
     from stmdeploy.results.state import now_utc
 
     rows = found.rows
-    write_atomically(path, report_page(rows, title, now_utc()[:19], found.failed_since))
+    page = report_page(rows, title, now_utc()[:19], found.failed_since, reference)
+    write_atomically(path, page)
     failed = sum(row.failure is not None for row in rows)
     told = f", {failed} of them failed" if failed else ""
     console.say(f"wrote {path}, {counted(len(rows), 'row')}{told}")
@@ -94,11 +96,11 @@ def _draw(found: NewestRows, folder: Path | None) -> list[Path]:
     return drawn
 
 
-def _table(found: NewestRows) -> TextTable:
+def _table(found: NewestRows, reference: str) -> TextTable:
     """The table of the rows; failures since then are among its notes."""
     from stmdeploy.report.profile_table import profile_table
 
-    table = profile_table(found.rows)
+    table = profile_table(found.rows, reference)
     since = [
         f"failed after this measurement: {row.model}, {row.runtime}, batch {row.batch}: "
         f"{row.failure}"

@@ -10,7 +10,13 @@ import typer
 
 from stmdeploy.cli import console
 from stmdeploy.cli.command import REQUIRED, add_command, argument, option
-from stmdeploy.cli.options import OUTPUT, RESULTS_ROOT, JsonOption, StoreOptions
+from stmdeploy.cli.options import (
+    OUTPUT,
+    RESULTS_ROOT,
+    JsonOption,
+    ReferenceOption,
+    StoreOptions,
+)
 from stmdeploy.errors import StmdeployError
 from stmdeploy.report.text_table import TextTable, counted
 
@@ -86,7 +92,7 @@ def evaluations(options: ListOptions) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShowOptions(JsonOption, StoreOptions):
+class ShowOptions(JsonOption, ReferenceOption, StoreOptions):
     """Which sweep is shown."""
 
     sweep: str | None = argument(
@@ -103,10 +109,11 @@ def show(options: ShowOptions) -> None:
 
     store = open_store(options)
     info, rows = rows_of(store, options.sweep)
+    reference = options.reference or store.asked(info.id).reference
     if options.markdown:
-        console.print_text(profile_table(rows).markdown())
+        console.print_text(profile_table(rows, reference).markdown())
     else:
-        console.show_rows(rows, store.folder, info.id, json=options.json)
+        console.show_rows(rows, store.folder, info.id, reference, json=options.json)
 
 
 @dataclass(frozen=True, kw_only=True)

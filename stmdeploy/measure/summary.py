@@ -74,9 +74,14 @@ def summarize(processes: Sequence[ProcessRun], run: RunSpec) -> Measurement:
 
 
 def wants_more(processes: Sequence[ProcessRun], run: RunSpec, sampling: SamplingSpec) -> bool:
-    """Whether a row needs one more process: until it has as many as asked for. LoadGen's scenarios
-    set their own length and take one."""
-    return len(processes) < (1 if run.scenario.name != LOOP else sampling.processes)
+    """Whether a row needs one more process."""
+    return len(processes) < processes_of(run, sampling)
+
+
+def processes_of(run: RunSpec, sampling: SamplingSpec) -> int:
+    """How many processes measure a row: as many as asked for. LoadGen's scenarios set their own
+    length and take one."""
+    return sampling.processes if run.scenario.name == LOOP else 1
 
 
 def longest_row_s(sampling: SamplingSpec) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from stmdeploy.report.profile_table import scenario_of
+from stmdeploy.report.ratios import BESIDE
 from stmdeploy.report.recommendation import accuracy_of, memory_mib
 from stmdeploy.results.frame import flat
 from stmdeploy.schema.row import Row
@@ -41,6 +43,10 @@ COLUMNS = (
     Column("latency_ms_p50", "latency ms", "measured", 3),
     Column("latency_ms_p50_low", "95 % from", "measured", 3),
     Column("latency_ms_p50_high", "95 % to", "measured", 3),
+    Column("ratio", "times the reference", "measured by turns", 4),
+    Column("ratio_low", "95 % from", "measured by turns", 4),
+    Column("ratio_high", "95 % to", "measured by turns", 4),
+    Column("group", "group", "measured by turns"),
     Column("latency_ms_p90", "p90 ms", "measured", 3),
     Column("latency_ms_p99", "p99 ms", "measured", 3),
     Column("latency_per_image_ms", "latency per image ms", "measured", 3),
@@ -62,6 +68,7 @@ COLUMNS = (
     Column("in_flight", "in flight", "row"),
     Column("scenario", "scenario", "row"),
     Column("lowering", "lowering", "row"),
+    Column("reference", "reference", "row"),
     Column("steady", "steady", "measured"),
     Column("failure", "failure", "row"),
     # Of another network at another size: nothing in the row is to be read beside them.
@@ -70,10 +77,13 @@ COLUMNS = (
 )
 
 
-def figures_of(row: Row) -> dict[str, Any]:
+def figures_of(row: Row, beside: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A row's figures by the keys of `COLUMNS`, and a few more that only plots need.
 
     A failed row has no measured figures, even if some of its processes finished.
+
+    Args:
+        beside: those that it takes another row for, as `ratios.figures_beside` gives them.
     """
     if row.failure is not None:
         row = row.model_copy(update={"measurement": None})
@@ -93,7 +103,9 @@ def figures_of(row: Row) -> dict[str, Any]:
         }
     p50 = figures["latency_ms_p50"]
     return {
+        **dict.fromkeys(BESIDE),
         **figures,
+        **(beside or {}),
         "image": f"{row.image_height_px}x{row.image_width_px}",
         "latency_per_image_ms": p50 / row.batch if p50 is not None else None,
         "memory_mib": memory_mib(m) if m else None,

@@ -13,6 +13,7 @@ from stmdeploy.report.caveats import caveats, is_unsteady
 from stmdeploy.report.columns import COLUMNS, figures_of
 from stmdeploy.report.layers import percent_by_kind
 from stmdeploy.report.profile_table import UNSTEADY, peaks_in_words, profile_notes
+from stmdeploy.report.ratios import compared, figures_beside, sentences
 from stmdeploy.schema.row import Row
 
 #: Keys that plots need beside the columns'.
@@ -21,7 +22,11 @@ _DIGITS = 6
 
 
 def report_page(
-    rows: Sequence[Row], title: str, created_utc: str, failed_since: Sequence[Row] = ()
+    rows: Sequence[Row],
+    title: str,
+    created_utc: str,
+    failed_since: Sequence[Row] = (),
+    reference: str = "",
 ) -> bytes:
     """The report on some rows.
 
@@ -30,6 +35,7 @@ def report_page(
         title: heading of the page.
         created_utc: date and time that the heading names.
         failed_since: failures of the same rows that are newer than their measurements.
+        reference: the row that others are compared with, as for `compared`.
 
     Returns:
         HTML in UTF-8.
@@ -54,7 +60,8 @@ def report_page(
         has_ap=any(row.published_box_ap_percent is not None for row in rows),
         assumptions=ASSUMPTIONS,
         has_bounds=any(row.bound for row in rows),
-        data=page_data(rows),
+        sentences=sentences(rows, compared(rows, reference)),
+        data=page_data(rows, reference),
         plotly=get_plotlyjs(),
         style=assets.joinpath("report.css").read_text("utf-8"),
         scripts=[assets.joinpath(name).read_text("utf-8") for name in ("plots.js", "report.js")],
@@ -62,10 +69,11 @@ def report_page(
     return text.encode("utf-8", "backslashreplace")
 
 
-def page_data(rows: Sequence[Row]) -> dict[str, Any]:
+def page_data(rows: Sequence[Row], reference: str = "") -> dict[str, Any]:
     """JSON for the page's scripts: columns, rows as lists of values, shares of time, roofs."""
     keys = [column.key for column in COLUMNS] + list(_PLOTTED)
-    figures = [figures_of(row) for row in rows]
+    beside = figures_beside(rows, compared(rows, reference))
+    figures = [figures_of(row, beside.get(i)) for i, row in enumerate(rows)]
     return {
         "columns": [asdict(column) for column in COLUMNS],
         "keys": keys,

@@ -140,6 +140,28 @@ def _parts(row: Row) -> tuple[str, ...]:
     return (row.stm if row.scale else row.model, row.scale, row.runtime, row.precision, again)
 
 
+#: What `figures_beside` says of a row.
+BESIDE = ("reference", "ratio", "ratio_low", "ratio_high", "group")
+
+
+def figures_beside(rows: Sequence[Row], found: Sequence[Compared]) -> dict[int, dict[str, Any]]:
+    """What rows come to beside their references, by `BESIDE`, for every position compared."""
+    return {
+        one.row: dict(
+            zip(
+                BESIDE,
+                (
+                    name_of(rows[one.reference]),
+                    *((r.ratio, r.low, r.high) if (r := one.ratio) is not None else [None] * 3),
+                    one.group,
+                ),
+                strict=True,
+            )
+        )
+        for one in found
+    }
+
+
 def document(rows: Sequence[Row], reference: str = "") -> dict[str, list[dict[str, Any]]]:
     """Rows as JSON has them, each with its group, and their ratios; a reference's own is left out.
 
@@ -147,17 +169,13 @@ def document(rows: Sequence[Row], reference: str = "") -> dict[str, list[dict[st
         reference: as for `compared`.
     """
     found = compared(rows, reference)
-    groups = {one.row: one.group for one in found}
+    beside = figures_beside(rows, found)
     return {
-        "rows": [{**flat(row), "group": groups.get(i)} for i, row in enumerate(rows)],
+        "rows": [
+            {**flat(row), "group": beside.get(i, {}).get("group")} for i, row in enumerate(rows)
+        ],
         "ratios": [
-            {
-                "row": name_of(rows[one.row]),
-                "reference": name_of(rows[one.reference]),
-                "ratio": one.ratio.ratio,
-                "ratio_low": one.ratio.low,
-                "ratio_high": one.ratio.high,
-            }
+            {"row": name_of(rows[one.row]), **{key: beside[one.row][key] for key in BESIDE[:-1]}}
             for one in found
             if one.ratio is not None and one.row != one.reference
         ],

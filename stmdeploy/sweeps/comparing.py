@@ -1,40 +1,35 @@
-"""Every row of a sweep compared with every other that it took turns with."""
+"""Every row of a sweep compared with others: those it took turns with, and by a third row."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, combinations, pairwise
 
 from stmdeploy.measure.contrasts import FEWEST_WAVES, Contrast, Turns, contrast, wave_difference
+from stmdeploy.results.state import DONE, FAILED, PlannedRow
 from stmdeploy.results.store import Store
 from stmdeploy.schema.measurement import ProcessRun
-from stmdeploy.schema.row import RowContrast
+from stmdeploy.schema.row import Row, RowContrast
 
 #: The turns of a row, by wave.
-Waves = dict[int, Turns]
+Waves = Mapping[int, Turns]
+#: How a row compares with others, by their keys.
+Contrasts = dict[str, Contrast]
 
 
 def compare(store: Store, sweep: str) -> None:
-    """Saves with every finished row of a sweep how it compares with the others."""
-    rows = store.measured(sweep)
+    """Saves with every finished row of a sweep how it compares with the others, by its waves."""
     keys = {planned.position: planned.key for planned in store.planned(sweep)}
-    waves = {position: waves_of(store.processes(sweep, position)) for position in rows}
-    found: dict[int, list[RowContrast]] = {position: [] for position in rows}
-    for one, other in combinations(rows, 2):
-        between = direct(waves[one], waves[other]) or _by_third(one, other, waves)
-        if between is not None:
-            found[one].append(_said(keys[other], between))
-            found[other].append(_said(keys[one], between.turned()))
-    for position, contrasts in found.items():
-        row = rows[position]
-        if row.contrasts != tuple(contrasts):
-            changed = row.model_copy(update={"contrasts": tuple(contrasts)})
-            store.explain_row(sweep, position, changed)
+    rows = store.measured(sweep)
+    found = contrasts_of({keys[p]: waves_of(store.processes(sweep, p)) for p in rows})
+    for position, row in rows.items():
+        _save(store, sweep, position, row, found[keys[position]])
 
 
 def waves_of(processes: Sequence[ProcessRun]) -> Waves:
     """The samples of processes that took turns with others, turn by turn."""
-    found: Waves = {}
+    found: dict[int, Turns] = {}
     for process in processes:
         if process.wave is not None:
             edges = pairwise(accumulate(process.turns, initial=0))
@@ -42,25 +37,74 @@ def waves_of(processes: Sequence[ProcessRun]) -> Waves:
     return found
 
 
-def direct(one: Waves, other: Waves) -> Contrast | None:
-    """The contrast of two rows from the waves that both were in; None if there are too few."""
-    shared = sorted(one.keys() & other.keys())
-    if len(shared) < FEWEST_WAVES:
-        return None
-    return contrast([wave_difference(one[wave], other[wave]) for wave in shared])
+def contrasts_of(waves: Mapping[str, Waves]) -> dict[str, Contrasts]:
+    """The contrasts of rows, by their keys, with all that were in enough waves with them."""
+    found: dict[str, Contrasts] = {key: {} for key in waves}
+    for one, other in combinations(waves, 2):
+        shared = sorted(waves[one].keys() & waves[other].keys())
+        if len(shared) >= FEWEST_WAVES:
+            turns = ((waves[one][wave], waves[other][wave]) for wave in shared)
+            between = contrast([wave_difference(mine, theirs) for mine, theirs in turns])
+            found[one][other], found[other][one] = between, between.turned()
+    return found
 
 
-def _by_third(one: int, other: int, waves: dict[int, Waves]) -> Contrast | None:
-    """The contrast of two rows of different blocks, by the row that both took turns with."""
-    for third, theirs in waves.items():
-        if third not in (one, other):
-            first, second = direct(waves[one], theirs), direct(waves[other], theirs)
-            if first is not None and second is not None:
-                return first - second
-    return None
-
-
-def _said(key: str, found: Contrast) -> RowContrast:
-    return RowContrast(
-        key=key, difference=found.difference, error=found.error, freedom=found.freedom
+def as_document(contrasts: Contrasts) -> tuple[RowContrast, ...]:
+    """Contrasts as a row keeps them."""
+    return tuple(
+        RowContrast(key=key, difference=one.difference, error=one.error, freedom=one.freedom)
+        for key, one in contrasts.items()
     )
+
+
+def compare_by_reference(store: Store, sweep: str) -> None:
+    """Compares rows of different blocks, too: those of one batch by the reference, with which both
+    took turns, and the reference itself with rows of whose blocks it was a guest."""
+    spec = store.asked(sweep)
+    by_node: defaultdict[str, list[PlannedRow]] = defaultdict(list)
+    for planned in store.planned(sweep):
+        if planned.state != FAILED:
+            by_node[planned.row.run.node].append(planned)
+    for rows in by_node.values():
+        keys = {planned.row: planned.key for planned in rows}
+        reference = spec.reference_of(list(keys))
+        if reference is not None:
+            finished = [planned for planned in rows if planned.state == DONE]
+            _compare_by(keys[reference], finished, store, sweep)
+
+
+def _compare_by(reference: str, rows: Sequence[PlannedRow], store: Store, sweep: str) -> None:
+    """One row is held whole at a time, for a sweep may have many."""
+    to_reference: Contrasts = {}
+    by_batch: defaultdict[int, list[str]] = defaultdict(list)
+    for planned in rows:
+        row = store.row_so_far(sweep, planned.position)
+        stored = _stored(row.contrasts) if row is not None else {}
+        if reference in stored:
+            to_reference[planned.key] = stored[reference]
+            by_batch[planned.row.run.batch].append(planned.key)
+    for planned in rows:
+        row, key = store.row_so_far(sweep, planned.position), planned.key
+        if row is None:
+            continue
+        found = _stored(row.contrasts)
+        if key == reference:
+            mirrored = {other: one.turned() for other, one in to_reference.items()}
+            _save(store, sweep, planned.position, row, {**mirrored, **found})
+        elif key in to_reference:
+            others = {
+                other: to_reference[key] - to_reference[other]
+                for other in by_batch[planned.row.run.batch]
+                if other != key
+            }
+            _save(store, sweep, planned.position, row, {**others, **found})
+
+
+def _stored(contrasts: Iterable[RowContrast]) -> Contrasts:
+    return {one.key: Contrast(one.difference, one.error, one.freedom) for one in contrasts}
+
+
+def _save(store: Store, sweep: str, position: int, row: Row, contrasts: Contrasts) -> None:
+    kept = as_document(contrasts)
+    if row.contrasts != kept:
+        store.explain_row(sweep, position, row.model_copy(update={"contrasts": kept}))

@@ -17,7 +17,7 @@ from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import Row
 from stmdeploy.spec.sweep import RowSpec, shuffled
 from stmdeploy.sweeps.blocks import blocks
-from stmdeploy.sweeps.comparing import compare
+from stmdeploy.sweeps.comparing import compare, compare_by_reference
 from stmdeploy.sweeps.explanation import ProcessorPeaks, bound_by, parts_of
 from stmdeploy.sweeps.folder import logs_of
 from stmdeploy.sweeps.prepared import PreparedSweep
@@ -62,6 +62,7 @@ class SweepRun:
                 self._measure(block, wave)
                 wave += 1
         compare(self._store, self._sweep)
+        compare_by_reference(self._store, self._sweep)
         if self._spec.explain:
             self._explain()
 

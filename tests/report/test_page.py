@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import shutil
 import time
@@ -16,7 +17,7 @@ import pytest
 from stmdeploy.hardware.roofline import bound
 from stmdeploy.report.page import page_data, report_page
 from stmdeploy.schema.measurement import ScenarioResult
-from stmdeploy.schema.row import Row
+from stmdeploy.schema.row import Row, RowContrast
 from tests.hardware.test_roofline import peaks
 
 try:
@@ -522,6 +523,47 @@ def test_a_row_of_loadgen_shows_loadgens_figures(show: Show, rows: list[Row]) ->
     place = cells(page, "scenario").index("server INVALID")
     assert cells(page, "latency ms")[place] == "50"
     assert points(page, "pareto") == 5  # it is of another kind, and in the table alone
+
+
+def by_turns(rows: list[Row], apart: set[str]) -> list[Row]:
+    """Rows that took turns; those whose mixers are named differ from all others."""
+
+    def contrast(row: Row, other: Row) -> RowContrast:
+        assert row.measurement is not None and other.measurement is not None
+        known = row.stm in apart or other.stm in apart
+        difference = math.log(row.measurement.latency_ms_p50) - math.log(
+            other.measurement.latency_ms_p50
+        )
+        return RowContrast(
+            key=other.key, difference=difference, error=0.01 if known else 0.5, freedom=5
+        )
+
+    keyed = [row.model_copy(update={"key": f"{i}"}) for i, row in enumerate(rows)]
+    return [
+        row.model_copy(
+            update={"contrasts": tuple(contrast(row, other) for other in keyed if other is not row)}
+        )
+        for row in keyed
+    ]
+
+
+def test_what_took_turns_is_compared(show: Show, rows: list[Row]) -> None:
+    page = show(by_turns(rows[:6], {"swin"}))
+    told = page.locator("#compared li").all_inner_texts()
+    assert len(told) == 2, "a sentence for every batch"
+    assert told[0].startswith(
+        "Batch 1: latency over that of dcn, each with its 95 % interval: swin "
+    )
+    assert told[0].endswith("cannot be told apart: dcn and halo.")
+    assert cells(page, "times the reference") == ["1", "1", "1.2", "1.2", "0.8", "0.8"]
+    assert cells(page, "group") == ["b", "b", "b", "b", "a", "a"]
+    assert cells(page, "reference")[1] == "unified_dcn_micro/onnxruntime/fp32/batch8"
+
+
+def test_what_took_no_turns_is_not_compared(show: Show, rows: list[Row]) -> None:
+    page = show(rows)
+    assert page.locator("#compared").count() == 0
+    assert "group" not in page.locator("#heads").inner_text()
 
 
 def test_the_data_of_a_page(rows: list[Row]) -> None:

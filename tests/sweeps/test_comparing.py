@@ -12,7 +12,10 @@ from stmdeploy.results.state import DONE, Measured
 from stmdeploy.results.store import Store
 from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import Row
-from stmdeploy.sweeps.comparing import compare
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSpec
+from stmdeploy.spec.sweep import SweepSpec
+from stmdeploy.sweeps.comparing import compare, compare_by_reference
 
 MakeRow = Callable[..., Row]
 MakeProcess = Callable[..., ProcessRun]
@@ -20,10 +23,15 @@ MakeProcess = Callable[..., ProcessRun]
 WAVES = (0.99, 1.0, 1.02, 1.01)
 
 
+ROWS = SweepSpec((ModelSpec("unified_convnext_nano"),), (RunSpec("onnxruntime", 1, 1),), repeats=3)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
+    """With a sweep of three rows, the first of which is the reference."""
     store = Store(tmp_path, create=True)
-    store.add_sweep("s", "{}", [(name, "") for name in "abc"])
+    rows = [(key, row.to_json()) for key, row in zip("abc", ROWS.rows(), strict=True)]
+    store.add_sweep("s", ROWS.to_json(), rows)
     return store
 
 
@@ -48,13 +56,20 @@ def test_rows_of_one_wave_and_of_two_blocks(
         ],
     )
     compare(store, "s")
-    a, b, _ = store.rows("s")
+    a, b, c = store.rows("s")
+    assert [one.key for one in b.contrasts] == ["a"]
+    compare_by_reference(store, "s")
+    assert store.rows("s")[0] == a, "it has both already"
+    _, b, c = store.rows("s")
     assert {one.key: round(math.exp(one.difference), 6) for one in a.contrasts} == {
         "b": round(10 / 12, 6),
         "c": round(10 / 15, 6),
     }
     (by_third,) = [one for one in b.contrasts if one.key == "c"]
     assert math.exp(by_third.difference) == pytest.approx(12 / 15)
+    assert [-one.difference for one in c.contrasts if one.key == "b"] == [by_third.difference]
+    compare_by_reference(store, "s")
+    assert store.rows("s") == (a, b, c), "nothing is left to compare"
 
 
 def test_what_ran_alone_is_not_compared(

@@ -1,4 +1,4 @@
-"""Hands rows out to the nodes of a cluster, and stores them as they finish."""
+"""Hands rows out to the nodes of a cluster, block by block, and stores them as they finish."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from stmdeploy.errors import DiskFullError, Failure, FailureKind, StmdeployError
-from stmdeploy.files.writing import write_atomically
 from stmdeploy.plugins.progress import Progress
 from stmdeploy.plugins.registry import exporter_of
-from stmdeploy.results.state import DONE, FAILED, MEASURING, Measured, now_utc
+from stmdeploy.results.state import DONE, FAILED, MEASURING, PlannedRow, now_utc
 from stmdeploy.schema.artifact import manifest_path, read_artifact
 from stmdeploy.schema.hardware import Environment
-from stmdeploy.schema.measurement import ProcessRun
-from stmdeploy.schema.row import PreparedArtifact, Row, Try
+from stmdeploy.schema.row import Row, Try
 from stmdeploy.spec.sweep import RowSpec, shuffled
-from stmdeploy.sweeps.cluster.documents import RowAnswer, RowTask, Shipped
+from stmdeploy.sweeps.cluster.answers import measured_rows, try_of
+from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask, RowTask, Shipped
 from stmdeploy.sweeps.cluster.fleet import Fleet, Lost, Place
 from stmdeploy.sweeps.cluster.kinds import Kind, kind_of
 from stmdeploy.sweeps.cluster.planning import ClusterSpec, Plan
 from stmdeploy.sweeps.cluster.queues import Queue, Queues, Running
-from stmdeploy.sweeps.explanation import bound_by
-from stmdeploy.sweeps.folder import logs_of
+from stmdeploy.sweeps.comparing import compare_by_reference
 from stmdeploy.sweeps.prepared import PreparedSweep
 
 Tries = tuple[Try, ...]
@@ -58,6 +56,7 @@ class ClusterRun:
         self._store, self._sweep, self._spec = prepared.store, prepared.id, prepared.spec
         self._shipped: dict[Path, Shipped] = {}
         self._tried: set[int] = set()
+        self._failed: set[int] = set()
 
     def measure(self, plan: Plan) -> None:
         """Measures every open row on a node of its kind.
@@ -87,42 +86,71 @@ class ClusterRun:
                 self._fleet.cancel(list(queues.running))
             raise
         queues.check_done()
+        compare_by_reference(self._store, self._sweep)
 
     def _line_up(self) -> None:
-        """Puts the open rows into the queues of their kinds, in random order."""
-        kinds: dict[int, Kind] = {}
+        """Puts the open rows into the queues of their kinds: rows of one batch, which are compared
+        first of all, behind each other, otherwise in random order."""
+        open_rows: dict[int, tuple[Kind, int]] = {}
+        planned: dict[Kind, list[PlannedRow]] = {}
         for row in self._store.planned(self._sweep):
+            run = row.row.run
             if row.state == MEASURING:
                 self._tried.add(row.position)
+            if row.state != FAILED:
+                planned.setdefault(kind_of(run), []).append(row)
             if row.state not in (DONE, FAILED):
-                kinds[row.position] = kind_of(row.row.run)
+                open_rows[row.position] = kind_of(run), run.batch
         # Rows of other kinds were opened again by another driver, which measures them.
-        mine = sorted(position for position, kind in kinds.items() if kind in self._queues.by_kind)
-        for position in shuffled(mine, self._sweep, 0):
-            self._queues.by_kind[kinds[position]].waiting.append(position)
+        queues = self._queues.by_kind
+        mine = sorted(p for p, (kind, _) in open_rows.items() if kind in queues)
+        batches = shuffled(sorted({open_rows[p][1] for p in mine}), self._sweep, 0)
+        order = {batch: place for place, batch in enumerate(batches)}
+        for p in sorted(shuffled(mine, self._sweep, 0), key=lambda p: order[open_rows[p][1]]):
+            queues[open_rows[p][0]].waiting.append(p)
+        for kind, queue in queues.items():
+            rows = {row.row: row for row in planned.get(kind, ())}
+            chosen = self._spec.reference_of(list(rows))
+            queue.reference = None if chosen is None else rows[chosen]
         self._progress.expect(len(mine))
 
     def _hand_out(self) -> None:
         for queue in self._queues.by_kind.values():
             while queue.waiting and queue.running < _AHEAD * queue.nodes:
-                self._start(queue, queue.waiting.popleft())
+                self._start(queue, self._next_block(queue))
 
-    def _start(self, queue: Queue, position: int) -> None:
+    def _next_block(self, queue: Queue) -> list[PlannedRow]:
+        """Waiting rows that take turns; or one alone: a row that takes none, or failed before."""
+        size = queue.block_size
+        block = [self._planned(queue.waiting.popleft())]
+        while len(block) < size and queue.waiting and self._takes_turns(block[0]):
+            following = self._planned(queue.waiting[0])
+            if not self._takes_turns(following):
+                break
+            block.append(following)
+            queue.waiting.popleft()
+        return block
+
+    def _planned(self, position: int) -> PlannedRow:
         (planned,) = self._store.planned(self._sweep, position)
-        spec, sweep = planned.row, self._spec
-        try:
-            shipped = self._ship(self._prepared.verified(spec))
-        except StmdeployError as error:
-            self._fail(spec, position, Failure.of(error))
+        return planned
+
+    def _takes_turns(self, row: PlannedRow) -> bool:
+        return row.position not in self._tried and row.row.run.by_turns
+
+    def _start(self, queue: Queue, rows: list[PlannedRow]) -> None:
+        sent = {row: task for row in rows if (task := self._task_of(row)) is not None}
+        if not sent:
             return
-        except OSError as error:
-            told = f"its artifact cannot be read: {error}"
-            self._fail(spec, position, Failure(FailureKind.NOT_EXPORTED, told))
-            return
-        task = RowTask(
-            row=spec,
-            artifact=shipped,
-            is_source=exporter_of(spec.run.runtime).target.travels == "source",
+        guest = self._guest(queue, list(sent))
+        if guest is not None and (task := self._task_of(guest)) is not None:
+            sent[guest] = task
+        positions = [row.position for row in sent]
+        sweep, reference = self._spec, queue.reference
+        known = reference is not None and reference.position in positions
+        block = BlockTask(
+            rows=tuple(sent.values()),
+            reference=positions.index(reference.position) if reference and known else None,
             engine=sweep.engine,
             sampling=sweep.sampling,
             row_timeout_s=sweep.row_timeout_s,
@@ -132,12 +160,41 @@ class ClusterRun:
             profile=queue.profile,
             versions=self._versions,
         )
-        failed_on = {attempt.node for attempt in self._tries(position)}
+        mine = tuple(row for row in sent if row is not guest)
+        failed_on = {tried.node for row in mine for tried in self._tries(row.position)}
         avoided = frozenset(queue.avoided | self._spared(queue, failed_on))
         place = Place(queue.kind.accelerator_type, queue.kind.gpu, avoided)
-        handle = self._fleet.start(task, place)
-        self._queues.running[handle] = Running(queue, position, spec, place, now_utc())
+        handle = self._fleet.start(block, place)
+        self._queues.running[handle] = Running(queue, mine, guest, place, now_utc())
         queue.running += 1
+
+    def _guest(self, queue: Queue, rows: list[PlannedRow]) -> PlannedRow | None:
+        """The reference, if it takes part in a block only for the sake of its rows."""
+        reference = queue.reference
+        if reference is None or not rows[0].row.run.by_turns:
+            return None
+        return None if reference.position in {row.position for row in rows} else reference
+
+    def _task_of(self, planned: PlannedRow) -> RowTask | None:
+        """What a node is told of a row; None if its artifact is no longer what was prepared."""
+        spec = planned.row
+        try:
+            shipped = self._ship(self._prepared.verified(spec))
+        except StmdeployError as error:
+            failure = Failure.of(error)
+        except OSError as error:
+            told = f"its artifact cannot be read: {error}"
+            failure = Failure(FailureKind.NOT_EXPORTED, told)
+        else:
+            return RowTask(
+                row=spec,
+                artifact=shipped,
+                is_source=exporter_of(spec.run.runtime).target.travels == "source",
+                memory_mib=self._prepared.memory_mib(spec),
+            )
+        if planned.state != DONE and planned.position not in self._failed:
+            self._fail(planned, failure)
+        return None
 
     def _ship(self, path: Path) -> Shipped:
         if path not in self._shipped:
@@ -149,7 +206,7 @@ class ClusterRun:
         return self._shipped[path]
 
     def _spared(self, queue: Queue, failed_on: set[str]) -> set[str]:
-        """Ids of nodes that a row has failed on, unless no other node is left."""
+        """Ids of nodes that rows have failed on, unless no other node is left."""
         if not failed_on:
             return set()
         nodes = queue.places(self._fleet.nodes())
@@ -162,128 +219,99 @@ class ClusterRun:
         row = self._store.row_so_far(self._sweep, position)
         return row.tries if row is not None else ()
 
-    def _take_back(self, running: Running, answer: RowAnswer | Lost) -> None:
-        queue, position = running.queue, running.position
-        if isinstance(answer, RowAnswer) and answer.misplaced:
+    def _take_back(self, running: Running, answer: BlockAnswer | Lost) -> None:
+        queue = running.queue
+        if isinstance(answer, BlockAnswer) and answer.misplaced:
             self._queues.avoid(queue, answer.node_id, answer.node, answer.misplaced)
-            queue.waiting.append(position)
+            queue.waiting.extend(row.position for row in running.rows)
             self._queues.look_soon()
             return
-        tries = (*self._tries(position), _try_of(running, answer))
         if isinstance(answer, Lost):
             self._queues.look_soon()
-            self._try_again(running, Failure(FailureKind.DEVICE, answer.reason), tries)
-        elif answer.failure:
-            self._try_again(running, answer.failure, tries, answer.environment)
-        else:
-            self._keep(running.spec, position, answer, tries)
+            failure = Failure(FailureKind.DEVICE, answer.reason)
+            for row in running.rows:
+                self._try_again(queue, row, failure, self._tried_now(row, running, answer))
+            return
+        kept = []
+        for row, given in zip(running.rows, answer.rows, strict=False):
+            tries = self._tried_now(row, running, answer, given.failure)
+            if given.failure is not None:
+                self._try_again(queue, row, given.failure, tries, answer.environment)
+            else:
+                kept.append((row, tries))
+        self._keep(running, answer, dict(kept))
+
+    def _tried_now(
+        self,
+        row: PlannedRow,
+        running: Running,
+        answer: BlockAnswer | Lost,
+        failure: Failure | None = None,
+    ) -> Tries:
+        return (*self._tries(row.position), try_of(running, answer, failure))
 
     def _try_again(
         self,
-        running: Running,
+        queue: Queue,
+        planned: PlannedRow,
         failure: Failure,
         tries: Tries,
         environment: Environment | None = None,
     ) -> None:
         """Queues a failed row once more; or lets it fail, after its last try."""
-        spec, position = running.spec, running.position
+        spec, position = planned.row, planned.position
         # An engine that runs out of memory would do so on another node, too.
         if len(tries) >= _MOST_TRIES or failure.kind is FailureKind.OUT_OF_MEMORY:
-            self._fail(spec, position, failure, tries, environment)
+            self._fail(planned, failure, tries, environment)
             return
         again = replace(failure, message=f"to be tried again: {failure.message}")
         row = self._prepared.row(spec, failure=again).model_copy(update={"tries": tries})
         self._store.save_row(self._sweep, position, row, MEASURING)
         self._tried.add(position)
         self._progress.warn(f"{_title(spec)}: {failure.message}; it is tried again")
-        running.queue.waiting.append(position)
+        queue.waiting.append(position)
 
     def _fail(
         self,
-        spec: RowSpec,
-        position: int,
+        planned: PlannedRow,
         failure: Failure,
         tries: Tries = (),
         environment: Environment | None = None,
     ) -> None:
         """Saves a failed row; the environment is that of the node, if it could answer."""
+        spec, position = planned.row, planned.position
         known = {"environment": environment} if environment else {}
         row = self._prepared.row(spec, failure=failure).model_copy(update={"tries": tries, **known})
         self._store.save_row(self._sweep, position, row, FAILED)
+        self._failed.add(position)
+        queue = self._queues.by_kind[kind_of(spec.run)]
+        if queue.reference is not None and queue.reference.position == position:
+            queue.reference = None
         self._progress.step(f"{_title(spec)} failed: {failure.message}")
         self._on_row(row)
         added = self._prepared.add_smaller(spec, failure)
         if added is not None:
-            self._queues.by_kind[kind_of(spec.run)].waiting.append(added)
+            queue.waiting.append(added)
             self._progress.expect(1)
 
-    def _keep(self, spec: RowSpec, position: int, answer: RowAnswer, tries: Tries) -> None:
-        """Saves a measured row, or a failure if the disk is full."""
+    def _keep(self, running: Running, answer: BlockAnswer, tries: dict[PlannedRow, Tries]) -> None:
+        """Saves the measured rows of a block, all or none; those that fit, if the disk is full."""
+        measured = measured_rows(self._prepared, running, answer, tries)
         try:
-            processes = self._with_logs(spec, answer)
-            row = self._row_of(spec, answer, processes, tries)
-            kept = self._store.add_processes(
-                self._sweep, [Measured(position, 0, processes, row, DONE)]
-            )
+            kept = self._store.add_processes(self._sweep, list(measured.values()))
         except DiskFullError as error:
+            if len(measured) > 1:
+                for row, tried in tries.items():
+                    self._keep(running, answer, {row: tried})
+                return
             # A row without samples takes little room; if there is not even that much, this raises.
             failure = Failure(FailureKind.STORAGE, error.message, error.hint)
-            self._fail(spec, position, failure, tries, answer.environment)
+            for row, tried in tries.items():
+                self._fail(row, failure, tried, answer.environment)
             return
-        if kept:
-            self._progress.step(f"{_title(spec)} measured on {answer.node}")
-            self._on_row(row)
-
-    def _row_of(
-        self, spec: RowSpec, answer: RowAnswer, processes: tuple[ProcessRun, ...], tries: Tries
-    ) -> Row:
-        """The row of an answer, with what only its node knows."""
-        operations = self._prepared.artifact_of(spec).operations
-        bound = bound_by(answer.peaks, spec.run, operations)
-        return self._prepared.row(spec, processes, bound=bound).model_copy(
-            update={
-                "device_name": answer.device,
-                "started_utc": answer.started_utc,
-                "parts_ms": answer.parts_ms if self._spec.explain else None,
-                "tries": tries,
-                **(_figures_of(answer.built) if answer.built else {}),
-            }
-        )
-
-    def _with_logs(self, spec: RowSpec, answer: RowAnswer) -> tuple[ProcessRun, ...]:
-        """The processes, after LoadGen's logs were copied here from the node."""
-        if not answer.logs:
-            return answer.processes
-        folder = (logs_of(self._store, self._sweep) / spec.key).resolve()
-        for name, text in answer.logs.items():
-            write_atomically(folder / name, text.encode())
-        return tuple(_with_log_folder(process, str(folder)) for process in answer.processes)
-
-
-def _with_log_folder(process: ProcessRun, folder: str) -> ProcessRun:
-    if process.scenario is None:
-        return process
-    scenario = process.scenario.model_copy(update={"logs": folder})
-    return process.model_copy(update={"scenario": scenario})
-
-
-def _try_of(running: Running, answer: RowAnswer | Lost) -> Try:
-    if isinstance(answer, Lost):
-        node, started, ended, failure = "", running.started_utc, now_utc(), answer.reason
-    else:
-        node, started, ended = answer.node, answer.started_utc, answer.ended_utc
-        failure = answer.failure.message if answer.failure else ""
-    return Try(node=node, started_utc=started, ended_utc=ended, failure=failure)
-
-
-def _figures_of(built: PreparedArtifact) -> dict[str, object]:
-    """Fields of a row that differ for an engine built on the node."""
-    return {
-        "artifact_sha256": built.sha256,
-        "artifact_mib": built.mib,
-        "build_s": built.build_s,
-        "relative_l2_error": built.relative_l2_error,
-    }
+        for planned, one in measured.items() if kept else ():
+            self._progress.step(f"{_title(planned.row)} measured on {answer.node}")
+            self._on_row(one.row)
 
 
 def _title(spec: RowSpec) -> str:

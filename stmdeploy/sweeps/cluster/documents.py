@@ -38,17 +38,31 @@ class Shipped(Document):
 
 
 class RowTask(Document):
-    """A row for a node to measure, with all its processes.
+    """A row for a node to measure.
 
     Attributes:
         is_source: whether the artifact is a source that the node builds an engine from.
-        profile: hardware profile of the GPU that must measure it; empty for any.
-        versions: versions that packages of the node must have, by name.
+        memory_mib: how much a process takes, estimated.
     """
 
     row: RowSpec
     artifact: Shipped
     is_source: bool
+    memory_mib: float
+
+
+class BlockTask(Document):
+    """Rows for a node to measure by turns, with all their processes.
+
+    Attributes:
+        reference: place among the rows of the one that rows of other blocks are compared with, too;
+            None if there is none.
+        profile: hardware profile of the GPU that must measure them; empty for any.
+        versions: versions that packages of the node must have, by name.
+    """
+
+    rows: tuple[RowTask, ...] = Field(min_length=1)
+    reference: int | None
     engine: EngineSpec
     sampling: SamplingSpec
     row_timeout_s: float
@@ -60,21 +74,14 @@ class RowTask(Document):
 
 
 class RowAnswer(Document):
-    """The result of a task.
+    """What a node measured of a row.
 
     Attributes:
-        node: name and id of the node.
         device: name of the CPU or GPU that measured.
         built: the engine that the node built; None without one.
         logs: LoadGen's logs, by their paths.
-        misplaced: why this node cannot take the row, which another one then gets; usually empty.
     """
 
-    node_id: str
-    node: str
-    started_utc: str
-    ended_utc: str
-    environment: Environment
     device: str = ""
     processes: tuple[ProcessRun, ...] = ()
     built: PreparedArtifact | None = None
@@ -82,4 +89,21 @@ class RowAnswer(Document):
     parts_ms: dict[str, float] | None = None
     logs: dict[PlainPath, str] = Field(default_factory=dict)
     failure: Failure | None = None
+
+
+class BlockAnswer(Document):
+    """The result of a task.
+
+    Attributes:
+        node: name and id of the node.
+        rows: in the order of the task.
+        misplaced: why this node cannot take the rows, which another one then gets; usually empty.
+    """
+
+    node_id: str
+    node: str
+    started_utc: str
+    ended_utc: str
+    environment: Environment
+    rows: tuple[RowAnswer, ...] = ()
     misplaced: str = ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from stmdeploy.sweeps.cluster.documents import NodeFacts, RowAnswer, RowTask
+from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask, NodeFacts
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class Fleet(Protocol):
     def share(self, sha256: str, path: Path) -> None:
         """Makes a file available to every node under its hash; repeated calls do nothing."""
 
-    def start(self, task: RowTask, place: Place) -> Handle:
+    def start(self, task: BlockTask, place: Place) -> Handle:
         """Starts a task, which waits for a free node of its place."""
 
     def wait(
         self, started: Collection[Handle], timeout_s: float
-    ) -> list[tuple[Handle, RowAnswer | Lost]]:
+    ) -> list[tuple[Handle, BlockAnswer | Lost]]:
         """Waits for at least one task to end; returns those that have, none after a timeout."""
 
     def cancel(self, started: Collection[Handle]) -> None:

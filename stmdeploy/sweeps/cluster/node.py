@@ -1,12 +1,13 @@
-"""Runs on a node of a cluster: reports what the node is, and measures rows one at a time."""
+"""Runs on a node of a cluster: reports what the node is, and measures rows by turns."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import random
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,23 +18,32 @@ from stmdeploy.files import places
 from stmdeploy.files.writing import publish, scratch_folder, staging
 from stmdeploy.hardware.environment import environment
 from stmdeploy.hardware.gpus import find_gpu
+from stmdeploy.hardware.machine import memory_available_mib
 from stmdeploy.hardware.nvml import all_gpus
 from stmdeploy.measure.loadgen import why_no_loadgen
-from stmdeploy.measure.summary import wants_more
+from stmdeploy.measure.summary import processes_of
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.plugins.registry import exporter_of, exporters
 from stmdeploy.results.state import now_utc
-from stmdeploy.schema.artifact import manifest_path, read_artifact
+from stmdeploy.schema.artifact import Artifact, manifest_path, read_artifact
 from stmdeploy.schema.hardware import Environment, Peaks
 from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import PreparedArtifact
 from stmdeploy.spec.sweep import RowSpec
-from stmdeploy.sweeps.cluster.documents import NodeFacts, NodeGpu, RowAnswer, RowTask, Shipped
+from stmdeploy.sweeps.blocks import blocks
+from stmdeploy.sweeps.cluster.documents import (
+    BlockAnswer,
+    BlockTask,
+    NodeFacts,
+    NodeGpu,
+    RowAnswer,
+    Shipped,
+)
 from stmdeploy.sweeps.cluster.fleet import Node
 from stmdeploy.sweeps.cluster.kinds import LOADGEN
 from stmdeploy.sweeps.explanation import gpu_peaks, measured_peaks, parts_of
 from stmdeploy.sweeps.exports import path_of
-from stmdeploy.sweeps.process import ProcessLimits, Task, one_process
+from stmdeploy.sweeps.process import ProcessLimits, Task, in_turns, one_process
 from stmdeploy.worker.client import run_job, worker_settings
 from stmdeploy.worker.jobs.engine import EngineJob
 from stmdeploy.worker.process import failure_of
@@ -64,8 +74,9 @@ def cache_folder() -> Path:
     return places.cache_folder() / "node"
 
 
-def measure_row(task: RowTask, here: Node, fetch: Fetch) -> RowAnswer:
-    """Measures all processes of a row on this node; errors become the answer's failure."""
+def measure_block(task: BlockTask, here: Node, fetch: Fetch) -> BlockAnswer:
+    """Measures all processes of a block's rows on this node, by turns; what goes wrong with a row
+    becomes the failure of its answer."""
     machine = environment()
     answer: dict[str, Any] = {
         "node_id": here.id,
@@ -74,65 +85,143 @@ def measure_row(task: RowTask, here: Node, fetch: Fetch) -> RowAnswer:
         "environment": machine,
     }
     try:
-        row = _row_here(task, machine)
+        rows = _rows_here(task, machine)
     except StmdeployError as error:
-        return RowAnswer(**answer, ended_utc=now_utc(), misplaced=error.message)
-    try:
-        answer |= _measured(task, row, machine, fetch)
-    except StmdeployError as error:
-        answer["failure"] = Failure.of(error)
-    except Exception as error:  # noqa: BLE001  (only an answer tells the driver which node it was)
-        traceback.print_exc()
-        answer["failure"] = failure_of(error)
-    return RowAnswer(**answer, ended_utc=now_utc())
+        return BlockAnswer(**answer, ended_utc=now_utc(), misplaced=error.message)
+    with scratch_folder("logs") as logs:
+        block = _Block(task, rows, machine, fetch, logs)
+        block.place()
+        block.measure()
+        answers = tuple(block.answer(place) for place in range(len(rows)))
+    return BlockAnswer(**answer, ended_utc=now_utc(), rows=answers)
 
 
-def _row_here(task: RowTask, machine: Environment) -> RowSpec:
-    """The row, with the GPU of this node filled in.
+def _rows_here(task: BlockTask, machine: Environment) -> list[RowSpec]:
+    """The rows, with the GPU of this node filled in.
 
     Raises:
-        StmdeployError: as `find_gpu`; another version of a package; the runtime is not installed.
+        StmdeployError: as `find_gpu`; another version of a package; a runtime is not installed.
     """
-    row, mine = task.row, machine.versions
+    mine = machine.versions
     for package, version in task.versions.items():
         if mine.get(package, version) != version:
             raise StmdeployError(f"it has {package} {mine[package]}, the others {version}")
+    return [_row_here(one.row, task.profile) for one in task.rows]
+
+
+def _row_here(row: RowSpec, profile: str) -> RowSpec:
     if reason := exporter_of(row.run.runtime).unavailable():
         raise StmdeployError(f"it cannot run {row.run.runtime}: {reason}")
     if row.run.device == "cpu":
         return row
-    gpu, _ = find_gpu(task.profile)
+    gpu, _ = find_gpu(profile)
     return replace(row, run=replace(row.run, gpu_uuid=gpu.uuid, gpu_name=gpu.name))
 
 
-def _measured(task: RowTask, row: RowSpec, machine: Environment, fetch: Fetch) -> dict[str, Any]:
-    """Measures a row; returns fields of the answer.
+class _Block:
+    """Rows that this node measures; whatever one of them meets is its own failure."""
 
-    Raises:
-        StmdeployError: the artifact cannot be stored, its engine cannot be built, or a process
-            failed.
-    """
-    artifact = place_artifact(task.artifact, fetch)
-    found: dict[str, Any] = {}
-    if task.is_source:
-        found["built"] = built = _built(task, row, artifact)
-        artifact = path_of(built)
-    limits = ProcessLimits(task.sampling, task.row_timeout_s, task.memory_limit_mib)
-    processes: tuple[ProcessRun, ...] = ()
-    held = read_artifact(artifact)
-    with scratch_folder("logs") as logs:
-        here = Task(row, artifact, limits, machine, logs)
-        while wants_more(processes, row.run, task.sampling):
-            held.check()
-            processes = (*processes, one_process(here, Silent()))
-            held.check()
-        found["logs"] = {
-            path.relative_to(logs).as_posix(): path.read_text("utf-8", "replace")
-            for path in sorted(logs.rglob("*"))
-            if path.is_file()
-        }
-    found |= {"processes": processes, "device": row.run.gpu_name or machine.processor}
-    return found | (_explained(row, artifact) if task.explain else {})
+    def __init__(
+        self, task: BlockTask, rows: list[RowSpec], machine: Environment, fetch: Fetch, logs: Path
+    ) -> None:
+        self._task, self._rows, self._machine = task, rows, machine
+        self._fetch, self._logs = fetch, logs
+        self._dice = random.Random(task.rows[0].row.key)
+        self._held: dict[int, Artifact] = {}
+        self._built: dict[int, PreparedArtifact] = {}
+        self._processes: dict[int, tuple[ProcessRun, ...]] = {}
+        self._failures: dict[int, Failure] = {}
+
+    def place(self) -> None:
+        """Fetches the rows' artifacts, and builds their engines."""
+        for place, given in enumerate(self._task.rows):
+            with self._own_failure(place):
+                artifact = place_artifact(given.artifact, self._fetch)
+                if given.is_source:
+                    self._built[place] = _built(self._task, self._rows[place], artifact)
+                    artifact = path_of(self._built[place])
+                self._held[place] = read_artifact(artifact)
+
+    def measure(self) -> None:
+        """Measures wave after wave of as many rows as fit into memory, until none needs more."""
+        task, first_wave = self._task, 0
+        ready = list(self._held)
+        if not all(row.run.by_turns for row in self._rows):
+            cut = [[place] for place in ready]
+        else:
+            memory_mib = {place: task.rows[place].memory_mib for place in ready}
+            reference = task.reference if task.reference in ready else None
+            cut = blocks(ready, reference, memory_mib, memory_available_mib())
+        for block in cut:
+            count = processes_of(self._rows[block[-1]].run, task.sampling)
+            for number in range(count):
+                self._measure_wave(block, first_wave + number)
+            first_wave += count
+
+    def _measure_wave(self, block: Sequence[int], wave: int) -> None:
+        """Measures one more process of the rows that have not failed."""
+        for place in block:
+            with self._own_failure(place):
+                self._held[place].check()
+        tasks = {place: self._process(place) for place in block if place not in self._failures}
+        for place, given in self._given(tasks, wave).items():
+            with self._own_failure(place):
+                if isinstance(given, StmdeployError):
+                    raise given
+                self._held[place].check()
+                self._processes[place] = (*self._processes.get(place, ()), given)
+
+    def _given(
+        self, tasks: dict[int, Task], wave: int
+    ) -> Mapping[int, ProcessRun | StmdeployError]:
+        if not tasks:
+            return {}
+        if all(self._rows[place].run.by_turns for place in tasks):
+            return in_turns(tasks, wave, self._dice, Silent())
+        ((place, task),) = tasks.items()
+        try:
+            return {place: one_process(task, Silent())}
+        except StmdeployError as error:
+            return {place: error}
+
+    def _process(self, place: int) -> Task:
+        task = self._task
+        limits = ProcessLimits(task.sampling, task.row_timeout_s, task.memory_limit_mib)
+        artifact, logs = self._held[place].path, self._logs / str(place)
+        return Task(self._rows[place], artifact, limits, self._machine, logs)
+
+    def answer(self, place: int) -> RowAnswer:
+        """What a row came to, explained if it was measured."""
+        row, found = self._rows[place], dict[str, Any]()
+        if place not in self._failures and self._task.explain:
+            with self._own_failure(place):
+                found = _explained(row, self._held[place].path)
+        return RowAnswer(
+            device=row.run.gpu_name or self._machine.processor,
+            processes=self._processes.get(place, ()),
+            built=self._built.get(place),
+            logs=_texts_in(self._logs / str(place)),
+            failure=self._failures.get(place),
+            **found,
+        )
+
+    @contextmanager
+    def _own_failure(self, place: int) -> Iterator[None]:
+        """What goes wrong is the failure of one row; without an answer the driver would not even
+        know which node it was."""
+        try:
+            yield
+        except StmdeployError as error:
+            self._failures[place] = Failure.of(error)
+        except Exception as error:  # noqa: BLE001
+            traceback.print_exc()
+            self._failures[place] = failure_of(error)
+
+
+def _texts_in(folder: Path) -> dict[str, str]:
+    """The files of a folder as text, by their paths; empty if there is none."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(p.relative_to(folder).as_posix()): p.read_text("utf-8", "replace") for p in files}
 
 
 def place_artifact(shipped: Shipped, fetch: Fetch) -> Path:
@@ -157,7 +246,7 @@ def place_artifact(shipped: Shipped, fetch: Fetch) -> Path:
     return read_artifact(path).path
 
 
-def _built(task: RowTask, row: RowSpec, source: Path) -> PreparedArtifact:
+def _built(task: BlockTask, row: RowSpec, source: Path) -> PreparedArtifact:
     # A home may be shared by nodes, and an engine must not change while it is measured.
     folder = cache_folder() / "engines" / os.uname().nodename
     job = EngineJob(source=source, run=row.run, engine=task.engine, folder=folder)

@@ -9,22 +9,28 @@ from dataclasses import dataclass, field
 
 from stmdeploy.errors import ExitCode, FailureKind, StmdeployError
 from stmdeploy.plugins.progress import Progress
-from stmdeploy.spec.sweep import RowSpec
+from stmdeploy.results.state import PlannedRow
 from stmdeploy.sweeps.cluster.fleet import Fleet, Handle, Node, Place
 from stmdeploy.sweeps.cluster.kinds import Kind, why_not
 from stmdeploy.sweeps.cluster.planning import ClusterSpec, Plan
 
 #: Seconds between two looks at the nodes.
 _LOOK_S = 10.0
+#: Rows of a block at most: what a lost node costs, against one more reference for every block.
+_MOST_IN_BLOCK = 7
 
 
 @dataclass
 class Queue:
-    """The rows of one kind that wait for a node, and the nodes that they may go to."""
+    """The rows of one kind that wait for a node, and the nodes that they may go to.
+
+    `reference` is the row that all others of the kind take turns with.
+    """
 
     kind: Kind
     avoided: set[str]
     profile: str
+    reference: PlannedRow | None = None
     waiting: deque[int] = field(default_factory=deque)
     running: int = 0
     nodes: int = 0
@@ -35,20 +41,28 @@ class Queue:
         kind = self.kind.accelerator_type
         return [n for n in nodes if kind in n.accelerator_types and n.id not in self.avoided]
 
+    @property
+    def block_size(self) -> int:
+        """How many of the waiting rows the next block gets, so that no node is left without."""
+        free = self.nodes - self.running
+        share = math.ceil(len(self.waiting) / max(1, free if free > 0 else self.nodes))
+        return min(share, _MOST_IN_BLOCK)
+
 
 @dataclass(frozen=True)
 class Running:
-    """A row that was handed out."""
+    """A block of rows that was handed out. A reference that is of another block is the guest: it is
+    measured for the sake of the others, and keeps its own figures."""
 
     queue: Queue
-    position: int
-    spec: RowSpec
+    rows: tuple[PlannedRow, ...]
+    guest: PlannedRow | None
     place: Place
     started_utc: str
 
 
 class Queues:
-    """The queues of a sweep by kind, and the rows that were handed out."""
+    """The queues of a sweep by kind, and the blocks that were handed out."""
 
     def __init__(
         self,
@@ -74,7 +88,7 @@ class Queues:
         return any(queue.waiting or queue.running for queue in self.by_kind.values())
 
     def take_back(self, handle: Handle) -> Running:
-        """Removes and returns a row whose task has ended."""
+        """Removes and returns a block whose task has ended."""
         running = self.running.pop(handle)
         running.queue.running -= 1
         return running
@@ -132,7 +146,7 @@ class Queues:
         self._fleet.cancel(handles)
         for handle in handles:
             running = self.take_back(handle)
-            running.queue.waiting.append(running.position)
+            running.queue.waiting.extend(row.position for row in running.rows)
 
     def patience_is_over(self) -> bool:
         """Whether every kind with waiting rows has been without nodes for too long."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.sweeps.cluster.documents import NodeFacts, RowAnswer, RowTask
+from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask, NodeFacts
 from stmdeploy.sweeps.cluster.fleet import Handle, Lost, Node, Place
 
 #: Prefix of the Ray resource that says which accelerator type a node has.
@@ -106,24 +106,25 @@ class RayFleet:
             with _lost_cluster():
                 self._files[sha256] = self._ray.put(path.read_bytes())
 
-    def start(self, task: RowTask, place: Place) -> Handle:
+    def start(self, task: BlockTask, place: Place) -> Handle:
         """Hands a task to Ray, which finds a node for it."""
         options: dict[str, Any] = {
             "resources": {_TYPE_PREFIX + place.accelerator_type: 1},
             "num_gpus": 1 if place.gpu else 0,
-            "name": f"stmdeploy {task.row.model.label}",
+            "name": f"stmdeploy {task.rows[0].row.model.label}",
         }
         if place.avoided:
             listed = ",".join(sorted(place.avoided))
             options["label_selector"] = {_NODE_ID: f"!in({listed})"}
-        files = {file.sha256: self._files[file.sha256] for file in task.artifact.files}
+        listed_files = (file for row in task.rows for file in row.artifact.files)
+        files = {file.sha256: self._files[file.sha256] for file in listed_files}
         with _lost_cluster():
             handle: Handle = self._measure.options(**options).remote(task.model_dump_json(), files)
         return handle
 
     def wait(
         self, started: Collection[Handle], timeout_s: float
-    ) -> list[tuple[Handle, RowAnswer | Lost]]:
+    ) -> list[tuple[Handle, BlockAnswer | Lost]]:
         """Waits for at least one task to end; returns those that have, none after a timeout."""
         if not started:
             time.sleep(timeout_s)
@@ -134,9 +135,9 @@ class RayFleet:
                 ended, _ = self._ray.wait(list(started), num_returns=len(started), timeout=0)
             return [(reference, self._answer_of(reference)) for reference in ended]
 
-    def _answer_of(self, reference: Any) -> RowAnswer | Lost:
+    def _answer_of(self, reference: Any) -> BlockAnswer | Lost:
         try:
-            return RowAnswer.model_validate_json(self._ray.get(reference))
+            return BlockAnswer.model_validate_json(self._ray.get(reference))
         except self._ray.exceptions.RayError as error:
             return Lost(f"{type(error).__name__}: {_last_line(error)}")
         except ValueError as error:
@@ -246,7 +247,7 @@ def _measure(task: str, files: dict[str, Any]) -> str:
     """Runs on a node: measures a task, fetching files that the node does not have yet."""
     import ray
 
-    from stmdeploy.sweeps.cluster.node import measure_row
+    from stmdeploy.sweeps.cluster.node import measure_block
 
     def fetch(sha256: str) -> bytes:
         content: bytes = ray.get(files[sha256])
@@ -256,4 +257,4 @@ def _measure(task: str, files: dict[str, Any]) -> str:
     listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     names = {node["NodeID"]: node.get("NodeName") for node in listed}
     here = Node(id, names.get(id) or os.uname().nodename, frozenset())
-    return measure_row(RowTask.model_validate_json(task), here, fetch).model_dump_json()
+    return measure_block(BlockTask.model_validate_json(task), here, fetch).model_dump_json()

@@ -17,7 +17,7 @@ from stmdeploy.schema.row import Prepared
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec, SamplingSpec
 from stmdeploy.spec.sweep import SweepSpec
-from stmdeploy.sweeps.cluster.documents import RowTask, Shipped
+from stmdeploy.sweeps.cluster.documents import BlockTask, RowTask, Shipped
 from stmdeploy.sweeps.prepared import PreparedSweep
 from tests.sweeps.cluster.local_cluster import LocalCluster, local_cluster
 
@@ -79,18 +79,33 @@ def artifact(exported: PreparedSweep) -> Path:
 
 
 @pytest.fixture
-def make_task(artifact: Path) -> Callable[..., RowTask]:
-    """Builds a task of that model at batch 1; keyword arguments overwrite its fields."""
+def make_row_task(artifact: Path) -> Callable[..., RowTask]:
+    """Builds the task of a row of that model at batch 1; keyword arguments overwrite its fields."""
 
     def build(**fields: object) -> RowTask:
-        spec = sweep_spec(1)
         task = RowTask(
-            row=spec.rows()[0],
+            row=sweep_spec(1).rows()[0],
             artifact=Shipped(
                 manifest=manifest_path(artifact).read_text("utf-8"),
                 files=read_artifact(artifact).manifest.files,
             ),
             is_source=False,
+            memory_mib=200.0,
+        )
+        return task.model_copy(update=fields)
+
+    return build
+
+
+@pytest.fixture
+def make_task(make_row_task: Callable[..., RowTask]) -> Callable[..., BlockTask]:
+    """Builds a task of some rows; keyword arguments overwrite its fields."""
+
+    def build(*rows: RowTask, **fields: object) -> BlockTask:
+        spec = sweep_spec(1)
+        task = BlockTask(
+            rows=rows or (make_row_task(),),
+            reference=None,
             engine=spec.engine,
             sampling=spec.sampling,
             row_timeout_s=600.0,

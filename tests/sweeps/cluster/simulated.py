@@ -11,9 +11,17 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stmdeploy.errors import Failure
 from stmdeploy.schema.hardware import Environment
 from stmdeploy.schema.measurement import ProcessRun
-from stmdeploy.sweeps.cluster.documents import NodeFacts, NodeGpu, RowAnswer, RowTask
+from stmdeploy.sweeps.cluster.documents import (
+    BlockAnswer,
+    BlockTask,
+    NodeFacts,
+    NodeGpu,
+    RowAnswer,
+    RowTask,
+)
 from stmdeploy.sweeps.cluster.fleet import Handle, Lost, Node, Place
 from tests.conftest import TEST_ENVIRONMENT
 
@@ -45,7 +53,7 @@ def nodes(**kinds: int) -> tuple[Node, ...]:
 class Ran:
     """One task on one node, in seconds of the simulated clock; ``ended`` None: lost."""
 
-    task: RowTask
+    task: BlockTask
     node: Node
     started: float
     ended: float | None
@@ -53,17 +61,18 @@ class Ran:
 
 @dataclass(eq=False)
 class _Task:
-    task: RowTask
+    task: BlockTask
     place: Place
 
 
-#: What comes of a task on a node, and how many seconds it takes; None: the node dies of it.
-Outcome = Callable[[RowTask, Node], tuple[float, RowAnswer | None]]
+#: What comes of a row on a node, as an answer of it alone, and how many seconds it takes; None: the
+#: node dies of it.
+Outcome = Callable[[RowTask, Node], tuple[float, BlockAnswer | None]]
 
 
 @dataclass
 class SimulatedFleet:
-    """See `Fleet`. ``outcome`` says what comes of a task."""
+    """See `Fleet`. ``outcome`` says what comes of a row; a block takes as long as its rows."""
 
     alive: list[Node]
     outcome: Outcome
@@ -78,7 +87,7 @@ class SimulatedFleet:
     def __post_init__(self) -> None:
         self._waiting: deque[_Task] = deque()
         self._late: dict[str, float] = {}
-        self._busy: dict[str, tuple[float, Node, _Task, RowAnswer | None, float]] = {}
+        self._busy: dict[str, tuple[float, Node, _Task, BlockAnswer | None, float]] = {}
 
     def nodes(self) -> tuple[Node, ...]:
         return tuple(self.alive)
@@ -90,7 +99,7 @@ class SimulatedFleet:
         assert path.is_file()
         self.shared.append(sha256)
 
-    def start(self, task: RowTask, place: Place) -> Handle:
+    def start(self, task: BlockTask, place: Place) -> Handle:
         handle = _Task(task, place)
         self._waiting.append(handle)
         self.most_in_hand = max(self.most_in_hand, len(self._waiting) + len(self._busy))
@@ -105,13 +114,22 @@ class SimulatedFleet:
                 fits = place.accelerator_type in node.accelerator_types
                 if fits and node.id not in place.avoided:
                     self._waiting.remove(handle)
-                    seconds, answer = self.outcome(handle.task, node)
+                    seconds, answer = self._outcome_of(handle.task, node)
                     self._busy[node.id] = (self.now + seconds, node, handle, answer, self.now)
                     break
 
+    def _outcome_of(self, task: BlockTask, node: Node) -> tuple[float, BlockAnswer | None]:
+        found = [self.outcome(row, node) for row in task.rows]
+        answers = [answer for _, answer in found if answer is not None]
+        seconds = sum(seconds for seconds, _ in found)
+        if len(answers) < len(found):
+            return seconds, None
+        rows = tuple(row for answer in answers for row in answer.rows)
+        return seconds, answers[0].model_copy(update={"rows": rows})
+
     def wait(
         self, started: Collection[Handle], timeout_s: float
-    ) -> list[tuple[Handle, RowAnswer | Lost]]:
+    ) -> list[tuple[Handle, BlockAnswer | Lost]]:
         self.on_tick()
         self._assign()
         due = min(self._busy.values(), key=lambda entry: entry[0], default=None)
@@ -150,15 +168,16 @@ class SimulatedFleet:
         self._waiting.clear()
 
 
-def answered(node: Node, *processes: ProcessRun, **fields: object) -> RowAnswer:
-    """A node's answer."""
-    answer = RowAnswer(
+def answered(
+    node: Node, *processes: ProcessRun, failure: Failure | None = None, misplaced: str = ""
+) -> BlockAnswer:
+    """A node's answer about one row."""
+    return BlockAnswer(
         node_id=node.id,
         node=node.label,
         started_utc="2026-01-01T00:00:00",
         ended_utc="2026-01-01T00:00:10",
         environment=environment(onnxruntime="of the node"),
-        device="Test CPU",
-        processes=processes,
+        rows=(RowAnswer(device="Test CPU", processes=processes, failure=failure),),
+        misplaced=misplaced,
     )
-    return answer.model_copy(update=fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from stmdeploy.spec.export import EngineSpec
 from stmdeploy.spec.run import RunSpec, ScenarioSpec
 from stmdeploy.spec.sweep import SweepSpec
 from stmdeploy.sweeps.cluster.dispatching import ClusterRun
-from stmdeploy.sweeps.cluster.documents import RowAnswer, RowTask
+from stmdeploy.sweeps.cluster.documents import BlockAnswer, RowTask
 from stmdeploy.sweeps.cluster.fleet import Node
 from stmdeploy.sweeps.cluster.planning import ClusterSpec, Plan, check_cluster_sweep, plan
 from stmdeploy.sweeps.prepared import PreparedSweep
@@ -52,7 +53,7 @@ def progress() -> RecordedProgress:
 def works(make_process: MakeProcess) -> Outcome:
     """Every row takes ten seconds."""
 
-    def outcome(_: RowTask, node: Node) -> tuple[float, RowAnswer | None]:
+    def outcome(_: RowTask, node: Node) -> tuple[float, BlockAnswer | None]:
         return 10.0, answered(node, make_process(), make_process())
 
     return outcome
@@ -69,7 +70,7 @@ def _check(fleet: SimulatedFleet) -> None:
     """Nobody ran another kind's row, or two at once."""
     by_node: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for ran in fleet.ran:
-        assert ran.task.row.run.node in ran.node.accelerator_types
+        assert {row.row.run.node for row in ran.task.rows} <= ran.node.accelerator_types
         if ran.ended is not None:
             by_node[ran.node.id].append((ran.started, ran.ended))
     for spans in by_node.values():
@@ -83,19 +84,68 @@ def test_every_row_once_on_its_kind(
     prepared = prepare(sweep_spec(*range(1, 21)))
     fleet = SimulatedFleet(list(nodes(A100=3, H100=1, L4=2)), works)
     done = _run(prepared, fleet, progress)
-    assert len(done) == len(fleet.ran) == 60
+    assert len(done) == 60
     assert Counter(row.node for row in done) == dict.fromkeys(NODES, 20)
     assert len({(row.node, row.batch) for row in prepared.store.rows("s")}) == 60
     assert prepared.store.find_sweep("s").states == {DONE: 60}
     _check(fleet)
-    # All nodes were busy until their kind had no rows left: one H100 takes twenty times ten.
-    assert fleet.now == 200.0
+    # All nodes were busy until their kind had no rows left: one H100 takes twenty times ten, and
+    # the reference as guest of the two blocks that it is not in.
+    assert fleet.now == 220.0
+    assert max(len(ran.task.rows) for ran in fleet.ran) == 8, "seven and a guest"
+    assert all(ran.task.reference is not None for ran in fleet.ran)
     assert len(fleet.shared) == len(set(fleet.shared)), "every file is shared once"
     assert fleet.most_in_hand <= 2 * 6
     (row, *_) = done
     assert [attempt.failure for attempt in row.tries] == [""]
     assert row.device_name == "Test CPU" and row.measurement is not None
     assert row.measurement.processes == 2
+
+
+def test_rows_of_a_kind_are_compared_whichever_node_measured_them(
+    prepare: Prepare, make_process: MakeProcess, progress: RecordedProgress
+) -> None:
+    """Copies of a row: each by turns with those of its block, and by the guest with the others."""
+    prepared = prepare(sweep_spec(1, repeats=10))
+
+    def outcome(task: RowTask, node: Node) -> tuple[float, BlockAnswer | None]:
+        slower = (1.0 if node.name == "A100-0" else 3.0) * (2.0 if task.row.repeat == 4 else 1.0)
+        waves = [
+            make_process(samples_ms=(slower * f,) * 2, turns=(1, 1), wave=wave)
+            for wave, f in enumerate((1.0, 1.0 + 0.001 * task.row.repeat, 0.999))
+        ]
+        return 10.0, answered(node, *waves)
+
+    fleet = SimulatedFleet(list(nodes(A100=2, H100=1, L4=1)), outcome)
+    _run(prepared, fleet, progress)
+    by_node = {node: [r for r in prepared.store.rows("s") if r.node == node] for node in NODES}
+    for rows in by_node.values():
+        keys = {row.key: row.repeat for row in rows}
+        for row in rows:
+            found = {keys[one.key]: math.exp(one.difference) for one in row.contrasts}
+            assert found.keys() == {*range(10)} - {row.repeat}, "with those of its kind, and all"
+            ratio = 2.0 if row.repeat == 4 else 1.0
+            for other, value in found.items():
+                assert value == pytest.approx(ratio / (2.0 if other == 4 else 1.0), rel=0.01)
+    nodes_of_a100 = {row.tries[0].node for row in by_node["A100"]}
+    assert len(nodes_of_a100) == 2, "it is three times slower, which no ratio knows of"
+
+
+def test_a_reference_that_fails_costs_no_other_row(
+    prepare: Prepare, make_process: MakeProcess, progress: RecordedProgress
+) -> None:
+    prepared = prepare(sweep_spec(1, repeats=20))
+
+    def outcome(task: RowTask, node: Node) -> tuple[float, BlockAnswer | None]:
+        if task.row.repeat == 0:
+            return 1.0, answered(node, failure=DIED)
+        return 10.0, answered(node, make_process())
+
+    fleet = SimulatedFleet(list(nodes(A100=1, H100=1, L4=1)), outcome)
+    done = _run(prepared, fleet, progress)
+    assert len(done) == 60
+    assert [row.repeat for row in done if row.failure is not None] == [0, 0, 0]
+    assert max(len(row.tries) for row in done if row.failure is None) == 1
 
 
 def test_a_lost_node_costs_no_row(
@@ -112,11 +162,13 @@ def test_a_lost_node_costs_no_row(
     done = _run(prepared, fleet, progress)
     assert len({(row.node, row.batch) for row in done}) == len(done) == 30
     _check(fleet)
-    (again,) = [row for row in done if len(row.tries) == 2]
-    assert again.node == "A100"
-    assert again.tries[0].failure == "NodeDiedError: the node is dead"
-    assert again.tries[1].node.startswith("A100-0 ")
-    assert again.failure is None and again.measurement is not None
+    lost = [row for row in done if len(row.tries) == 2]
+    assert len(lost) == 5, "the rows of a block"
+    for again in lost:
+        assert again.node == "A100"
+        assert again.tries[0].failure == "NodeDiedError: the node is dead"
+        assert again.tries[1].node.startswith("A100-0 ")
+        assert again.failure is None and again.measurement is not None
     assert any("it is tried again" in line for line in progress.warnings)
 
 
@@ -125,7 +177,7 @@ def test_what_fails_is_tried_on_other_nodes(
 ) -> None:
     prepared = prepare(sweep_spec(1, 2))
 
-    def outcome(_: RowTask, node: Node) -> tuple[float, RowAnswer | None]:
+    def outcome(_: RowTask, node: Node) -> tuple[float, BlockAnswer | None]:
         if node.name == "A100-0":
             return 1.0, answered(node, failure=DIED)
         return 10.0, answered(node, make_process())
@@ -145,7 +197,7 @@ def test_a_row_that_fails_everywhere_fails(
 ) -> None:
     prepared = prepare(sweep_spec(1, 2))
 
-    def outcome(task: RowTask, node: Node) -> tuple[float, RowAnswer | None]:
+    def outcome(task: RowTask, node: Node) -> tuple[float, BlockAnswer | None]:
         if task.row.run.batch == 2 and "A100" in node.accelerator_types:
             return 1.0, answered(node, failure=DIED)
         return 10.0, answered(node, make_process())
@@ -164,7 +216,7 @@ def test_out_of_memory_is_not_tried_again_but_smaller(
 ) -> None:
     prepared = prepare(sweep_spec(8, smaller_batch=True))
 
-    def outcome(task: RowTask, node: Node) -> tuple[float, RowAnswer | None]:
+    def outcome(task: RowTask, node: Node) -> tuple[float, BlockAnswer | None]:
         if task.row.run.batch > 4 and "L4" in node.accelerator_types:
             return 1.0, answered(
                 node, failure=Failure(FailureKind.OUT_OF_MEMORY, "CUDA out of memory")
@@ -174,7 +226,7 @@ def test_out_of_memory_is_not_tried_again_but_smaller(
     fleet = SimulatedFleet(list(nodes(A100=1, H100=1, L4=1)), outcome)
     done = _run(prepared, fleet, progress)
     assert [(r.batch, bool(r.failure)) for r in done if r.node == "L4"] == [(8, True), (4, False)]
-    assert len([ran for ran in fleet.ran if ran.task.row.run.node == "L4"]) == 2
+    assert len([ran for ran in fleet.ran if "L4" in ran.node.accelerator_types]) == 2
 
 
 def test_a_driver_that_ends_is_taken_up(
@@ -185,7 +237,7 @@ def test_a_driver_that_ends_is_taken_up(
     fleet = SimulatedFleet(list(nodes(A100=1, H100=1, L4=1)), works)
 
     def interrupt() -> None:
-        if fleet.now > 35:
+        if fleet.now > 85:
             raise KeyboardInterrupt
 
     fleet.on_tick = interrupt
@@ -236,7 +288,7 @@ def test_tries_are_remembered_by_the_next_driver(
 ) -> None:
     prepared = prepare(sweep_spec(1))
 
-    def dies(_: RowTask, node: Node) -> tuple[float, RowAnswer | None]:
+    def dies(_: RowTask, node: Node) -> tuple[float, BlockAnswer | None]:
         return 5.0, answered(node, make_process()) if node.name != "H100-0" else None
 
     fleet = SimulatedFleet(list(nodes(A100=1, H100=1, L4=1)), dies)
@@ -255,7 +307,7 @@ def test_a_node_that_comes_back_in_time_goes_on(
     prepared = prepare(sweep_spec(1, 2))
     first, second = nodes(H100=2)
 
-    def outcome(_: RowTask, node: Node) -> tuple[float, RowAnswer | None]:
+    def outcome(_: RowTask, node: Node) -> tuple[float, BlockAnswer | None]:
         return 5.0, None if node == first else answered(node, make_process())
 
     fleet = SimulatedFleet([*nodes(A100=1, L4=1), first], outcome)
@@ -276,7 +328,7 @@ def test_a_row_that_waits_for_a_node_that_dies_comes_back(
     prepared = prepare(sweep_spec(1, 2, 3))
     failures: list[RowTask] = []
 
-    def outcome(task: RowTask, node: Node) -> tuple[float, RowAnswer | None]:
+    def outcome(task: RowTask, node: Node) -> tuple[float, BlockAnswer | None]:
         if node.name == "A100-1":
             return 1000.0, answered(node, make_process())
         if node.name == "A100-0" and not failures:
@@ -302,7 +354,7 @@ def test_a_late_node_that_cannot_is_left_out(
     prepared = prepare(sweep_spec(*range(1, 11)))
     late = nodes(A100=3)[2]
 
-    def outcome(_: RowTask, node: Node) -> tuple[float, RowAnswer | None]:
+    def outcome(_: RowTask, node: Node) -> tuple[float, BlockAnswer | None]:
         assert node != late
         return 10.0, answered(node, make_process())
 
@@ -325,7 +377,7 @@ def test_a_killed_worker_is_tried_elsewhere(
     """It may have been a preemption; what an engine says of its memory is final."""
     prepared = prepare(sweep_spec(1))
 
-    def outcome(_: RowTask, node: Node) -> tuple[float, RowAnswer | None]:
+    def outcome(_: RowTask, node: Node) -> tuple[float, BlockAnswer | None]:
         if node.name == "A100-0":
             killed = Failure(FailureKind.KILLED, "worker was killed (SIGKILL)")
             return 1.0, answered(node, failure=killed)
@@ -349,7 +401,7 @@ def test_a_misplaced_row_goes_elsewhere_and_is_nobodys_failure(
 ) -> None:
     prepared = prepare(sweep_spec(1, 2, 3))
 
-    def outcome(_: RowTask, node: Node) -> tuple[float, RowAnswer | None]:
+    def outcome(_: RowTask, node: Node) -> tuple[float, BlockAnswer | None]:
         if node.name == "A100-0":
             return 0.1, answered(node, misplaced="it has onnxruntime 1.0, the others 2.0")
         return 10.0, answered(node, make_process())
@@ -431,7 +483,7 @@ def test_a_hundred_nodes_and_thousands_of_rows(
     samples = tuple(10.0 + i % 7 / 10 for i in range(300))
     process = make_process(samples_ms=samples)
 
-    def outcome(_: RowTask, node: Node) -> tuple[float, RowAnswer | None]:
+    def outcome(_: RowTask, node: Node) -> tuple[float, BlockAnswer | None]:
         return 0.003, answered(node, process, process, process)
 
     fleet = SimulatedFleet(list(nodes(A100=40, H100=40, L4=20)), outcome, keep=False)

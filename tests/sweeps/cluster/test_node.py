@@ -1,4 +1,4 @@
-"""What runs on a node: artifacts and engines from its cache, rows measured whole."""
+"""What runs on a node: artifacts and engines from its cache, rows measured by turns."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from stmdeploy.export.engine import built_engine
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.schema.artifact import manifest_path, read_artifact
 from stmdeploy.spec.export import EngineSpec, ExportSpec
-from stmdeploy.spec.run import RunSpec, ScenarioSpec
-from stmdeploy.sweeps.cluster.documents import RowTask, Shipped
+from stmdeploy.spec.run import RunSpec, SamplingSpec, ScenarioSpec
+from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask, RowAnswer, RowTask, Shipped
 from stmdeploy.sweeps.cluster.fleet import Node
 from stmdeploy.sweeps.cluster.node import (
+    Fetch,
     cache_folder,
     facts_here,
-    measure_row,
+    measure_block,
     place_artifact,
 )
 from stmdeploy.sweeps.exports import path_of
@@ -29,7 +30,8 @@ from stmdeploy.worker.exports import export_model
 from tests.sweeps.cluster.conftest import MODEL
 
 HERE = Node("0" * 16, "test", frozenset())
-MakeTask = Callable[..., RowTask]
+MakeTask = Callable[..., BlockTask]
+MakeRowTask = Callable[..., RowTask]
 
 
 @pytest.fixture(autouse=True)
@@ -58,9 +60,9 @@ def fetch(artifact: Path, fetched: list[str]) -> Callable[[str], bytes]:
 
 
 def test_an_artifact_comes_once(
-    make_task: MakeTask, fetch: Callable[[str], bytes], fetched: list[str], artifact: Path
+    make_row_task: MakeRowTask, fetch: Callable[[str], bytes], fetched: list[str], artifact: Path
 ) -> None:
-    shipped = make_task().artifact
+    shipped = make_row_task().artifact
     path = place_artifact(shipped, fetch)
     assert cache_folder() in path.parents
     assert path.read_bytes() == artifact.read_bytes()
@@ -70,64 +72,93 @@ def test_an_artifact_comes_once(
     assert read_artifact(place_artifact(shipped, fetch)).path == path, "it is fetched again"
 
 
-def test_what_comes_is_checked(make_task: MakeTask) -> None:
-    shipped = make_task().artifact
+def test_what_comes_is_checked(make_row_task: MakeRowTask) -> None:
+    shipped = make_row_task().artifact
     with pytest.raises(StmdeployError, match="cut short"):
         place_artifact(shipped, lambda _: b"something else")
     with pytest.raises(StmdeployError, match="is no stmdeploy-artifact"):
         place_artifact(shipped.model_copy(update={"manifest": "{}"}), lambda _: b"")
 
 
-def test_a_row_is_measured_whole(make_task: MakeTask, fetch: Callable[[str], bytes]) -> None:
+def only(answer: BlockAnswer) -> RowAnswer:
+    """What came of the one row of a task."""
+    assert answer.misplaced == ""
+    (row,) = answer.rows
+    return row
+
+
+def test_a_block_is_measured_whole_by_turns(
+    make_task: MakeTask, make_row_task: MakeRowTask, fetch: Callable[[str], bytes]
+) -> None:
+    """And a row of it that cannot be measured costs no other."""
+    good, row = make_row_task(), make_row_task().row
+    second = make_row_task(row=replace(row, repeat=1))
+    no_engine = make_row_task(row=replace(row, run=replace(row.run, runtime="tensorrt-rtx")))
     versions = {"onnxruntime": facts_here().environment.versions["onnxruntime"]}
-    answer = measure_row(make_task(versions=versions), HERE, fetch)
-    assert answer.failure is None and answer.misplaced == ""
-    assert len(answer.processes) >= 3, "more where they disagree"
+    task = make_task(good, no_engine, second, reference=0, versions=versions)
+    answer = measure_block(task, HERE, fetch)
     assert answer.node == HERE.label and answer.started_utc < answer.ended_utc
-    assert answer.device == answer.processes[0].environment.processor
+    first, failed, third = answer.rows
+    assert failed.failure and "is no engine of tensorrt_rtx" in failed.failure.message
+    assert not failed.processes
+    for one in (first, third):
+        assert one.failure is None and len(one.processes) == 6
+        assert [process.wave for process in one.processes] == list(range(6))
+        assert all(process.alive == 2 for process in one.processes)
+        assert one.device == one.processes[0].environment.processor
 
 
-def test_a_row_that_cannot_run_says_why(make_task: MakeTask, fetch: Callable[[str], bytes]) -> None:
-    row = make_task().row
-    no_engine = replace(row, run=replace(row.run, runtime="tensorrt-rtx"))
-    answer = measure_row(make_task(row=no_engine), HERE, fetch)
-    assert answer.failure and "is no engine of tensorrt_rtx" in answer.failure.message
-    assert not answer.misplaced and not answer.processes
+def test_what_does_not_fit_into_memory_takes_turns_with_the_reference(
+    make_task: MakeTask, make_row_task: MakeRowTask, fetch: Callable[[str], bytes]
+) -> None:
+    row = make_row_task().row
+    rows = [make_row_task(row=replace(row, repeat=i), memory_mib=1e9) for i in range(3)]
+    task = make_task(*rows, reference=1, sampling=SamplingSpec(budget_s=0.1, processes=3))
+    answer = measure_block(task, HERE, fetch)
+    waves = [[process.wave for process in one.processes] for one in answer.rows]
+    assert waves == [[0, 1, 2], [0, 1, 2, 3, 4, 5], [3, 4, 5]]
 
 
 def test_a_gpu_that_is_not_here_is_no_failure(
-    make_task: MakeTask, fetch: Callable[[str], bytes]
+    make_task: MakeTask, make_row_task: MakeRowTask, fetch: Callable[[str], bytes]
 ) -> None:
-    row = make_task().row
-    on_gpu = replace(row, run=replace(row.run, device="cuda", node="a100"))
-    answer = measure_row(make_task(row=on_gpu, profile="a100-40gb"), HERE, fetch)
+    row = make_row_task().row
+    on_gpu = make_row_task(row=replace(row, run=replace(row.run, device="cuda", node="a100")))
+    answer = measure_block(make_task(on_gpu, profile="a100-40gb"), HERE, fetch)
     assert answer.misplaced.startswith("this machine has no NVIDIA A100 40GB")
 
 
 def test_another_version_is_no_failure(make_task: MakeTask, fetch: Callable[[str], bytes]) -> None:
     mine = facts_here().environment.versions["onnxruntime"]
-    answer = measure_row(make_task(versions={"onnxruntime": "0.1"}), HERE, fetch)
+    answer = measure_block(make_task(versions={"onnxruntime": "0.1"}), HERE, fetch)
     assert answer.misplaced == f"it has onnxruntime {mine}, the others 0.1"
 
 
-def logs_of(scenario: ScenarioSpec, task: RowTask, fetch: Callable[[str], bytes]) -> set[str]:
+def logs_of(scenario: ScenarioSpec, make: MakeTask, row: RowTask, fetch: Fetch) -> set[str]:
     pytest.importorskip("mlperf_loadgen")
-    run = replace(task.row.run, scenario=scenario)
-    answer = measure_row(task.model_copy(update={"row": replace(task.row, run=run)}), HERE, fetch)
+    run = replace(row.row.run, scenario=scenario)
+    with_scenario = row.model_copy(update={"row": replace(row.row, run=run)})
+    answer = only(measure_block(make(with_scenario), HERE, fetch))
     assert answer.failure is None and len(answer.processes) == 1
     return set(answer.logs)
 
 
-def test_logs_of_a_scenario_come_along(make_task: MakeTask, fetch: Callable[[str], bytes]) -> None:
-    logs = logs_of(ScenarioSpec("offline", duration_s=0.2), make_task(), fetch)
+def test_logs_of_a_scenario_come_along(
+    make_task: MakeTask, make_row_task: MakeRowTask, fetch: Fetch
+) -> None:
+    scenario = ScenarioSpec("offline", duration_s=0.2)
+    logs = logs_of(scenario, make_task, make_row_task(), fetch)
     assert any(name.endswith("summary.txt") for name in logs)
 
 
 @pytest.mark.nightly
-def test_logs_of_servers_search_too(make_task: MakeTask, fetch: Callable[[str], bytes]) -> None:
+def test_logs_of_servers_search_too(
+    make_task: MakeTask, make_row_task: MakeRowTask, fetch: Fetch
+) -> None:
     """They lie in a folder of their own."""
     server = ScenarioSpec("server", duration_s=1.0, target_latency_ms=1000.0)
-    assert any(name.startswith("search/") for name in logs_of(server, make_task(), fetch))
+    logs = logs_of(server, make_task, make_row_task(), fetch)
+    assert any(name.startswith("search/") for name in logs)
 
 
 def test_what_nobody_expects_is_an_answer_too(make_task: MakeTask) -> None:
@@ -136,9 +167,9 @@ def test_what_nobody_expects_is_an_answer_too(make_task: MakeTask) -> None:
     def lost(_: str) -> bytes:
         raise RuntimeError("the object store is gone")
 
-    answer = measure_row(make_task(), HERE, lost)
+    answer = measure_block(make_task(), HERE, lost)
     told = "RuntimeError: the object store is gone"
-    assert answer.failure == Failure(FailureKind.ERROR, told)
+    assert only(answer).failure == Failure(FailureKind.ERROR, told)
     assert answer.node == HERE.label
 
 
@@ -184,15 +215,17 @@ def test_an_engine_is_built_once_for_what_it_depends_on(source: Path, tmp_path: 
     assert read_artifact(build(run, EngineSpec())).manifest.state == "built, not run"
 
 
-def test_a_row_of_a_source_builds_there(source: Path, make_task: MakeTask, tmp_path: Path) -> None:
+def test_a_row_of_a_source_builds_there(
+    source: Path, make_task: MakeTask, make_row_task: MakeRowTask, tmp_path: Path
+) -> None:
     """Where there is no GPU, its engine is built and then says that it cannot run."""
-    row = make_task().row
+    row = make_row_task().row
     on_engine = replace(row, run=replace(row.run, runtime="tensorrt-rtx", precision="fp16"))
     files = read_artifact(source).manifest.files
     shipped = Shipped(manifest=manifest_path(source).read_text("utf-8"), files=files)
-    task = make_task(row=on_engine, artifact=shipped, is_source=True)
+    task = make_task(make_row_task(row=on_engine, artifact=shipped, is_source=True))
     contents = {file.sha256: source.with_name(file.name).read_bytes() for file in files}
-    answer = measure_row(task, HERE, contents.__getitem__)
+    answer = only(measure_block(task, HERE, contents.__getitem__))
     assert answer.failure and answer.failure.message.endswith("is built, not run: no GPU")
     assert list((cache_folder() / "engines").rglob("*.rtx.engine"))
     shutil.rmtree(tmp_path / "cache")

@@ -19,7 +19,7 @@ from stmdeploy.cli.main import main
 from stmdeploy.results.state import DONE
 from stmdeploy.results.store import Store
 from stmdeploy.schema.row import Row
-from stmdeploy.sweeps.cluster.documents import NodeFacts, RowAnswer, RowTask, Shipped
+from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask, NodeFacts, RowTask, Shipped
 from stmdeploy.sweeps.cluster.fleet import Lost, Place
 from stmdeploy.sweeps.cluster.ray_fleet import RayFleet
 from tests.sweeps.cluster.local_cluster import LocalCluster
@@ -53,13 +53,13 @@ def _wait(until: Callable[[], bool], driver: subprocess.Popen[bytes]) -> None:
 
 
 def _spans(rows: tuple[Row, ...]) -> dict[str, list[tuple[str, str]]]:
-    """When each node measured: what it finished, from its own answers."""
+    """When each node measured a block, from its own answers."""
     spans: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
     for row in rows:
         for attempt in row.tries:
             if attempt.node:
                 spans[attempt.node].append((attempt.started_utc, attempt.ended_utc))
-    return {node: sorted(of_node) for node, of_node in spans.items()}
+    return {node: sorted(set(of_node)) for node, of_node in spans.items()}
 
 
 @pytest.mark.nightly
@@ -142,43 +142,46 @@ def test_the_nodes_and_what_they_say(fleet: RayFleet) -> None:
 
 
 def test_a_file_that_is_not_what_it_should_be_is_a_failure(
-    fleet: RayFleet, make_task: Callable[..., RowTask], tmp_path: Path
+    fleet: RayFleet,
+    make_task: Callable[..., BlockTask],
+    make_row_task: Callable[..., RowTask],
+    tmp_path: Path,
 ) -> None:
     """And the node says so, instead of measuring something else."""
     other = tmp_path / "other"
     other.write_bytes(b"something else")
-    task = make_task()
-    for file in task.artifact.files:
+    artifact = make_row_task().artifact
+    for file in artifact.files:
         fleet.share(file.sha256, other)
-    wrong = task.artifact.files[0].model_copy(update={"name": "another.onnx"})
-    shipped = Shipped(manifest=task.artifact.manifest, files=(wrong, *task.artifact.files[1:]))
-    task = task.model_copy(update={"artifact": shipped})
-    handle = fleet.start(task, Place("L4", gpu=False))
+    wrong = artifact.files[0].model_copy(update={"name": "another.onnx"})
+    shipped = Shipped(manifest=artifact.manifest, files=(wrong, *artifact.files[1:]))
+    handle = fleet.start(make_task(make_row_task(artifact=shipped)), Place("L4", gpu=False))
     ((_, answer),) = _until_ended(fleet, handle)
-    assert isinstance(answer, RowAnswer)
-    assert answer.failure and "another.onnx" in answer.failure.message
+    assert isinstance(answer, BlockAnswer)
+    (row,) = answer.rows
+    assert row.failure and "another.onnx" in row.failure.message
 
 
 @pytest.mark.nightly
 def test_avoided_nodes_get_nothing(
-    cluster: LocalCluster, fleet: RayFleet, make_task: Callable[..., RowTask]
+    cluster: LocalCluster, fleet: RayFleet, make_task: Callable[..., BlockTask]
 ) -> None:
     """Both tasks go to the other one, which tells a wrong version instead of measuring."""
     for name in ("T4-0", "T4-1"):
         cluster.add(name, "T4")
     first, second = (node for node in fleet.nodes() if "T4" in node.accelerator_types)
     task = make_task(versions={"onnxruntime": "0.1"})
-    for file in task.artifact.files:
+    for file in task.rows[0].artifact.files:
         fleet.share(file.sha256, Path(__file__))
     place = Place("T4", gpu=False, avoided=frozenset({first.id}))
     for handle in [fleet.start(task, place) for _ in range(2)]:
         ((_, answer),) = _until_ended(fleet, handle)
-        assert isinstance(answer, RowAnswer)
+        assert isinstance(answer, BlockAnswer)
         assert answer.node_id == second.id
         assert answer.misplaced.startswith("it has onnxruntime ")
 
 
-def _until_ended(fleet: RayFleet, handle: object) -> list[tuple[object, RowAnswer | Lost]]:
+def _until_ended(fleet: RayFleet, handle: object) -> list[tuple[object, BlockAnswer | Lost]]:
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         if found := fleet.wait([handle], 1.0):

@@ -6,6 +6,11 @@ difference of logarithms for each pair of rows that hardly knows of it; the medi
 of a *wave* is what that wave says. The next wave is of fresh processes (memory lies elsewhere), so
 waves are the independent observations, and Student's t bounds their mean.
 
+Six waves tell little of how far those of a pair lie apart. The pairs of a sweep are mostly alike in
+that, so each pair's variance is drawn towards that of all, the more the more alike they are, which
+the variances themselves tell (G. K. Smyth, Linear models and empirical Bayes methods, Stat. Appl.
+Genet. Mol. Biol. 3, 2004). Where slow spells hit some rows alone, pairs keep their own.
+
 Where all pairs of rows are looked at, some will differ by chance. Groups are therefore told apart
 by simultaneous intervals (J. W. Tukey, The problem of multiple comparisons, 1953; C. Y. Kramer,
 Biometrics 12, 1956), each pair with its own variance, for slow spells may hit some rows alone.
@@ -15,7 +20,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from string import ascii_letters
@@ -24,6 +29,10 @@ from stmdeploy.measure.statistics import CONFIDENCE, student_t
 
 #: With fewer waves there is no spread to speak of, and no interval.
 FEWEST_WAVES = 3
+#: Pairs that tell how much their variances differ: those of four rows.
+_FEWEST_PAIRS = 6
+#: Degrees of freedom of what is known from other pairs, at most.
+_MOST_WEIGHT = 15.0
 #: What one row took in one wave: the durations of every turn, in any one unit.
 Turns = Sequence[Sequence[float]]
 
@@ -93,10 +102,50 @@ def wave_difference(row: Turns, other: Turns) -> float:
     )
 
 
-def contrast(differences: Sequence[float]) -> Contrast:
-    """What at least `FEWEST_WAVES` waves come to, each by its `wave_difference`."""
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    return Contrast(statistics.fmean(differences), error, len(differences) - 1)
+def contrasts(pairs: Sequence[Sequence[float]]) -> list[Contrast]:
+    """What pairs of rows come to that were in the same waves.
+
+    Args:
+        pairs: of every pair the `wave_difference` of at least `FEWEST_WAVES` waves.
+    """
+    variances = [statistics.variance(differences) for differences in pairs]
+    freedoms = [len(differences) - 1 for differences in pairs]
+    usual, weight = _usual_variance(variances, freedoms)
+    found = []
+    for differences, variance, freedom in zip(pairs, variances, freedoms, strict=True):
+        drawn = (weight * usual + freedom * variance) / (weight + freedom)
+        error = math.sqrt(drawn / len(differences))
+        found.append(Contrast(statistics.fmean(differences), error, weight + freedom))
+    return found
+
+
+def _usual_variance(variances: Sequence[float], freedoms: Sequence[int]) -> tuple[float, float]:
+    """The variance that pairs have in common, and how many degrees of freedom it is worth.
+
+    The logarithm of a variance has a spread of its own, which is known; only what they differ by
+    beyond that is a difference of the pairs.
+    """
+    known = [(variance, freedom) for variance, freedom in zip(variances, freedoms, strict=True)
+             if variance > 0.0]  # fmt: skip
+    if len(known) < _FEWEST_PAIRS:
+        return 0.0, 0.0
+    from scipy.optimize import brentq
+    from scipy.special import digamma, polygamma
+
+    logs = [math.log(variance) - _log_bias(digamma, freedom) for variance, freedom in known]
+    own = statistics.fmean(float(polygamma(1, freedom / 2)) for _, freedom in known)
+    beyond = statistics.variance(logs) - own
+    if beyond <= polygamma(1, _MOST_WEIGHT / 2):
+        weight = _MOST_WEIGHT
+    else:
+        half = brentq(lambda y: float(polygamma(1, y)) - beyond, 1e-6, _MOST_WEIGHT / 2)
+        weight = 2.0 * float(half)
+    return math.exp(statistics.fmean(logs) + _log_bias(digamma, weight)), weight
+
+
+def _log_bias(digamma: Callable[[float], float], freedom: float) -> float:
+    """The mean logarithm of a variance that is 1, estimated with so many degrees of freedom."""
+    return float(digamma(freedom / 2)) - math.log(freedom / 2)
 
 
 def letters(latencies: Mapping[int, float], apart: Collection[tuple[int, int]]) -> dict[int, str]:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, combinations, pairwise
 
-from stmdeploy.measure.contrasts import FEWEST_WAVES, Contrast, Turns, contrast, wave_difference
+from stmdeploy.measure.contrasts import FEWEST_WAVES, Contrast, Turns, contrasts, wave_difference
 from stmdeploy.results.state import DONE, FAILED, PlannedRow
 from stmdeploy.results.store import Store
 from stmdeploy.schema.measurement import ProcessRun
@@ -40,12 +40,14 @@ def waves_of(processes: Sequence[ProcessRun]) -> Waves:
 def contrasts_of(waves: Mapping[str, Waves]) -> dict[str, Contrasts]:
     """The contrasts of rows, by their keys, with all that were in enough waves with them."""
     found: dict[str, Contrasts] = {key: {} for key in waves}
+    pairs = {}
     for one, other in combinations(waves, 2):
         shared = sorted(waves[one].keys() & waves[other].keys())
         if len(shared) >= FEWEST_WAVES:
             turns = ((waves[one][wave], waves[other][wave]) for wave in shared)
-            between = contrast([wave_difference(mine, theirs) for mine, theirs in turns])
-            found[one][other], found[other][one] = between, between.turned()
+            pairs[one, other] = [wave_difference(mine, theirs) for mine, theirs in turns]
+    for (one, other), between in zip(pairs, contrasts(list(pairs.values())), strict=True):
+        found[one][other], found[other][one] = between, between.turned()
     return found
 
 

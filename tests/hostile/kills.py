@@ -85,9 +85,11 @@ def rows_of(store: Path) -> dict[str, dict[int, int]]:
 
 
 def artifacts_are_whole(folder: Path) -> None:
-    """Whatever has a manifest is what it says."""
-    for path in filter(is_manifest, folder.rglob("*.json")):
-        read_artifact(path.with_suffix(""))
+    """Whatever has a manifest is what it says, but for what the next command sweeps away."""
+    for path in folder.rglob("*.json"):
+        scratch = any(part.startswith(".stmdeploy-partial-") for part in path.parts)
+        if not scratch and is_manifest(path):
+            read_artifact(path.with_suffix(""))
 
 
 def nothing_is_lost(before: Path, after: Path) -> None:
@@ -235,11 +237,14 @@ def main(count: int) -> int:
             with TemporaryDirectory() as other:
                 shutil.copytree(pristine, Path(other) / "work")
                 longest[which] = done(Path(other) / "work", target.words)
+        struck = 0
         for turn in range(10 * count):
-            if sum(what != "missed" for all_ in found.values() for what in all_) >= count:
+            if struck >= count:
                 break
             which = names[turn % len(names)]
             found[which].append(strike(pristine, TARGETS[which], longest[which], dice))
+            struck += found[which][-1] != "missed"
+            print(f"\r{struck} of {count} ({turn + 1} tried)", end="", file=sys.stderr)  # noqa: T201
             if found[which][-1] not in ("killed", "missed"):
                 print(f"{which}: {found[which][-1]}", flush=True)  # noqa: T201
     print("| command | kills | faults |\n| :--- | ---: | ---: |")  # noqa: T201

@@ -22,7 +22,8 @@ class SimulatedMachine:
     """Attributes are shares (0.02 is 2 %), unless their names say otherwise.
 
     Attributes:
-        process: standard deviation of what processes of one row differ by.
+        process: standard deviation of what processes of one row differ by; the ratio of two rows
+            then varies by 2 % from wave to wave.
         outliers: processes that are slower by another 10 .. 30 %.
         second_mode: processes that are 6 % slower.
         drift: how much slower the machine is at the end than at the beginning.
@@ -31,7 +32,7 @@ class SimulatedMachine:
         noise, correlation: of single inferences, and each with the one before.
     """
 
-    process: float = 0.01
+    process: float = 0.014
     outliers: float = 0.0
     second_mode: float = 0.0
     drift: float = 0.0
@@ -63,7 +64,7 @@ class Plan:
     latencies_ms: tuple[float, ...] = (10.0, 10.2, 11.0, 15.0, 20.0)
     waves: int = 6
     cycles: int = 8
-    runs: int = 5
+    runs: int = 8
 
 
 def simulate(machine: SimulatedMachine, plan: Plan, random: np.random.Generator) -> np.ndarray:

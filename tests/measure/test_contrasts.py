@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stmdeploy.measure.contrasts import Contrast, contrast, letters, wave_difference
+from stmdeploy.measure.contrasts import Contrast, contrasts, letters, wave_difference
 
 
 def test_a_wave_is_the_median_over_its_cycles() -> None:
@@ -23,12 +24,41 @@ def test_a_ratio_is_students() -> None:
     logs = [math.log(x) for x in (1.10, 1.12, 1.14)]
     mean = sum(logs) / 3
     error = math.sqrt(sum((x - mean) ** 2 for x in logs) / 2 / 3)
-    ratio = contrast(logs).ratio()
+    (found,) = contrasts([logs])
+    ratio = found.ratio()
     assert ratio.ratio == pytest.approx(math.exp(mean))
     assert ratio.low == pytest.approx(math.exp(mean - 4.30265 * error))
     assert ratio.high == pytest.approx(math.exp(mean + 4.30265 * error))
-    back = contrast(logs).turned().ratio()
+    back = found.turned().ratio()
     assert (back.low, back.high) == pytest.approx((1 / ratio.high, 1 / ratio.low))
+
+
+def test_pairs_that_vary_alike_share_what_they_know() -> None:
+    """Sixty pairs of six waves, all of a spread of 1: their errors come together, each worth more
+    degrees of freedom."""
+    random = np.random.default_rng(1)
+    pairs = random.normal(0.0, 1.0, (60, 6)).tolist()
+    alone = [contrasts([pair])[0] for pair in pairs]
+    together = contrasts(pairs)
+    assert {one.freedom for one in alone} == {5} and together[0].freedom > 5 + 10
+    assert [one.difference for one in together] == [one.difference for one in alone]
+    assert np.std([one.error for one in together]) < 0.5 * np.std([one.error for one in alone])
+    assert np.mean([one.error for one in together]) == pytest.approx(6**-0.5, rel=0.2)
+
+
+def test_pairs_that_vary_by_themselves_keep_their_own() -> None:
+    """Half of them vary a hundred times as much as the others."""
+    random = np.random.default_rng(1)
+    spreads = np.where(np.arange(8) % 2, 100.0, 1.0)
+    pairs = (spreads[:, None] * random.normal(0.0, 1.0, (8, 6))).tolist()
+    for pair, together in zip(pairs, contrasts(pairs), strict=True):
+        (alone,) = contrasts([pair])
+        assert together.freedom < 6
+        assert together.error == pytest.approx(alone.error, rel=0.3)
+
+
+def test_pairs_without_any_spread_teach_nothing() -> None:
+    assert [one.error for one in contrasts([[1.0] * 3] * 8)] == [0.0] * 8
 
 
 def test_a_third_row_joins_two_that_took_no_turns_with_each_other() -> None:

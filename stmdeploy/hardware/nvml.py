@@ -111,6 +111,14 @@ def power_limit_w(uuid: str) -> float | None:
     return read.get("watts")
 
 
+def memory_free_mib(uuid: str) -> float | None:
+    """How much memory of a GPU is free, in MiB."""
+    read = _answers(uuid, lambda nvml, gpu: {
+        "mib": lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).free / BYTES_PER_MIB,
+    })  # fmt: skip
+    return read.get("mib")
+
+
 def gpu_conditions(uuid: str) -> dict[str, Any]:
     """The present state of a GPU: those fields of `schema.hardware.Conditions` that NVML knows."""
     return _answers(uuid, lambda nvml, gpu: {

@@ -95,10 +95,12 @@ def scenario_of(row: Row) -> str:
 
 
 def latency_cells(m: Measurement) -> tuple[str, str]:
-    """The median in ms, marked where it is not steady, and its 95 % interval."""
+    """The median in ms, marked where it is not steady, and its 95 % interval; one process alone
+    has none, because it knows nothing of other processes."""
+    interval = f"{significant(m.latency_ms_p50_low)} .. {significant(m.latency_ms_p50_high)}"
     return (
         ("" if m.steady else UNSTEADY) + significant(m.latency_ms_p50),
-        f"{significant(m.latency_ms_p50_low)} .. {significant(m.latency_ms_p50_high)}",
+        interval if m.processes > 1 else ABSENT,
     )
 
 
@@ -130,6 +132,7 @@ def _cost_cells(row: Row, beside: tuple[str, ...]) -> tuple[str, ...]:
 
 def profile_notes(rows: Sequence[Row]) -> tuple[str, ...]:
     """Notes on how rows were measured, and where."""
+    measurements = [row.measurement for row in rows]
     constant = [
         f"{name} {cells[0]}"
         for name, cells in _settings(rows).items()
@@ -148,6 +151,9 @@ def profile_notes(rows: Sequence[Row]) -> tuple[str, ...]:
         f"Latency is the median of one inference on this machine at that time, with its 95 % "
         f"interval over {_processes(rows)}; "
         f"weights: {', '.join(weights)}; {', '.join(constant)}.",
+        "A row of one process has no interval: it knows nothing of what other processes would take."
+        if any(m is not None and m.scenario is None and m.processes == 1 for m in measurements)
+        else "",
         *(f"Measured on {machine}." for machine in measured),
         f"MACs leave out: {', '.join(uncounted) or 'nothing'}.",
         "Efficiency is the roofline bound (not measured) divided by the latency; peaks "

@@ -7,8 +7,9 @@ rows that took turns, neither is faster if their ratio's interval holds 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 
 from stmdeploy.report.ratios import contrast_of
@@ -105,9 +106,15 @@ def latency_of(m: Measurement) -> Figure:
 
 
 def _throughput_of(m: Measurement) -> Figure:
-    """Images per second; its relative interval is that of the latency."""
-    value, p50 = m.throughput_images_s, m.latency_ms_p50
-    return Figure(value, value * p50 / m.latency_ms_p50_high, value * p50 / m.latency_ms_p50_low)
+    """Images per second; LoadGen's has no interval."""
+    value, low, high = m.throughput_images_s, m.throughput_images_s_low, m.throughput_images_s_high
+    return Figure(value, value if low is None else low, value if high is None else high)
+
+
+def _over_processes(figure: Figure, m: Measurement) -> Figure:
+    """The figure; one process alone knows nothing of what others would take."""
+    alone = m.processes == 1 and m.scenario is None
+    return replace(figure, low=0.0, high=math.inf) if alone else figure
 
 
 def memory_mib(m: Measurement) -> float:
@@ -118,10 +125,10 @@ def memory_mib(m: Measurement) -> float:
 
 #: The figure that every limit is about.
 _FIGURES: dict[str, Callable[[Row, Measurement], Figure | None]] = {
-    "max_latency_ms": lambda _, m: latency_of(m),
+    "max_latency_ms": lambda _, m: _over_processes(latency_of(m), m),
     "max_memory_mib": lambda _, m: _exactly(memory_mib(m)),
     "max_energy_j_per_image": lambda _, m: _exactly(m.energy_j_per_image),
-    "min_throughput_images_s": lambda _, m: _throughput_of(m),
+    "min_throughput_images_s": lambda _, m: _over_processes(_throughput_of(m), m),
     "min_top1_percent": lambda row, _: accuracy_of(row),
 }
 

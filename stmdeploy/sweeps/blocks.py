@@ -2,32 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from stmdeploy.hardware.machine import memory_available_mib
+from stmdeploy.hardware.nvml import memory_free_mib
 
 #: Rows that are alive at once, at most: every one holds a process.
 _MOST_ALIVE = 24
 #: Share of the free memory that all of them may take.
 _MEMORY_SHARE = 0.6
+#: The host's memory, where a GPU's has its UUID.
+HOST = ""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a process takes in MiB, estimated: of the host, and of the GPU that it runs on."""
+
+    host_mib: float
+    gpu_mib: float = 0.0
+
+    def by_place(self, gpu_uuid: str) -> dict[str, float]:
+        """The same by `HOST` and the UUID of its GPU, if it has one."""
+        return {HOST: self.host_mib, **({gpu_uuid: self.gpu_mib} if gpu_uuid else {})}
+
+
+def free_memory(gpu_uuids: Iterable[str]) -> dict[str, float]:
+    """MiB that are free, by `HOST` and the UUIDs of GPUs; of those that do not tell nothing."""
+    told = {uuid: memory_free_mib(uuid) for uuid in set(gpu_uuids) - {HOST}}
+    known = {uuid: free for uuid, free in told.items() if free is not None}
+    return {HOST: memory_available_mib(), **known}
 
 
 def blocks(
     rows: Sequence[int],
     reference: int | None,
-    memory_mib: Mapping[int, float],
-    free_mib: float,
+    memory_mib: Mapping[int, Mapping[str, float]],
+    free_mib: Mapping[str, float],
 ) -> list[list[int]]:
     """Cuts rows into blocks that fit into memory; every block has the reference in it.
 
     Args:
         rows: what is to be measured.
         reference: the row that all others are compared with, measured or not; None for none.
-        memory_mib: of every row, estimated.
-        free_mib: memory of the host that is free.
+        memory_mib: of every row, estimated, by place as `free_mib`.
+        free_mib: what is free, by place.
 
     Returns:
         Blocks of at least one of `rows` each.
     """
-    limit_mib = _MEMORY_SHARE * free_mib
     shared = [] if reference is None else [reference]
     others = [row for row in rows if row != reference]
     found: list[list[int]] = []
@@ -36,9 +60,16 @@ def blocks(
         if (
             block is None
             or len(block) >= _MOST_ALIVE
-            or (sum(memory_mib[one] for one in block) + memory_mib[row] > limit_mib)
+            or not _fit([memory_mib[one] for one in (*block, row)], free_mib)
         ):
             found.append([*shared, row])
         else:
             block.append(row)
     return found or [[row] for row in rows]
+
+
+def _fit(needed_mib: Sequence[Mapping[str, float]], free_mib: Mapping[str, float]) -> bool:
+    return all(
+        sum(one.get(place, 0.0) for one in needed_mib) <= _MEMORY_SHARE * free
+        for place, free in free_mib.items()
+    )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stmdeploy.errors import DiskFullError, Failure, FailureKind, StmdeployError
-from stmdeploy.hardware.machine import memory_available_mib
 from stmdeploy.measure.summary import wants_more
 from stmdeploy.plugins.progress import Progress
 from stmdeploy.results.state import DONE, FAILED, MEASURING, Measured, PlannedRow
@@ -16,7 +15,7 @@ from stmdeploy.schema.hardware import Environment
 from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import Row
 from stmdeploy.spec.sweep import RowSpec, shuffled
-from stmdeploy.sweeps.blocks import blocks
+from stmdeploy.sweeps.blocks import blocks, free_memory
 from stmdeploy.sweeps.comparing import compare, compare_by_reference
 from stmdeploy.sweeps.explanation import ProcessorPeaks, bound_by, parts_of
 from stmdeploy.sweeps.folder import logs_of
@@ -109,8 +108,10 @@ class SweepRun:
         turning = [p for p, row in open_rows.items() if row.row.run.by_turns]
         reference = self._spec.reference_of([row.row for row in planned.values()])
         kept = {p for p, row in planned.items() if row.row == reference and row.state != FAILED}
-        memory_mib = {p: self._prepared.memory_mib(planned[p].row) for p in {*turning, *kept}}
-        found = blocks(turning, next(iter(kept), None), memory_mib, memory_available_mib())
+        gpus = {p: planned[p].row.run.gpu_uuid for p in {*turning, *kept}}
+        memory_mib = {p: self._prepared.memory(planned[p].row).by_place(gpus[p]) for p in gpus}
+        free_mib = free_memory(gpus.values())
+        found = blocks(turning, next(iter(kept), None), memory_mib, free_mib)
         return [[planned[position] for position in block] for block in found]
 
     def _measure(self, rows: Sequence[PlannedRow], wave: int | None) -> None:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stmdeploy.cli.main import main
-from stmdeploy.report.recommendation import Limits, recommend
+from stmdeploy.report.recommendation import Kept, Limits, judged, recommend
 from stmdeploy.report.recommendation_table import reason
 from stmdeploy.results.state import DONE
 from stmdeploy.results.store import Store
@@ -53,6 +53,8 @@ def built(make_row: MakeRow, figures: dict[str, Any], i: int = 0) -> Row:
             "latency_ms_p50_low": p50 / spread,
             "latency_ms_p50_high": p50 * spread,
             "throughput_images_s": figures["throughput"],
+            "throughput_images_s_low": float(figures["throughput"]) / spread,
+            "throughput_images_s_high": float(figures["throughput"]) * spread,
             "memory_peak_mib": figures["memory"],
             "device_memory_peak_mib": figures["device_memory"],
             "energy_j_per_image": figures["energy"],
@@ -78,7 +80,8 @@ def keeps_for_sure(row: Row, limits: Limits) -> bool:
     assert m is not None
     top1 = row.accuracy.top1.low if row.accuracy else row.published_top1_percent
     memory = m.memory_peak_mib if m.device_memory_peak_mib is None else m.device_memory_peak_mib
-    slowest = m.throughput_images_s * m.latency_ms_p50 / m.latency_ms_p50_high
+    slowest = m.throughput_images_s_low
+    assert slowest is not None
     asked: list[tuple[float | None, Callable[[float], bool]]] = [
         (limits.max_latency_ms, lambda limit: m.latency_ms_p50_high <= limit),
         (limits.min_throughput_images_s, lambda limit: slowest >= limit),
@@ -157,6 +160,18 @@ def store(tmp_path: Path, make_row: MakeRow, monkeypatch: pytest.MonkeyPatch) ->
         where = {"device_name": "NVIDIA A100 80GB PCIe", "device": "cuda"} if i < 4 else {}
         store.save_row("s", i, built(make_row, one, i).model_copy(update=where), DONE)
     return store
+
+
+def test_one_process_is_never_certain(make_row: MakeRow) -> None:
+    """It knows nothing of others."""
+    row = make_row()
+    assert row.measurement is not None
+    alone = row.model_copy(
+        update={"measurement": row.measurement.model_copy(update={"processes": 1})}
+    )
+    for limits in (Limits(max_latency_ms=1e9), Limits(min_throughput_images_s=1e-9)):
+        assert judged(row, limits).kept is Kept.YES
+        assert judged(alone, limits).kept is Kept.NOT_CERTAIN
 
 
 @pytest.mark.usefixtures("store")

@@ -190,7 +190,7 @@ class ClusterRun:
                 row=spec,
                 artifact=shipped,
                 is_source=exporter_of(spec.run.runtime).target.travels == "source",
-                memory_mib=self._prepared.memory_mib(spec),
+                memory=self._prepared.memory(spec),
             )
         if planned.state != DONE and planned.position not in self._failed:
             self._fail(planned, failure)

@@ -13,6 +13,7 @@ from stmdeploy.schema.row import PreparedArtifact
 from stmdeploy.spec.export import EngineSpec
 from stmdeploy.spec.run import SamplingSpec
 from stmdeploy.spec.sweep import RowSpec
+from stmdeploy.sweeps.blocks import Memory
 
 
 class NodeGpu(Document):
@@ -42,13 +43,12 @@ class RowTask(Document):
 
     Attributes:
         is_source: whether the artifact is a source that the node builds an engine from.
-        memory_mib: how much a process takes, estimated.
     """
 
     row: RowSpec
     artifact: Shipped
     is_source: bool
-    memory_mib: float
+    memory: Memory
 
 
 class BlockTask(Document):

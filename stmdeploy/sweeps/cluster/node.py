@@ -18,7 +18,6 @@ from stmdeploy.files import places
 from stmdeploy.files.writing import publish, scratch_folder, staging
 from stmdeploy.hardware.environment import environment
 from stmdeploy.hardware.gpus import find_gpu
-from stmdeploy.hardware.machine import memory_available_mib
 from stmdeploy.hardware.nvml import all_gpus
 from stmdeploy.measure.loadgen import why_no_loadgen
 from stmdeploy.measure.summary import processes_of
@@ -30,7 +29,7 @@ from stmdeploy.schema.hardware import Environment, Peaks
 from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import PreparedArtifact
 from stmdeploy.spec.sweep import RowSpec
-from stmdeploy.sweeps.blocks import blocks
+from stmdeploy.sweeps.blocks import blocks, free_memory
 from stmdeploy.sweeps.cluster.documents import (
     BlockAnswer,
     BlockTask,
@@ -149,9 +148,10 @@ class _Block:
         if not all(row.run.by_turns for row in self._rows):
             cut = [[place] for place in ready]
         else:
-            memory_mib = {place: task.rows[place].memory_mib for place in ready}
+            gpus = {place: self._rows[place].run.gpu_uuid for place in ready}
+            memory_mib = {place: task.rows[place].memory.by_place(gpus[place]) for place in ready}
             reference = task.reference if task.reference in ready else None
-            cut = blocks(ready, reference, memory_mib, memory_available_mib())
+            cut = blocks(ready, reference, memory_mib, free_memory(gpus.values()))
         for block in cut:
             count = processes_of(self._rows[block[-1]].run, task.sampling)
             for number in range(count):

@@ -17,6 +17,7 @@ from stmdeploy.schema.row import Prepared
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec, SamplingSpec
 from stmdeploy.spec.sweep import SweepSpec
+from stmdeploy.sweeps.blocks import Memory
 from stmdeploy.sweeps.cluster.documents import BlockTask, RowTask, Shipped
 from stmdeploy.sweeps.prepared import PreparedSweep
 from tests.sweeps.cluster.local_cluster import LocalCluster, local_cluster
@@ -90,7 +91,7 @@ def make_row_task(artifact: Path) -> Callable[..., RowTask]:
                 files=read_artifact(artifact).manifest.files,
             ),
             is_source=False,
-            memory_mib=200.0,
+            memory=Memory(200.0),
         )
         return task.model_copy(update=fields)
 

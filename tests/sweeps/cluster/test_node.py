@@ -16,6 +16,7 @@ from stmdeploy.plugins.progress import Silent
 from stmdeploy.schema.artifact import manifest_path, read_artifact
 from stmdeploy.spec.export import EngineSpec, ExportSpec
 from stmdeploy.spec.run import RunSpec, SamplingSpec, ScenarioSpec
+from stmdeploy.sweeps.blocks import Memory
 from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask, RowAnswer, RowTask, Shipped
 from stmdeploy.sweeps.cluster.fleet import Node
 from stmdeploy.sweeps.cluster.node import (
@@ -112,7 +113,7 @@ def test_what_does_not_fit_into_memory_takes_turns_with_the_reference(
     make_task: MakeTask, make_row_task: MakeRowTask, fetch: Callable[[str], bytes]
 ) -> None:
     row = make_row_task().row
-    rows = [make_row_task(row=replace(row, repeat=i), memory_mib=1e9) for i in range(3)]
+    rows = [make_row_task(row=replace(row, repeat=i), memory=Memory(1e9)) for i in range(3)]
     task = make_task(*rows, reference=1, sampling=SamplingSpec(budget_s=0.1, processes=3))
     answer = measure_block(task, HERE, fetch)
     waves = [[process.wave for process in one.processes] for one in answer.rows]

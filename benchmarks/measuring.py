@@ -32,7 +32,7 @@ from stmdeploy.sweeps.process import ProcessLimits, Task, one_process
 from stmdeploy.sweeps.profile import Place, profile
 from tests.artifacts import export_model
 
-ROUNDS, SECONDS = 30, 1.0
+ROUNDS, SECONDS, COPIES = 30, 1.0, 4
 MODEL = ModelSpec("unified_convnext_micro")
 BARE_LOOP = """
 import json, statistics, sys, time
@@ -153,13 +153,13 @@ def overhead(folder: Path) -> None:
 def copies(folder: Path) -> None:
     """Ratios of rows that do not differ: how often their intervals hold 1, and how wide they are.
 
-    Five mixers at two batches, each twice in one sweep, measured as any sweep is.
+    Five mixers at two batches, each `COPIES` times in one sweep, measured as any sweep is.
     """
     models = tuple(
         ModelSpec(f"unified_{stm}_micro") for stm in ("halo", "pvt", "swin", "convnext", "dcn_v3")
     )
     runs = tuple(RunSpec("onnxruntime", batch, available_threads()) for batch in (1, 8))
-    spec = SweepSpec(models, runs, repeats=2, explain=False)
+    spec = SweepSpec(models, runs, repeats=COPIES, explain=False)
     start = time.monotonic()
     rows = profile(spec, Place(folder / "copies"), Silent(), lambda _: None).rows
     held, widths = [], []

@@ -6,22 +6,20 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from stmdeploy.errors import DiskFullError, Failure, FailureKind, StmdeployError
 from stmdeploy.plugins.progress import Progress
-from stmdeploy.plugins.registry import exporter_of
 from stmdeploy.results.state import DONE, FAILED, MEASURING, PlannedRow, now_utc
-from stmdeploy.schema.artifact import manifest_path, read_artifact
 from stmdeploy.schema.hardware import Environment
 from stmdeploy.schema.row import Row, Try
 from stmdeploy.spec.sweep import RowSpec, shuffled
 from stmdeploy.sweeps.cluster.answers import measured_rows, try_of
-from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask, RowTask, Shipped
+from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask, RowTask
 from stmdeploy.sweeps.cluster.fleet import Fleet, Lost, Place
 from stmdeploy.sweeps.cluster.kinds import Kind, kind_of
 from stmdeploy.sweeps.cluster.planning import ClusterSpec, Plan
 from stmdeploy.sweeps.cluster.queues import Queue, Queues, Running
+from stmdeploy.sweeps.cluster.shipping import Shipping
 from stmdeploy.sweeps.comparing import compare_by_reference
 from stmdeploy.sweeps.prepared import PreparedSweep
 
@@ -54,7 +52,7 @@ class ClusterRun:
         self._prepared, self._fleet, self._cluster = prepared, fleet, cluster
         self._progress, self._on_row = progress, on_row
         self._store, self._sweep, self._spec = prepared.store, prepared.id, prepared.spec
-        self._shipped: dict[Path, Shipped] = {}
+        self._shipping = Shipping(prepared, fleet)
         self._tried: set[int] = set()
         self._failed: set[int] = set()
 
@@ -177,33 +175,12 @@ class ClusterRun:
 
     def _task_of(self, planned: PlannedRow) -> RowTask | None:
         """What a node is told of a row; None if its artifact is no longer what was prepared."""
-        spec = planned.row
         try:
-            shipped = self._ship(self._prepared.verified(spec))
+            return self._shipping.task_of(planned.row)
         except StmdeployError as error:
-            failure = Failure.of(error)
-        except OSError as error:
-            told = f"its artifact cannot be read: {error}"
-            failure = Failure(FailureKind.NOT_EXPORTED, told)
-        else:
-            return RowTask(
-                row=spec,
-                artifact=shipped,
-                is_source=exporter_of(spec.run.runtime).target.travels == "source",
-                memory=self._prepared.memory(spec),
-            )
-        if planned.state != DONE and planned.position not in self._failed:
-            self._fail(planned, failure)
-        return None
-
-    def _ship(self, path: Path) -> Shipped:
-        if path not in self._shipped:
-            manifest = read_artifact(path).manifest
-            for file in manifest.files:
-                self._fleet.share(file.sha256, path.with_name(file.name))
-            text = manifest_path(path).read_text("utf-8")
-            self._shipped[path] = Shipped(manifest=text, files=manifest.files)
-        return self._shipped[path]
+            if planned.state != DONE and planned.position not in self._failed:
+                self._fail(planned, Failure.of(error))
+            return None
 
     def _spared(self, queue: Queue, failed_on: set[str]) -> set[str]:
         """Ids of nodes that rows have failed on, unless no other node is left."""

@@ -40,7 +40,7 @@ def report(options: ReportOptions) -> None:
 
     --markdown and --latex print the table too; --figures draws figures for papers.
     """
-    from stmdeploy.cli.requests import open_store, rows_of
+    from stmdeploy.cli.requests import open_store, reference_of, rows_of
     from stmdeploy.errors import StmdeployError
     from stmdeploy.results.newest import NewestRows
 
@@ -49,7 +49,7 @@ def report(options: ReportOptions) -> None:
         found = store.newest_states()
     else:
         info, rows = rows_of(store, options.sweep)
-        found, reference = NewestRows(rows, ()), reference or store.asked(info.id).reference
+        found, reference = NewestRows(rows, ()), reference or reference_of(store, info.id)
     if not found.rows:
         raise StmdeployError(
             f"{store.name} holds no finished row", "finish its sweep: stmdeploy profile --resume"

@@ -222,6 +222,15 @@ def open_store(options: StoreOptions, *, create: bool = False) -> Store:
     return Store(options.folder, url=options.store_url or "", create=create)
 
 
+def reference_of(store: Store, sweep: str) -> str:
+    """The words that a sweep named its reference with; empty if it named none, or is damaged, for
+    its rows are not."""
+    try:
+        return store.asked(sweep).reference
+    except StmdeployError:
+        return ""
+
+
 def rows_of(store: Store, sweep: str | None) -> tuple[SweepInfo, tuple[Row, ...]]:
     """A sweep, by default the newest, and its rows.
 

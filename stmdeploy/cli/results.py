@@ -104,12 +104,12 @@ class ShowOptions(JsonOption, ReferenceOption, StoreOptions):
 
 def show(options: ShowOptions) -> None:
     """Print the rows of a sweep again."""
-    from stmdeploy.cli.requests import open_store, rows_of
+    from stmdeploy.cli.requests import open_store, reference_of, rows_of
     from stmdeploy.report.profile_table import profile_table
 
     store = open_store(options)
     info, rows = rows_of(store, options.sweep)
-    reference = options.reference or store.asked(info.id).reference
+    reference = options.reference or reference_of(store, info.id)
     if options.markdown:
         console.print_text(profile_table(rows, reference).markdown())
     else:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from stmdeploy.cli.main import main
+from stmdeploy.results.state import DONE
 from stmdeploy.results.store import Store
-from stmdeploy.schema.row import Row
+from stmdeploy.schema.row import Row, RowContrast
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSpec
+from stmdeploy.spec.sweep import SweepSpec
 from tests.fakes import evaluation
 
 MakeRow = Callable[..., Row]
@@ -81,3 +86,34 @@ def test_evaluations_of_two_data_sets_are_told_apart(
     assert main(["results", "evaluations", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["evaluations"]
     assert [one["data"] for one in found] == ["val", "another"]
+
+
+def compared(store: Store, make_row: MakeRow) -> None:
+    """A sweep of two mixers that took turns, with swin as its reference."""
+    spec = SweepSpec(
+        tuple(ModelSpec(f"unified_{stm}_micro") for stm in ("convnext", "swin")),
+        (RunSpec("onnxruntime", 1, 1),),
+        reference="swin",
+    )
+    store.add_sweep("s1", spec.to_json(), [(row.key, row.to_json()) for row in spec.rows()])
+    first, second = (row.key for row in spec.rows())
+    for position, (mine, other, sign) in enumerate(((first, second, -1), (second, first, 1))):
+        contrast = RowContrast(key=other, difference=sign * math.log(1.5), error=0.01, freedom=5)
+        model = spec.models[position].name
+        row = make_row(model=model, key=mine, contrasts=(contrast,))
+        store.save_row("s1", position, row, DONE)
+
+
+@pytest.mark.parametrize("command", [["results", "show"], ["report", "s1"]])
+def test_rows_are_compared_with_the_reference_of_their_sweep(
+    command: list[str], store: Store, make_row: MakeRow, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compared(store, make_row)
+
+    def references(*words: str) -> list[tuple[str, float]]:
+        assert main([*command, "--json", *words]) == 0
+        found = json.loads(capsys.readouterr().out)["ratios"]
+        return [(one["reference"].split("/")[0], round(one["ratio"], 3)) for one in found]
+
+    assert references() == [("unified_swin_micro", 0.667)]
+    assert references("--reference", "convnext") == [("unified_convnext_micro", 1.5)]

@@ -7,7 +7,6 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 
 from stmdeploy.check.bundle import (
     Baseline,
@@ -18,8 +17,9 @@ from stmdeploy.check.bundle import (
     write_baseline,
 )
 from stmdeploy.check.machine import machine_key
-from stmdeploy.check.side_by_side import Wave, measure_wave
+from stmdeploy.check.side_by_side import Pair, measure_pair
 from stmdeploy.check.sides import Contender
+from stmdeploy.check.verdict import figures_of
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files.writing import scratch_folder
 from stmdeploy.hardware.environment import environment
@@ -36,8 +36,8 @@ from stmdeploy.sweeps.profile import Place, SweepResult, profile
 
 #: The calibration workload as a model; it stands in `workload.py`, which imports torch.
 WORKLOAD = ModelSpec("stmdeploy.check.workload:network", num_classes=10)
-#: Waves in which every row is measured beside the workload.
-_CALIBRATION_WAVES = 10
+#: Pairs in which every row is measured beside the workload.
+_CALIBRATION_PAIRS = 12
 
 
 def check_rows(spec: SweepSpec) -> None:
@@ -101,12 +101,14 @@ def _filled(
             spec=row_spec.to_json(),
             artifact=add_object(artifact, bundle),
             workload=add_object(mark, bundle),
-            runtime_version=waves[-1].pairs[-1].candidate.run.runtime_facts.get("version", ""),
+            runtime_version=pairs[-1].candidate.run.runtime_facts.get("version", ""),
             row=row,
-            calibrated=tuple(fmean(wave.figures) for wave in waves),
-            logits=waves[-1].pairs[-1].candidate.run.logits,
+            calibrated=tuple(
+                figures_of(pair.baseline.turns, pair.candidate.turns).typical for pair in pairs
+            ),
+            logits=pairs[-1].candidate.run.logits,
         )
-        for name, row_spec, artifact, mark, row, waves in zip(
+        for name, row_spec, artifact, mark, row, pairs in zip(
             row_names(specs), specs, artifacts, marks, result.rows, calibration, strict=True
         )
     )
@@ -128,18 +130,18 @@ def _filled(
 
 def _calibrate(
     spec: SweepSpec, marks: list[Artifact], artifacts: list[Artifact], progress: Progress
-) -> list[list[Wave]]:
-    """The waves of every row beside the workload, measured in turn over all rows."""
+) -> list[list[Pair]]:
+    """The pairs of every row with the workload, measured in turn over all rows."""
     specs = spec.rows()
-    calibration: list[list[Wave]] = [[] for _ in specs]
-    progress.expect(_CALIBRATION_WAVES)
-    for done in range(_CALIBRATION_WAVES):
-        progress.step(f"measuring beside the calibration workload, {done} of {_CALIBRATION_WAVES}")
-        for row, mark, artifact, waves in zip(specs, marks, artifacts, calibration, strict=True):
+    calibration: list[list[Pair]] = [[] for _ in specs]
+    progress.expect(_CALIBRATION_PAIRS)
+    for done in range(_CALIBRATION_PAIRS):
+        progress.step(f"measuring beside the calibration workload, {done} of {_CALIBRATION_PAIRS}")
+        for row, mark, artifact, pairs in zip(specs, marks, artifacts, calibration, strict=True):
             before = Contender(mark).side(WORKLOAD, workload_run(row.run))
             after = Contender(artifact).side(row.model, row.run)
             dice = random.Random(time.time_ns())
-            waves.append(measure_wave(before, after, spec.row_timeout_s, dice, progress))
+            pairs.append(measure_pair(before, after, spec.row_timeout_s, dice, progress))
     return calibration
 
 

@@ -67,7 +67,7 @@ class BaselineRow(Document):
 
     ``spec`` is a `RowSpec` as JSON; ``artifact`` and ``workload`` are main files in the bundle.
     ``runtime_version`` is that of the runtime that measured it. ``calibrated`` holds, for every
-    wave, the mean logarithm of its latency over that of the calibration workload beside it.
+    pair, the logarithm of its typical latency over that of the calibration workload beside it.
     ``logits`` belong to the first image, which is the same in every process.
     """
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from stmdeploy.check.bundle import BaselineRow, Bundle, open_bundle
 from stmdeploy.check.comparison import Comparison
+from stmdeploy.check.gates import MeasuredGate, measured_gates
 from stmdeploy.check.judging import Entry, judge_row
 from stmdeploy.check.machine import machine_key, run_here
 from stmdeploy.check.outcome import CheckedRow, CheckResult
 from stmdeploy.check.policy import Policy
-from stmdeploy.check.side_by_side import SideFailedError, Wave, measure_wave
+from stmdeploy.check.side_by_side import Pair, SideFailedError, measure_pair
 from stmdeploy.check.sides import Contender, check_shapes
 from stmdeploy.check.verdict import ALPHA, Spending
 from stmdeploy.check.ways import ByArtifacts, ByInterpreters, ByStoredNumbers, Contest, Way
@@ -173,7 +174,7 @@ def _refuse_programs(
 def _compare(
     spec: CheckSpec, way: Way, bundle: Bundle, entries: Sequence[Entry], progress: Progress
 ) -> list[CheckedRow]:
-    """Measures wave after wave: one of every undecided row, in random order, until none is left."""
+    """Measures pair after pair: one of every undecided row, in random order, until none is left."""
     dice = random.Random(time.time_ns())
     differing = way.differences(bundle.baseline, entries[0].spec.run.gpu_uuid)
     running = {
@@ -213,19 +214,24 @@ def _comparison(
     dice = random.Random(time.time_ns())
     artifacts = (contest.against.artifact, entry.candidate.artifact)
 
-    def measured() -> Wave:
-        """One wave; raises StmdeployError if an artifact changes before or while it runs."""
+    def measured() -> Pair:
+        """One pair; raises StmdeployError if an artifact changes before or while it runs."""
         for artifact in artifacts:
             artifact.check()
-        wave = measure_wave(contest.other, contest.candidate, spec.timeout_s, dice, progress)
+        pair = measure_pair(contest.other, contest.candidate, spec.timeout_s, dice, progress)
         for artifact in artifacts:
             artifact.check()
-        return wave
+        return pair
 
+    limits = entry.policy.gates if contest.against is entry.baseline else {}
+    judged = measured_gates(limits)
+    share = ALPHA / rows / (1 + len(judged))
     return Comparison(
         measure=measured,
         estimate=contest.estimate,
         threshold_percent=contest.threshold_percent,
         budget_s=entry.policy.budget_s,
-        spending=Spending(rows),
+        spending=Spending(share),
+        prior=contest.prior,
+        gates=[MeasuredGate(name, limits[name], Spending(share)) for name in judged],
     )

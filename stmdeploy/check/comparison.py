@@ -1,15 +1,27 @@
-"""One row being compared, wave after wave, until its interval answers or its budget is spent."""
+"""One row being compared, pair after pair, until its intervals answer or its budget is spent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from stmdeploy.check.side_by_side import Pair, Wave
-from stmdeploy.check.verdict import UNKNOWN, Slowdown, Spending, Verdict, judge
+from stmdeploy.check.gates import MeasuredGate
+from stmdeploy.check.side_by_side import Pair
+from stmdeploy.check.verdict import (
+    UNKNOWN,
+    Figures,
+    Prior,
+    Slowdown,
+    Spending,
+    Verdict,
+    can_decide,
+    figures_of,
+    judge_both,
+)
 
-#: Takes the pairs' figures so far, wave by wave, and the error probability of this look.
-Estimate = Callable[[Sequence[Sequence[float]], float], Slowdown]
+#: Takes a figure of every pair so far, the error probability of this look, and what is known of
+#: the spread of pairs.
+Estimate = Callable[[Sequence[float], float, Prior | None], Slowdown]
 
 
 @dataclass
@@ -17,38 +29,64 @@ class Comparison:
     """A row while it is compared.
 
     Attributes:
-        measure: measures one more wave.
+        measure: measures one more pair.
         estimate: computes the slowdown from the figures.
         threshold_percent: a slowdown beyond this is a regression.
-        budget_s: measuring time; no wave begins that would end much later.
-        spending: the error probability that this row has left.
-        pairs, figures: what was measured, and each pair's figure, wave by wave.
+        budget_s: measuring time; no pair begins that would end much later.
+        spending: the error probability that this row has left for its latency.
+        prior: what is known of the spread of pairs.
+        gates: what else is judged by the pairs; they are measured until these are settled, too.
+        pairs, figures: what was measured, and each pair's figures.
         spent_s: measuring time so far.
+        typical, overall: the slowdown at the last look.
     """
 
-    measure: Callable[[], Wave]
+    measure: Callable[[], Pair]
     estimate: Estimate
     threshold_percent: float
     budget_s: float
     spending: Spending
+    prior: Prior | None = None
+    gates: list[MeasuredGate] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
-    figures: list[list[float]] = field(default_factory=list)
+    figures: list[Figures] = field(default_factory=list)
     spent_s: float = 0.0
-    slowdown: Slowdown = UNKNOWN
+    typical: Slowdown = UNKNOWN
+    overall: Slowdown = UNKNOWN
     verdict: Verdict = Verdict.CANNOT_TELL
     finished: bool = False
 
     def step(self) -> None:
-        """Measures one wave, looks, and finishes if that answers or the budget is spent.
+        """Measures one pair, looks if that may decide, and finishes if it does or if the budget is
+        spent.
 
         It is known before the last look that it is the last: it spends all the error that is left.
         """
-        wave = self.measure()
-        self.spent_s += wave.measured_s
-        self.pairs += wave.pairs
-        self.figures.append(wave.figures)
-        last = self.spent_s + self.spent_s / len(self.figures) / 2 > self.budget_s
-        level = self.spending.level(1.0 if last else self.spent_s / self.budget_s)
-        self.slowdown = self.estimate(self.figures, level)
-        self.verdict = judge(self.slowdown, self.threshold_percent)
-        self.finished = last or self.verdict is not Verdict.CANNOT_TELL
+        pair = self.measure()
+        self.spent_s += pair.measured_s
+        self.pairs.append(pair)
+        self.figures.append(figures_of(pair.baseline.turns, pair.candidate.turns))
+        last = self.spent_s + self.spent_s / len(self.pairs) / 2 > self.budget_s
+        # Half of the error for the typical inference, half for all of them.
+        level = self.spending.level(last=last) / 2
+        typical = self.estimate([one.typical for one in self.figures], level, self._prior_now())
+        open_still = self.verdict is Verdict.CANNOT_TELL
+        if open_still and (last or can_decide(typical, self.threshold_percent)):
+            self.spending.take()
+            self.typical = typical
+            self.overall = self.estimate([one.overall for one in self.figures], level, None)
+            self.verdict = judge_both(typical, self.overall, self.threshold_percent)
+        for gate in self.gates:
+            if not gate.settled:
+                gate.look(self.pairs, last=last)
+        answered = self.verdict is not Verdict.CANNOT_TELL
+        broken = self.verdict is Verdict.REGRESSION
+        settled = all(gate.settled for gate in self.gates)
+        self.finished = last or broken or (answered and settled)
+
+    def _prior_now(self) -> Prior | None:
+        """The prior; but pairs differ no less than their own cycles say now."""
+        if self.prior is None:
+            return None
+        noise = sum(one.noise for one in self.figures) / len(self.figures)
+        return Prior(max(self.prior.variance, noise), self.prior.freedom)

@@ -1,43 +1,148 @@
-"""Figures of a candidate that are exact, or nearly so: they need no statistics."""
+"""Figures of a candidate beside its latency whose growth may be limited.
+
+Those of the artifacts are exact. Those of the pairs differ from process to process: they are means
+over pairs, with Student's t, and a gate is broken only if the whole interval is beyond its limit.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from stmdeploy.check.outcome import Gate
 from stmdeploy.check.policy import GATES
-from stmdeploy.check.side_by_side import Pair
+from stmdeploy.check.side_by_side import Half, Pair
+from stmdeploy.check.verdict import FEWEST_PAIRS, Spending, locate
 from stmdeploy.files.reading import BYTES_PER_MIB
+from stmdeploy.measure.statistics import quantile, student_t
 from stmdeploy.schema.artifact import Artifact
-from stmdeploy.schema.measurement import TurnsRun
 
-FIDELITY = "fidelity"
+FIDELITY, TAIL = "fidelity", "tail"
+#: The tail is what lies beyond this share of the other side's inferences.
+_TAIL_SHARE = 0.05
+#: What a process reports, by gate, so that more is worse.
+_REPORTED: dict[str, Callable[[Half], float]] = {
+    "memory": lambda half: half.run.memory_peak_mib,
+    "load": lambda half: half.run.load_ms,
+    "first-inference": lambda half: half.run.first_inference_ms,
+    "throughput": lambda half: half.run.burst_s / half.run.burst_runs,
+}
+#: A gate is looked at after so many pairs, and at twice as many each time.
+_FIRST_LOOK = 3
 
 
-def judge_gates(
-    limits: Mapping[str, float], baseline: Artifact, candidate: Artifact, pairs: Sequence[Pair]
-) -> tuple[Gate, ...]:
-    """Judges every gate that is set and whose figure both sides have.
+def measured_gates(limits: Mapping[str, float]) -> list[str]:
+    """Those of some gates that are judged by pairs."""
+    return [name for name in limits if name == TAIL or name in _REPORTED]
 
-    Memory is the most that any process held, load the median of their load times; size, MACs
-    (of the exported graph) and fidelity (the error against float64) come from the manifests.
 
-    Args:
-        limits: growth allowed in per cent, by gate.
-        pairs: what was measured; without any, memory and load are left out.
+@dataclass
+class MeasuredGate:
+    """A gate that is judged by pairs, look by look, until its interval lies on one side of its
+    limit.
+
+    Attributes:
+        limit_percent: the growth that is allowed.
+        spending: the error probability that it has.
+        growth_percent: of the last look, with its interval; None before the first.
     """
-    before = _figures(baseline, [pair.baseline.run for pair in pairs])
-    after = _figures(candidate, [pair.candidate.run for pair in pairs])
+
+    name: str
+    limit_percent: float
+    spending: Spending
+    growth_percent: tuple[float, float, float] | None = None
+    _next_look: int = field(default=_FIRST_LOOK, repr=False)
+
+    def look(self, pairs: Sequence[Pair], *, last: bool) -> None:
+        """Looks, if it is time for that."""
+        if len(pairs) < FEWEST_PAIRS or not (last or len(pairs) >= self._next_look):
+            return
+        self._next_look = 2 * len(pairs)
+        level = self.spending.level(last=last)
+        self.spending.take()
+        found = locate([_figure(self.name, pair) for pair in pairs])
+        half = student_t(found.freedom, level) * found.error
+        edges = (found.mean, found.mean - half, found.mean + half)
+        low, middle, high = sorted(_growth_percent(self.name, edge) for edge in edges)
+        self.growth_percent = (middle, low, high)
+
+    @property
+    def settled(self) -> bool:
+        """Whether more pairs would change nothing."""
+        if self.growth_percent is None:
+            return False
+        _, low, high = self.growth_percent
+        return low > self.limit_percent or high <= self.limit_percent
+
+    def judged(self, pairs: Sequence[Pair]) -> Gate | None:
+        """The gate as it stands in the result; None if nothing was measured."""
+        if self.growth_percent is None:
+            return None
+        growth, low, high = self.growth_percent
+        before, after = _both_sides(self.name, pairs)
+        return Gate(
+            name=self.name, unit=GATES[self.name], baseline=before, candidate=after,
+            growth_percent=growth, growth_percent_low=low, growth_percent_high=high,
+            limit_percent=self.limit_percent, broken=low > self.limit_percent,
+        )  # fmt: skip
+
+
+def _figure(name: str, pair: Pair) -> float:
+    """What one pair says of a gate: a logarithm of a ratio, or of the tail a difference of shares.
+    """
+    if name != TAIL:
+        value_of = _REPORTED[name]
+        return math.log(value_of(pair.candidate) / value_of(pair.baseline))
+    before, after = _relative(pair.baseline), _relative(pair.candidate)
+    return (_beyond(after, before) - _beyond(before, after)) / 2
+
+
+def _growth_percent(name: str, figure: float) -> float:
+    if name == TAIL:
+        return 100.0 * figure / _TAIL_SHARE
+    return 100.0 * math.expm1(figure)
+
+
+def _relative(half: Half) -> list[float]:
+    """Durations over their median, sorted: where a side lies as a whole is no matter of its tail.
+    """
+    median = statistics.median(half.durations_ns)
+    return sorted(one / median for one in half.durations_ns)
+
+
+def _beyond(mine: Sequence[float], theirs: Sequence[float]) -> float:
+    """The share of one side that lies in the other's tail."""
+    limit = quantile(theirs, 1.0 - _TAIL_SHARE)
+    return sum(one > limit for one in mine) / len(mine)
+
+
+def _both_sides(name: str, pairs: Sequence[Pair]) -> tuple[float, float]:
+    """The figures of both sides, in the gate's unit."""
+    if name == TAIL:
+        tail = statistics.fmean(_figure(TAIL, pair) for pair in pairs)
+        return 100.0 * _TAIL_SHARE, 100.0 * (_TAIL_SHARE + tail)
+    value_of = _REPORTED[name]
+    before = statistics.median(value_of(pair.baseline) for pair in pairs)
+    after = statistics.median(value_of(pair.candidate) for pair in pairs)
+    return (1.0 / before, 1.0 / after) if name == "throughput" else (before, after)
+
+
+def exact_gates(
+    limits: Mapping[str, float], baseline: Artifact, candidate: Artifact
+) -> tuple[Gate, ...]:
+    """Judges every gate that is set and whose figure both artifacts have: size, MACs of the
+    exported graph, and fidelity (the error against float64)."""
+    before, after = _figures(baseline), _figures(candidate)
     return tuple(
-        _gate(name, before[name], after[name], limit)
+        _exact(name, before[name], after[name], limit)
         for name, limit in limits.items()
         if name in before and name in after
     )
 
 
-def _figures(artifact: Artifact, runs: Sequence[TurnsRun]) -> dict[str, float]:
+def _figures(artifact: Artifact) -> dict[str, float]:
     """What is known of one side, by gate."""
     manifest = artifact.manifest
     figures = {
@@ -46,20 +151,13 @@ def _figures(artifact: Artifact, runs: Sequence[TurnsRun]) -> dict[str, float]:
     }
     if manifest.cost is not None:
         figures["macs"] = float(sum(share.macs for share in manifest.cost.by_operator.values()))
-    if runs:
-        figures["memory"] = max(run.memory_peak_mib for run in runs)
-        figures["load"] = statistics.median(run.load_ms for run in runs)
     return figures
 
 
-def _gate(name: str, before: float, after: float, limit: float) -> Gate:
+def _exact(name: str, before: float, after: float, limit: float) -> Gate:
     growth = 100.0 * (after - before) / before if before else (0.0 if after == before else 1e9)
     return Gate(
-        name=name,
-        unit=GATES[name],
-        baseline=before,
-        candidate=after,
-        growth_percent=growth,
-        limit_percent=limit,
+        name=name, unit=GATES[name], baseline=before, candidate=after, growth_percent=growth,
+        growth_percent_low=growth, growth_percent_high=growth, limit_percent=limit,
         broken=growth > limit and not math.isclose(growth, limit, abs_tol=1e-9),
-    )
+    )  # fmt: skip

@@ -9,18 +9,22 @@ from dataclasses import dataclass
 
 from stmdeploy.check.bundle import BaselineRow
 from stmdeploy.check.comparison import Comparison
-from stmdeploy.check.gates import FIDELITY, judge_gates
+from stmdeploy.check.gates import FIDELITY, exact_gates
 from stmdeploy.check.outcome import FAILED, OUTPUTS_DIFFER, CheckedRow, Gate
 from stmdeploy.check.policy import RowPolicy
 from stmdeploy.check.side_by_side import Half, Pair
 from stmdeploy.check.sides import Contender
-from stmdeploy.check.verdict import UNKNOWN, Verdict
+from stmdeploy.check.verdict import UNKNOWN, Slowdown, Verdict, judge
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.spec.sweep import RowSpec
 from stmdeploy.spec.units import MS_PER_S, NS_PER_MS
 
+_OVERALL = ("the typical inference is not slower: some of the candidate's inferences are",)
 #: With equal weights, how far apart logits may be, relative L2: by what a precision rounds.
 _TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 0.2, "int8-dynamic": 0.2}
+#: Others are said to have treated the sides unequally if they kept so many processors more busy
+#: beside one of them.
+_UNEQUAL_PROCESSORS = 0.2
 #: A verdict, and what to do about it.
 Judged = tuple[str, tuple[str, ...]]
 
@@ -55,15 +59,15 @@ def judge_row(
     pairs, run = comparison.pairs, entry.spec.run
     live = [] if stored else pairs
     baselines, candidates = [p.baseline for p in live], [p.candidate for p in pairs]
-    gates = judge_gates(entry.policy.gates, entry.baseline.artifact, entry.candidate.artifact, live)
-    slowdown = comparison.slowdown
+    gates = _gates(entry, comparison, live)
+    slowdown, overall = comparison.typical, comparison.overall
     if not failure and stored and not differing:
         differing = _runtime_differs(entry, pairs)
     if differing:
-        slowdown = UNKNOWN
+        slowdown = overall = UNKNOWN
     verdict, advice = _judged(entry, comparison, failure, differing, gates, stored=stored)
-    known = math.isfinite(slowdown.high_percent)
     before, after = _latency_ms(baselines), _latency_ms(candidates)
+    others = _others(baselines), _others(candidates)
     return CheckedRow(
         name=entry.row.name,
         model=entry.spec.model.name,
@@ -71,20 +75,55 @@ def judge_row(
         precision=run.precision,
         batch=run.batch,
         verdict=verdict,
-        slowdown_percent=slowdown.percent if known else None,
-        slowdown_percent_low=slowdown.low_percent if known else None,
-        slowdown_percent_high=slowdown.high_percent if known else None,
+        **_known("slowdown_percent", slowdown),
+        **_known("overall_percent", overall),
         threshold_percent=comparison.threshold_percent,
         baseline_latency_ms_p50=before,
         candidate_latency_ms_p50=after,
         baseline_throughput_images_s=MS_PER_S * run.batch / before if before else None,
         candidate_throughput_images_s=MS_PER_S * run.batch / after if after else None,
+        baseline_others_processors=others[0],
+        candidate_others_processors=others[1],
         pairs=len(pairs),
         measured_s=comparison.spent_s,
         gates=gates,
-        advice=advice,
+        advice=(*advice, *_unequal(*others)),
         baseline_samples_ms=_samples_ms(baselines),
         candidate_samples_ms=_samples_ms(candidates),
+    )
+
+
+def _gates(entry: Entry, comparison: Comparison, live: Sequence[Pair]) -> tuple[Gate, ...]:
+    """Exact gates, then those that the pairs were judged by."""
+    exact = exact_gates(
+        entry.policy.gates, entry.baseline.artifact, entry.candidate.artifact
+    )
+    return (*exact, *filter(None, (gate.judged(live) for gate in comparison.gates)))
+
+
+def _known(name: str, slowdown: Slowdown) -> dict[str, float | None]:
+    """The fields of a slowdown; None without an interval."""
+    known = math.isfinite(slowdown.high_percent)
+    return {
+        name: slowdown.percent if known else None,
+        f"{name}_low": slowdown.low_percent if known else None,
+        f"{name}_high": slowdown.high_percent if known else None,
+    }
+
+
+def _others(halves: Sequence[Half]) -> float | None:
+    """How many processors other programs used beside a side; None without any."""
+    return statistics.fmean(half.run.others_processors for half in halves) if halves else None
+
+
+def _unequal(before: float | None, after: float | None) -> tuple[str, ...]:
+    """What to say if other programs did not disturb both sides alike."""
+    if before is None or after is None or abs(after - before) < _UNEQUAL_PROCESSORS:
+        return ()
+    return (
+        f"other programs kept {after:.1f} processors busy during the candidate's turns and "
+        f"{before:.1f} during the baseline's: if the candidate starts them, that is part of its "
+        "cost; if not, check again",
     )
 
 
@@ -116,7 +155,11 @@ def _verdict(
             "check without --stored, or run stmdeploy baseline create here",
         )
     if comparison.verdict is Verdict.REGRESSION:
+        only_overall = judge(comparison.typical, comparison.threshold_percent) is not (
+            Verdict.REGRESSION
+        )
         return Verdict.REGRESSION, (
+            *_OVERALL * only_overall,
             "see where the time goes with stmdeploy profile --layers, or raise the row's threshold",
         )
     if comparison.verdict is Verdict.CANNOT_TELL:
@@ -126,7 +169,7 @@ def _verdict(
     if missing := entry.policy.gates.keys() - {gate.name for gate in gates}:
         return Verdict.CANNOT_TELL, (
             f"nothing is known for the gates {', '.join(sorted(missing))}: leave them out "
-            "(memory and load are not measured with --stored, macs only of ONNX graphs)",
+            "(what is measured of processes is not with --stored, macs only of ONNX graphs)",
         )
     return comparison.verdict, ()
 
@@ -134,16 +177,22 @@ def _verdict(
 def _fault(gates: tuple[Gate, ...], distance: float | None) -> Judged | None:
     """What outweighs the latency: outputs that differ, gates that are broken."""
     broken = [gate for gate in gates if gate.broken]
-    told = tuple(
-        f"{gate.name} grew by {gate.growth_percent:.1f} %; its gate allows {gate.limit_percent:g} %"
-        for gate in broken
-    )
+    told = tuple(f"{gate.name} grew by {growth(gate)}; its gate allows {gate.limit_percent:g} %"
+                 for gate in broken)  # fmt: skip
     if distance is not None:
         differ = f"outputs differ from the baseline's by {distance:.1e} (relative L2)"
         return OUTPUTS_DIFFER, (f"{differ}, with the same weights: export again", *told)
     if any(gate.name == FIDELITY for gate in broken):
         return OUTPUTS_DIFFER, told
     return (Verdict.REGRESSION, told) if broken else None
+
+
+def growth(gate: Gate) -> str:
+    """By how much a gate's figure grew, with its interval where it has one."""
+    told = f"{gate.growth_percent:.1f} %"
+    if gate.growth_percent_low == gate.growth_percent_high:
+        return told
+    return f"{told} ({gate.growth_percent_low:.1f} .. {gate.growth_percent_high:.1f} %)"
 
 
 def _runtime_differs(entry: Entry, pairs: Sequence[Pair]) -> tuple[str, ...]:
@@ -170,11 +219,11 @@ def _outputs_distance(entry: Entry, pairs: Sequence[Pair], *, stored: bool) -> f
 
 
 def _samples_ms(halves: Sequence[Half]) -> tuple[float, ...]:
-    return tuple(one.duration_ns / NS_PER_MS for half in halves for one in half.inferences)
+    return tuple(ns / NS_PER_MS for half in halves for ns in half.durations_ns)
 
 
 def _latency_ms(halves: Sequence[Half]) -> float | None:
-    """The median over the calm inferences, or over all if none was calm; None without any."""
-    ones = [one for half in halves for one in half.inferences]
-    calm = [one.duration_ns for one in ones if one.calm] or [one.duration_ns for one in ones]
-    return statistics.median(calm) / NS_PER_MS if calm else None
+    """The median over processes of their medians; None without any."""
+    if not halves:
+        return None
+    return statistics.median(statistics.median(half.durations_ns) for half in halves) / NS_PER_MS

@@ -8,8 +8,8 @@ from stmdeploy.check.verdict import Verdict
 from stmdeploy.errors import ExitCode
 from stmdeploy.schema.document import Document
 
-#: 1: first version.
-CHECK_SCHEMA_VERSION = 1
+#: 2: the overall slowdown, what others used, and intervals of gates.
+CHECK_SCHEMA_VERSION = 2
 #: Verdicts in addition to those of the statistics.
 FAILED, OUTPUTS_DIFFER = "failed", "outputs differ"
 #: Exit codes of verdicts, the gravest first: the gravest one is that of the whole check.
@@ -22,13 +22,16 @@ _EXIT_CODES = {
 
 
 class Gate(Document):
-    """A figure of both sides in ``unit``; ``broken`` if it grew beyond ``limit_percent``."""
+    """A figure of both sides in ``unit``, and by how much it is worse, with an interval; ``broken``
+    if all of that is beyond ``limit_percent``."""
 
     name: str
     unit: str
     baseline: float
     candidate: float
     growth_percent: float
+    growth_percent_low: float
+    growth_percent_high: float
     limit_percent: float
     broken: bool
 
@@ -38,9 +41,11 @@ class CheckedRow(Document):
 
     ``verdict`` is one of `verdict.Verdict`, `FAILED` or `OUTPUTS_DIFFER`. The slowdown and its
     interval are in per cent, negative if faster, and None if unknown. Latencies are medians of one
-    inference of the whole batch, over this check's calm inferences, or over all if none was calm;
-    ``baseline_*`` is None, or empty, if only stored numbers were compared. ``advice`` says what to
-    do. Samples are those of this check, process after process.
+    inference of the whole batch, the medians of the processes' medians; ``overall_percent`` is the
+    slowdown of the mean over all inferences, with its interval. ``*_others_processors`` say how many
+    processors other programs used during the turns of a side. ``baseline_*`` is None, or empty, if
+    only stored numbers were compared. ``advice`` says what to do. Samples are those of this check,
+    process after process.
     """
 
     name: str
@@ -52,11 +57,16 @@ class CheckedRow(Document):
     slowdown_percent: float | None
     slowdown_percent_low: float | None
     slowdown_percent_high: float | None
+    overall_percent: float | None
+    overall_percent_low: float | None
+    overall_percent_high: float | None
     threshold_percent: float
     baseline_latency_ms_p50: float | None
     candidate_latency_ms_p50: float | None
     baseline_throughput_images_s: float | None
     candidate_throughput_images_s: float | None
+    baseline_others_processors: float | None
+    candidate_others_processors: float | None
     pairs: int
     measured_s: float
     gates: tuple[Gate, ...]

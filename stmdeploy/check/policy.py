@@ -17,8 +17,13 @@ from typing import Any
 from stmdeploy.errors import ExitCode, StmdeployError, nearest
 from stmdeploy.files.reading import printable, read_toml
 
-#: Figures whose growth may be limited, with their units; exact, or nearly so.
-GATES = {"memory": "MiB", "load": "ms", "size": "MiB", "macs": "MACs", "fidelity": "relative L2"}
+#: Figures whose growth may be limited, with their units: those of the artifacts, and those of the
+#: processes. Throughput is that of inferences back to back; its growth is that of their time.
+GATES = {
+    "size": "MiB", "macs": "MACs", "fidelity": "relative L2",
+    "memory": "MiB", "load": "ms", "first-inference": "ms", "throughput": "inferences/s",
+    "tail": "% beyond p95",
+}  # fmt: skip
 #: How a check ends that cannot tell: with its own exit code, as a failure, or as a pass.
 CANNOT_TELL = ("exit-3", "fail", "pass")
 _PROJECT = Path("pyproject.toml")

@@ -34,7 +34,7 @@ class Contender:
             model=without_checkpoint(model),
             run=replace(run, python=""),
         )
-        return Side(job, self.artifact.size_bytes, self.python)
+        return Side(job, self.python)
 
 
 def find_candidates(

@@ -1,19 +1,24 @@
 """Pure statistics of the check: intervals of a slowdown that hold at every look, and verdicts.
 
-A pair is a fresh process of the baseline and one of the candidate that took turns. Its figure is
-one number, the logarithm of how much slower the candidate was. Processes of the same model
-differ (memory lies elsewhere), so pairs are the independent observations. Now and then a process
-is off by a tenth, so their mean is trimmed by an eighth at either end, and Student's t bounds it
-with the winsorised variance (J. W. Tukey, D. H. McLaughlin, Less vulnerable confidence and
-significance procedures for location, Sankhya A 25, 1963).
+A pair is a fresh process of the baseline and one of the candidate that took turns. It has two
+figures, both logarithms of how much slower the candidate was: of the *typical* inference (the
+median over the cycles of turns, each turn by its median), and *overall* (of the means of all its
+inferences, none left out), which sees what a candidate does to a few of its own inferences.
+Processes of the same model differ (memory lies elsewhere), so pairs are the independent
+observations. Now and then a process is off by a tenth, so their mean is trimmed by an eighth at
+either end, and Student's t bounds it with the winsorised variance (J. W. Tukey, D. H. McLaughlin,
+Less vulnerable confidence and significance procedures for location, Sankhya A 25, 1963).
 
-Looking again and again and stopping when the answer is clear would make false alarms more
-frequent than one look does. The error that is allowed is therefore spent look by look, by the
-square of the share of the budget that is used (K. K. G. Lan, D. L. DeMets, Discrete sequential
-boundaries for clinical trials, Biometrika 70, 1983; K. Kim, D. L. DeMets, Biometrika 74, 1987,
-the power family with exponent 2), and each look has a level of its own. Rows share the error in
-equal parts. Both are Bonferroni's inequality, which asks for no independence: with a probability
-of at least 1 - `ALPHA`, no interval of any row at any look misses the true slowdown.
+A few pairs say little of their own spread. What is known of it beforehand, from the pairs that the
+baseline keeps, is pooled with theirs by degrees of freedom, unless theirs is significantly larger.
+
+Looking again and again and stopping when the answer is clear would make false alarms more frequent
+than one look does. So each look has a level of its own: of the error that a row has, look number n
+spends 1 / (n (n + 1)), and the last one whatever is left. A look whose interval is too wide to
+decide anything is not taken and spends nothing; that depends on the spread alone, not on what was
+found. Rows share the error in equal parts, and so do a row's figures and gates. All of that is
+Bonferroni's inequality, which asks for no independence: with a probability of at least 1 - `ALPHA`,
+no interval of any row at any look misses the true slowdown.
 """
 
 from __future__ import annotations
@@ -24,8 +29,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from stmdeploy.measure.contrasts import Turns, cycle_differences
 from stmdeploy.measure.statistics import student_t
-from stmdeploy.measure.turns import Inference
 
 #: The probability that any interval of a whole check is wrong, half of it in either direction. A
 #: candidate that is slower by exactly its threshold is called a regression in at most 2.5 % of the
@@ -33,18 +38,20 @@ from stmdeploy.measure.turns import Inference
 ALPHA = 0.05
 #: One in so many of the sorted figures is cut off at either end.
 _TRIM = 8
-#: A slowdown beyond this logarithm is infinite: a first look, at a very small level, may get there.
+#: A slowdown beyond this logarithm is infinite: a look at a very small level may get there.
 _LARGEST_LOG = 100.0
-#: The error spent is this power of the share of the budget used: early looks spend little.
-_SPENDING_POWER = 2
-#: With fewer pairs, or waves of stored numbers, their spread is not known: no look is taken.
-FEWEST_PAIRS = 3
+#: With fewer pairs, or stored figures, nothing is known of their spread: no look is taken.
+FEWEST_PAIRS = 2
+#: What is known beforehand counts for no more than so many degrees of freedom.
+_MOST_PRIOR = 12
+#: The present spread is significantly larger than the prior one at this level.
+_PRIOR_FAILS = 0.05
+#: A median's variance over that of a mean, for normal samples.
+_MEDIAN_VARIANCE = math.pi / 2
 #: Error of stored numbers that the calibration workload does not correct: a machine in another
 #: state is not slower by the same factor for everything, and one measurement cannot tell by how
 #: much. It is added to the threshold.
 APART_PERCENT = 5.0
-#: With so many calm inferences on each side, all others are left out.
-_ENOUGH_CALM = 5
 
 
 class Verdict(StrEnum):
@@ -71,27 +78,30 @@ class Slowdown:
 UNKNOWN = Slowdown(0.0, -100.0, math.inf)
 
 
-def pair_figure(baseline: Sequence[Inference], candidate: Sequence[Inference]) -> float:
-    """Logarithm of the candidate's latency over the baseline's, each a median of calm inferences.
+@dataclass(frozen=True)
+class Figures:
+    """What one pair says.
 
-    If one side has too few of those, it takes the fastest of equally many inferences of each side:
-    what disturbs a process does not disturb all of its inferences, unless the process does it
-    itself, with more threads than there are processors; then its fastest one is slow, too.
-
-    Args:
-        baseline, candidate: the inferences of one process each, at least one.
+    Attributes:
+        typical, overall: logarithms of the candidate's latency over the baseline's.
+        noise: variance that `typical` has from the spread of its cycles alone.
     """
-    sides = [[one.duration_ns for one in side if one.calm] for side in (baseline, candidate)]
-    if min(map(len, sides)) >= _ENOUGH_CALM:
-        before, after = (statistics.median(side) for side in sides)
-    else:
-        # Of more inferences the fastest is faster.
-        count = min(len(baseline), len(candidate))
-        before, after = (
-            min(side[i * len(side) // count].duration_ns for i in range(count))
-            for side in (baseline, candidate)
-        )
-    return math.log(after / before)
+
+    typical: float
+    overall: float
+    noise: float = 0.0
+
+
+def figures_of(baseline: Turns, candidate: Turns) -> Figures:
+    """The figures of a pair from the durations of its turns, as many of either side."""
+    cycles = cycle_differences(candidate, baseline)
+    means = [statistics.fmean(one for turn in side for one in turn) for side in (baseline, candidate)]
+    spread = statistics.variance(cycles) if len(cycles) > 1 else 0.0
+    return Figures(
+        typical=statistics.median(cycles),
+        overall=math.log(means[1] / means[0]),
+        noise=_MEDIAN_VARIANCE * spread / len(cycles),
+    )
 
 
 def as_slowdown(log_ratio: float, half_log: float) -> Slowdown:
@@ -103,55 +113,79 @@ def as_slowdown(log_ratio: float, half_log: float) -> Slowdown:
 
 
 @dataclass(frozen=True)
+class Prior:
+    """What is known beforehand of pairs: their variance, and its degrees of freedom."""
+
+    variance: float
+    freedom: float
+
+
+def prior_of(figures: Sequence[float]) -> Prior | None:
+    """The prior that earlier pairs give; None if they are too few."""
+    if len(figures) < FEWEST_PAIRS:
+        return None
+    found = locate(figures)
+    return Prior(found.error**2 * len(figures), min(found.freedom, _MOST_PRIOR))
+
+
+@dataclass(frozen=True)
 class Location:
     """A trimmed mean of logarithms, its standard error, and the error's degrees of freedom."""
 
     mean: float
     error: float
-    freedom: int
+    freedom: float
 
 
-def locate(figures: Sequence[float]) -> Location:
+def locate(figures: Sequence[float], prior: Prior | None = None) -> Location:
     """The mean of at least two figures, an eighth cut off at either end, and how exact it is."""
     ordered, count = sorted(figures), len(figures)
     cut = count // _TRIM
     kept = ordered[cut : count - cut]
     winsorised = [kept[0]] * cut + kept + [kept[-1]] * cut
     error = statistics.stdev(winsorised) / (len(kept) / count) / math.sqrt(count)
-    return Location(statistics.fmean(kept), error, len(kept) - 1)
+    own = Location(statistics.fmean(kept), error, len(kept) - 1)
+    return own if prior is None else _with_prior(own, count, prior)
 
 
-def paired_slowdown(waves: Sequence[Sequence[float]], level: float) -> Slowdown:
-    """The slowdown found by pairs, at one look that may be wrong with probability `level`.
+def _with_prior(own: Location, count: int, prior: Prior) -> Location:
+    from scipy.special import fdtrc
 
-    Args:
-        waves: the figures of the pairs of every wave.
-    """
-    figures = [figure for wave in waves for figure in wave]
+    variance = own.error**2 * count
+    if prior.variance <= 0.0 or (
+        fdtrc(own.freedom, prior.freedom, variance / prior.variance) < _PRIOR_FAILS
+    ):
+        return own
+    freedom = own.freedom + prior.freedom
+    pooled = (own.freedom * variance + prior.freedom * prior.variance) / freedom
+    return Location(own.mean, math.sqrt(pooled / count), freedom)
+
+
+def paired_slowdown(figures: Sequence[float], level: float, prior: Prior | None) -> Slowdown:
+    """The slowdown found by pairs, at one look that may be wrong with probability `level`."""
     if len(figures) < FEWEST_PAIRS:
         return UNKNOWN
-    found = locate(figures)
+    found = locate(figures, prior)
     return as_slowdown(found.mean, student_t(found.freedom, level) * found.error)
 
 
 def unpaired_slowdown(
-    before: Sequence[float], waves: Sequence[Sequence[float]], level: float
+    before: Sequence[float], figures: Sequence[float], level: float, prior: Prior | None
 ) -> Slowdown:
-    """The slowdown between two measurements that were made apart.
-
-    Welch's t (B. L. Welch, Biometrika 34, 1947) over the means of waves. It does not include what
-    the calibration workload cannot correct; see `APART_PERCENT`.
+    """The slowdown between two measurements that were made apart: Welch's t (B. L. Welch,
+    Biometrika 34, 1947). It does not include what the calibration workload cannot correct; see
+    `APART_PERCENT`.
 
     Args:
-        before: the mean figure of every stored wave: the logarithm of the latency over that of the
+        before: the figure of every stored pair: the logarithm of the latency over that of the
             calibration workload beside it.
-        waves: the figures of the pairs of every wave now, of the same kind.
+        figures: those of the pairs now, of the same kind.
         level: the probability that this look may be wrong.
+        prior: not used: what was known beforehand is one of the two sides.
     """
-    after = [statistics.fmean(wave) for wave in waves]
-    if min(len(before), len(after)) < FEWEST_PAIRS:
+    if min(len(before), len(figures)) < FEWEST_PAIRS:
         return UNKNOWN
-    old, new = locate(before), locate(after)
+    old, new = locate(before), locate(figures)
     error = math.hypot(old.error, new.error)
     weights = sum(side.error**4 / side.freedom for side in (old, new))
     freedom = error**4 / weights if weights else min(old.freedom, new.freedom)
@@ -159,21 +193,28 @@ def unpaired_slowdown(
 
 
 class Spending:
-    """The error probability of one of `rows` rows that share `ALPHA`, spent look by look."""
+    """An error probability that is spent look by look."""
 
-    def __init__(self, rows: int) -> None:
-        self._alpha, self._spent = ALPHA / rows, 0.0
+    def __init__(self, alpha: float) -> None:
+        self._alpha, self._looks = alpha, 0
 
-    def level(self, share_of_budget: float) -> float:
-        """The error probability that the next look may spend.
+    def level(self, *, last: bool) -> float:
+        """The error probability that the next look may spend; the last one spends all that is
+        left."""
+        looks = self._looks + 1
+        return self._alpha / (looks if last else looks * (looks + 1))
 
-        Args:
-            share_of_budget: share that is used by then, more at each look; 1 spends all the rest.
-        """
-        share = min(1.0, share_of_budget) ** _SPENDING_POWER
-        level = self._alpha * (share - self._spent)
-        self._spent = share
-        return level
+    def take(self) -> None:
+        """A look was taken: its level is spent."""
+        self._looks += 1
+
+
+def can_decide(slowdown: Slowdown, threshold_percent: float) -> bool:
+    """Whether an interval is narrow enough to lie within the threshold, wherever it lies."""
+    if not math.isfinite(slowdown.high_percent):
+        return False
+    low, high = (1.0 + edge / 100.0 for edge in (slowdown.low_percent, slowdown.high_percent))
+    return high / low <= (1.0 + threshold_percent / 100.0) ** 2
 
 
 def judge(slowdown: Slowdown, threshold_percent: float) -> Verdict:
@@ -191,3 +232,17 @@ def judge(slowdown: Slowdown, threshold_percent: float) -> Verdict:
     if low >= 1.0 / beyond and high <= beyond:
         return Verdict.NO_CHANGE
     return Verdict.CANNOT_TELL
+
+
+def judge_both(typical: Slowdown, overall: Slowdown, threshold_percent: float) -> Verdict:
+    """The verdict on the typical inference and on all of them.
+
+    A regression of either is one. What the typical inference shows otherwise holds only if the
+    candidate is not slower overall, as far as is known.
+    """
+    verdict, on_the_whole = (judge(one, threshold_percent) for one in (typical, overall))
+    if Verdict.REGRESSION in (verdict, on_the_whole):
+        return Verdict.REGRESSION
+    if overall.percent > threshold_percent:
+        return Verdict.CANNOT_TELL
+    return verdict

@@ -16,7 +16,13 @@ from stmdeploy.check.judging import Entry
 from stmdeploy.check.machine import machine_key
 from stmdeploy.check.side_by_side import Side
 from stmdeploy.check.sides import Contender, find_candidates
-from stmdeploy.check.verdict import APART_PERCENT, paired_slowdown, unpaired_slowdown
+from stmdeploy.check.verdict import (
+    APART_PERCENT,
+    Prior,
+    paired_slowdown,
+    prior_of,
+    unpaired_slowdown,
+)
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files.writing import scratch_folder
 from stmdeploy.plugins.progress import Progress
@@ -29,7 +35,8 @@ Artifacts = dict[str, Artifact]
 
 @dataclass(frozen=True)
 class Contest:
-    """How a row is measured: two sides, and how their figures become a slowdown.
+    """How a row is measured: two sides, how their figures become a slowdown, and what is known of
+    the spread of pairs.
 
     ``against`` is what runs on the side `other`.
     """
@@ -39,6 +46,7 @@ class Contest:
     candidate: Side
     estimate: Estimate
     threshold_percent: float
+    prior: Prior | None
 
 
 class Way(Protocol):
@@ -75,6 +83,7 @@ class Way(Protocol):
             candidate=entry.candidate.side(model, run),
             estimate=paired_slowdown,
             threshold_percent=entry.policy.threshold_percent,
+            prior=prior_of(entry.row.calibrated),
         )
 
 
@@ -152,4 +161,5 @@ class ByStoredNumbers(_WithCandidate):
             candidate=entry.candidate.side(model, run),
             estimate=partial(unpaired_slowdown, entry.row.calibrated),
             threshold_percent=entry.policy.threshold_percent + APART_PERCENT,
+            prior=None,
         )

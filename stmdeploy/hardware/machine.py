@@ -10,6 +10,10 @@ from pathlib import Path
 from stmdeploy.files.reading import BYTES_PER_MIB
 
 
+#: Further kinds of work, where a system tells them.
+_OTHER_WORK = ("nice", "irq", "softirq", "steal")
+
+
 def available_threads() -> int:
     """Processors that this process may use: its affinity, cut by a container's CPU quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -41,6 +45,14 @@ def memory_available_mib() -> float:
     import psutil
 
     return float(psutil.virtual_memory().available) / BYTES_PER_MIB
+
+
+def processors_busy_s() -> float:
+    """Seconds that all processors have worked so far, or were taken by other virtual machines."""
+    import psutil
+
+    times = psutil.cpu_times()
+    return float(times.user + times.system + sum(getattr(times, n, 0.0) for n in _OTHER_WORK))
 
 
 def load_average() -> float | None:

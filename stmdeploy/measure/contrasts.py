@@ -96,10 +96,15 @@ def wave_difference(row: Turns, other: Turns) -> float:
     Args:
         row, other: as many turns of either; those of one cycle stand at the same place.
     """
-    return statistics.median(
+    return statistics.median(cycle_differences(row, other))
+
+
+def cycle_differences(row: Turns, other: Turns) -> list[float]:
+    """The logarithm of a row's median latency over another's, cycle by cycle."""
+    return [
         math.log(statistics.median(mine) / statistics.median(theirs))
         for mine, theirs in zip(row, other, strict=True)
-    )
+    ]
 
 
 def contrasts(pairs: Sequence[Sequence[float]]) -> list[Contrast]:

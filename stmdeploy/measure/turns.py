@@ -1,18 +1,19 @@
 """One side of a comparison: a loaded, warm model that runs when it is told to.
 
-Two workers hold one side each, and only the one whose turn it is runs.
+Two workers hold one side each, and only the one whose turn it is runs. All of its inferences count,
+but for the first one of a turn: to leave out those that something disturbed would hide what a model
+does to itself, with threads of its own or more threads than there are processors.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
+from statistics import fmean
 
 from stmdeploy.measure.clock import Clock
-from stmdeploy.measure.sampling import timed
+from stmdeploy.measure.sampling import burst, take_turn
 from stmdeploy.measure.session import Model, load_model, peak_memory_mib
 from stmdeploy.schema.hardware import Environment
 from stmdeploy.schema.measurement import TurnsRun
@@ -20,77 +21,72 @@ from stmdeploy.spec.units import NS_PER_S
 
 #: Inferences thrown away after loading.
 WARM_RUNS = 3
-#: Inferences thrown away at the start of a turn: the other side has emptied the caches.
-COLD_RUNS = 1
-#: A turn ends after so many calm inferences, or so many seconds, but not before one inference.
-CALM_RUNS, TURN_LIMIT_S = 3, 0.3
-#: An inference is calm if its threads waited for a processor for at most this share of it.
-CALM_SHARE = 0.03
+#: How long a turn takes, unless one inference takes longer, and the burst at the end, in seconds.
+TURN_S, BURST_S = 0.06, 0.1
+#: Nanoseconds of a turn's inferences.
+Turn = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Inference:
-    """How long an inference took, and how long its threads waited for a processor, all together."""
+@dataclass
+class OthersUse:
+    """How many processors others keep busy while this process runs: what all of them work, less
+    what this process does with all its threads.
 
-    duration_ns: int
-    delay_ns: int = 0
+    Attributes:
+        busy_s: seconds that all processors have worked so far.
+        own_s: seconds that this process has, with all its threads.
+        now_s: a clock, in seconds.
+    """
+
+    busy_s: Callable[[], float]
+    own_s: Callable[[], float] = time.process_time
+    now_s: Callable[[], float] = time.monotonic
+    others_s: float = 0.0
+    watched_s: float = 0.0
+
+    def watched(self, work: Callable[[], Turn]) -> Turn:
+        """Does some work, and adds what others did meanwhile."""
+        before = self.busy_s(), self.own_s(), self.now_s()
+        done = work()
+        self.others_s += self.busy_s() - before[0] - (self.own_s() - before[1])
+        self.watched_s += self.now_s() - before[2]
+        return done
 
     @property
-    def calm(self) -> bool:
-        """Whether hardly anything else used its processors."""
-        return self.delay_ns <= CALM_SHARE * self.duration_ns
-
-
-class RunDelay:
-    """How long this process's present threads have waited for a processor while ready to run, as
-    Linux counts it in ``/proc/self/task/*/schedstat``; always 0 on other systems."""
-
-    def __init__(self) -> None:
-        self._files: list[IO[bytes]] = []
-        with suppress(OSError):
-            for task in Path("/proc/self/task").iterdir():
-                with suppress(OSError):
-                    self._files.append((task / "schedstat").open("rb", buffering=0))
-
-    def close(self) -> None:
-        """Closes the files; the delay is 0 from then on."""
-        for file in self._files:
-            file.close()
-
-    def total_ns(self) -> int:
-        """Nanoseconds so far, summed over the threads."""
-        total = 0
-        for file in self._files:
-            with suppress(OSError, IndexError, ValueError):
-                file.seek(0)
-                total += int(file.read().split()[1])
-        return total
+    def processors(self) -> float:
+        """On average; the system counts in hundredths of a second, so it takes a few turns."""
+        return max(0.0, self.others_s / self.watched_s) if self.watched_s else 0.0
 
 
 def take_turns(
     model: Model,
     clock: Clock,
     environment: Environment,
-    next_turn: Callable[[list[Inference]], bool],
+    others: OthersUse,
+    next_turn: Callable[[Turn], bool],
 ) -> TurnsRun:
-    """Loads a model and warms it up, then takes a turn whenever it is told to.
+    """Loads a model and warms it up, then takes a turn whenever it is told to, and ends with some
+    inferences back to back.
 
     Args:
         model: how it is loaded.
         clock: read before and after every inference.
         environment: recorded with what is measured.
-        next_turn: given the inferences of the last turn, none before the first; waits for the
-            next one, and is False if there is none any more.
+        others: told of every turn.
+        next_turn: given the last turn, an empty one before the first; waits for the next one, and
+            is False if there is none any more.
 
     Raises:
         StmdeployError: (exit code 4) what the model's check raises.
     """
     loaded = load_model(model, clock)
+    run = loaded.runner.run
     for _ in range(WARM_RUNS):
-        loaded.runner.run()
-    taken: list[Inference] = []
+        run()
+    taken: Turn = ()
     while next_turn(taken):
-        taken = one_turn(loaded.runner.run, clock)
+        taken = others.watched(lambda: take_turn(run, clock, TURN_S))
+    runs, burst_ns = burst(run, clock, fmean(taken or (1,)), BURST_S if taken else 0.0)
     return TurnsRun(
         runtime_import_ms=loaded.runtime_import_ms,
         load_ms=loaded.load_ms,
@@ -99,33 +95,17 @@ def take_turns(
         runtime_facts=loaded.runner.facts(),
         logits=tuple(map(float, loaded.runner.output()[0])),
         environment=environment,
+        burst_runs=runs,
+        burst_s=burst_ns / NS_PER_S,
+        others_processors=others.processors,
     )
 
 
-def one_turn(run: Callable[[], None], clock: Clock) -> list[Inference]:
-    """Takes one turn, and gives its inferences without the cold ones.
-
-    After a pause the system may put all threads on one processor for a while; such inferences are
-    not calm, so the turn goes on.
-    """
-    end = clock.now_ns() + TURN_LIMIT_S * NS_PER_S
-    for _ in range(COLD_RUNS):
-        run()
-    delay = RunDelay()
-    kept: list[Inference] = []
-    while not kept or (clock.now_ns() < end and sum(one.calm for one in kept) < CALM_RUNS):
-        before = delay.total_ns()
-        duration_ns = timed(run, clock)
-        kept.append(Inference(duration_ns, delay.total_ns() - before))
-    delay.close()
-    return kept
-
-
-def to_words(inferences: list[Inference]) -> str:
+def to_words(turn: Turn) -> str:
     """Writes a turn as one line, which `from_words` reads."""
-    return " ".join(f"{one.duration_ns}+{one.delay_ns}" for one in inferences)
+    return " ".join(map(str, turn))
 
 
-def from_words(line: str) -> list[Inference]:
+def from_words(line: str) -> Turn:
     """Reads what `to_words` wrote."""
-    return [Inference(*map(int, word.split("+"))) for word in line.split()]
+    return tuple(map(int, line.split()))

@@ -89,6 +89,11 @@ class TurnsRun(Document):
     memory_peak_mib: float = Field(description="Peak host memory of the process, in MiB.")
     runtime_facts: dict[str, str] = Field(description="Version, provider and settings in force.")
     logits: tuple[float, ...] = Field(description="Logits of the image that both sides run first.")
+    burst_runs: Number = Field(description="Inferences run back to back after the last turn.")
+    burst_s: Amount = Field(description="Time that they took altogether, in seconds.")
+    others_processors: float = Field(
+        description="Processors that other programs kept busy during its turns, on average."
+    )
     environment: Environment = Field(description="Machine and software that measured.")
 
 

@@ -15,7 +15,7 @@ from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec, SamplingSpec
 from stmdeploy.spec.sweep import SweepSpec
 from tests.artifacts import SharedArtifacts
-from tests.check.known import KnownWaves
+from tests.check.known import KnownPairs
 from tests.fakes import RecordedProgress
 
 #: Batch 2 dies in a worker where a file says so; other batches are well behaved.
@@ -87,7 +87,7 @@ def _make(folder: Path) -> None:
     spec = sweep("net", RunSpec("onnxruntime", 1, 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        KnownWaves().install(patch)
+        KnownPairs().install(patch)
         baseline = folder / "baseline"
         create_baseline(spec, baseline, RecordedProgress())
         create_baseline(spec, folder / "baseline.tar.gz", RecordedProgress())
@@ -105,9 +105,9 @@ def made(artifacts: SharedArtifacts, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def known_waves(monkeypatch: pytest.MonkeyPatch) -> None:
+def known_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checks and baselines measure known times."""
-    KnownWaves().install(monkeypatch)
+    KnownPairs().install(monkeypatch)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Waves of known times: verdicts that do not depend on how busy the machine is.
+"""Pairs of known times: verdicts that do not depend on how busy the machine is.
 
 The workers are real, and so is all that they say of themselves: logits, memory, failures. Only how
 long their inferences took is replaced.
@@ -8,28 +8,28 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import cycle
 
 import pytest
 
-from stmdeploy.check import side_by_side
-from stmdeploy.check.side_by_side import Half, Pair, Side, Wave, measure_wave
-from stmdeploy.measure.turns import Inference
+from stmdeploy.check.side_by_side import Half, Pair, Side, measure_pair
 from stmdeploy.plugins.progress import Progress
 
 #: How long an inference takes, and one of what `benchmarks.slowed` has made.
 _PLAIN_MS, _SLOWED_MS = 1.0, 10.0
-#: The pairs of a wave: how many times longer than that the candidate's inferences take.
+#: From pair to pair: how many times longer than that the candidate's inferences take.
 _NOISE = (1.0, 1.001, 0.999)
-#: How long a wave takes.
-_WAVE_S = 3.0
+#: How long a pair takes.
+_PAIR_S = 3.0
 _NS_PER_MS = 1e6
 
 
-class KnownWaves:
-    """Stands for `measure_wave`: runs one pair of workers, once for all waves of two sides."""
+class KnownPairs:
+    """Stands for `measure_pair`: runs workers once for all pairs of two sides."""
 
     def __init__(self) -> None:
         self._measured: dict[str, Pair] = {}
+        self._noise = cycle(_NOISE)
 
     def __call__(
         self,
@@ -38,23 +38,19 @@ class KnownWaves:
         timeout_s: float,
         dice: random.Random,
         progress: Progress,
-    ) -> Wave:
+    ) -> Pair:
         key = repr((baseline, candidate))
         if key not in self._measured:
-            with pytest.MonkeyPatch.context() as alone:
-                alone.setitem(side_by_side.PAIRS_AT_ONCE, "cpu", 1)
-                wave = measure_wave(baseline, candidate, timeout_s, dice, progress)
-            (self._measured[key],) = wave.pairs
+            self._measured[key] = measure_pair(baseline, candidate, timeout_s, dice, progress)
         pair = self._measured[key]
+        after_ms = _known_ms(candidate) * next(self._noise)
         before = _taking(pair.baseline, _known_ms(baseline))
-        after_ms = _known_ms(candidate)
-        pairs = [Pair(before, _taking(pair.candidate, after_ms * more)) for more in _NOISE]
-        return Wave(pairs, _WAVE_S)
+        return Pair(before, _taking(pair.candidate, after_ms), _PAIR_S)
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """For baselines and checks."""
         for module in ("baseline", "check"):
-            patch.setattr(f"stmdeploy.check.{module}.measure_wave", self)
+            patch.setattr(f"stmdeploy.check.{module}.measure_pair", self)
 
 
 def _known_ms(side: Side) -> float:
@@ -63,4 +59,4 @@ def _known_ms(side: Side) -> float:
 
 
 def _taking(half: Half, ms: float) -> Half:
-    return replace(half, inferences=(Inference(round(_NS_PER_MS * ms)),) * len(half.inferences))
+    return replace(half, turns=tuple((round(_NS_PER_MS * ms),) * len(turn) for turn in half.turns))

@@ -21,10 +21,10 @@ from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.run import RunSpec
 from tests.artifacts import export_model
 from tests.check.conftest import Made, rival, sweep
-from tests.check.known import KnownWaves
+from tests.check.known import KnownPairs
 from tests.fakes import RecordedProgress
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("known_waves")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("known_pairs")]
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ def test_commands_to_a_runner_stay_commands_beside_json(
     """What is in a line is escaped; the line itself is what the runner is to read."""
     monkeypatch.chdir(made.folder)
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    KnownWaves().install(monkeypatch)
+    KnownPairs().install(monkeypatch)
     assert main(["check", str(made.baseline), str(made.slowed), "--json"]) == 1
     said = capsys.readouterr()
     assert any(line.startswith("::error title=stmdeploy") for line in said.err.splitlines())

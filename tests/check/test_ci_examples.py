@@ -27,9 +27,9 @@ import pytest
 
 sys.path.insert(0, {str(ROOT)!r})
 from stmdeploy.cli.main import main
-from tests.check.known import KnownWaves
+from tests.check.known import KnownPairs
 
-KnownWaves().install(pytest.MonkeyPatch())
+KnownPairs().install(pytest.MonkeyPatch())
 sys.exit(main())
 """
 

@@ -46,9 +46,9 @@ def test_misspelt_setting(stmdeploy_latency):
 #: Without a clock: between equal models one check in twenty finds a difference, if it may be small.
 CONFTEST = """
 import pytest
-from tests.check.known import KnownWaves
+from tests.check.known import KnownPairs
 
-KnownWaves().install(pytest.MonkeyPatch())
+KnownPairs().install(pytest.MonkeyPatch())
 """
 
 

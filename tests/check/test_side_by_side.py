@@ -12,15 +12,7 @@ from typing import Any
 import pytest
 
 from stmdeploy.check import side_by_side
-from stmdeploy.check.side_by_side import (
-    PAIRS_AT_ONCE,
-    Pair,
-    Side,
-    SideFailedError,
-    measure_wave,
-    pairs_that_fit,
-)
-from stmdeploy.measure.turns import from_words
+from stmdeploy.check.side_by_side import TURNS, Pair, Side, SideFailedError, measure_pair
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.schema.artifact import Artifact
 from stmdeploy.spec.export import ExportSpec
@@ -68,41 +60,36 @@ def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
     return export_model(ExportSpec(model, "torch", tmp_path), RecordedProgress())
 
 
-@pytest.fixture
-def one_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a wave whose side fails, one pair is enough."""
-    monkeypatch.setitem(PAIRS_AT_ONCE, "cpu", 1)
-
-
 def side(artifact: Artifact, batch: int) -> Side:
     model = ModelSpec("turn_rivals:Net", image_size=(2, 2))
     run = RunSpec("torch", batch, 1)
-    return Side(TurnsJob(artifact=artifact.path, model=model, run=run), artifact.size_bytes)
+    return Side(TurnsJob(artifact=artifact.path, model=model, run=run))
 
 
-def wave(artifact: Artifact, batch: int, timeout_s: float = 600.0) -> list[Pair]:
+def measured(artifact: Artifact, batch: int, timeout_s: float = 600.0) -> Pair:
     dice = random.Random(0)
-    wave = measure_wave(side(artifact, 1), side(artifact, batch), timeout_s, dice, Silent())
-    assert wave.measured_s > 0
-    return wave.pairs
+    return measure_pair(side(artifact, 1), side(artifact, batch), timeout_s, dice, Silent())
 
 
 @pytest.mark.slow
 def test_one_process_runs_at_a_time(artifact: Artifact) -> None:
-    pairs = wave(artifact, 1)
-    assert len(pairs) == PAIRS_AT_ONCE["cpu"]
-    for pair in pairs:
-        assert pair.baseline.inferences and pair.candidate.inferences
-        assert pair.baseline.run.logits == pair.candidate.run.logits
-        assert len(pair.baseline.run.logits) == 5
-        assert pair.candidate.run.memory_peak_mib > 0
+    pair = measured(artifact, 1)
+    assert pair.measured_s > 0
+    for half in (pair.baseline, pair.candidate):
+        assert len(half.turns) == TURNS
+        assert all(half.turns)
+        assert len(half.run.logits) == 5
+        assert half.run.memory_peak_mib > 0
+        assert half.run.burst_runs / half.run.burst_s > 1
+        assert half.run.others_processors >= 0
+    assert pair.baseline.run.logits == pair.candidate.run.logits
     events = [line.split() for line in Path("turns.log").read_text().splitlines()]
     # Loading is not measured, and done by all at once: a turn is what comes after the last start.
     first = {pid: int(at) for pid, at, _ in reversed(events)}
     everyone_there = max(first.values())
     later = sorted((int(at), pid, what) for pid, at, what in events if int(at) > everyone_there)
-    # Warm runs are of all processes too; the turns are the last part, one process a stretch.
-    turns = later[len(later) // 2 :]
+    # Warm runs are of both processes at once; the turns are the last part, one process a stretch.
+    turns = later[len(later) // 4 :]
     running: set[str] = set()
     for _, pid, what in turns:
         if what == "begins":
@@ -114,7 +101,6 @@ def test_one_process_runs_at_a_time(artifact: Artifact) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_pair")
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
@@ -124,13 +110,12 @@ def test_one_process_runs_at_a_time(artifact: Artifact) -> None:
 )
 def test_a_side_that_fails_says_which_and_why(artifact: Artifact, batch: int, message: str) -> None:
     with pytest.raises(SideFailedError) as failed:
-        wave(artifact, batch)
+        measured(artifact, batch)
     assert message in str(failed.value)
     assert failed.value.code == 5
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_pair")
 def test_a_side_that_hangs_is_ended(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the side that hangs has little time, and from its first turn on: no load matters."""
 
@@ -144,24 +129,16 @@ def test_a_side_that_hangs_is_ended(artifact: Artifact, monkeypatch: pytest.Monk
     with pytest.raises(
         SideFailedError, match="candidate: worker took longer than 2 s and was ended"
     ):
-        wave(artifact, 6)
+        measured(artifact, 6)
 
 
 def test_an_interpreter_that_is_not_there(artifact: Artifact) -> None:
     bad = replace(side(artifact, 1), python="/none/python")
     with pytest.raises(SideFailedError, match="baseline: /none/python cannot be started"):
-        measure_wave(bad, side(artifact, 1), 600, random.Random(0), Silent())
-
-
-def test_large_models_are_alive_in_fewer_pairs(artifact: Artifact) -> None:
-    one = side(artifact, 1)
-    assert pairs_that_fit(one, one, 16_000.0) == 3
-    assert pairs_that_fit(one, one, 1500.0) == 2
-    assert pairs_that_fit(one, one, 100.0) == 1
+        measure_pair(bad, side(artifact, 1), 600, random.Random(0), Silent())
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_pair")
 def test_a_worker_that_dies_while_it_waits(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,9 +150,4 @@ def test_a_worker_that_dies_while_it_waits(
     take_turn = side_by_side._Player.take_turn
     monkeypatch.setattr(side_by_side._Player, "take_turn", killed_first)
     with pytest.raises(SideFailedError, match="SIGKILL"):
-        wave(artifact, 1)
-
-
-def test_turns_in_words() -> None:
-    assert from_words("") == []
-    assert [(one.duration_ns, one.delay_ns) for one in from_words("12+3 4+0")] == [(12, 3), (4, 0)]
+        measured(artifact, 1)

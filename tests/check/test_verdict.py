@@ -4,55 +4,43 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
+from stmdeploy.check.comparison import Comparison
+from stmdeploy.check.side_by_side import Pair
 from stmdeploy.check.verdict import (
     ALPHA,
     UNKNOWN,
+    Prior,
     Slowdown,
     Spending,
     Verdict,
     as_slowdown,
+    can_decide,
+    figures_of,
     judge,
+    judge_both,
     locate,
-    pair_figure,
     paired_slowdown,
+    prior_of,
     unpaired_slowdown,
 )
 from stmdeploy.measure.statistics import student_t
-from stmdeploy.measure.turns import Inference
+from tests.check.pairs import pair
 
-CALM = [Inference(100, 0)] * 5
-DELAYED = Inference(400, 300)
-
-
-def test_calm_inferences_alone_count_where_both_sides_have_enough() -> None:
-    slower = [Inference(110, 1)] * 5
-    assert pair_figure([*CALM, *[DELAYED] * 50], slower) == pytest.approx(math.log(1.1))
-    assert pair_figure(CALM, [*slower, *[DELAYED] * 50]) == pytest.approx(math.log(1.1))
-
-
-def test_a_candidate_that_disturbs_itself_is_not_let_off() -> None:
-    slow = [Inference(400 + i, 300) for i in range(20)]
-    assert pair_figure(CALM, slow) == pytest.approx(math.log(4.0))
-
-
-def test_the_fastest_inferences_speak_where_few_are_calm() -> None:
-    disturbed = [Inference(110, 0), *[DELAYED] * 20]
-    assert pair_figure([Inference(100, 50), DELAYED], disturbed) == pytest.approx(math.log(1.1))
-
-
-def test_more_inferences_are_no_advantage() -> None:
-    dice = random.Random(4)
-
-    def process(count: int) -> list[Inference]:
-        return [Inference(round(1e6 * (1 + dice.expovariate(5))), 10**6) for _ in range(count)]
-
-    figures = [pair_figure(process(12), process(200)) for _ in range(400)]
-    assert abs(locate(figures).mean) < 4 * locate(figures).error
+def test_the_figures_of_a_pair() -> None:
+    """Typical: the median over cycles of the ratio of turns' medians; overall: of all means."""
+    before = [(10, 10, 100), (20, 20, 20), (10, 10, 10)]
+    after = [(11, 11, 11), (26, 26, 260), (12, 12, 12)]
+    found = figures_of(before, after)
+    assert found.typical == pytest.approx(math.log(1.2))
+    assert found.overall == pytest.approx(math.log(381 / 210))
+    cycles = [math.log(ratio) for ratio in (1.1, 1.3, 1.2)]
+    assert found.noise == pytest.approx(math.pi / 2 * statistics.variance(cycles) / 3)
 
 
 def test_a_wild_figure_is_cut_off() -> None:
@@ -64,30 +52,62 @@ def test_a_wild_figure_is_cut_off() -> None:
 
 
 def test_an_interval_by_hand() -> None:
-    found = paired_slowdown([[0.1, 0.2], [0.3]], 0.05)
+    found = paired_slowdown([0.1, 0.2, 0.3], 0.05, None)
     half = 4.302653 * 0.1 / math.sqrt(3)
     assert found.percent == pytest.approx(100 * math.expm1(0.2))
     assert found.low_percent == pytest.approx(100 * math.expm1(0.2 - half))
     assert found.high_percent == pytest.approx(100 * math.expm1(0.2 + half))
 
 
-def test_too_few_pairs_say_nothing() -> None:
-    assert paired_slowdown([[0.5, 0.5]], 0.05) == UNKNOWN
-    assert unpaired_slowdown([0.5] * 5, [[0.5]] * 2, 0.05) == UNKNOWN
+def test_a_prior_is_pooled_by_degrees_of_freedom() -> None:
+    found = locate([0.10, 0.12], Prior(0.02**2, 12))
+    assert found.freedom == 13
+    pooled = (0.0002 + 12 * 0.0004) / 13
+    assert found.error == pytest.approx(math.sqrt(pooled / 2))
+
+
+def test_a_prior_that_the_pairs_refute_is_dropped() -> None:
+    wild = [0.0, 0.3, -0.3, 0.2]
+    assert locate(wild, Prior(0.01**2, 12)) == locate(wild)
+    assert locate(wild, Prior(0.0, 12)) == locate(wild)
+
+
+def test_the_prior_of_earlier_pairs() -> None:
+    found = prior_of([0.0, 0.02, 0.04, 0.02] * 10)
+    assert found is not None and found.freedom == 12
+    assert prior_of([0.1, 0.2]) is None
+
+
+def test_one_pair_says_nothing() -> None:
+    assert paired_slowdown([0.5], 0.05, None) == UNKNOWN
+    assert unpaired_slowdown([0.5] * 5, [0.5], 0.05, None) == UNKNOWN
     assert judge(UNKNOWN, 5.0) is Verdict.CANNOT_TELL
+    assert not can_decide(UNKNOWN, 5.0)
 
 
 def test_figures_that_agree_to_the_last_digit() -> None:
-    assert paired_slowdown([[0.0] * 6], 0.01) == Slowdown(0.0, 0.0, 0.0)
-    assert unpaired_slowdown([0.1] * 4, [[0.1, 0.1]] * 4, 0.01).high_percent == pytest.approx(0.0)
+    assert paired_slowdown([0.0] * 6, 0.01, None) == Slowdown(0.0, 0.0, 0.0)
+    assert unpaired_slowdown([0.1] * 4, [0.1] * 4, 0.01, None).high_percent == pytest.approx(0.0)
 
 
 def test_unpaired_is_welch() -> None:
-    before, after = [0.0, 0.1, 0.2, 0.1], [[0.2, 0.4], [0.5], [0.4]]
-    found = unpaired_slowdown(before, after, 0.05)
+    before, after = [0.0, 0.1, 0.2, 0.1], [0.3, 0.5, 0.4]
+    found = unpaired_slowdown(before, after, 0.05, None)
     # By hand: variances 0.00667 and 0.01, so an error of 0.07071 with 3.857 degrees of freedom.
     half = student_t(3.8571, 0.05) * 0.070711
     assert found.low_percent == pytest.approx(100 * math.expm1(0.3 - half), rel=1e-3)
+
+
+def test_a_look_that_cannot_decide() -> None:
+    assert can_decide(Slowdown(40.0, 35.0, 44.0), 5.0)
+    assert not can_decide(Slowdown(0.0, -6.0, 5.0), 5.0)
+
+
+def test_what_is_slower_overall_is_no_improvement() -> None:
+    faster, slower = Slowdown(-9.0, -10.0, -8.0), Slowdown(7.0, 4.0, 10.0)
+    assert judge_both(faster, Slowdown(-9.0, -12.0, -6.0), 5.0) is Verdict.IMPROVEMENT
+    assert judge_both(faster, slower, 5.0) is Verdict.CANNOT_TELL
+    assert judge_both(faster, Slowdown(9.0, 6.0, 12.0), 5.0) is Verdict.REGRESSION
 
 
 @pytest.mark.parametrize(
@@ -110,10 +130,12 @@ def test_only_a_whole_interval_beyond_or_within_is_a_verdict(
 
 
 def test_looks_share_what_a_row_may_spend() -> None:
-    spending = Spending(rows=4)
-    levels = [spending.level(share) for share in (0.2, 0.5, 0.9, 1.3)]
-    assert levels == pytest.approx([ALPHA / 4 * part for part in (0.04, 0.21, 0.56, 0.19)])
-    assert spending.level(1.0) == 0.0
+    spending, levels = Spending(0.05), []
+    for last in (False, False, False, True):
+        levels.append(spending.level(last=last))
+        spending.take()
+    assert levels == pytest.approx([0.05 * part for part in (1 / 2, 1 / 6, 1 / 12, 1 / 4)])
+    assert sum(levels) == pytest.approx(0.05)
 
 
 def steady(dice: random.Random) -> float:
@@ -132,15 +154,16 @@ def lopsided(dice: random.Random) -> float:
 def verdict_of(
     draw: Callable[[random.Random], float], shift: float, dice: random.Random
 ) -> Verdict:
-    """One check: six looks at three pairs more each."""
-    spending, figures = Spending(1), list[list[float]]()
-    verdict = Verdict.CANNOT_TELL
-    for look in range(1, 7):
-        figures.append([shift + draw(dice) for _ in range(3)])
-        verdict = judge(paired_slowdown(figures, spending.level(look / 6)), 5.0)
-        if verdict is not Verdict.CANNOT_TELL:
-            break
-    return verdict
+    """One check of at most twenty pairs, with the prior of twelve earlier ones."""
+    prior = prior_of([draw(dice) for _ in range(12)])
+
+    def measured() -> Pair:
+        return pair(math.exp(shift + draw(dice)))
+
+    comparison = Comparison(measured, paired_slowdown, 5.0, 60.0, Spending(ALPHA), prior)
+    while not comparison.finished:
+        comparison.step()
+    return comparison.verdict
 
 
 @pytest.mark.parametrize("draw", [steady, with_outliers, lopsided])
@@ -168,7 +191,7 @@ def test_a_slowdown_twice_the_threshold_is_found(draw: Callable[[random.Random],
 
 
 def test_a_first_look_at_a_tiny_level_bounds_nothing() -> None:
-    found = paired_slowdown([[0.0, 0.3, 0.6]], 1e-9)
+    found = paired_slowdown([0.0, 0.3, 0.6], 1e-9, None)
     assert found.low_percent == pytest.approx(-100.0)
     assert found.high_percent == math.inf
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stmdeploy.check.side_by_side import Side, SideFailedError, measure_wave
+from stmdeploy.check.side_by_side import Side, SideFailedError, measure_pair
 from stmdeploy.cli.main import main
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.export.probe import IMAGES, Probe, further_images, known, probe_images
@@ -92,9 +92,9 @@ def test_a_side_of_a_check_that_leaks_differs(tmp_path: Path) -> None:
     model = ModelSpec("planted_probe:Leaks", (2, 2))
     artifact = export_model(ExportSpec(model, "torch", tmp_path), RecordedProgress())
     right, wrong = (
-        Side(TurnsJob(artifact=artifact.path, model=model, run=RunSpec("torch", batch, 1)), 1)
+        Side(TurnsJob(artifact=artifact.path, model=model, run=RunSpec("torch", batch, 1)))
         for batch in (1, 5)
     )
     with pytest.raises(SideFailedError, match=r"candidate: .* of a batch of 5") as failed:
-        measure_wave(right, wrong, 600, random.Random(0), Silent())
+        measure_pair(right, wrong, 600, random.Random(0), Silent())
     assert failed.value.code == ExitCode.OUTPUTS_DIFFER

@@ -1,20 +1,18 @@
-"""Turns of a side, with a clock and delays that are known."""
+"""Turns of a side, with a clock that is known."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from stmdeploy.measure import turns
 from stmdeploy.measure.session import Model
 from stmdeploy.measure.turns import (
-    CALM_RUNS,
-    COLD_RUNS,
+    BURST_S,
+    TURN_S,
     WARM_RUNS,
-    Inference,
-    RunDelay,
+    OthersUse,
+    Turn,
     from_words,
-    one_turn,
     take_turns,
     to_words,
 )
@@ -25,76 +23,17 @@ from tests.fakes import FakeClock, FakeRunner
 MS = 1_000_000
 
 
-@pytest.fixture
-def delays(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What every inference is told that its threads waited, in turn; then nothing."""
-    told: list[int] = []
-
-    class FakeDelay:
-        def __init__(self) -> None:
-            self.total, self.asked = 0, 0
-
-        def total_ns(self) -> int:
-            self.asked += 1
-            if self.asked % 2 == 0 and told:  # after an inference
-                self.total += told.pop(0)
-            return self.total
-
-        def close(self) -> None: ...
-
-    monkeypatch.setattr(turns, "RunDelay", FakeDelay)
-    return told
-
-
-@pytest.mark.usefixtures("delays")
-def test_a_calm_turn_is_short_and_leaves_the_cold_run_out() -> None:
-    clock = FakeClock()
-    runner = FakeRunner(clock, [50.0, 10.0, 11.0, 12.0, 13.0])
-    kept = one_turn(runner.run, clock)
-    assert [one.duration_ns / MS for one in kept] == [10.0, 11.0, 12.0]
-    assert runner.runs == COLD_RUNS + CALM_RUNS
-    assert all(one.calm for one in kept)
-
-
-def test_a_disturbed_turn_goes_on(delays: list[int]) -> None:
-    clock = FakeClock()
-    runner = FakeRunner(clock, [10.0] * 40)
-    delays += [5 * MS] * 4
-    kept = one_turn(runner.run, clock)
-    assert [one.calm for one in kept] == [False] * 4 + [True] * CALM_RUNS
-
-
-def test_a_turn_ends_at_its_limit(delays: list[int]) -> None:
-    clock = FakeClock()
-    runner = FakeRunner(clock, [10.0] * 200)
-    delays += [5 * MS] * 200
-    assert len(one_turn(runner.run, clock)) == 29, "0.3 s, the cold run included"
-
-
-def test_one_inference_is_kept_however_long_it_takes(delays: list[int]) -> None:
-    clock = FakeClock()
-    delays += [900 * MS]
-    assert len(one_turn(FakeRunner(clock, [900.0] * 3).run, clock)) == 1
-
-
-def test_calm_is_a_share_of_the_inference() -> None:
-    assert Inference(1000, 30).calm
-    assert not Inference(1000, 31).calm
-
-
 def test_words() -> None:
-    said = [Inference(12, 3), Inference(5)]
-    assert from_words(to_words(said)) == said
-    assert to_words([]) == ""
+    assert from_words(to_words((12, 3))) == (12, 3)
+    assert from_words(to_words(())) == ()
 
 
-@pytest.mark.usefixtures("delays")
 def test_a_side_takes_turns_until_it_is_told_nothing_more() -> None:
     clock = FakeClock()
     runner = FakeRunner(clock, [10.0] * 100)
-    told, left = list[list[Inference]](), iter([True, True, False])
+    told, left = list[Turn](), iter([True, True, False])
 
-    def next_turn(taken: list[Inference]) -> bool:
+    def next_turn(taken: Turn) -> bool:
         told.append(taken)
         return next(left)
 
@@ -107,18 +46,26 @@ def test_a_side_takes_turns_until_it_is_told_nothing_more() -> None:
         ),
         clock,
         Environment.model_validate(TEST_ENVIRONMENT),
+        OthersUse(lambda: 0.0),
         next_turn,
     )
-    assert [len(turn) for turn in told] == [0, CALM_RUNS, CALM_RUNS]
-    assert runner.runs == 1 + WARM_RUNS + 2 * (COLD_RUNS + CALM_RUNS)
+    a_turn = round(TURN_S / 0.010)
+    assert told == [(), *[(10 * MS,) * (a_turn - 1)] * 2], "but for the cold one"
+    assert run.burst_runs == round(BURST_S / 0.010)
+    assert run.burst_s == pytest.approx(BURST_S)
+    assert runner.runs == 1 + WARM_RUNS + 2 * a_turn + run.burst_runs
     assert run.runtime_import_ms == 40.0
     assert run.first_inference_ms == 10.0
     assert run.logits == (0.0,)
 
 
-def test_run_delay_is_read_or_nothing() -> None:
-    delay = RunDelay()
-    first = delay.total_ns()
-    assert 0 <= first <= delay.total_ns()
-    delay.close()
-    assert delay.total_ns() == 0, "what is closed tells nothing, and breaks nothing"
+def test_what_others_use_is_what_all_use_less_ones_own() -> None:
+    """Over two turns of a second: two processors busy in one, of which it had three quarters of
+    one; in the other it alone."""
+    busy, own, now = iter((10.0, 12.0, 20.0, 21.0)), iter((1.0, 1.75, 2.0, 3.0)), iter(range(4))
+    use = OthersUse(lambda: next(busy), lambda: next(own), lambda: float(next(now)))
+    assert use.processors == 0.0
+    assert use.watched(lambda: (1,)) == (1,)
+    assert use.processors == pytest.approx(1.25)
+    use.watched(lambda: (1,))
+    assert use.processors == pytest.approx(0.625)

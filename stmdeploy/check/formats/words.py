@@ -21,6 +21,11 @@ def interval(row: CheckedRow) -> str:
     return f"{row.slowdown_percent_low:+.1f} .. {row.slowdown_percent_high:+.1f} %"
 
 
+def overall(row: CheckedRow) -> str:
+    """The slowdown over all inferences, such as ``+9.7 %``."""
+    return ABSENT if row.overall_percent is None else f"{row.overall_percent:+.1f} %"
+
+
 def latency(value_ms: float | None) -> str:
     """Milliseconds in three significant digits."""
     return ABSENT if value_ms is None else f"{value_ms:.3g}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from stmdeploy.measure.turns import Inference
+from stmdeploy.measure.turns import Turn
 from stmdeploy.plugins.runner import Array, Runner
 from stmdeploy.schema.measurement import TurnsRun
 from stmdeploy.worker.jobs.job import ArtifactJob, Parent, limit_memory
@@ -26,14 +26,15 @@ class TurnsJob(ArtifactJob[TurnsRun]):
         """
         limit_memory(self.memory_limit_mib)
         from stmdeploy.hardware.environment import environment
+        from stmdeploy.hardware.machine import processors_busy_s
         from stmdeploy.measure.clock import HostClock
-        from stmdeploy.measure.turns import take_turns, to_words
+        from stmdeploy.measure.turns import OthersUse, take_turns, to_words
 
-        def next_turn(taken: list[Inference]) -> bool:
+        def next_turn(taken: Turn) -> bool:
             return parent.next_turn(to_words(taken))
 
-        model = self.loading(self.random_images, self._check)
-        return take_turns(model, HostClock(), environment(), next_turn)
+        model, others = self.loading(self.random_images, self._check), OthersUse(processors_busy_s)
+        return take_turns(model, HostClock(), environment(), others, next_turn)
 
     def _check(self, runner: Runner, images: Array) -> None:
         known = self.probe.batch(self.run.batch)

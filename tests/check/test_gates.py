@@ -1,0 +1,86 @@
+"""Gates that are judged by pairs, of known figures."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from stmdeploy.check.gates import MeasuredGate, measured_gates
+from stmdeploy.check.side_by_side import Half, Pair
+from stmdeploy.check.verdict import ALPHA, Spending
+from tests.check.pairs import half
+
+
+def watched(name: str, limit: float, pairs: list[Pair]) -> MeasuredGate:
+    gate = MeasuredGate(name, limit, Spending(ALPHA / 2))
+    for count in range(1, len(pairs) + 1):
+        if not gate.settled:
+            gate.look(pairs[:count], last=count == len(pairs))
+    return gate
+
+
+def test_only_what_processes_report_is_judged_by_pairs() -> None:
+    limits = {"size": 1.0, "tail": 20.0, "load": 5.0, "macs": 0.0}
+    assert measured_gates(limits) == ["tail", "load"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reported"),
+    [
+        ("load", {"load_ms": 1.3}),
+        ("memory", {"memory_peak_mib": 1.3}),
+        ("first-inference", {"first_inference_ms": 1.3}),
+        ("throughput", {"burst_s": 0.013}),
+    ],
+)
+def test_what_grew_by_a_third(name: str, reported: dict[str, float]) -> None:
+    noise = (0.99, 1.0, 1.01)
+    pairs = [
+        Pair(half([[1.0]]), half([[1.0]], **{k: v * f for k, v in reported.items()}), 3.0)
+        for f in noise
+    ]
+    gate = watched(name, 10.0, pairs)
+    found = gate.judged(pairs)
+    assert found is not None and found.broken
+    assert found.growth_percent == pytest.approx(30.0, abs=0.1)
+    assert found.growth_percent_low < 30.0 < found.growth_percent_high
+    if name == "throughput":
+        assert (found.baseline, found.candidate) == pytest.approx((1000.0, 1000 / 1.3))
+
+
+def test_a_gate_that_cannot_be_told_is_not_broken() -> None:
+    pairs = [Pair(half([[1.0]]), half([[1.0]], load_ms=ms), 3.0) for ms in (0.8, 1.3, 1.6)]
+    gate = watched("load", 10.0, pairs)
+    found = gate.judged(pairs)
+    assert not gate.settled
+    assert found is not None and not found.broken
+    assert found.growth_percent_low < 10.0 < found.growth_percent_high
+
+
+def process(dice: np.random.Generator, slow_share: float = 0.0, factor: float = 1.0) -> Half:
+    """120 inferences of a process that as a whole is a little off, some of them twice as long."""
+    durations = factor * np.exp(dice.normal(0.0, 0.02) + dice.normal(0.0, 0.03, 120))
+    durations *= np.where(dice.random(120) < slow_share, 2.0, 1.0)
+    return half(durations.reshape(8, 15).tolist())
+
+
+def tail_of(dice: np.random.Generator, slow_share: float, factor: float = 1.0) -> MeasuredGate:
+    pairs = [Pair(process(dice), process(dice, slow_share, factor), 3.0) for _ in range(20)]
+    return watched("tail", 20.0, pairs)
+
+
+def test_the_tail_gate_finds_three_in_a_hundred_that_take_twice_as_long() -> None:
+    dice = np.random.default_rng(3)
+    gates = [tail_of(dice, 0.03) for _ in range(40)]
+    broken = [gate.growth_percent is not None and gate.growth_percent[1] > 20.0 for gate in gates]
+    assert sum(broken) >= 36
+    middles = [gate.growth_percent[0] for gate in gates if gate.growth_percent]
+    assert math.isclose(float(np.mean(middles)), 60.0, abs_tol=10.0)
+
+
+def test_the_tail_gate_does_not_alarm_about_equals_nor_about_where_they_lie() -> None:
+    dice = np.random.default_rng(4)
+    gates = [tail_of(dice, 0.0, factor) for factor in (1.0, 1.04) * 60]
+    assert not any(gate.growth_percent and gate.growth_percent[1] > 20.0 for gate in gates)

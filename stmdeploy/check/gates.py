@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from stmdeploy.check.outcome import Gate
 from stmdeploy.check.policy import GATES
@@ -62,7 +63,7 @@ class MeasuredGate:
         self._next_look = 2 * len(pairs)
         level = self.spending.level(last=last)
         self.spending.take()
-        found = locate([_figure(self.name, pair) for pair in pairs])
+        found = locate(_figures_of(self.name, pairs))
         half = student_t(found.freedom, level) * found.error
         edges = (found.mean, found.mean - half, found.mean + half)
         low, middle, high = sorted(_growth_percent(self.name, edge) for edge in edges)
@@ -89,14 +90,19 @@ class MeasuredGate:
         )  # fmt: skip
 
 
-def _figure(name: str, pair: Pair) -> float:
-    """What one pair says of a gate: a logarithm of a ratio, or of the tail a difference of shares.
-    """
+def _figures_of(name: str, pairs: Sequence[Pair]) -> list[float]:
+    """A figure of every pair: a logarithm of a ratio, or of the tail a difference of shares."""
     if name != TAIL:
         value_of = _REPORTED[name]
-        return math.log(value_of(pair.candidate) / value_of(pair.baseline))
-    before, after = _relative(pair.baseline), _relative(pair.candidate)
-    return (_beyond(after, before) - _beyond(before, after)) / 2
+        return [math.log(value_of(pair.candidate) / value_of(pair.baseline)) for pair in pairs]
+    before = [_relative(pair.baseline) for pair in pairs]
+    after = [_relative(pair.candidate) for pair in pairs]
+    limits = _p95(before), _p95(after)
+    # Each side beyond the other's p95: of equal sides the mean is zero, whatever they look like.
+    return [
+        (_beyond(mine, limits[0]) - _beyond(theirs, limits[1])) / 2
+        for theirs, mine in zip(before, after, strict=True)
+    ]
 
 
 def _growth_percent(name: str, figure: float) -> float:
@@ -106,22 +112,24 @@ def _growth_percent(name: str, figure: float) -> float:
 
 
 def _relative(half: Half) -> list[float]:
-    """Durations over their median, sorted: where a side lies as a whole is no matter of its tail.
-    """
+    """Durations over their median: where a side lies is no matter of its tail."""
     median = statistics.median(half.durations_ns)
-    return sorted(one / median for one in half.durations_ns)
+    return [one / median for one in half.durations_ns]
 
 
-def _beyond(mine: Sequence[float], theirs: Sequence[float]) -> float:
-    """The share of one side that lies in the other's tail."""
-    limit = quantile(theirs, 1.0 - _TAIL_SHARE)
-    return sum(one > limit for one in mine) / len(mine)
+def _p95(processes: Sequence[Sequence[float]]) -> float:
+    return quantile(sorted(chain.from_iterable(processes)), 1.0 - _TAIL_SHARE)
+
+
+def _beyond(durations: Sequence[float], limit: float) -> float:
+    """The share of some durations that lies beyond a limit."""
+    return sum(one > limit for one in durations) / len(durations)
 
 
 def _both_sides(name: str, pairs: Sequence[Pair]) -> tuple[float, float]:
     """The figures of both sides, in the gate's unit."""
     if name == TAIL:
-        tail = statistics.fmean(_figure(TAIL, pair) for pair in pairs)
+        tail = statistics.fmean(_figures_of(TAIL, pairs))
         return 100.0 * _TAIL_SHARE, 100.0 * (_TAIL_SHARE + tail)
     value_of = _REPORTED[name]
     before = statistics.median(value_of(pair.baseline) for pair in pairs)

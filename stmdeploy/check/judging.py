@@ -95,9 +95,7 @@ def judge_row(
 
 def _gates(entry: Entry, comparison: Comparison, live: Sequence[Pair]) -> tuple[Gate, ...]:
     """Exact gates, then those that the pairs were judged by."""
-    exact = exact_gates(
-        entry.policy.gates, entry.baseline.artifact, entry.candidate.artifact
-    )
+    exact = exact_gates(entry.policy.gates, entry.baseline.artifact, entry.candidate.artifact)
     return (*exact, *filter(None, (gate.judged(live) for gate in comparison.gates)))
 
 

@@ -42,8 +42,8 @@ _TRIM = 8
 _LARGEST_LOG = 100.0
 #: With fewer pairs, or stored figures, nothing is known of their spread: no look is taken.
 FEWEST_PAIRS = 2
-#: What is known beforehand counts for no more than so many degrees of freedom.
-_MOST_PRIOR = 12
+#: So many earlier pairs make a prior; it counts for no more than so many degrees of freedom.
+_FEWEST_PRIOR, _MOST_PRIOR = 6, 12
 #: The present spread is significantly larger than the prior one at this level.
 _PRIOR_FAILS = 0.05
 #: A median's variance over that of a mean, for normal samples.
@@ -95,11 +95,12 @@ class Figures:
 def figures_of(baseline: Turns, candidate: Turns) -> Figures:
     """The figures of a pair from the durations of its turns, as many of either side."""
     cycles = cycle_differences(candidate, baseline)
-    means = [statistics.fmean(one for turn in side for one in turn) for side in (baseline, candidate)]
+    sides = [[one for turn in side for one in turn] for side in (baseline, candidate)]
+    before, after = map(statistics.fmean, sides)
     spread = statistics.variance(cycles) if len(cycles) > 1 else 0.0
     return Figures(
         typical=statistics.median(cycles),
-        overall=math.log(means[1] / means[0]),
+        overall=math.log(after / before),
         noise=_MEDIAN_VARIANCE * spread / len(cycles),
     )
 
@@ -122,7 +123,7 @@ class Prior:
 
 def prior_of(figures: Sequence[float]) -> Prior | None:
     """The prior that earlier pairs give; None if they are too few."""
-    if len(figures) < FEWEST_PAIRS:
+    if len(figures) < _FEWEST_PRIOR:
         return None
     found = locate(figures)
     return Prior(found.error**2 * len(figures), min(found.freedom, _MOST_PRIOR))
@@ -169,9 +170,7 @@ def paired_slowdown(figures: Sequence[float], level: float, prior: Prior | None)
     return as_slowdown(found.mean, student_t(found.freedom, level) * found.error)
 
 
-def unpaired_slowdown(
-    before: Sequence[float], figures: Sequence[float], level: float, prior: Prior | None
-) -> Slowdown:
+def unpaired_slowdown(before: Sequence[float], figures: Sequence[float], level: float) -> Slowdown:
     """The slowdown between two measurements that were made apart: Welch's t (B. L. Welch,
     Biometrika 34, 1947). It does not include what the calibration workload cannot correct; see
     `APART_PERCENT`.
@@ -181,7 +180,6 @@ def unpaired_slowdown(
             calibration workload beside it.
         figures: those of the pairs now, of the same kind.
         level: the probability that this look may be wrong.
-        prior: not used: what was known beforehand is one of the two sides.
     """
     if min(len(before), len(figures)) < FEWEST_PAIRS:
         return UNKNOWN

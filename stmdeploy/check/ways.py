@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -154,12 +153,13 @@ class ByStoredNumbers(_WithCandidate):
     def contest(self, bundle: Bundle, entry: Entry) -> Contest:
         """The candidate against the workload; the threshold leaves room for what has changed."""
         model, run = entry.spec.model, entry.spec.run
+        stored = entry.row.calibrated
         workload = Contender(bundle.artifact(entry.row.workload), self.python)
         return Contest(
             against=workload,
             other=workload.side(WORKLOAD, workload_run(run)),
             candidate=entry.candidate.side(model, run),
-            estimate=partial(unpaired_slowdown, entry.row.calibrated),
+            estimate=lambda figures, level, _: unpaired_slowdown(stored, figures, level),
             threshold_percent=entry.policy.threshold_percent + APART_PERCENT,
             prior=None,
         )

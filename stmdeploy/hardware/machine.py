@@ -9,7 +9,6 @@ from pathlib import Path
 
 from stmdeploy.files.reading import BYTES_PER_MIB
 
-
 #: Further kinds of work, where a system tells them.
 _OTHER_WORK = ("nice", "irq", "softirq", "steal")
 

@@ -39,11 +39,11 @@ class Gate(Document):
 class CheckedRow(Document):
     """One row of a check.
 
-    ``verdict`` is one of `verdict.Verdict`, `FAILED` or `OUTPUTS_DIFFER`. The slowdown and its
-    interval are in per cent, negative if faster, and None if unknown. Latencies are medians of one
-    inference of the whole batch, the medians of the processes' medians; ``overall_percent`` is the
-    slowdown of the mean over all inferences, with its interval. ``*_others_processors`` say how
-    many processors other programs used during the turns of a side. ``baseline_*`` is None, or empty, if
+    ``verdict`` is one of `verdict.Verdict`, `FAILED` or `OUTPUTS_DIFFER`. The slowdown of the
+    typical inference and its interval are in per cent, negative if faster, and None if unknown;
+    ``overall_percent`` is that of the mean over all inferences. Latencies are of one inference of
+    the whole batch, the median of the processes' medians; ``*_others_processors`` say how many
+    processors other programs used during the turns of a side. ``baseline_*`` is None, or empty, if
     only stored numbers were compared. ``advice`` says what to do. Samples are those of this check,
     process after process.
     """

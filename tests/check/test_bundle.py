@@ -37,7 +37,7 @@ def test_a_folder_and_an_archive_hold_the_same(made: Made) -> None:
         for bundle in (folder, archive):
             (row,) = bundle.baseline.rows
             assert row.name == "check_rivals:net 64x64/onnxruntime/fp32/batch1"
-            assert len(row.calibrated) == 10
+            assert len(row.calibrated) == 12
             assert bundle.artifact(row.artifact).manifest.model.name == "check_rivals:net"
             store = Store(bundle.folder)
             assert store.processes(bundle.baseline.sweep, 0)[0].samples_ms

@@ -68,7 +68,7 @@ def test_it_passes_fails_and_skips(
             "FAILED *::test_slowed*",
             "check_rivals:net *: regression: *",
             "FAILED *::test_unclear_fails_unless_told*",
-            "check_rivals:net *: cannot tell: *",
+            "check_rivals:net *: cannot tell; *",
             "FAILED *::test_no_baseline*",
             "stmdeploy: there is no baseline none; *",
             "*stmdeploy_latency takes threshold_percent, budget_s, cannot_tell, not treshold*",

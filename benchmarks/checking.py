@@ -1,12 +1,13 @@
 """Checks the check: false alarms and slowdowns found, while another process loads one core.
 
-Run: python -m benchmarks.checking [--long] [--streams FILE] [--replay FILE] [--artifacts FOLDER].
+Run: python -m benchmarks.checking [--long] [--streams FILE] [--replay FILE] [--artifacts FOLDER]
+[--kind KIND ...].
 The short form makes a few live checks; the long form, about an hour and a half, makes 150 of equal
 models (A/A), 50 each of a model slowed by 10 and by 7 %, 30 of one slowed by 2 %, and 20 each of
 candidates that disturb themselves (`benchmarks.fooling`), with a threshold of 5 % at the default
 budget, and then replays 5,000 decisions of each kind over the recorded pairs. The slowed models
 have real layers more. What is recorded goes to --streams, where a run that was ended goes on;
---replay judges it again. --artifacts keeps the models for the next run.
+--replay judges it again. --artifacts keeps the models for the next run. --kind leaves out others.
 """
 
 from __future__ import annotations
@@ -382,6 +383,7 @@ def main() -> None:
     parser.add_argument("--streams", type=Path)
     parser.add_argument("--replay", type=Path)
     parser.add_argument("--artifacts", type=Path)
+    parser.add_argument("--kind", action="append", help="only these; may be repeated")
     options = parser.parse_args()
     if options.replay:
         print_tables(read_checks(options.replay), REPLAYED[options.long])
@@ -390,7 +392,9 @@ def main() -> None:
         folder = Path(name)
         artifacts = prepare(options.artifacts or folder, random.Random(0))
         streams = options.streams or folder / "streams.jsonl"
-        checks = live(artifacts, LIVE[options.long], streams)
+        counts = LIVE[options.long]
+        counts = {kind: counts[kind] for kind in options.kind or counts}
+        checks = live(artifacts, counts, streams)
     print_tables(checks, REPLAYED[options.long])
 
 

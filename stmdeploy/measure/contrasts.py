@@ -23,12 +23,15 @@ import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from string import ascii_letters
 
 from stmdeploy.measure.statistics import CONFIDENCE, student_t
 
 #: With fewer waves there is no spread to speak of, and no interval.
 FEWEST_WAVES = 3
+#: With fewer cycles that both rows have calm inferences in, those of the whole wave are compared.
+_FEWEST_CYCLES = 3
 #: Pairs that tell how much their variances differ: those of four rows.
 _FEWEST_PAIRS = 6
 #: Degrees of freedom of what is known from other pairs, at most.
@@ -91,19 +94,26 @@ def _studentized_range(rows: int, freedom: float) -> float:
 
 
 def wave_difference(row: Turns, other: Turns) -> float:
-    """The logarithm of a row's latency over another's in one wave: the median over its cycles.
+    """The logarithm of a row's latency over another's in one wave: the median over its cycles; or,
+    where few cycles have something of both, that of their medians over the whole wave.
 
     Args:
-        row, other: as many turns of either; those of one cycle stand at the same place.
+        row, other: as many turns of either; those of one cycle stand at the same place. A turn may
+            be empty, but not all of them.
     """
-    return statistics.median(cycle_differences(row, other))
+    differences = cycle_differences(row, other)
+    if len(differences) < min(_FEWEST_CYCLES, len(row)):
+        whole = [[*chain.from_iterable(one)] for one in (row, other)]
+        differences = cycle_differences(whole[:1], whole[1:])
+    return statistics.median(differences)
 
 
 def cycle_differences(row: Turns, other: Turns) -> list[float]:
-    """The logarithm of a row's median latency over another's, cycle by cycle."""
+    """The logarithm of a row's median latency over another's, of every cycle that has both."""
     return [
         math.log(statistics.median(mine) / statistics.median(theirs))
         for mine, theirs in zip(row, other, strict=True)
+        if mine and theirs
     ]
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from stmdeploy.measure.calm import RunDelay
 from stmdeploy.measure.clock import Clock
 from stmdeploy.measure.statistics import quantile
 from stmdeploy.spec.run import SamplingSpec
@@ -60,7 +61,16 @@ def warm_up(run: Callable[[], None], clock: Clock, spec: SamplingSpec) -> WarmUp
             return WarmUp(tuple(durations), "limit")
 
 
-def take_turn(run: Callable[[], None], clock: Clock, turn_s: float) -> tuple[int, ...]:
+@dataclass(frozen=True)
+class Turn:
+    """The runs of one turn that count, in order: how long each took, and how long the process's
+    threads waited for a processor meanwhile, all together. In nanoseconds."""
+
+    durations_ns: tuple[int, ...]
+    waited_ns: tuple[int, ...]
+
+
+def take_turn(run: Callable[[], None], clock: Clock, turn_s: float) -> Turn:
     """Times single runs for one turn of so many seconds, at least one run.
 
     The first run finds the caches that others have emptied. It does not count, unless it alone
@@ -69,18 +79,23 @@ def take_turn(run: Callable[[], None], clock: Clock, turn_s: float) -> tuple[int
     Args:
         run: one inference, complete on return.
         clock: read before and after every run.
-
-    Returns:
-        Nanoseconds of every run that counts, in order.
     """
+    delay = RunDelay()  # anew for every turn: threads come and go
+
+    def one() -> tuple[int, int]:
+        before = delay.total_ns()
+        duration = timed(run, clock)
+        return duration, delay.total_ns() - before
+
     end_ns = clock.now_ns() + turn_s * NS_PER_S
-    durations = [timed(run, clock)]
-    if clock.now_ns() >= end_ns:
-        return tuple(durations)
-    durations[0] = timed(run, clock)
+    taken = [one()]
+    if clock.now_ns() < end_ns:
+        taken[0] = one()
     while clock.now_ns() < end_ns:
-        durations.append(timed(run, clock))
-    return tuple(durations)
+        taken.append(one())
+    delay.close()
+    durations, waited = zip(*taken, strict=True)
+    return Turn(durations, waited)
 
 
 def burst(run: Callable[[], None], clock: Clock, run_ns: float, burst_s: float) -> tuple[int, int]:

@@ -13,8 +13,16 @@ from typing import Protocol, TypeVar
 from stmdeploy.errors import StmdeployError
 from stmdeploy.hardware.conditions import energy_j
 from stmdeploy.hardware.machine import proc_field
+from stmdeploy.measure.calm import OthersUse
 from stmdeploy.measure.clock import Clock
-from stmdeploy.measure.sampling import burst, collect_in_flight, take_turn, timed, warm_up
+from stmdeploy.measure.sampling import (
+    Turn,
+    burst,
+    collect_in_flight,
+    take_turn,
+    timed,
+    warm_up,
+)
 from stmdeploy.plugins.runner import Array, Runner
 from stmdeploy.schema.hardware import Conditions, Environment
 from stmdeploy.schema.measurement import ProcessRun, ScenarioResult
@@ -35,6 +43,7 @@ class Machine:
     """What the measuring process reads of the machine around it."""
 
     clock: Clock
+    busy_s: Callable[[], float]
     conditions: Callable[[], Conditions]
     load_average: Callable[[], float | None]
     environment: Environment
@@ -162,6 +171,8 @@ def measure(
         stopped_by=sampled.stopped_by,
         window_s=sampled.window_ns / NS_PER_S,
         turns=sampled.turns,
+        waited_ms=_in_ms(sampled.waited_ns),
+        others_s=max(0.0, sampled.others_s),
         burst_runs=sampled.burst_runs,
         burst_s=sampled.burst_ns / NS_PER_S,
         runtime_import_ms=loaded.runtime_import_ms,
@@ -194,6 +205,8 @@ class _Sampled:
     before: Conditions
     after: Conditions
     turns: tuple[int, ...] = ()
+    waited_ns: tuple[int, ...] = ()
+    others_s: float = 0.0
     scenario: ScenarioResult | None = None
 
 
@@ -218,18 +231,24 @@ def _sample(
     clock, first = machine.clock, lanes[0]
     began = clock.now_ns()
     if run.by_turns:
-        turns: list[tuple[int, ...]] = []
+        turns: list[Turn] = []
+        others = OthersUse(machine.busy_s)
         while next_turn():
-            turns.append(take_turn(first.run, clock, sampling.turn_s))
+            turns.append(others.watched(lambda: take_turn(first.run, clock, sampling.turn_s)))
         if not turns:
             raise StmdeployError("no turn was given", "run it as a row of stmdeploy profile")
         window_ns = clock.now_ns() - began
-        durations = tuple(chain.from_iterable(turns))
+        durations = tuple(chain.from_iterable(turn.durations_ns for turn in turns))
         before, burst_s = machine.conditions(), _BURST_SHARE * sampling.process_budget_s
         runs, took_ns = burst(first.run, clock, median(durations), burst_s)
-        lengths = tuple(map(len, turns))
         counted = "turns", durations, window_ns, runs, took_ns, before
-        return _Sampled(*counted, machine.conditions(), lengths)
+        return _Sampled(
+            *counted,
+            machine.conditions(),
+            turns=tuple(len(turn.durations_ns) for turn in turns),
+            waited_ns=tuple(chain.from_iterable(turn.waited_ns for turn in turns)),
+            others_s=others.others_s,
+        )
     before, began = machine.conditions(), clock.now_ns()
     if run.scenario.name == LOOP:
         durations = collect_in_flight([lane.run for lane in lanes], clock, sampling)

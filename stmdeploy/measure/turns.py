@@ -7,11 +7,10 @@ does to itself, with threads of its own or more threads than there are processor
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import fmean
 
+from stmdeploy.measure.calm import OthersUse
 from stmdeploy.measure.clock import Clock
 from stmdeploy.measure.sampling import burst, take_turn
 from stmdeploy.measure.session import Model, load_model, peak_memory_mib
@@ -25,37 +24,6 @@ WARM_RUNS = 3
 TURN_S, BURST_S = 0.06, 0.1
 #: Nanoseconds of a turn's inferences.
 Turn = tuple[int, ...]
-
-
-@dataclass
-class OthersUse:
-    """How many processors others keep busy while this process runs: what all of them work, less
-    what this process does with all its threads.
-
-    Attributes:
-        busy_s: seconds that all processors have worked so far.
-        own_s: seconds that this process has, with all its threads.
-        now_s: a clock, in seconds.
-    """
-
-    busy_s: Callable[[], float]
-    own_s: Callable[[], float] = time.process_time
-    now_s: Callable[[], float] = time.monotonic
-    others_s: float = 0.0
-    watched_s: float = 0.0
-
-    def watched(self, work: Callable[[], Turn]) -> Turn:
-        """Does some work, and adds what others did meanwhile."""
-        before = self.busy_s(), self.own_s(), self.now_s()
-        done = work()
-        self.others_s += self.busy_s() - before[0] - (self.own_s() - before[1])
-        self.watched_s += self.now_s() - before[2]
-        return done
-
-    @property
-    def processors(self) -> float:
-        """On average; the system counts in hundredths of a second, so it takes a few turns."""
-        return max(0.0, self.others_s / self.watched_s) if self.watched_s else 0.0
 
 
 def take_turns(
@@ -85,7 +53,7 @@ def take_turns(
         run()
     taken: Turn = ()
     while next_turn(taken):
-        taken = others.watched(lambda: take_turn(run, clock, TURN_S))
+        taken = others.watched(lambda: take_turn(run, clock, TURN_S).durations_ns)
     runs, burst_ns = burst(run, clock, fmean(taken or (1,)), BURST_S if taken else 0.0)
     return TurnsRun(
         runtime_import_ms=loaded.runtime_import_ms,

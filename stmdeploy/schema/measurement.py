@@ -47,6 +47,14 @@ class ProcessRun(Document):
     turns: tuple[int, ...] = Field(
         (), description="Samples of each turn, in order; empty if the process took none."
     )
+    waited_ms: tuple[float, ...] = Field(
+        (),
+        description="How long its threads waited for a processor in each sample, all together, in "
+        "ms; empty if not known.",
+    )
+    others_s: Amount = Field(
+        0.0, description="Processor seconds that other programs used during its turns."
+    )
     wave: int | None = Field(
         None, description="Wave whose processes took turns with each other; None if it ran alone."
     )

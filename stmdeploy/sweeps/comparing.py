@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate, combinations, pairwise
+from itertools import combinations
 
+from stmdeploy.measure.calm import calm_turns
 from stmdeploy.measure.contrasts import FEWEST_WAVES, Contrast, Turns, contrasts, wave_difference
 from stmdeploy.results.state import DONE, FAILED, PlannedRow
 from stmdeploy.results.store import Store
@@ -28,13 +29,8 @@ def compare(store: Store, sweep: str) -> None:
 
 
 def waves_of(processes: Sequence[ProcessRun]) -> Waves:
-    """The samples of processes that took turns with others, turn by turn."""
-    found: dict[int, Turns] = {}
-    for process in processes:
-        if process.wave is not None:
-            edges = pairwise(accumulate(process.turns, initial=0))
-            found[process.wave] = [process.samples_ms[a:b] for a, b in edges]
-    return found
+    """The calm samples of processes that took turns with others, turn by turn."""
+    return {process.wave: calm_turns(process) for process in processes if process.wave is not None}
 
 
 def contrasts_of(waves: Mapping[str, Waves]) -> dict[str, Contrasts]:

@@ -58,6 +58,7 @@ def process_of(runner: FakeRunner, clock: FakeClock, run: RunSpec, **changes: ob
     turns = iter(range(8))
     machine = Machine(
         clock=clock,
+        busy_s=lambda: 0.0,
         conditions=lambda: Conditions(package_energy_j=next(energy)),
         load_average=lambda: 1.5,
         environment=Environment.model_validate(TEST_ENVIRONMENT),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from stmdeploy.measure.calm import OthersUse
 from stmdeploy.measure.session import Model
 from stmdeploy.measure.turns import (
     BURST_S,
     TURN_S,
     WARM_RUNS,
-    OthersUse,
     Turn,
     from_words,
     take_turns,
@@ -57,15 +57,3 @@ def test_a_side_takes_turns_until_it_is_told_nothing_more() -> None:
     assert run.runtime_import_ms == 40.0
     assert run.first_inference_ms == 10.0
     assert run.logits == (0.0,)
-
-
-def test_what_others_use_is_what_all_use_less_ones_own() -> None:
-    """Over two turns of a second: two processors busy in one, of which it had three quarters of
-    one; in the other it alone."""
-    busy, own, now = iter((10.0, 12.0, 20.0, 21.0)), iter((1.0, 1.75, 2.0, 3.0)), iter(range(4))
-    use = OthersUse(lambda: next(busy), lambda: next(own), lambda: float(next(now)))
-    assert use.processors == 0.0
-    assert use.watched(lambda: (1,)) == (1,)
-    assert use.processors == pytest.approx(1.25)
-    use.watched(lambda: (1,))
-    assert use.processors == pytest.approx(0.625)

@@ -37,12 +37,13 @@ class MeasureJob(ArtifactJob[ProcessRun]):
         from stmdeploy.hardware.conditions import read_conditions
         from stmdeploy.hardware.cuda import EventTimer
         from stmdeploy.hardware.environment import environment
-        from stmdeploy.hardware.machine import load_average
+        from stmdeploy.hardware.machine import load_average, processors_busy_s
         from stmdeploy.measure.clock import HostClock
         from stmdeploy.measure.session import Machine, measure
 
         machine = Machine(
             clock=HostClock(),
+            busy_s=processors_busy_s,
             conditions=lambda: read_conditions(self.run.gpu_uuid),
             load_average=load_average,
             environment=self.environment or environment(),

@@ -27,8 +27,9 @@ class TurnsJob(ArtifactJob[TurnsRun]):
         limit_memory(self.memory_limit_mib)
         from stmdeploy.hardware.environment import environment
         from stmdeploy.hardware.machine import processors_busy_s
+        from stmdeploy.measure.calm import OthersUse
         from stmdeploy.measure.clock import HostClock
-        from stmdeploy.measure.turns import OthersUse, take_turns, to_words
+        from stmdeploy.measure.turns import take_turns, to_words
 
         def next_turn(taken: Turn) -> bool:
             return parent.next_turn(to_words(taken))

@@ -13,7 +13,7 @@ longer than others work waits for itself, and then all of its inferences count.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -91,6 +91,11 @@ class OthersUse:
         return max(0.0, self.others_s / self.watched_s) if self.watched_s else 0.0
 
 
+def is_calm(waited: float, duration: float) -> bool:
+    """Whether an inference waited so little that nothing disturbed it; both in any one unit."""
+    return waited <= _CALM_SHARE * duration
+
+
 def calm_turns(process: ProcessRun) -> list[list[float]]:
     """The samples of a process that count in comparisons, turn by turn; a turn may have none."""
     edges = list(pairwise(accumulate(process.turns, initial=0)))
@@ -104,16 +109,11 @@ def _calm(process: ProcessRun) -> frozenset[int]:
     everything = frozenset(range(len(samples)))
     if not waited or waits_for_itself(process):
         return everything
-    shares = [wait / sample for wait, sample in zip(waited, samples, strict=True)]
-    calm = [i for i, share in enumerate(shares) if share <= _CALM_SHARE]
+    calm = [i for i, pair in enumerate(zip(waited, samples, strict=True)) if is_calm(*pair)]
     fewest = max(_FEWEST_CALM, round(_LEAST_SHARE * len(samples)))
     if len(calm) < fewest:
-        calm = _least(shares, fewest)
+        calm = sorted(everything, key=lambda i: waited[i] / samples[i])[:fewest]
     return frozenset(calm)
-
-
-def _least(values: Sequence[float], count: int) -> list[int]:
-    return sorted(range(len(values)), key=values.__getitem__)[:count]
 
 
 def waits_for_itself(process: ProcessRun) -> bool:

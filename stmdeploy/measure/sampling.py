@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from stmdeploy.measure.calm import RunDelay
+from stmdeploy.measure.calm import RunDelay, is_calm
 from stmdeploy.measure.clock import Clock
 from stmdeploy.measure.statistics import quantile
 from stmdeploy.spec.run import SamplingSpec
@@ -16,6 +16,8 @@ from stmdeploy.spec.units import NS_PER_S
 _LOOK_GROWTH = 1.2
 #: Warm-up ends when runs no longer become faster by this share.
 _STEADY_GAIN = 0.02
+#: A turn that finds no calm run takes at most so many times as long.
+_LONGEST_TURN = 5
 #: Fewest runs of a burst.
 _BURST_MIN = 3
 
@@ -74,7 +76,8 @@ def take_turn(run: Callable[[], None], clock: Clock, turn_s: float) -> Turn:
     """Times single runs for one turn of so many seconds, at least one run.
 
     The first run finds the caches that others have emptied. It does not count, unless it alone
-    takes the whole turn: then the caches hardly matter.
+    takes the whole turn: then the caches hardly matter. A turn without any calm run goes on until
+    it has one, but not for long.
 
     Args:
         run: one inference, complete on return.
@@ -83,9 +86,10 @@ def take_turn(run: Callable[[], None], clock: Clock, turn_s: float) -> Turn:
     delay = RunDelay()  # anew for every turn: threads come and go
 
     def one() -> tuple[int, int]:
+        """How long it waited, and how long it took."""
         before = delay.total_ns()
         duration = timed(run, clock)
-        return duration, delay.total_ns() - before
+        return delay.total_ns() - before, duration
 
     end_ns = clock.now_ns() + turn_s * NS_PER_S
     taken = [one()]
@@ -93,8 +97,11 @@ def take_turn(run: Callable[[], None], clock: Clock, turn_s: float) -> Turn:
         taken[0] = one()
     while clock.now_ns() < end_ns:
         taken.append(one())
+    latest_ns = end_ns + (_LONGEST_TURN - 1) * turn_s * NS_PER_S
+    while not any(is_calm(*run) for run in taken) and clock.now_ns() < latest_ns:
+        taken.append(one())
     delay.close()
-    durations, waited = zip(*taken, strict=True)
+    waited, durations = zip(*taken, strict=True)
     return Turn(durations, waited)
 
 

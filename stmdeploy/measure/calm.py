@@ -13,8 +13,8 @@ longer than others work waits for itself, and then all of its inferences count.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -33,30 +33,28 @@ _FEWEST_CALM, _LEAST_SHARE = 3, 0.1
 _WAIT_PER_WORK, _WAIT_SHARE = 1.5, 0.02
 
 
-class RunDelay:
-    """How long this process's present threads have waited for a processor while ready to run, as
-    Linux counts it in ``/proc/self/task/*/schedstat``; always 0 on other systems."""
-
-    def __init__(self) -> None:
-        self._files: list[IO[bytes]] = []
+@contextmanager
+def run_delay() -> Iterator[Callable[[], int]]:
+    """A function that tells for how many nanoseconds the threads that this process has now have
+    waited for a processor while ready to run, all together, as Linux counts it in
+    ``/proc/self/task/*/schedstat``; always 0 on other systems."""
+    with ExitStack() as stack:
+        files: list[IO[bytes]] = []
         with suppress(OSError):
             for task in Path("/proc/self/task").iterdir():
                 with suppress(OSError):
-                    self._files.append((task / "schedstat").open("rb", buffering=0))
+                    file = (task / "schedstat").open("rb", buffering=0)
+                    files.append(stack.enter_context(file))
 
-    def close(self) -> None:
-        """Closes the files; the delay is 0 from then on."""
-        for file in self._files:
-            file.close()
+        def waited_ns() -> int:
+            total = 0
+            for file in files:
+                with suppress(OSError, IndexError, ValueError):
+                    file.seek(0)
+                    total += int(file.read().split()[1])
+            return total
 
-    def total_ns(self) -> int:
-        """Nanoseconds so far, summed over the threads."""
-        total = 0
-        for file in self._files:
-            with suppress(OSError, IndexError, ValueError):
-                file.seek(0)
-                total += int(file.read().split()[1])
-        return total
+        yield waited_ns
 
 
 @dataclass

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from stmdeploy.measure.calm import RunDelay, is_calm
+from stmdeploy.measure.calm import is_calm
 from stmdeploy.measure.clock import Clock
 from stmdeploy.measure.statistics import quantile
 from stmdeploy.spec.run import SamplingSpec
@@ -72,7 +72,12 @@ class Turn:
     waited_ns: tuple[int, ...]
 
 
-def take_turn(run: Callable[[], None], clock: Clock, turn_s: float) -> Turn:
+def take_turn(
+    run: Callable[[], None],
+    clock: Clock,
+    turn_s: float,
+    waited_ns: Callable[[], int] = lambda: 0,
+) -> Turn:
     """Times single runs for one turn of so many seconds, at least one run.
 
     The first run finds the caches that others have emptied. It does not count, unless it alone
@@ -82,14 +87,14 @@ def take_turn(run: Callable[[], None], clock: Clock, turn_s: float) -> Turn:
     Args:
         run: one inference, complete on return.
         clock: read before and after every run.
+        waited_ns: for how long the process's threads have waited for a processor so far.
     """
-    delay = RunDelay()  # anew for every turn: threads come and go
 
     def one() -> tuple[int, int]:
         """How long it waited, and how long it took."""
-        before = delay.total_ns()
+        before = waited_ns()
         duration = timed(run, clock)
-        return delay.total_ns() - before, duration
+        return waited_ns() - before, duration
 
     end_ns = clock.now_ns() + turn_s * NS_PER_S
     taken = [one()]
@@ -100,7 +105,6 @@ def take_turn(run: Callable[[], None], clock: Clock, turn_s: float) -> Turn:
     latest_ns = end_ns + (_LONGEST_TURN - 1) * turn_s * NS_PER_S
     while not any(is_calm(*run) for run in taken) and clock.now_ns() < latest_ns:
         taken.append(one())
-    delay.close()
     waited, durations = zip(*taken, strict=True)
     return Turn(durations, waited)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from statistics import median
 from typing import Protocol, TypeVar
@@ -40,10 +42,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Machine:
-    """What the measuring process reads of the machine around it."""
+    """What the measuring process reads of the machine around it, as `calm.OthersUse` and
+    `calm.run_delay` say for two of them."""
 
     clock: Clock
     busy_s: Callable[[], float]
+    run_delay: Callable[[], AbstractContextManager[Callable[[], int]]]
     conditions: Callable[[], Conditions]
     load_average: Callable[[], float | None]
     environment: Environment
@@ -234,7 +238,9 @@ def _sample(
         turns: list[Turn] = []
         others = OthersUse(machine.busy_s)
         while next_turn():
-            turns.append(others.watched(lambda: take_turn(first.run, clock, sampling.turn_s)))
+            with machine.run_delay() as waited_ns:  # anew for every turn: threads come and go
+                turn = partial(take_turn, first.run, clock, sampling.turn_s, waited_ns)
+                turns.append(others.watched(turn))
         if not turns:
             raise StmdeployError("no turn was given", "run it as a row of stmdeploy profile")
         window_ns = clock.now_ns() - began

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
-from stmdeploy.measure.calm import OthersUse, RunDelay, calm_turns, waits_for_itself
+from stmdeploy.measure.calm import OthersUse, calm_turns, run_delay, waits_for_itself
 from stmdeploy.schema.measurement import ProcessRun
 
 MakeProcess = Callable[..., ProcessRun]
@@ -56,8 +57,7 @@ def test_where_nothing_is_known_everything_counts(disturbed: Callable[..., Proce
 
 
 def test_a_thread_too_many_makes_the_others_wait() -> None:
-    """Three threads that hash on two processors, or as many more than there are processors."""
-    import os
+    """One more that hashes than there are processors."""
 
     def work(until: float) -> None:
         while time.monotonic() < until:
@@ -68,15 +68,12 @@ def test_a_thread_too_many_makes_the_others_wait() -> None:
     threads = [threading.Thread(target=work, args=(until,)) for _ in range(count)]
     for thread in threads:
         thread.start()
-    delay = RunDelay()
-    before = delay.total_ns()
-    time.sleep(0.2)
-    waited_ns = delay.total_ns() - before
-    delay.close()
+    with run_delay() as waited_ns:
+        before = waited_ns()
+        time.sleep(0.2)
+        assert waited_ns() - before > 0.02e9
     for thread in threads:
         thread.join()
-    assert waited_ns > 0.02e9
-    assert delay.total_ns() == 0, "closed"
 
 
 def test_what_others_use_is_what_all_use_less_ones_own() -> None:

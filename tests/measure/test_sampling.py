@@ -88,6 +88,23 @@ def test_a_turn_has_one_run_that_counts() -> None:
     assert taken.durations_ns == (60_000_000,)
 
 
+@pytest.mark.parametrize(("calm_after", "runs"), [(1, 2), (4, 5), (99, 14)])
+def test_a_turn_goes_on_until_a_run_is_calm_but_not_for_long(calm_after: int, runs: int) -> None:
+    """Runs of 10 ms that wait for half of it, until they no longer do; a turn is of 30 ms."""
+    clock = FakeClock()
+    runner = FakeRunner(clock, [10.0])
+    waited = 0
+
+    def run() -> None:
+        nonlocal waited
+        runner.run()
+        waited += 0 if runner.runs > calm_after + 1 else 5_000_000
+
+    taken = take_turn(run, clock, 0.03, lambda: waited)
+    assert len(taken.durations_ns) == len(taken.waited_ns) == runs
+    assert taken.waited_ns.count(0) == (calm_after < 99)
+
+
 def test_a_burst_is_timed_as_one() -> None:
     clock = FakeClock()
     reads = 0

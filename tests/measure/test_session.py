@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -59,6 +60,7 @@ def process_of(runner: FakeRunner, clock: FakeClock, run: RunSpec, **changes: ob
     machine = Machine(
         clock=clock,
         busy_s=lambda: 0.0,
+        run_delay=lambda: nullcontext(lambda: 0),
         conditions=lambda: Conditions(package_energy_j=next(energy)),
         load_average=lambda: 1.5,
         environment=Environment.model_validate(TEST_ENVIRONMENT),

@@ -38,12 +38,14 @@ class MeasureJob(ArtifactJob[ProcessRun]):
         from stmdeploy.hardware.cuda import EventTimer
         from stmdeploy.hardware.environment import environment
         from stmdeploy.hardware.machine import load_average, processors_busy_s
+        from stmdeploy.measure.calm import run_delay
         from stmdeploy.measure.clock import HostClock
         from stmdeploy.measure.session import Machine, measure
 
         machine = Machine(
             clock=HostClock(),
             busy_s=processors_busy_s,
+            run_delay=run_delay,
             conditions=lambda: read_conditions(self.run.gpu_uuid),
             load_average=load_average,
             environment=self.environment or environment(),

@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from stmdeploy.check.verdict import (
     prior_of,
 )
 from stmdeploy.hardware.machine import available_threads
+from stmdeploy.measure.calm import Taken
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
@@ -77,10 +78,15 @@ MEAN_PHASE_S = 0.3
 
 @dataclass(frozen=True)
 class RecordedPair:
-    """A recorded pair: how long it took, and the turns of both sides in ns."""
+    """A recorded pair: how long it took, and what both sides took of turns, in ns."""
 
     seconds: float
-    sides: list[list[list[int]]]
+    sides: list[Taken]
+
+    @staticmethod
+    def read(table: dict[str, Any]) -> RecordedPair:
+        """As it is written to a file."""
+        return RecordedPair(table["seconds"], [Taken(**side) for side in table["sides"]])
 
     def figures(self) -> Figures:
         """What it says."""
@@ -103,7 +109,7 @@ class Check:
     def read(line: str) -> Check:
         """One line of a file of streams."""
         table = json.loads(line)
-        return Check(**{**table, "pairs": [RecordedPair(**pair) for pair in table["pairs"]]})
+        return Check(**{**table, "pairs": list(map(RecordedPair.read, table["pairs"]))})
 
     @property
     def seconds(self) -> float:
@@ -165,7 +171,7 @@ def prepare(folder: Path, dice: random.Random) -> dict[tuple[str, str], Path]:
 def figures_between(before: Side, after: Side, count: int, dice: random.Random) -> list[float]:
     """The typical figures of so many pairs."""
     pairs = [measure_pair(before, after, 120, dice, Silent()) for _ in range(count)]
-    return [figures_of(pair.baseline.turns, pair.candidate.turns).typical for pair in pairs]
+    return [figures_of(pair.baseline.taken, pair.candidate.taken).typical for pair in pairs]
 
 
 def live(
@@ -191,7 +197,7 @@ def live(
         for kind, stm in planned[len(checks) :]:
             check = check_once(artifacts, kind, stm, priors[stm], dice)
             checks.append(check)
-            file.write(json.dumps(check, default=vars) + "\n")
+            file.write(json.dumps(asdict(check)) + "\n")
             file.flush()
             print(f"{len(checks)} of {len(planned)}: {stm} {kind}: {check.verdict}, "
                   f"{check.low_percent:.1f} .. {check.high_percent:.1f} %, "
@@ -216,7 +222,7 @@ def check_once(
 
         def measure() -> Pair:
             pair = measure_pair(before, after, 120, dice, Silent())
-            sides = [list(map(list, half.turns)) for half in (pair.baseline, pair.candidate)]
+            sides = [pair.baseline.taken, pair.candidate.taken]
             recorded.append(RecordedPair(pair.measured_s, sides))
             return pair
 
@@ -274,7 +280,7 @@ def replay_one(pool: list[tuple[float, Figures]], prior: Prior | None, dice: ran
 
 def pooled_ns(check: Check, which: int) -> list[int]:
     """All inferences of one side of a check, as a plain loop would have them."""
-    return [ns for pair in check.pairs for turn in pair.sides[which] for ns in turn]
+    return [round(ns) for p in check.pairs for turn in p.sides[which].durations for ns in turn]
 
 
 def pytest_benchmark_fails(field: str) -> Callable[[list[int], list[int]], bool]:

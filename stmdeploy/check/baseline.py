@@ -104,7 +104,7 @@ def _filled(
             runtime_version=pairs[-1].candidate.run.runtime_facts.get("version", ""),
             row=row,
             calibrated=tuple(
-                figures_of(pair.baseline.turns, pair.candidate.turns).typical for pair in pairs
+                figures_of(pair.baseline.taken, pair.candidate.taken).typical for pair in pairs
             ),
             logits=pairs[-1].candidate.run.logits,
         )

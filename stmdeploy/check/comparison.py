@@ -65,7 +65,7 @@ class Comparison:
         pair = self.measure()
         self.spent_s += pair.measured_s
         self.pairs.append(pair)
-        self.figures.append(figures_of(pair.baseline.turns, pair.candidate.turns))
+        self.figures.append(figures_of(pair.baseline.taken, pair.candidate.taken))
         last = self.spent_s + self.spent_s / len(self.pairs) / 2 > self.budget_s
         # Half of the error for the typical inference, half for all of them.
         level = self.spending.level(last=last) / 2

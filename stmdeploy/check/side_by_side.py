@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.measure.turns import Turn, from_words
+from stmdeploy.measure.calm import Taken
+from stmdeploy.measure.sampling import Turn
+from stmdeploy.measure.turns import from_words
 from stmdeploy.plugins.progress import Progress
 from stmdeploy.schema.measurement import TurnsRun
 from stmdeploy.worker.client import worker_settings
@@ -45,7 +47,14 @@ class Half:
     @property
     def durations_ns(self) -> tuple[int, ...]:
         """Of all its inferences."""
-        return tuple(chain.from_iterable(self.turns))
+        return tuple(chain.from_iterable(turn.durations_ns for turn in self.turns))
+
+    @property
+    def taken(self) -> Taken:
+        """Its turns in nanoseconds, and what others did meanwhile."""
+        durations, waited = ([turn.durations_ns for turn in self.turns],
+                             [turn.waited_ns for turn in self.turns])  # fmt: skip
+        return Taken(durations, waited, self.run.others_processors * sum(self.durations_ns))
 
 
 @dataclass(frozen=True)

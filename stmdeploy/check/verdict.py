@@ -3,7 +3,8 @@
 A pair is a fresh process of the baseline and one of the candidate that took turns. It has two
 figures, both logarithms of how much slower the candidate was: of the *typical* inference (the
 median over the cycles of turns, each turn by its median), and *overall* (of the means of all its
-inferences, none left out), which sees what a candidate does to a few of its own inferences.
+inferences, none left out), which sees what a candidate does to a few of its own inferences. Typical
+are those inferences that others left alone, unless one of the sides disturbs itself (`calm`).
 Processes of the same model differ (memory lies elsewhere), so pairs are the independent
 observations. Now and then a process is off by a tenth, so their mean is trimmed by an eighth at
 either end, and Student's t bounds it with the winsorised variance (J. W. Tukey, D. H. McLaughlin,
@@ -28,8 +29,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 
-from stmdeploy.measure.contrasts import Turns, cycle_differences
+from stmdeploy.measure.calm import Taken, comparable
+from stmdeploy.measure.contrasts import cycle_differences, wave_difference
 from stmdeploy.measure.statistics import student_t
 
 #: The probability that any interval of a whole check is wrong, half of it in either direction. A
@@ -92,16 +95,16 @@ class Figures:
     noise: float = 0.0
 
 
-def figures_of(baseline: Turns, candidate: Turns) -> Figures:
-    """The figures of a pair from the durations of its turns, as many of either side."""
-    cycles = cycle_differences(candidate, baseline)
-    sides = [[one for turn in side for one in turn] for side in (baseline, candidate)]
-    before, after = map(statistics.fmean, sides)
+def figures_of(baseline: Taken, candidate: Taken) -> Figures:
+    """The figures of a pair, from as many turns of either side."""
+    after, before = comparable(candidate, baseline)
+    cycles = cycle_differences(after, before)
     spread = statistics.variance(cycles) if len(cycles) > 1 else 0.0
+    means = [statistics.fmean(chain.from_iterable(one.durations)) for one in (candidate, baseline)]
     return Figures(
-        typical=statistics.median(cycles),
-        overall=math.log(after / before),
-        noise=_MEDIAN_VARIANCE * spread / len(cycles),
+        typical=wave_difference(after, before),
+        overall=math.log(means[0] / means[1]),
+        noise=_MEDIAN_VARIANCE * spread / max(1, len(cycles)),
     )
 
 
@@ -235,12 +238,13 @@ def judge(slowdown: Slowdown, threshold_percent: float) -> Verdict:
 def judge_both(typical: Slowdown, overall: Slowdown, threshold_percent: float) -> Verdict:
     """The verdict on the typical inference and on all of them.
 
-    A regression of either is one. What the typical inference shows otherwise holds only if the
-    candidate is not slower overall, as far as is known.
+    A regression of either is one. What the typical inference shows otherwise holds unless the
+    candidate seems to be slower overall by more than the threshold, and surely by more than the
+    typical inference is.
     """
     verdict, on_the_whole = (judge(one, threshold_percent) for one in (typical, overall))
     if Verdict.REGRESSION in (verdict, on_the_whole):
         return Verdict.REGRESSION
-    if overall.percent > threshold_percent:
+    if overall.percent > threshold_percent and overall.low_percent > typical.percent:
         return Verdict.CANNOT_TELL
     return verdict

@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import IO, TypeVar
 
-from stmdeploy.schema.measurement import ProcessRun
-from stmdeploy.spec.units import MS_PER_S
+from stmdeploy.measure.contrasts import Turns
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ _CALM_SHARE = 0.03
 #: Where few are, so many are taken that waited least, and at least this share.
 _FEWEST_CALM, _LEAST_SHARE = 3, 0.1
 #: A process may wait for so many times what others work, and this share of the time beside it.
-_WAIT_PER_WORK, _WAIT_SHARE = 1.5, 0.02
+_WAIT_PER_WORK, _WAIT_SHARE = 1.25, 0.03
 
 
 @contextmanager
@@ -94,28 +94,47 @@ def is_calm(waited: float, duration: float) -> bool:
     return waited <= _CALM_SHARE * duration
 
 
-def calm_turns(process: ProcessRun) -> list[list[float]]:
-    """The samples of a process that count in comparisons, turn by turn; a turn may have none."""
-    edges = list(pairwise(accumulate(process.turns, initial=0)))
-    kept = _calm(process)
-    return [[process.samples_ms[i] for i in range(a, b) if i in kept] for a, b in edges]
+@dataclass(frozen=True)
+class Taken:
+    """The turns that a process took, all in one unit of time.
+
+    Attributes:
+        durations: of every inference, turn by turn.
+        waited: for how long the process's threads waited for a processor in each of them, all
+            together; empty if that is not known.
+        others: for how long others worked meanwhile, all processors together.
+    """
+
+    durations: Turns
+    waited: Turns = ()
+    others: float = 0.0
+
+    @cached_property
+    def waits_for_itself(self) -> bool:
+        """Whether its threads waited for longer than other programs can explain."""
+        watched, waited = (sum(chain.from_iterable(one)) for one in (self.durations, self.waited))
+        return waited > _WAIT_PER_WORK * self.others + _WAIT_SHARE * watched
+
+    @cached_property
+    def calm(self) -> Turns:
+        """The durations of its calm inferences, turn by turn; a turn may have none. Where there are
+        hardly any, those that waited least."""
+        if not self.waited:
+            return self.durations
+        turns = [
+            list(zip(*turn, strict=True)) for turn in zip(self.durations, self.waited, strict=True)
+        ]
+        shares = sorted(waited / duration for turn in turns for duration, waited in turn)
+        fewest = max(_FEWEST_CALM, round(_LEAST_SHARE * len(shares)))
+        most = max(_CALM_SHARE, shares[min(fewest, len(shares)) - 1])
+        return [
+            [duration for duration, waited in turn if waited <= most * duration] for turn in turns
+        ]
 
 
-def _calm(process: ProcessRun) -> frozenset[int]:
-    """The places of samples that count."""
-    samples, waited = process.samples_ms, process.waited_ms
-    everything = frozenset(range(len(samples)))
-    if not waited or waits_for_itself(process):
-        return everything
-    calm = [i for i, pair in enumerate(zip(waited, samples, strict=True)) if is_calm(*pair)]
-    fewest = max(_FEWEST_CALM, round(_LEAST_SHARE * len(samples)))
-    if len(calm) < fewest:
-        calm = sorted(everything, key=lambda i: waited[i] / samples[i])[:fewest]
-    return frozenset(calm)
-
-
-def waits_for_itself(process: ProcessRun) -> bool:
-    """Whether a process's threads waited for longer than other programs can explain."""
-    watched_s = sum(process.samples_ms) / MS_PER_S
-    allowed_s = _WAIT_PER_WORK * process.others_s + _WAIT_SHARE * watched_s
-    return sum(process.waited_ms) / MS_PER_S > allowed_s
+def comparable(one: Taken, other: Taken) -> tuple[Turns, Turns]:
+    """The turns of two processes as they are compared: the calm inferences of both; or all of both,
+    if either waits for itself."""
+    if one.waits_for_itself or other.waits_for_itself:
+        return one.durations, other.durations
+    return one.calm, other.calm

@@ -1,18 +1,18 @@
 """One side of a comparison: a loaded, warm model that runs when it is told to.
 
-Two workers hold one side each, and only the one whose turn it is runs. All of its inferences count,
-but for the first one of a turn: to leave out those that something disturbed would hide what a model
-does to itself, with threads of its own or more threads than there are processors.
+Two workers hold one side each, and only the one whose turn it is runs. It tells of every inference
+how long it took, and how long its threads waited; `calm` says which of them count for what.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from statistics import fmean
 
-from stmdeploy.measure.calm import OthersUse
+from stmdeploy.measure.calm import OthersUse, run_delay
 from stmdeploy.measure.clock import Clock
-from stmdeploy.measure.sampling import burst, take_turn
+from stmdeploy.measure.sampling import Turn, burst, take_turn
 from stmdeploy.measure.session import Model, load_model, peak_memory_mib
 from stmdeploy.schema.hardware import Environment
 from stmdeploy.schema.measurement import TurnsRun
@@ -22,8 +22,8 @@ from stmdeploy.spec.units import NS_PER_S
 WARM_RUNS = 3
 #: How long a turn takes, unless one inference takes longer, and the burst at the end, in seconds.
 TURN_S, BURST_S = 0.06, 0.1
-#: Nanoseconds of a turn's inferences.
-Turn = tuple[int, ...]
+#: No turn at all.
+NONE = Turn((), ())
 
 
 def take_turns(
@@ -51,10 +51,13 @@ def take_turns(
     run = loaded.runner.run
     for _ in range(WARM_RUNS):
         run()
-    taken: Turn = ()
+    taken = NONE
     while next_turn(taken):
-        taken = others.watched(lambda: take_turn(run, clock, TURN_S).durations_ns)
-    runs, burst_ns = burst(run, clock, fmean(taken or (1,)), BURST_S if taken else 0.0)
+        with run_delay() as waited_ns:  # anew for every turn: threads come and go
+            taken = others.watched(partial(take_turn, run, clock, TURN_S, waited_ns))
+    runs, burst_ns = burst(
+        run, clock, fmean(taken.durations_ns or (1,)), BURST_S if taken.durations_ns else 0.0
+    )
     return TurnsRun(
         runtime_import_ms=loaded.runtime_import_ms,
         load_ms=loaded.load_ms,
@@ -71,9 +74,11 @@ def take_turns(
 
 def to_words(turn: Turn) -> str:
     """Writes a turn as one line, which `from_words` reads."""
-    return " ".join(map(str, turn))
+    return " ".join(f"{a}+{b}" for a, b in zip(turn.durations_ns, turn.waited_ns, strict=True))
 
 
 def from_words(line: str) -> Turn:
     """Reads what `to_words` wrote."""
-    return tuple(map(int, line.split()))
+    pairs = [tuple(map(int, word.split("+"))) for word in line.split()]
+    durations, waited = zip(*pairs, strict=True) if pairs else ((), ())
+    return Turn(durations, waited)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations
+from itertools import accumulate, combinations, pairwise
 
-from stmdeploy.measure.calm import calm_turns
-from stmdeploy.measure.contrasts import FEWEST_WAVES, Contrast, Turns, contrasts, wave_difference
+from stmdeploy.measure.calm import Taken, comparable
+from stmdeploy.measure.contrasts import FEWEST_WAVES, Contrast, contrasts, wave_difference
 from stmdeploy.results.state import DONE, FAILED, PlannedRow
 from stmdeploy.results.store import Store
 from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import Row, RowContrast
+from stmdeploy.spec.units import MS_PER_S
 
 #: The turns of a row, by wave.
-Waves = Mapping[int, Turns]
+Waves = Mapping[int, Taken]
 #: How a row compares with others, by their keys.
 Contrasts = dict[str, Contrast]
 
@@ -29,8 +30,15 @@ def compare(store: Store, sweep: str) -> None:
 
 
 def waves_of(processes: Sequence[ProcessRun]) -> Waves:
-    """The calm samples of processes that took turns with others, turn by turn."""
-    return {process.wave: calm_turns(process) for process in processes if process.wave is not None}
+    """The turns of processes that took them with others."""
+    found: dict[int, Taken] = {}
+    for process in processes:
+        if process.wave is not None:
+            edges = list(pairwise(accumulate(process.turns, initial=0)))
+            samples, waited = ([one[a:b] for a, b in edges if one]
+                               for one in (process.samples_ms, process.waited_ms))  # fmt: skip
+            found[process.wave] = Taken(samples, waited, MS_PER_S * process.others_s)
+    return found
 
 
 def contrasts_of(waves: Mapping[str, Waves]) -> dict[str, Contrasts]:
@@ -41,7 +49,7 @@ def contrasts_of(waves: Mapping[str, Waves]) -> dict[str, Contrasts]:
         shared = sorted(waves[one].keys() & waves[other].keys())
         if len(shared) >= FEWEST_WAVES:
             turns = ((waves[one][wave], waves[other][wave]) for wave in shared)
-            pairs[one, other] = [wave_difference(mine, theirs) for mine, theirs in turns]
+            pairs[one, other] = [wave_difference(*comparable(*both)) for both in turns]
     for (one, other), between in zip(pairs, contrasts(list(pairs.values())), strict=True):
         found[one][other], found[other][one] = between, between.turned()
     return found

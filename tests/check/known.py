@@ -13,6 +13,7 @@ from itertools import cycle
 import pytest
 
 from stmdeploy.check.side_by_side import Half, Pair, Side, measure_pair
+from stmdeploy.measure.sampling import Turn
 from stmdeploy.plugins.progress import Progress
 
 #: How long an inference takes, and one of what `benchmarks.slowed` has made.
@@ -59,4 +60,8 @@ def _known_ms(side: Side) -> float:
 
 
 def _taking(half: Half, ms: float) -> Half:
-    return replace(half, turns=tuple((round(_NS_PER_MS * ms),) * len(turn) for turn in half.turns))
+    def known(turn: Turn) -> Turn:
+        count = len(turn.durations_ns)
+        return Turn((round(_NS_PER_MS * ms),) * count, (0,) * count)
+
+    return replace(half, turns=tuple(map(known, half.turns)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stmdeploy.check.side_by_side import Half, Pair
+from stmdeploy.measure.sampling import Turn
 from stmdeploy.schema.hardware import Environment
 from stmdeploy.schema.measurement import TurnsRun
 from tests.conftest import TEST_ENVIRONMENT
@@ -17,7 +18,9 @@ def half(turns_ms: Sequence[Sequence[float]], **reported: object) -> Half:
         runtime_facts={}, logits=(), environment=Environment.model_validate(TEST_ENVIRONMENT),
         burst_runs=10, burst_s=0.01, others_processors=0.0,
     )  # fmt: skip
-    turns = tuple(tuple(round(1e6 * ms) for ms in turn) for turn in turns_ms)
+    turns = tuple(
+        Turn(tuple(round(1e6 * ms) for ms in turn), (0,) * len(turn)) for turn in turns_ms
+    )
     return Half(turns, run.model_copy(update=reported))
 
 

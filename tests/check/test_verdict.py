@@ -29,6 +29,7 @@ from stmdeploy.check.verdict import (
     prior_of,
     unpaired_slowdown,
 )
+from stmdeploy.measure.calm import Taken
 from stmdeploy.measure.statistics import student_t
 from tests.check.pairs import pair
 
@@ -37,7 +38,7 @@ def test_the_figures_of_a_pair() -> None:
     """Typical: the median over cycles of the ratio of turns' medians; overall: of all means."""
     before = [(10, 10, 100), (20, 20, 20), (10, 10, 10)]
     after = [(11, 11, 11), (26, 26, 260), (12, 12, 12)]
-    found = figures_of(before, after)
+    found = figures_of(Taken(before), Taken(after))
     assert found.typical == pytest.approx(math.log(1.2))
     assert found.overall == pytest.approx(math.log(381 / 210))
     cycles = [math.log(ratio) for ratio in (1.1, 1.3, 1.2)]

@@ -6,54 +6,46 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
-from stmdeploy.measure.calm import OthersUse, calm_turns, run_delay, waits_for_itself
-from stmdeploy.schema.measurement import ProcessRun
-
-MakeProcess = Callable[..., ProcessRun]
+from stmdeploy.measure.calm import OthersUse, Taken, comparable, run_delay
 
 
-@pytest.fixture
-def disturbed(make_process: MakeProcess) -> Callable[..., ProcessRun]:
-    """A process of four turns of three inferences of 10 ms, those named slowed to 25 ms, in which
-    its threads waited for 8 ms; others worked for as long."""
-
-    def build(*slowed: int, others_s: float | None = None, **fields: object) -> ProcessRun:
-        return make_process(
-            samples_ms=tuple(25.0 if i in slowed else 10.0 for i in range(12)),
-            waited_ms=tuple(8.0 if i in slowed else 0.1 for i in range(12)),
-            others_s=0.008 * len(slowed) if others_s is None else others_s,
-            turns=(3, 3, 3, 3),
-            **fields,
-        )
-
-    return build
+def disturbed(*slowed: int, others_ms: float | None = None) -> Taken:
+    """Four turns of three inferences of 10 ms, those named slowed to 25 ms, in which the threads
+    waited for 8 ms; others worked for as long, or for so long."""
+    durations = [25.0 if i in slowed else 10.0 for i in range(12)]
+    waited = [8.0 if i in slowed else 0.1 for i in range(12)]
+    others = 8.0 * len(slowed) if others_ms is None else others_ms
+    turns, waits = ([one[i : i + 3] for i in (0, 3, 6, 9)] for one in (durations, waited))
+    return Taken(turns, waits, others)
 
 
-def test_what_waited_is_left_out(disturbed: Callable[..., ProcessRun]) -> None:
-    assert calm_turns(disturbed(0, 3, 4, 5)) == [[10.0] * 2, [], [10.0] * 3, [10.0] * 3]
-    assert calm_turns(disturbed()) == [[10.0] * 3] * 4
+def test_what_waited_is_left_out() -> None:
+    assert disturbed(0, 3, 4, 5).calm == [[10.0] * 2, [], [10.0] * 3, [10.0] * 3]
+    assert disturbed().calm == [[10.0] * 3] * 4
 
 
-def test_where_little_is_calm_the_calmest_count(disturbed: Callable[..., ProcessRun]) -> None:
-    kept = calm_turns(disturbed(*range(11)))
-    assert sum(map(len, kept)) == 3 and kept[3][-1] == 10.0
+def test_where_little_is_calm_the_calmest_count() -> None:
+    durations = [[25.0, 20.0, 25.0], [25.0, 15.0, 10.0]]
+    waited = [[9.0, 5.0, 9.0], [9.0, 3.0, 0.0]]
+    assert Taken(durations, waited, 35.0).calm == [[20.0], [15.0, 10.0]]
+    assert Taken([[20.0]], [[9.0]], 9.0).calm == [[20.0]]
 
 
-def test_who_waits_for_itself_hides_nothing(disturbed: Callable[..., ProcessRun]) -> None:
+def test_who_waits_for_itself_hides_nothing() -> None:
     """Others have done next to nothing, so it was its own threads that it waited for."""
-    process = disturbed(0, 3, 4, 5, others_s=0.001)
-    assert waits_for_itself(process)
-    assert [len(turn) for turn in calm_turns(process)] == [3] * 4
-    assert not waits_for_itself(disturbed(0, 3, 4, 5))
+    itself = disturbed(0, 3, 4, 5, others_ms=1.0)
+    honest = disturbed(6, 7)
+    assert itself.waits_for_itself and not honest.waits_for_itself
+    assert comparable(itself, honest) == (itself.durations, honest.durations)
+    assert comparable(honest, honest) == (honest.calm, honest.calm)
 
 
-def test_where_nothing_is_known_everything_counts(disturbed: Callable[..., ProcessRun]) -> None:
-    process = disturbed(0, 3).model_copy(update={"waited_ms": ()})
-    assert [len(turn) for turn in calm_turns(process)] == [3] * 4
+def test_where_nothing_is_known_everything_counts() -> None:
+    taken = Taken([[10.0, 25.0]])
+    assert taken.calm == taken.durations and not taken.waits_for_itself
 
 
 def test_a_thread_too_many_makes_the_others_wait() -> None:

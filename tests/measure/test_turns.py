@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from stmdeploy.measure.calm import OthersUse
+from stmdeploy.measure.sampling import Turn
 from stmdeploy.measure.session import Model
 from stmdeploy.measure.turns import (
     BURST_S,
+    NONE,
     TURN_S,
     WARM_RUNS,
-    Turn,
     from_words,
     take_turns,
     to_words,
@@ -24,8 +25,9 @@ MS = 1_000_000
 
 
 def test_words() -> None:
-    assert from_words(to_words((12, 3))) == (12, 3)
-    assert from_words(to_words(())) == ()
+    turn = Turn((12, 3), (0, 1))
+    assert from_words(to_words(turn)) == turn
+    assert from_words(to_words(NONE)) == NONE
 
 
 def test_a_side_takes_turns_until_it_is_told_nothing_more() -> None:
@@ -50,7 +52,9 @@ def test_a_side_takes_turns_until_it_is_told_nothing_more() -> None:
         next_turn,
     )
     a_turn = round(TURN_S / 0.010)
-    assert told == [(), *[(10 * MS,) * (a_turn - 1)] * 2], "but for the cold one"
+    assert told[0] == NONE
+    for turn in told[1:]:
+        assert turn.durations_ns == (10 * MS,) * (a_turn - 1), "but for the cold one"
     assert run.burst_runs == round(BURST_S / 0.010)
     assert run.burst_s == pytest.approx(BURST_S)
     assert runner.runs == 1 + WARM_RUNS + 2 * a_turn + run.burst_runs

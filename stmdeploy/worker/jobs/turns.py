@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from stmdeploy.measure.turns import Turn
+from stmdeploy.measure.sampling import Turn
 from stmdeploy.plugins.runner import Array, Runner
 from stmdeploy.schema.measurement import TurnsRun
 from stmdeploy.worker.jobs.job import ArtifactJob, Parent, limit_memory

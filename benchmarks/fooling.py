@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,6 +84,7 @@ def interpreter(kind: str) -> Iterator[str]:
         folder = Path(name)
         (folder / "sitecustomize.py").write_text(FOOLS[kind], "utf-8")
         path = folder / "python"
-        path.write_text(f'#!/bin/sh\nPYTHONPATH={folder} exec {sys.executable} "$@"\n', "utf-8")
+        searched = ":".join(filter(None, (name, os.environ.get("PYTHONPATH", ""))))
+        path.write_text(f'#!/bin/sh\nPYTHONPATH={searched} exec {sys.executable} "$@"\n', "utf-8")
         path.chmod(0o755)
         yield str(path)

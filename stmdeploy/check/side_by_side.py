@@ -86,9 +86,18 @@ class _Player:
     turns: list[Turn] = field(default_factory=list)
 
     def take_turn(self) -> None:
-        """One turn; raises SideFailedError if it says why it cannot, or nothing more."""
+        """One turn; raises SideFailedError if it says why it cannot, or nothing more, or something
+        that only another version understands."""
         with self._named():
-            self.turns.append(from_words(self.player.take_turn()))
+            told = self.player.take_turn()
+            try:
+                self.turns.append(from_words(told))
+            except ValueError:
+                raise StmdeployError(
+                    "its stmdeploy is another version than this one",
+                    "install the same version beside either runtime",
+                    ExitCode.WORKER_FAILED,
+                ) from None
 
     def listen(self) -> None:
         """Waits until it is ready; raises as `take_turn`."""

@@ -78,7 +78,11 @@ def to_words(turn: Turn) -> str:
 
 
 def from_words(line: str) -> Turn:
-    """Reads what `to_words` wrote."""
+    """Reads what `to_words` wrote.
+
+    Raises:
+        ValueError: another version wrote it.
+    """
     pairs = [tuple(map(int, word.split("+"))) for word in line.split()]
     durations, waited = zip(*pairs, strict=True) if pairs else ((), ())
     return Turn(durations, waited)

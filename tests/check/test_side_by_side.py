@@ -7,12 +7,14 @@ import random
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from stmdeploy.check import side_by_side
 from stmdeploy.check.side_by_side import TURNS, Pair, Side, SideFailedError, measure_pair
+from stmdeploy.errors import ExitCode
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.schema.artifact import Artifact
 from stmdeploy.spec.export import ExportSpec
@@ -151,3 +153,14 @@ def test_a_worker_that_dies_while_it_waits(
     monkeypatch.setattr(side_by_side._Player, "take_turn", killed_first)
     with pytest.raises(SideFailedError, match="SIGKILL"):
         measured(artifact, 1)
+
+
+def test_words_of_another_version_are_one_line() -> None:
+    """A runtime beside another stmdeploy, which tells the durations alone."""
+    other = SimpleNamespace(take_turn=lambda: "1000 1001")
+    player = side_by_side._Player("candidate", other)  # type: ignore[arg-type]
+    with pytest.raises(
+        SideFailedError, match=r"candidate: its stmdeploy is another version"
+    ) as told:
+        player.take_turn()
+    assert told.value.code == ExitCode.WORKER_FAILED

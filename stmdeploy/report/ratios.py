@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -50,7 +51,7 @@ def compared(rows: Sequence[Row], reference: str = "") -> tuple[Compared, ...]:
         if not mine:
             continue
         chosen = _reference(rows, mine, reference)
-        groups = _groups(rows, mine)
+        groups = _groups(rows, mine, chosen)
         for i in mine:
             between = contrast_of(rows[i], rows[chosen])
             ratio = between.ratio() if between is not None else None
@@ -77,15 +78,24 @@ def _reference(rows: Sequence[Row], mine: Sequence[int], words: str) -> int:
     return mine[0]
 
 
-def _groups(rows: Sequence[Row], mine: Sequence[int]) -> dict[int, str]:
-    latencies = {i: m.latency_ms_p50 for i in mine if (m := rows[i].measurement) is not None}
+def _groups(rows: Sequence[Row], mine: Sequence[int], reference: int) -> dict[int, str]:
+    places = {i: _place(rows[i], rows[reference]) for i in mine}
     between = {pair: contrast_of(rows[pair[0]], rows[pair[1]]) for pair in combinations(mine, 2)}
     apart = [
         pair
         for pair, contrast in between.items()
         if contrast is not None and contrast.tells_apart(len(mine))
     ]
-    return letters(latencies, apart)
+    return letters(places, apart)
+
+
+def _place(row: Row, reference: Row) -> float:
+    """Where a row stands among others: its ratio to their reference, by turns if there is one."""
+    between = contrast_of(row, reference)
+    if between is not None:
+        return between.ratio().ratio
+    latencies = [one.measurement.latency_ms_p50 for one in (row, reference) if one.measurement]
+    return latencies[0] / latencies[1] if len(latencies) == 2 else math.inf
 
 
 def in_words(ratio: Ratio | None) -> str:

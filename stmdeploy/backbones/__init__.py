@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 from stmdeploy.backbones.catalogue import list_backbones, resolve
+from stmdeploy.spec.model import DETECTION, TASKS
 
 if TYPE_CHECKING:
-    from stmdeploy.backbones.network import Backbone
+    from stmdeploy.backbones.network import Backbone, DetectionBackbone
 
 __all__ = ["create_backbone", "list_backbones"]
+
+
+@overload
+def create_backbone(
+    stm: str,
+    scale: str = "tiny",
+    *,
+    image_size: int | tuple[int, int] = 224,
+    num_classes: int = 1000,
+    task: Literal["classification"] = "classification",
+) -> Backbone: ...
+
+
+@overload
+def create_backbone(
+    stm: str,
+    scale: str = "tiny",
+    *,
+    image_size: int | tuple[int, int] = 224,
+    num_classes: int = 1000,
+    task: Literal["detection"],
+) -> DetectionBackbone: ...
 
 
 def create_backbone(
@@ -18,27 +41,38 @@ def create_backbone(
     *,
     image_size: int | tuple[int, int] = 224,
     num_classes: int = 1000,
-) -> Backbone:
+    task: str = "classification",
+) -> Backbone | DetectionBackbone:
     """Builds a backbone with initial weights, in eval mode.
 
     Args:
         stm: a family (``halo pvt pvt_v2 swin convnext dcn``), an alias, or an official name
             such as ``unified_dcn_v3_tiny``, which brings its own scale.
         scale: ``micro tiny small base``, for dcn also ``large``; not used with an official name.
-        image_size: one side or (height, width), in pixels.
+        image_size: one side or (height, width), in pixels. Detection backbones take any sides that
+            are multiples of 32, whatever is given here.
         num_classes: outputs of the classification head, at least 1.
+        task: ``classification``, or ``detection`` for the authors' detection backbone, which is
+            another network.
 
     Returns:
         A module with the official state_dict keys. ``model(x)`` maps N 3 H W to logits
-        (N, num_classes); ``model.forward_features(x)`` gives the four stage maps.
+        (N, num_classes), and ``model.forward_features(x)`` gives the four stage maps; of a
+        detection backbone, both give the four normalised maps that a detector's neck takes.
 
     Raises:
-        StmdeployError: unknown name or scale, a size that the mixer cannot take, or no classes.
+        StmdeployError: unknown name, scale or task, a size that the mixer cannot take, no classes,
+            or a family without a detection form.
     """
-    from stmdeploy.backbones.network import build
+    from stmdeploy.backbones.network import build, build_detection
+    from stmdeploy.errors import StmdeployError, nearest
     from stmdeploy.spec.limits import at_least
 
+    if task not in TASKS:
+        raise StmdeployError(f"unknown task {task!r}", nearest(task, TASKS))
     at_least(1, num_classes, "num_classes")
     config = resolve(stm, None if stm.strip().lower() in list_backbones() else scale)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if task == DETECTION:
+        return build_detection(config, size)
     return build(config, size, num_classes)

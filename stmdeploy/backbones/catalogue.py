@@ -39,6 +39,8 @@ class BackboneConfig:
         mixer: the spatial token mixer in words.
         layout: which network surrounds the blocks: ``unified``, ``swin`` or ``pvt_v2``.
         block: what the stages are made of, MODULE:CLASS of `stmdeploy.backbones.mixers`.
+        detection: the block of the detection backbone, MODULE:CLASS of the same package; None
+            without one.
         lowered: the block on tokens, MODULE:CLASS of `stmdeploy.backbones.lowering`; None if
             nobody has written one.
         image_side_step_px: height and width of images must be multiples of it.
@@ -53,6 +55,7 @@ class BackboneConfig:
     mixer: str
     layout: str
     block: str
+    detection: str | None
     lowered: str | None
     image_side_step_px: int
     depths: tuple[int, ...]
@@ -74,6 +77,7 @@ def _config(stm: str, scale: str, family: dict[str, Any]) -> BackboneConfig:
         mixer=family["mixer"],
         layout=family.get("layout", "unified"),
         block=family["block"],
+        detection=family.get("detection"),
         lowered=family.get("lowered"),
         image_side_step_px=family.get("image_side_step_px", STRIDES[-1]),
         depths=tuple(entry["depths"]),
@@ -194,7 +198,15 @@ def check_image_size(config: BackboneConfig, image_size: tuple[int, int]) -> Non
     Raises:
         StmdeployError: names the size, the sizes that work and the nearest of them.
     """
-    step = config.image_side_step_px
+    _check_sides(config, image_size, config.image_side_step_px)
+
+
+def check_detection_size(config: BackboneConfig, image_size: tuple[int, int]) -> None:
+    """Refuses an image size that the detection backbone cannot take, as `check_image_size`."""
+    _check_sides(config, image_size, STRIDES[-1])
+
+
+def _check_sides(config: BackboneConfig, image_size: tuple[int, int], step: int) -> None:
     height, width = image_size
     if height > 0 and width > 0 and height % step == 0 and width % step == 0:
         return

@@ -17,6 +17,12 @@ def to_channels_first(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
+def pad_to_multiple(x: Tensor, step: int) -> Tensor:
+    """N H W C with zeros to the right and below, until both sides are multiples of `step`."""
+    h, w = x.shape[1:3]
+    return F.pad(x, (0, 0, 0, -w % step, 0, -h % step))
+
+
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of an N C H W tensor."""
 

@@ -8,7 +8,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from stmdeploy.backbones.catalogue import STRIDES, BackboneConfig, check_image_size
+from stmdeploy.backbones.catalogue import (
+    STRIDES,
+    BackboneConfig,
+    check_detection_size,
+    check_image_size,
+)
 from stmdeploy.backbones.layers import (
     ConvDownsample,
     ConvStem,
@@ -16,10 +21,13 @@ from stmdeploy.backbones.layers import (
     PatchEmbed,
     PatchMerging,
 )
-from stmdeploy.backbones.mixers import block_of
+from stmdeploy.backbones.mixers import BlockOf, block_of
 from stmdeploy.backbones.mixers.block import BlockGeometry
+from stmdeploy.errors import StmdeployError
 
 INITIAL_STD = 0.02
+#: The image size that the tables of detection backbones are made for, whatever they are given.
+TABLE_SIZE = (224, 224)
 
 
 def _downsample_layers(config: BackboneConfig) -> nn.ModuleList:
@@ -34,7 +42,9 @@ def _downsample_layers(config: BackboneConfig) -> nn.ModuleList:
     return nn.ModuleList([ConvStem(dims[0]), *(ConvDownsample(i, o) for i, o in pairs)])
 
 
-def _stage(config: BackboneConfig, stage: int, image_size: tuple[int, int]) -> nn.Sequential:
+def _stage(
+    config: BackboneConfig, stage: int, image_size: tuple[int, int], block: BlockOf
+) -> nn.Sequential:
     height, width = (side // STRIDES[stage] for side in image_size)
     first = BlockGeometry(
         channels=config.dims[stage],
@@ -45,7 +55,7 @@ def _stage(config: BackboneConfig, stage: int, image_size: tuple[int, int]) -> n
         size=(height, width),
     )
     places = (replace(first, index=index) for index in range(config.depths[stage]))
-    return nn.Sequential(*map(block_of(config), places))
+    return nn.Sequential(*map(block, places))
 
 
 class Backbone(nn.Module):
@@ -68,7 +78,8 @@ class Backbone(nn.Module):
         dims, width = config.dims, config.dims[-1]
         self.downsample_layers = _downsample_layers(config)
         self.stages = nn.ModuleList(
-            _stage(config, stage, image_size) for stage in range(len(config.depths))
+            _stage(config, stage, image_size, block_of(config.block))
+            for stage in range(len(config.depths))
         )
         original_swin = config.layout == "swin"
         self.stage_norms = nn.ModuleList(
@@ -87,7 +98,7 @@ class Backbone(nn.Module):
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """x: N 3 H W -> four maps, N dims[i] H/s W/s at strides s = 4, 8, 16, 32, after the stage
-        norms (the original Swin has none): what a detection head takes."""
+        norms (the original Swin has none)."""
         maps = []
         for downsample, blocks, norm in zip(
             self.downsample_layers, self.stages, self.stage_norms, strict=True
@@ -101,6 +112,44 @@ class Backbone(nn.Module):
         x = self.conv_head(self.stage_end_norm(self.forward_features(x)[-1]))
         logits: Tensor = self.head(x.mean(dim=(2, 3)))
         return logits
+
+
+class DetectionBackbone(nn.Module):
+    """The authors' detection backbone, for images of any size; its state_dict keys are the
+    official ones.
+
+    It is another network than `Backbone`: the maps it gives are normalised copies, while the next
+    stage reads them as they are; windows are padded, and position embeddings are resampled.
+
+    Attributes:
+        config: which backbone.
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        assert config.detection is not None
+        self.config = config
+        self.downsample_layers = _downsample_layers(config)
+        self.stages = nn.ModuleList(
+            _stage(config, stage, TABLE_SIZE, block_of(config.detection))
+            for stage in range(len(config.depths))
+        )
+        for stage, dim in enumerate(config.dims):
+            self.add_module(f"out_norm_{stage}", LayerNorm2d(dim))
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """x: N 3 H W, sides multiples of 32 -> four maps, N dims[i] H/s W/s at strides s = 4, 8,
+        16, 32, normalised: what the neck of a detector takes."""
+        maps = []
+        for stage, (downsample, blocks) in enumerate(
+            zip(self.downsample_layers, self.stages, strict=True)
+        ):
+            x = blocks(downsample(x))
+            maps.append(self.get_submodule(f"out_norm_{stage}")(x))
+        return maps
+
+    forward_features = forward
 
 
 def _initialise(module: nn.Module) -> None:
@@ -118,3 +167,21 @@ def build(config: BackboneConfig, image_size: tuple[int, int], num_classes: int)
     """Builds a backbone in eval mode, float32, with initial (untrained) weights."""
     with torch.no_grad():
         return Backbone(config, image_size, num_classes).eval()
+
+
+def build_detection(config: BackboneConfig, image_size: tuple[int, int]) -> DetectionBackbone:
+    """Builds a detection backbone in eval mode, float32, with initial (untrained) weights.
+
+    Args:
+        image_size: (height, width) in pixels that it must be able to take, among others.
+
+    Raises:
+        StmdeployError: the authors have none of this family; or it cannot take images of that size.
+    """
+    check_detection_size(config, image_size)
+    if config.detection is None:
+        raise StmdeployError(
+            f"{config.name} has no detection form", "give halo, pvt, swin, convnext or dcn"
+        )
+    with torch.no_grad():
+        return DetectionBackbone(config).eval()

@@ -12,6 +12,9 @@ MAX_SIDE_PX = 16_384
 MAX_CLASSES = 1_000_000
 #: As in ImageNet-1k.
 DEFAULT_CLASSES = 1000
+#: What a backbone is for: the authors' classification and detection backbones are two networks.
+CLASSIFICATION, DETECTION = "classification", "detection"
+TASKS = (CLASSIFICATION, DETECTION)
 #: Names of every model's one input and one output; the batch is their only free dimension.
 INPUT_NAME = "image"
 OUTPUT_NAME = "logits"

@@ -138,7 +138,7 @@ def test_swin_mask_separates_what_the_roll_joined() -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["halo", "pvt", "pvt_v2", "swin", "convnext", "dcn"])
 def test_images_of_a_batch_do_not_mix(name: str) -> None:
-    block = block_of(resolve(name, "micro"))(BlockGeometry(32, 2, 4, 2, 1, (14, 14)))
+    block = block_of(resolve(name, "micro").block)(BlockGeometry(32, 2, 4, 2, 1, (14, 14)))
     fill_synthetic(block)
     block = block.double().eval()
     x = torch.randn(3, 32, 14, 14, dtype=torch.float64)

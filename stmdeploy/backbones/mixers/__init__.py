@@ -12,13 +12,15 @@ from typing import Any
 
 from torch import nn
 
-from stmdeploy.backbones.catalogue import BackboneConfig
 from stmdeploy.backbones.mixers.block import BlockGeometry
 
+#: Builds the block of a place.
+BlockOf = Callable[[BlockGeometry], nn.Module]
 
-def block_of(config: BackboneConfig) -> Callable[[BlockGeometry], nn.Module]:
-    """The class of a backbone's blocks."""
-    made: Callable[[BlockGeometry], nn.Module] = named_class(__name__, config.block)
+
+def block_of(named: str) -> BlockOf:
+    """The class of a backbone's blocks, which the catalogue names as MODULE:CLASS."""
+    made: BlockOf = named_class(__name__, named)
     return made
 
 

@@ -33,15 +33,16 @@ class ChannelNorm(nn.Module):
         return y
 
 
-def sampling_base(size: tuple[int, int]) -> Tensor:
+def sampling_base(size: tuple[int, int], device: torch.device | None = None) -> Tensor:
     """(H W, 9, 2): the undeformed points (x, y) of every pixel, in pixels.
 
     Point 3a + b lies at (a - 1, b - 1): x is the slow index.
     """
     h, w = size
-    y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    axes = (torch.arange(side, device=device) for side in (h, w))
+    y, x = torch.meshgrid(*axes, indexing="ij")
     pixel = torch.stack((x, y), dim=-1).reshape(-1, 1, 2)
-    step = torch.arange(KERNEL) - KERNEL // 2
+    step = torch.arange(KERNEL, device=device) - KERNEL // 2
     kernel = torch.stack(torch.meshgrid(step, step, indexing="ij"), dim=-1).reshape(1, -1, 2)
     return (pixel + kernel).to(torch.get_default_dtype())
 
@@ -52,7 +53,7 @@ class DeformableConv(nn.Module):
     base: Tensor
     side: Tensor
 
-    def __init__(self, channels: int, heads: int, size: tuple[int, int]) -> None:
+    def __init__(self, channels: int, heads: int, size: tuple[int, int] | None) -> None:
         super().__init__()
         self.heads = heads
         self.dw_conv = nn.Sequential(
@@ -64,12 +65,17 @@ class DeformableConv(nn.Module):
         self.attention_weights = nn.Linear(channels, heads * POINTS)
         self.value_proj = nn.Linear(channels, channels)
         self.output_proj = nn.Linear(channels, channels)
-        # Integers, so that casting the module to another dtype leaves them exact.
-        h, w = size
-        self.register_buffer("base", sampling_base(size).int(), persistent=False)
-        self.register_buffer("side", torch.tensor([w, h], dtype=torch.int32), persistent=False)
+        if size is not None:
+            # Integers, so that casting the module to another dtype leaves them exact.
+            h, w = size
+            self.register_buffer("base", sampling_base(size).int(), persistent=False)
+            self.register_buffer("side", torch.tensor([w, h], dtype=torch.int32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.sample(x, self.base, self.side)
+
+    def sample(self, x: Tensor, base: Tensor, side: Tensor) -> Tensor:
+        """x: N H W C; base: as `sampling_base` gives it; side: width and height of the map."""
         n, h, w, c = x.shape
         g, d = self.heads, c // self.heads
         q = self.dw_conv(to_channels_first(x))
@@ -77,7 +83,7 @@ class DeformableConv(nn.Module):
         exact = torch.promote_types(x.dtype, torch.float32)
         offsets = self.sampling_offsets(q).reshape(n, h * w, g, POINTS, 2).transpose(1, 2)
         # Pixel p of an axis of s pixels lies at (2p + 1) / s - 1 on the grid's -1 .. 1.
-        grid = (2 * (self.base + offsets.to(exact)) + 1) / self.side - 1
+        grid = (2 * (base + offsets.to(exact)) + 1) / side - 1
         weights = self.attention_weights(q).reshape(n, h * w, g, POINTS).softmax(dim=-1)
         value = self.value_proj(x).reshape(n, h, w, g, d).permute(0, 3, 4, 1, 2).to(exact)
 
@@ -88,6 +94,18 @@ class DeformableConv(nn.Module):
         return self.output_proj(to_channels_last(y))  # type: ignore[no-any-return]
 
 
+class AnySizeDeformableConv(DeformableConv):
+    """On maps of any size."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__(channels, heads, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = x.shape[1], x.shape[2]
+        side = torch.tensor([w, h], device=x.device)
+        return self.sample(x, sampling_base((h, w), x.device), side)
+
+
 class DcnBlock(ResidualBlock):
     """DCNv3, then mlp."""
 
@@ -96,3 +114,13 @@ class DcnBlock(ResidualBlock):
 
     def __init__(self, at: BlockGeometry) -> None:
         super().__init__(at, DeformableConv(at.channels, at.heads, at.size))
+
+
+class DetectionDcnBlock(ResidualBlock):
+    """The same on maps of any size."""
+
+    scales = ("gamma1", "gamma2")
+    attn: AnySizeDeformableConv
+
+    def __init__(self, at: BlockGeometry) -> None:
+        super().__init__(at, AnySizeDeformableConv(at.channels, at.heads))

@@ -6,12 +6,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stmdeploy.backbones.layers import to_channels_first
+from stmdeploy.backbones.layers import pad_to_multiple, to_channels_first
 from stmdeploy.backbones.mixers.block import BlockGeometry, ResidualBlock
 
 BLOCK = 7
 HALO = 3
 WINDOW = BLOCK + 2 * HALO
+
+
+def outside(size: tuple[int, int], like: Tensor) -> Tensor:
+    """(1, 1, windows, 1, 169): which positions of the windows of a map lie beyond it.
+
+    Args:
+        size: (height, width) of the map.
+        like: a tensor of the device and dtype to compute it with.
+    """
+    inside = windows(like.new_ones((1, 1, *size)))
+    return (inside == 0).reshape(1, 1, -1, 1, WINDOW * WINDOW)
 
 
 def windows(x: Tensor) -> Tensor:
@@ -52,7 +63,7 @@ class HaloAttention(nn.Module):
 
     outside: Tensor
 
-    def __init__(self, channels: int, heads: int, size: tuple[int, int]) -> None:
+    def __init__(self, channels: int, heads: int, size: tuple[int, int] | None) -> None:
         super().__init__()
         self.heads = heads
         self.head_channels = channels // heads
@@ -61,11 +72,14 @@ class HaloAttention(nn.Module):
         self.kv = nn.Conv2d(channels, 2 * channels, 1, bias=False)
         self.pos_embed = RelativePosition(self.head_channels)
         self.proj = nn.Linear(channels, channels)
-        inside = windows(torch.ones(1, 1, *size))
-        outside = (inside == 0).reshape(1, 1, -1, 1, WINDOW * WINDOW)
-        self.register_buffer("outside", outside, persistent=False)
+        if size is not None:
+            self.register_buffer("outside", outside(size, torch.empty(())), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.attend(x, self.outside)
+
+    def attend(self, x: Tensor, outside: Tensor) -> Tensor:
+        """x: whole blocks; outside: as the function of that name gives it."""
         n, h, w, c = x.shape
         rows, columns, d = h // BLOCK, w // BLOCK, self.head_channels
 
@@ -78,11 +92,23 @@ class HaloAttention(nn.Module):
         tokens = q.flatten(3, 4)
         logits = (tokens * self.scale) @ k.permute(0, 1, 3, 2, 4)
         logits = logits + self.pos_embed(q).reshape(logits.shape)
-        logits = logits.masked_fill(self.outside, torch.finfo(logits.dtype).min)
+        logits = logits.masked_fill(outside, torch.finfo(logits.dtype).min)
         y = logits.softmax(dim=-1) @ v.permute(0, 1, 3, 4, 2)
 
         y = y.reshape(n, self.heads, rows, columns, BLOCK, BLOCK, d)
         return self.proj(y.permute(0, 2, 4, 3, 5, 1, 6).reshape(n, h, w, c))  # type: ignore[no-any-return]
+
+
+class PaddedHaloAttention(HaloAttention):
+    """On maps of any size: zeros to the right and below fill the last blocks, and are attended."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__(channels, heads, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = x.shape[1:3]
+        x = pad_to_multiple(x, BLOCK)
+        return self.attend(x, outside((x.shape[1], x.shape[2]), x))[:, :h, :w]
 
 
 class HaloBlock(ResidualBlock):
@@ -93,3 +119,13 @@ class HaloBlock(ResidualBlock):
 
     def __init__(self, at: BlockGeometry) -> None:
         super().__init__(at, HaloAttention(at.channels, at.heads, at.size))
+
+
+class DetectionHaloBlock(ResidualBlock):
+    """The same on maps of any size."""
+
+    scale_shape = (1, 1, 1)
+    attn: PaddedHaloAttention
+
+    def __init__(self, at: BlockGeometry) -> None:
+        super().__init__(at, PaddedHaloAttention(at.channels, at.heads))

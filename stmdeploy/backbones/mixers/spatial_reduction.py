@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stmdeploy.backbones.layers import to_channels_first, to_channels_last
 from stmdeploy.backbones.mixers.block import BlockGeometry, ResidualBlock
@@ -71,3 +72,19 @@ class PvtBlock(PvtV2Block):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x if self.pos_embed is None else x + self.pos_embed)
+
+
+class DetectionPvtBlock(PvtBlock):
+    """The same on maps of any size: the position embedding is resampled to the map, and added to
+    what the mixer reads alone, not to the residual."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        of_mixer, of_mlp = self.layer_scales
+        placed = x
+        if self.pos_embed is not None:
+            size = (x.shape[2], x.shape[3])
+            placed = x + F.interpolate(self.pos_embed, size, mode="bilinear", align_corners=True)
+        x = to_channels_last(x)
+        x = x + of_mixer * self.attn(self.norm1(to_channels_last(placed)))
+        x = x + of_mlp * self.mlp(self.norm2(x))
+        return to_channels_first(x)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stmdeploy.backbones.layers import LayerNorm2d, to_channels_first, to_channels_last
+from stmdeploy.backbones.layers import (
+    LayerNorm2d,
+    pad_to_multiple,
+    to_channels_first,
+    to_channels_last,
+)
 from stmdeploy.backbones.mixers.block import BlockGeometry, ResidualBlock
 
 WINDOW = 7
@@ -37,15 +42,25 @@ def relative_index(window: int) -> Tensor:
     return index
 
 
-def shift_mask(size: tuple[int, int], window: int, shift: int) -> Tensor:
-    """(windows, 1, window^2, window^2): 0 for pairs of one region, `MASKED_LOGIT` otherwise."""
-    h, w = size
-    region = torch.zeros(1, h, w, 1)
-    cuts = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
-    for number, (rows, columns) in enumerate((r, c) for r in cuts for c in cuts):
-        region[:, rows, columns] = number
-    tokens = partition(region, window).squeeze(-1)
-    differs = tokens[:, None, :] != tokens[:, :, None]
+def shift_mask(
+    size: tuple[int, int], window: int, shift: int, like: Tensor | None = None
+) -> Tensor:
+    """(windows, 1, window^2, window^2): 0 for pairs of one region, `MASKED_LOGIT` otherwise.
+
+    Args:
+        size: (height, width) of the map, whole windows.
+        like: a tensor of the device and dtype that it shall have; by default torch's own.
+    """
+    like = torch.empty(()) if like is None else like
+
+    def region(side: int) -> Tensor:
+        """Of every row or column: 0, or 1 in the last window, or 2 in what was rolled there."""
+        place = torch.arange(side, device=like.device)
+        return (place >= side - window).to(like.dtype) + (place >= side - shift).to(like.dtype)
+
+    rows, columns = map(region, size)
+    tokens = partition((3 * rows[:, None] + columns)[None, :, :, None], window).squeeze(-1)
+    differs = (tokens[:, None, :] != tokens[:, :, None]).to(like.dtype)
     return (differs * MASKED_LOGIT)[:, None]
 
 
@@ -90,21 +105,44 @@ class SwinBlock(ResidualBlock):
         shorter = min(at.size)
         window = min(WINDOW, shorter)
         super().__init__(at, WindowAttention(at.channels, at.heads, window))
-        self.size, self.window = at.size, window
+        self.window = window
         self.shift = WINDOW // 2 if at.index % 2 and shorter > WINDOW else 0
-        mask = shift_mask(self.size, self.window, self.shift) if self.shift else None
+        mask = shift_mask(at.size, self.window, self.shift) if self.shift else None
         self.register_buffer("mask", mask, persistent=False)
 
-    def _mix(self, x: Tensor) -> Tensor:
+    def mix(self, x: Tensor) -> Tensor:
+        """The mixer on N H W C, whole windows."""
+        return self.attend(x, self.mask)
+
+    def attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """As `mix`, with the mask of the map's size."""
+        size = (x.shape[1], x.shape[2])
         if self.shift:
             x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
-        x = merge(self.attn(partition(x, self.window), self.mask), self.window, self.size)
+        x = merge(self.attn(partition(x, self.window), mask), self.window, size)
         if self.shift:
             x = torch.roll(x, (self.shift, self.shift), dims=(1, 2))
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        mixed = self.layer_scales[0] * self._mix(to_channels_last(self.norm1(x)))
+        mixed = self.layer_scales[0] * self.mix(to_channels_last(self.norm1(x)))
         x = x + to_channels_first(mixed)
         tokens = self.layer_scales[1] * self.mlp(to_channels_last(self.norm2(x)))
         return x + to_channels_first(tokens)
+
+
+class DetectionSwinBlock(SwinBlock):
+    """The same on maps of any size: zeros to the right and below fill the last windows, and every
+    second block of every stage is shifted, whatever its size."""
+
+    def __init__(self, at: BlockGeometry) -> None:
+        ResidualBlock.__init__(self, at, WindowAttention(at.channels, at.heads, WINDOW))
+        self.window = WINDOW
+        self.shift = WINDOW // 2 if at.index % 2 else 0
+
+    def mix(self, x: Tensor) -> Tensor:
+        h, w = x.shape[1:3]
+        x = pad_to_multiple(x, WINDOW)
+        size = (x.shape[1], x.shape[2])
+        mask = shift_mask(size, WINDOW, self.shift, x) if self.shift else None
+        return self.attend(x, mask)[:, :h, :w]

@@ -32,8 +32,9 @@ class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name != "onnxruntime":
             return None
-        sys.meta_path.remove(self)
+        sys.meta_path.remove(self)  # whoever asks may ask again before it is imported
         spec = importlib.util.find_spec(name)
+        sys.meta_path.insert(0, self)
         load = spec.loader.exec_module
         def exec_module(module):
             load(module)

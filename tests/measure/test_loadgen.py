@@ -152,7 +152,8 @@ def test_too_few_queries_are_invalid(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(MIN_QUERIES, "single-stream", 5)
     result = played(tmp_path, 1, name="single-stream", duration_s=0.02)
     assert not result.valid
-    assert result.reasons == ("too few queries for the percentile",)
+    # On a busy machine the five may also be over before their time is.
+    assert "too few queries for the percentile" in result.reasons
 
 
 def test_an_inference_that_fails_fails_the_run(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ _LOOK_GROWTH = 1.2
 #: Warm-up ends when runs no longer become faster by this share.
 _STEADY_GAIN = 0.02
 #: A turn that finds no calm run takes at most so many times as long.
-_LONGEST_TURN = 5
+LONGEST_TURN = 5
 #: Fewest runs of a burst.
 _BURST_MIN = 3
 
@@ -102,7 +102,7 @@ def take_turn(
         taken[0] = one()
     while clock.now_ns() < end_ns:
         taken.append(one())
-    latest_ns = end_ns + (_LONGEST_TURN - 1) * turn_s * NS_PER_S
+    latest_ns = end_ns + (LONGEST_TURN - 1) * turn_s * NS_PER_S
     while not any(is_calm(*run) for run in taken) and clock.now_ns() < latest_ns:
         taken.append(one())
     waited, durations = zip(*taken, strict=True)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, median, stdev
 
+from stmdeploy.measure.sampling import LONGEST_TURN
 from stmdeploy.measure.statistics import (
     FEWEST_FOR_ORDER,
     PERCENTILES,
@@ -87,7 +88,8 @@ def processes_of(run: RunSpec, sampling: SamplingSpec) -> int:
 def longest_row_s(sampling: SamplingSpec) -> float:
     """How many seconds the processes of a row take at most, unless inferences are so slow that the
     fewest samples allowed take longer than their share of the budget."""
-    process_s = sampling.process_budget_s + sampling.warmup_limit_s + PROCESS_OVERHEAD_S
+    turns_s = LONGEST_TURN * sampling.process_budget_s
+    process_s = turns_s + sampling.warmup_limit_s + PROCESS_OVERHEAD_S
     return sampling.processes * process_s
 
 

@@ -122,4 +122,4 @@ def test_loadgen_decides_for_itself(make_process: MakeProcess) -> None:
 
 
 def test_a_plan_promises_the_time_of_the_processes() -> None:
-    assert longest_row_s(SPEC) == 3 * (1 + 3 + 3)
+    assert longest_row_s(SPEC) == 3 * (5 * 1 + 3 + 3), "where others never leave a turn alone"

@@ -100,10 +100,13 @@ class Store:
 
         Returns:
             The position of the row; None, with nothing added, if the sweep has that row already.
+
+        Raises:
+            StmdeployError: someone has deleted the sweep meanwhile.
         """
         mine = _of(rows, sweep)
         with self._database.writing() as connection:
-            _hold(connection, sweep)
+            self._hold(connection, sweep)
             if connection.execute(select(rows.c.key).where(mine, rows.c.key == key)).first():
                 return None
             last = connection.execute(select(func.max(rows.c.position)).where(mine)).scalar_one()
@@ -116,9 +119,15 @@ class Store:
         self._database.write(delete(sweeps).where(sweeps.c.id == sweep))
 
     def asked(self, sweep: str) -> SweepSpec:
-        """The specification that a sweep was started with."""
-        ((spec,),) = self._database.read(select(sweeps.c.spec).where(sweeps.c.id == sweep))
-        return SweepSpec.from_json(spec, f"sweep {sweep} of {self.name}")
+        """The specification that a sweep was started with.
+
+        Raises:
+            StmdeployError: it is damaged, or someone has deleted the sweep meanwhile.
+        """
+        found = self._database.read(select(sweeps.c.spec).where(sweeps.c.id == sweep))
+        if not found:
+            raise self._no_sweep(repr(sweep))
+        return SweepSpec.from_json(found[0].spec, f"sweep {sweep} of {self.name}")
 
     def sweeps(self) -> tuple[SweepInfo, ...]:
         """Every sweep, the oldest first.
@@ -152,9 +161,22 @@ class Store:
                 ids = ", ".join(info.id for info in known)
                 raise StmdeployError(f"sweep {prefix!r} is ambiguous", f"give one of: {ids}")
         if not known:
-            what = f"{'unfinished ' if unfinished else ''}sweep{f' {prefix!r}' if prefix else ''}"
-            raise StmdeployError(f"{self.name} has no {what}", "see `stmdeploy results list`")
+            raise self._no_sweep(repr(prefix) if prefix else "", "unfinished " * unfinished)
         return known[-1]
+
+    def _hold(self, connection: Connection, sweep: str) -> None:
+        """On a server, keeps others from changing a sweep until the transaction ends.
+
+        Raises:
+            StmdeployError: someone has deleted it meanwhile.
+        """
+        found = select(sweeps.c.id).where(sweeps.c.id == sweep).with_for_update()
+        if connection.execute(found).first() is None:
+            raise self._no_sweep(repr(sweep))
+
+    def _no_sweep(self, which: str, kind: str = "") -> StmdeployError:
+        what = f"{kind}sweep {which}".rstrip()
+        return StmdeployError(f"{self.name} has no {what}", "see `stmdeploy results list`")
 
     def planned(self, sweep: str, position: int | None = None) -> tuple[PlannedRow, ...]:
         """The rows of a sweep, or the one at a position, in their order."""
@@ -176,10 +198,14 @@ class Store:
         return {position: parsed(Prepared, document, where) for position, document in found}
 
     def save_prepared(self, sweep: str, position: int, prepared: Prepared) -> None:
-        """Saves a prepared model, in place of an earlier one."""
+        """Saves a prepared model, in place of an earlier one.
+
+        Raises:
+            StmdeployError: someone has deleted the sweep meanwhile.
+        """
         line = {"sweep": sweep, "position": position, "prepared": prepared.model_dump_json()}
         with self._database.writing() as connection:
-            _hold(connection, sweep)
+            self._hold(connection, sweep)
             replace_line(connection, models, line)
 
     def processes(self, sweep: str, position: int) -> tuple[ProcessRun, ...]:
@@ -194,6 +220,9 @@ class Store:
 
         Returns:
             False, with nothing saved, if someone else has saved one of these processes already.
+
+        Raises:
+            StmdeployError: someone has deleted the sweep meanwhile.
         """
         lines = [
             {
@@ -208,6 +237,7 @@ class Store:
         ]
         try:
             with self._database.writing() as connection:
+                self._hold(connection, sweep)
                 if lines:
                     connection.execute(processes.insert(), lines)
                 for one in measured:
@@ -312,8 +342,3 @@ def _set_row(sweep: str, position: int, row: Row, state: str = "") -> Update:
     if state:
         change = change.values(state=state, measured_utc=now_utc())
     return change if state in ("", DONE) else change.where(rows.c.state != DONE)
-
-
-def _hold(connection: Connection, sweep: str) -> None:
-    """On a server, keeps others from changing a sweep until the transaction ends."""
-    connection.execute(select(sweeps.c.id).where(sweeps.c.id == sweep).with_for_update())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from stmdeploy import StmdeployError
 from stmdeploy.results.state import DONE, FAILED, MEASURING, PLANNED, Measured
 from stmdeploy.results.store import Store
 from stmdeploy.schema.measurement import ProcessRun
-from stmdeploy.schema.row import Row
+from stmdeploy.schema.row import Prepared, Row
 from tests.fakes import evaluation
 from tests.results.conftest import Backend
 
@@ -73,6 +74,26 @@ def test_a_finished_row_stays(store: Store, make_row: MakeRow, make_process: Mak
 def test_a_row_is_added_once(store: Store) -> None:
     assert store.add_row("s1", "d", "D") == 3
     assert store.add_row("s1", "d", "D") is None
+
+
+def test_a_sweep_that_someone_deletes_meanwhile(
+    backend: Backend, store: Store, make_row: MakeRow, make_process: MakeProcess
+) -> None:
+    backend.again(store).remove_sweep("s1")
+    measured = [Measured(0, 0, (make_process(),), make_row(batch=1), MEASURING)]
+    nothing: dict[str, Any] = {}
+    ready = Prepared.model_construct(**nothing)
+    for use in (
+        lambda: store.asked("s1"),
+        lambda: store.find_sweep("s1"),
+        lambda: store.add_row("s1", "d", "D"),
+        lambda: store.save_prepared("s1", 0, ready),
+        lambda: store.add_processes("s1", measured),
+    ):
+        with pytest.raises(StmdeployError, match="has no sweep 's1'"):
+            use()
+    store.save_row("s1", 0, make_row(batch=1), DONE)
+    assert store.rows("s1") == ()
 
 
 def test_sweeps_are_found_by_how_they_begin(store: Store) -> None:

@@ -16,14 +16,14 @@ import onnx
 from onnx import helper, numpy_helper
 
 from stmdeploy.schema.artifact import file_info, manifest_path, read_artifact
-from stmdeploy.spec.model import OUTPUT_NAME
 
 
 def last_product(model: onnx.ModelProto) -> tuple[onnx.NodeProto, int]:
     """The last product with a matrix before the head, and the width of its output."""
     weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    logits = {output.name for output in model.graph.output}
     for node in reversed(model.graph.node):
-        if node.op_type in ("Gemm", "MatMul") and node.output[0] != OUTPUT_NAME:
+        if node.op_type in ("Gemm", "MatMul") and node.output[0] not in logits:
             shape = weights.get(node.input[1], ())
             turned = any(a.name == "transB" and a.i for a in node.attribute)
             if len(shape) == 2:

@@ -80,7 +80,7 @@ class AotInductorRunner(TensorRunner):
 
     def _execute(self) -> None:
         with self._torch.inference_mode():
-            self._output = self._module(self._input)
+            self._outputs = self._module(self._input)
 
     def facts(self) -> dict[str, str]:
         return {

@@ -32,6 +32,7 @@ class OnnxExporter(Exporter):
         suffix=".onnx",
         runtimes=("onnxruntime",),
         tolerances={"fp32": 1e-5, "fp16": 5e-3, "int8": None, "int8-dynamic": None},
+        dynamic_size=True,
         packages=("onnxruntime", "onnxruntime-gpu"),
     )
     lowerings = ("tokens", "tokens-plain", "reference")
@@ -77,7 +78,7 @@ class OnnxExporter(Exporter):
 
 
 class _RoundedBeside(OnnxRuntimeRunner):
-    """Runs an artifact and its rounded copy; gives the copy's logits if they are not finite."""
+    """Runs an artifact and its rounded copy; gives the copy's outputs if they are not finite."""
 
     def __init__(self, path: Path, run: RunSpec) -> None:
         super().__init__(path, run)
@@ -100,8 +101,9 @@ class _RoundedBeside(OnnxRuntimeRunner):
         twin._rounded = self._rounded.another()
         return twin
 
-    def output(self) -> Array:
+    def outputs(self) -> tuple[Array, ...]:
         import numpy as np
 
-        rounded = self._rounded.output()
-        return super().output() if np.isfinite(rounded).all() else rounded
+        rounded = self._rounded.outputs()
+        finite = all(np.isfinite(one).all() for one in rounded)
+        return super().outputs() if finite else rounded

@@ -14,7 +14,7 @@ from stmdeploy.plugins.quiet import quiet
 from stmdeploy.schema.manifest import Draft, ModelInfo, TensorInfo
 from stmdeploy.schema.onnx_files import PART_NOTE
 from stmdeploy.spec.export import HIGHEST_INT8_OPSET, LOWEST_OPSET, ExportSpec
-from stmdeploy.spec.model import INPUT_NAME, OUTPUT_NAME
+from stmdeploy.spec.model import INPUT_NAME
 
 if TYPE_CHECKING:
     import onnx
@@ -46,6 +46,8 @@ def write_onnx(work: Work, suffix: str) -> Draft:
     path, opset = work.folder / (work.spec.stem + suffix), _opset(work)
     program = _traced(work, opset)
     _annotate(program.model, work.info, work.spec)
+    if work.spec.dynamic_size:
+        _name_sides(program.model, work)
     external = _weight_bytes(work.module) > EXTERNAL_DATA_BYTES
     program.save(path, external_data=external)
     written = described(path, (path.name + ".data",) if external else ())
@@ -119,32 +121,44 @@ def _opset(work: Work) -> int:
 #: serves every precision and target. They hold the weights, so only `_KEPT_BYTES` are kept.
 _traces: dict[object, tuple[Any, int]] = {}
 _KEPT_BYTES = 2**28
+#: The size that a file of dynamic size is traced at: its sides differ, and every stage has more
+#: than one window each way, so that the tracer takes nothing for a constant.
+_TRACED_SIZE = (288, 320)
 
 
 def _traced(work: Work, opset: int) -> Any:
-    key = (work.spec.model, work.info.weights.sha256, work.form, opset)
+    key = (
+        work.spec.model, work.info.weights.sha256, work.form, opset, work.spec.dynamic_size
+    )  # fmt: skip
     if key not in _traces:
         size = _weight_bytes(work.module)
         while _traces and size + sum(kept for _, kept in _traces.values()) > _KEPT_BYTES:
             del _traces[next(iter(_traces))]
-        _traces[key] = (_trace(work.module, work.spec, opset), size)
+        _traces[key] = (_trace(work, opset), size)
     return _traces[key][0]
 
 
-def _trace(module: nn.Module, spec: ExportSpec, opset: int) -> Any:
+def _trace(work: Work, opset: int) -> Any:
     import torch
 
+    spec = work.spec
+    size, dynamic = spec.model.image_size, {0: torch.export.Dim("batch", min=1)}
+    if spec.dynamic_size:
+        size = _TRACED_SIZE
+        for place, name in ((2, "height"), (3, "width")):
+            steps = torch.export.Dim(name, min=1, max=spec.sizes.most[place - 2] // spec.sizes.step)
+            dynamic[place] = spec.sizes.step * steps
     # Two images, so that the tracer cannot mistake the batch for a constant one.
-    example = torch.zeros(2, 3, *spec.model.image_size)
+    example = torch.zeros(2, 3, *size)
     try:
         with quiet("torch.onnx"), torch.no_grad():
             return torch.onnx.export(
-                module,
+                work.module,
                 (example,),
                 dynamo=True,
                 input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                output_names=[output.name for output in work.outputs],
+                dynamic_shapes=(dynamic,),
                 opset_version=opset,
                 verbose=False,
                 custom_translation_table=_translations(),
@@ -226,6 +240,16 @@ def _annotate(model: Any, info: ModelInfo, spec: ExportSpec) -> None:
     )
 
 
+def _name_sides(model: Any, work: Work) -> None:
+    """Names the free sides of a graph's input and outputs as the draft does, by the image's."""
+    import onnx_ir as ir
+
+    image = ("batch", 3, "height", "width")
+    shapes = [image, *(output.shape for output in work.outputs)]
+    for value, shape in zip((*model.graph.inputs, *model.graph.outputs), shapes, strict=True):
+        value.shape = ir.Shape(shape)
+
+
 def part_of(scopes: list[str]) -> str:
     """The part of the model that a node belongs to.
 
@@ -235,12 +259,14 @@ def part_of(scopes: list[str]) -> str:
     ``["", "stages.1", "stages.1.blocks.0", "stages.1.blocks.0.mlp", "gelu"]`` gives "stage 2
     mlp": stages count from 1, as in the paper.
     """
-    path = max(scopes[1:-1], key=len, default="").split(".")
+    path = max(scopes[1:-1], key=len, default="").removeprefix("backbone.").split(".")
     place = path[1] if len(path) > 1 and path[1].isdecimal() else ""
     if path[0] in ("downsample_layers", "entries") and place:
         return "stem" if place == "0" else f"stage {int(place) + 1} downsample"
     if path[0] == "stage_norms" and place:
         return f"stage {int(place) + 1} norm"
+    if path[0].startswith("out_norm_"):
+        return f"stage {int(path[0].removeprefix('out_norm_')) + 1} norm"
     if path[0] == "stages" and place:
         inner = [name for name in path[2:] if name != "blocks"]
         kind = "mlp" if _MLP & set(inner) else "mixer" if inner[:1] != ["norm"] else "norm"

@@ -39,6 +39,7 @@ class OpenVinoExporter(Exporter):
         suffix=".xml",
         runtimes=("openvino",),
         tolerances={"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": None},
+        dynamic_size=True,
         packages=("openvino",),
     )
     lowerings = ("tokens-plain", "tokens", "reference")  # it cannot read ONNX's DeformConv
@@ -188,8 +189,7 @@ class OpenVinoRunner(Runner):
         self._ov = _openvino()
         core = self._ov.Core()
         model = core.read_model(path)
-        image = [dim.get_length() for dim in list(model.input(0).partial_shape)[1:]]
-        model.reshape([run.batch, *image])
+        model.reshape([run.batch, *list(model.input(0).partial_shape)[1:]])
         self._model = _compiled(core, model, run, settings or {})
         self.request = self._model.create_infer_request()
 
@@ -210,9 +210,8 @@ class OpenVinoRunner(Runner):
     def run(self) -> None:
         self.request.infer()
 
-    def output(self) -> Array:
-        logits: Array = self.request.get_output_tensor().data
-        return logits.copy()
+    def outputs(self) -> tuple[Array, ...]:
+        return tuple(tensor.data.copy() for tensor in self.request.output_tensors)
 
     def facts(self) -> dict[str, str]:
         """Version, device, and the settings that the compiled model reports."""

@@ -15,7 +15,7 @@ from stmdeploy.files.writing import scratch_folder
 from stmdeploy.hardware.cuda import new_stream
 from stmdeploy.plugins.runner import Array, OnStream, Runner
 from stmdeploy.schema.onnx_files import PART_NOTE
-from stmdeploy.spec.model import INPUT_NAME, OUTPUT_NAME
+from stmdeploy.spec.model import INPUT_NAME
 from stmdeploy.spec.run import RunSpec
 
 from .onnx_graph import ROUNDS_NOTE, notes_of
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class OnnxRuntimeRunner(Runner):
-    """A session whose input and output stay on the device; the same code for every provider."""
+    """A session whose input and outputs stay on the device; the same code for every provider."""
 
     def __init__(self, path: Path, run: RunSpec) -> None:
         import onnxruntime as ort
@@ -36,18 +36,27 @@ class OnnxRuntimeRunner(Runner):
         self._session, self._stream = _session(path, run)
         self._binding = self._session.io_binding()
         self._input: onnxruntime.OrtValue | None = None
-        self._output: onnxruntime.OrtValue | None = None
+        self._outputs: list[onnxruntime.OrtValue] = []
 
     def prepare(self, images: Array) -> None:
-        """Copies the input to the device; binds it and a preallocated output."""
+        """Copies the input to the device; binds it and preallocated outputs."""
         self._input = self._ort.OrtValue.ortvalue_from_numpy(images, self._run.device, 0)
-        shape = [images.shape[0], *self._session.get_outputs()[0].shape[1:]]
-        self._output = self._ort.OrtValue.ortvalue_from_shape_and_type(
-            shape, images.dtype.type, self._run.device, 0
-        )
         self._binding.bind_ortvalue_input(INPUT_NAME, self._input)
-        self._binding.bind_ortvalue_output(OUTPUT_NAME, self._output)
+        self._outputs = []
+        for output, shape in zip(self._session.get_outputs(), self._shapes(images), strict=True):
+            value = self._ort.OrtValue.ortvalue_from_shape_and_type(
+                shape, images.dtype.type, self._run.device, 0
+            )
+            self._binding.bind_ortvalue_output(output.name, value)
+            self._outputs.append(value)
         self._binding.synchronize_inputs()
+
+    def _shapes(self, images: Array) -> list[list[int]]:
+        """The shapes of the outputs for a batch; a file of dynamic size is run to find them out."""
+        shapes = [[len(images), *output.shape[1:]] for output in self._session.get_outputs()]
+        if all(isinstance(side, int) for shape in shapes for side in shape):
+            return shapes
+        return [list(found.shape) for found in self._session.run(None, {INPUT_NAME: images})]
 
     def feed(self, images: Array) -> None:
         if self._input is None:
@@ -59,7 +68,7 @@ class OnnxRuntimeRunner(Runner):
         """The same session, with a binding of its own."""
         twin = copy.copy(self)
         twin._binding = self._session.io_binding()
-        twin._input = twin._output = None
+        twin._input, twin._outputs = None, []
         return twin
 
     def run(self) -> None:
@@ -77,11 +86,10 @@ class OnnxRuntimeRunner(Runner):
             self._stream, lambda: self._session.run_with_iobinding(self._binding, options)
         )
 
-    def output(self) -> Array:
-        if self._output is None:
-            raise RuntimeError("prepare() comes before output()")
-        logits: Array = self._output.numpy()
-        return logits.copy()
+    def outputs(self) -> tuple[Array, ...]:
+        if not self._outputs:
+            raise RuntimeError("prepare() comes before outputs()")
+        return tuple(value.numpy().copy() for value in self._outputs)
 
     def facts(self) -> dict[str, str]:
         """Adds the provider's options, as the session reports them."""

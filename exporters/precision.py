@@ -119,14 +119,16 @@ def _in_bf16(path: Path) -> onnx.ModelProto:
         TensorProto.BFLOAT16,
     )
     del graph.value_info[:]
-    first, last = graph.input[0].name, graph.output[0].name
+    first, last = graph.input[0].name, [output.name for output in graph.output]
+    renamed = {name: f"{name}_bf16" for name in (first, *last)}
     for node in graph.node:
-        node.input[:] = [f"{first}_bf16" if name == first else name for name in node.input]
-        node.output[:] = [f"{last}_bf16" if name == last else name for name in node.output]
-    before = helper.make_node("Cast", [first], [f"{first}_bf16"], to=TensorProto.BFLOAT16)
-    after = helper.make_node("Cast", [f"{last}_bf16"], [last], to=TensorProto.FLOAT)
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    before = helper.make_node("Cast", [first], [renamed[first]], to=TensorProto.BFLOAT16)
     graph.node.insert(0, before)
-    graph.node.append(after)
+    graph.node.extend(
+        helper.make_node("Cast", [renamed[name]], [name], to=TensorProto.FLOAT) for name in last
+    )
     return model
 
 

@@ -53,6 +53,7 @@ class TensorRtExporter(Exporter):
             runtimes=(self.name,),
             tolerances={"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": None},
             travels="source",
+            dynamic_size=True,
             packages=(self.package,),
         )
 
@@ -81,7 +82,10 @@ class TensorRtExporter(Exporter):
         source = converted(write_onnx(work, f".{self.name}.onnx"), work)
         if work.spec.source_only:
             return source.model_copy(update={"not_run": "its engine is built where it runs"})
-        build_work = BuildWork(work.spec.engine, work.folder, work.tell)
+        engine = work.spec.engine
+        if work.spec.dynamic_size:
+            engine = replace(engine, sizes=work.spec.sizes)
+        build_work = BuildWork(engine, work.folder, work.tell)
         return self._built(source, work.spec.model.name, build_work)
 
     def engine_key(self, engine: EngineSpec) -> dict[str, str]:

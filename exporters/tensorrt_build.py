@@ -120,12 +120,16 @@ class Build:
 
     def _profile(self, network: Any) -> Any:
         profile = self.builder.create_optimization_profile()
-        image = tuple(network.get_input(0).shape)[1:]
-        shapes = [(batch, *image) for batch in self.spec.batch]
+        _, channels, *sides = network.get_input(0).shape
+        sizes, of = [tuple(sides)] * 3, self.spec.sizes
+        if of is not None and -1 in sides:
+            sizes = [of.least, of.best, of.most]
+        shapes = [(n, channels, *size) for n, size in zip(self.spec.batch, sizes, strict=True)]
         profile.set_shape(INPUT_NAME, *shapes)
         if not profile:
             raise StmdeployError(
-                f"batches {','.join(map(str, self.spec.batch))} make no optimization profile",
+                f"shapes {', '.join('x'.join(map(str, one)) for one in shapes)} make no "
+                "optimization profile",
                 "give --batch MIN,OPT,MAX",
             )
         return profile

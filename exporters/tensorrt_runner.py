@@ -8,7 +8,7 @@ from typing import Any, Self
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.plugins.runner import Array
 from stmdeploy.schema.manifest import EngineInfo
-from stmdeploy.spec.model import INPUT_NAME, OUTPUT_NAME
+from stmdeploy.spec.model import INPUT_NAME
 from stmdeploy.spec.run import RunSpec
 
 from .tensorrt_log import recording_logger
@@ -76,7 +76,7 @@ class TensorRtRunner(TensorRunner):
         return context
 
     def prepare(self, images: Array) -> None:
-        """Copies the input to the device, allocates the output, captures the graph if asked."""
+        """Copies the input to the device, allocates the outputs, captures the graph if asked."""
         torch, context = self._torch, self.context
         self._graph = None
         self._input = torch.from_numpy(images).to("cuda")
@@ -85,9 +85,14 @@ class TensorRtRunner(TensorRunner):
                 f"the engine does not take a batch of {images.shape[0]}",
                 "export it with another --batch MIN,OPT,MAX",
             )
-        shape = tuple(context.get_tensor_shape(OUTPUT_NAME))
-        self._output = torch.empty(shape, dtype=torch.float32, device="cuda")
-        for name, tensor in ((INPUT_NAME, self._input), (OUTPUT_NAME, self._output)):
+        tensors = {
+            name: torch.empty(
+                tuple(context.get_tensor_shape(name)), dtype=torch.float32, device="cuda"
+            )
+            for name in self._output_names()
+        }
+        self._outputs = tuple(tensors.values())
+        for name, tensor in ((INPUT_NAME, self._input), *tensors.items()):
             if not context.set_tensor_address(name, tensor.data_ptr()):
                 raise StmdeployError(
                     f"the engine has no {name!r}: {self._log.first_error()}", "export it again"
@@ -95,6 +100,12 @@ class TensorRtRunner(TensorRunner):
         torch.cuda.synchronize()
         if self._run.settings.cuda_graph:
             self._record()
+
+    def _output_names(self) -> list[str]:
+        """The names of the engine's outputs, in the order of the model."""
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        output = self._trt.TensorIOMode.OUTPUT
+        return [name for name in names if self._engine.get_tensor_mode(name) == output]
 
     def another(self) -> Self:
         """The same engine, with an execution context and a stream of its own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Self
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from stmdeploy.plugins.exporter import Work
 from stmdeploy.plugins.runner import Array, OnStream, Runner
 from stmdeploy.schema.manifest import Draft, TensorInfo
-from stmdeploy.spec.model import INPUT_NAME, OUTPUT_NAME
+from stmdeploy.spec.model import INPUT_NAME
 from stmdeploy.spec.run import RunSpec
 
 if TYPE_CHECKING:
@@ -24,16 +25,15 @@ _WARM_RUNS_BEFORE_CAPTURE = 3
 def torch_draft(work: Work, name: str) -> Draft:
     """The draft of a single file written by torch: float32 in and out, any batch size."""
     image = TensorInfo(name=INPUT_NAME, dtype="float32", shape=("batch", 3, *work.info.image_size))
-    logits = TensorInfo(name=OUTPUT_NAME, dtype="float32", shape=("batch", work.info.num_classes))
     return Draft(
-        files=(name,), inputs=(image,), outputs=(logits,), versions={"torch": version("torch")}
+        files=(name,), inputs=(image,), outputs=work.outputs, versions={"torch": version("torch")}
     )
 
 
 class TensorRunner(Runner):
-    """A runner whose input and output are torch tensors; on a GPU, on a stream of its own.
+    """A runner whose input and outputs are torch tensors; on a GPU, on a stream of its own.
 
-    A subclass sets ``_input`` in `prepare`, and ``_output`` there or in `_execute`.
+    A subclass sets ``_input`` in `prepare`, and ``_outputs`` there or in `_execute`.
     """
 
     def __init__(self, run: RunSpec, *, on_gpu: bool) -> None:
@@ -44,7 +44,7 @@ class TensorRunner(Runner):
         self._stream: Any = torch.cuda.Stream() if on_gpu else None  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._input: Tensor | None = None
-        self._output: Tensor | None = None
+        self._outputs: Tensor | Sequence[Tensor] = ()
 
     @abstractmethod
     def _execute(self) -> None:
@@ -73,11 +73,13 @@ class TensorRunner(Runner):
         own = self._stream
         return None if own is None else OnStream(own.cuda_stream, self._submit)
 
-    def output(self) -> Array:
-        if self._output is None:
-            raise RuntimeError("prepare() and run() come before output()")
-        logits: Array = self._output.float().cpu().numpy()
-        return logits
+    def outputs(self) -> tuple[Array, ...]:
+        given = self._outputs
+        if isinstance(given, self._torch.Tensor):
+            given = (given,)
+        if not given:
+            raise RuntimeError("prepare() and run() come before outputs()")
+        return tuple(one.float().cpu().numpy() for one in given)
 
     def _lane(self) -> AbstractContextManager[object]:
         """Sends the work inside it to this runner's stream, on a GPU."""

@@ -129,7 +129,7 @@ class TorchRunner(TensorRunner):
 
     def _execute(self) -> None:
         with self._lane():
-            self._output = self.module(self._input)
+            self._outputs = self.module(self._input)
 
     def _submit(self) -> None:
         with self._torch.inference_mode():

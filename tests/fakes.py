@@ -54,8 +54,8 @@ class FakeRunner:
         self.runs += 1
         self._clock.advance_ms(next(self._times))
 
-    def output(self) -> npt.NDArray[np.float32]:
-        return np.zeros((1, 1), np.float32)
+    def outputs(self) -> tuple[npt.NDArray[np.float32], ...]:
+        return (np.zeros((1, 1), np.float32),)
 
     def facts(self) -> dict[str, str]:
         return {"runtime": "fake", "version": "0", "provider": "fake"}

@@ -25,12 +25,12 @@ from typing import Any
 
 import tests.conftest  # noqa: F401  (the scale nano)
 from stmdeploy.errors import StmdeployError
-from stmdeploy.export.promises import CLASSIFICATION, Promise, promises
+from stmdeploy.export.promises import Promise, promises
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.plugins.registry import exporters
 from stmdeploy.report.text_table import TextTable
 from stmdeploy.spec.export import LOWERINGS, PRECISIONS, CalibrationSpec, EngineSpec, ExportSpec
-from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.model import CLASSIFICATION, DEFAULT_SIZES, ModelSpec
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / ".matrix.jsonl"
@@ -57,17 +57,18 @@ class Told(Silent):
 
 def key(promise: Promise) -> str:
     """A combination as one word."""
-    return " ".join((promise.model, promise.target, promise.precision, promise.lowering))
+    words = (promise.model, promise.target, promise.precision, promise.lowering)
+    return " ".join(words if promise.task == CLASSIFICATION else (*words, promise.task))
 
 
-def kept_promises(scales: Iterable[str]) -> list[Promise]:
-    """Every yes of some scales, as far as the targets can be used here."""
+def kept_promises(scales: Iterable[str], task: str = CLASSIFICATION) -> list[Promise]:
+    """Every yes of some scales for a task, as far as the targets can be used here."""
     wanted = tuple(f"_{scale}" for scale in scales)
     here = {name for name, exporter in exporters().items() if not exporter.unavailable()}
     found = [
         p
         for p in promises()
-        if p.claim == "yes" and p.task == CLASSIFICATION and p.target in here
+        if p.claim == "yes" and p.task == task and p.target in here
         and p.model.endswith(wanted)
     ]  # fmt: skip
     # One trace serves every target and precision of a form.
@@ -119,7 +120,8 @@ def _in_process(some: list[Promise], results: Path, stamp: str) -> int:
         os.sched_setaffinity(0, {mine[os.getpid() % len(mine)]})
     failed = 0
     for promise in some:
-        result = keep(promise, ModelSpec(promise.model))
+        model = ModelSpec(promise.model, DEFAULT_SIZES[promise.task], task=promise.task)
+        result = keep(promise, model)
         failed += bool(result["failure"])
         with results.open("a") as file:  # one write a line: processes share the file
             file.write(json.dumps({**result, "stamp": stamp}) + "\n")
@@ -182,10 +184,11 @@ def main() -> int:
     """Keeps what is not kept yet, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", default="micro,tiny")
+    parser.add_argument("--task", default=CLASSIFICATION)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
-    wanted, mark = kept_promises(options.scale.split(",")), stamp()
+    wanted, mark = kept_promises(options.scale.split(","), options.task), stamp()
     known = results_of(options.results, mark)
     by_model: dict[str, list[Promise]] = {}
     for promise in wanted:

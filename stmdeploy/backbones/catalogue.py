@@ -17,6 +17,7 @@ from typing import Any
 from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.files.reading import read_toml
 from stmdeploy.schema.evaluation import Published
+from stmdeploy.spec.model import CLASSIFICATION
 
 #: The variable that names a file of further scales.
 CATALOG_VARIABLE = "STMDEPLOY_CATALOG"
@@ -25,7 +26,9 @@ STRIDES = (4, 8, 16, 32)
 #: Stages of every backbone, and the largest depth, width or number of heads that is accepted.
 _STAGES, _MOST = len(STRIDES), 65_536
 #: Where the authors' weights are served: release assets of their repository.
-CHECKPOINT_BASE_URL = "https://github.com/OpenGVLab/STM-Evaluation/releases/download/cls-ckpt/"
+_RELEASES = "https://github.com/OpenGVLab/STM-Evaluation/releases/download"
+CHECKPOINT_BASE_URL = f"{_RELEASES}/cls-ckpt/"
+DETECTOR_BASE_URL = f"{_RELEASES}/det-ckpt/"
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,15 @@ class BackboneConfig:
         block: what the stages are made of, MODULE:CLASS of `stmdeploy.backbones.mixers`.
         detection: the block of the detection backbone, MODULE:CLASS of the same package; None
             without one.
+        any_size: the block of a classification backbone that takes images of any size, MODULE:CLASS
+            of the same package; None without one.
         lowered: the block on tokens, MODULE:CLASS of `stmdeploy.backbones.lowering`; None if
             nobody has written one.
         image_side_step_px: height and width of images must be multiples of it.
         depths, dims, heads, mlp_ratios: per stage; heads are 0 where the mixer has none.
         published: the authors' accuracy, or None.
-        checkpoint_url: the authors' weights, or None.
+        checkpoint_url: the authors' weights for classification, or None.
+        detector_url: the authors' Mask R-CNN with this backbone, or None.
     """
 
     name: str
@@ -56,6 +62,7 @@ class BackboneConfig:
     layout: str
     block: str
     detection: str | None
+    any_size: str | None
     lowered: str | None
     image_side_step_px: int
     depths: tuple[int, ...]
@@ -64,6 +71,7 @@ class BackboneConfig:
     mlp_ratios: tuple[int, ...]
     published: Published | None
     checkpoint_url: str | None
+    detector_url: str | None
 
 
 def _config(stm: str, scale: str, family: dict[str, Any]) -> BackboneConfig:
@@ -78,6 +86,7 @@ def _config(stm: str, scale: str, family: dict[str, Any]) -> BackboneConfig:
         layout=family.get("layout", "unified"),
         block=family["block"],
         detection=family.get("detection"),
+        any_size=family.get("any_size"),
         lowered=family.get("lowered"),
         image_side_step_px=family.get("image_side_step_px", STRIDES[-1]),
         depths=tuple(entry["depths"]),
@@ -86,7 +95,13 @@ def _config(stm: str, scale: str, family: dict[str, Any]) -> BackboneConfig:
         mlp_ratios=tuple(entry.get("mlp_ratios", (4, 4, 4, 4))),
         published=Published(*figures) if figures[0] is not None else None,
         checkpoint_url=CHECKPOINT_BASE_URL + file if file else None,
+        detector_url=_detector_url(file) if file and figures[1] is not None else None,
     )
+
+
+def _detector_url(checkpoint_file: str) -> str:
+    """Where the authors serve Mask R-CNN with the backbone of a classification checkpoint."""
+    return f"{DETECTOR_BASE_URL}mask_rcnn_{Path(checkpoint_file).stem}_1x.pth"
 
 
 @cache
@@ -201,8 +216,19 @@ def check_image_size(config: BackboneConfig, image_size: tuple[int, int]) -> Non
     _check_sides(config, image_size, config.image_side_step_px)
 
 
-def check_detection_size(config: BackboneConfig, image_size: tuple[int, int]) -> None:
-    """Refuses an image size that the detection backbone cannot take, as `check_image_size`."""
+def check_model(config: BackboneConfig, task: str, image_size: tuple[int, int]) -> None:
+    """Refuses a task that a backbone has no form for, and an image size that the form cannot take.
+
+    Raises:
+        StmdeployError: as `check_image_size`, or the authors have no detection form of it.
+    """
+    if task == CLASSIFICATION:
+        check_image_size(config, image_size)
+        return
+    if config.detection is None:
+        raise StmdeployError(
+            f"{config.name} has no detection form", "give halo, pvt, swin, convnext or dcn"
+        )
     _check_sides(config, image_size, STRIDES[-1])
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: Progress steps of `count_model`: building and counting.
 COUNT_STEPS = 2
 #: Kinds of parts, in the order they are shown.
-KINDS = ("stem", "downsample", "mixer", "mlp", "norm", "head", "other")
+KINDS = ("stem", "downsample", "mixer", "mlp", "norm", "head", "neck", "other")
 #: Operators that are matrix products or convolutions, under fvcore's names.
 _MATMUL_CONV = frozenset(
     "conv linear matmul addmm bmm baddbmm mm einsum attention deform_conv".split()
@@ -85,7 +85,7 @@ def count_model(spec: ModelSpec, progress: Progress) -> Complexity:
 
 
 def count(module: nn.Module, image_size: tuple[int, int]) -> Complexity:
-    """Counts the parameters and MACs of a module that maps N 3 H W, by tracing it at batch 1.
+    """Counts the parameters and MACs of a module that takes N 3 H W, by tracing it at batch 1.
 
     Args:
         module: in eval mode, float32.
@@ -114,7 +114,7 @@ def count(module: nn.Module, image_size: tuple[int, int]) -> Complexity:
         except Exception as error:
             raise StmdeployError(
                 f"the model cannot be traced for counting: {error}",
-                "it must map one image tensor to logits without data-dependent control flow",
+                "it must map one image tensor to tensors without data-dependent control flow",
             ) from error
         activations = ActivationCountAnalysis(module, (image,))
         activations.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -153,7 +153,9 @@ def _by_kind(module: nn.Module, analysis: FlopCountAnalysis) -> dict[str, int]:
 
 def kind_of(name: str) -> str:
     """The kind of part, one of `KINDS`, that a module belongs to, from its dotted name."""
-    path = name.split(".")
+    path = name.removeprefix("backbone.").split(".")
+    if path[0] == "neck":
+        return "neck"
     if path[0] == "downsample_layers":
         return "stem" if path[1:2] == ["0"] else "downsample"
     if path[0] in ("conv_head", "head"):

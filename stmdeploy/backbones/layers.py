@@ -18,9 +18,13 @@ def to_channels_first(x: Tensor) -> Tensor:
 
 
 def pad_to_multiple(x: Tensor, step: int) -> Tensor:
-    """N H W C with zeros to the right and below, until both sides are multiples of `step`."""
+    """N H W C with zeros to the right and below, until both sides are multiples of `step`.
+
+    Written with whole steps, not remainders, so that a tracer of any size sees that they fit.
+    """
     h, w = x.shape[1:3]
-    return F.pad(x, (0, 0, 0, -w % step, 0, -h % step))
+    right, below = ((side + step - 1) // step * step - side for side in (w, h))
+    return F.pad(x, (0, 0, 0, right, 0, below))
 
 
 class LayerNorm2d(nn.LayerNorm):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from stmdeploy.backbones.catalogue import (
     STRIDES,
     BackboneConfig,
-    check_detection_size,
     check_image_size,
+    check_model,
 )
 from stmdeploy.backbones.layers import (
     ConvDownsample,
@@ -23,7 +23,7 @@ from stmdeploy.backbones.layers import (
 )
 from stmdeploy.backbones.mixers import BlockOf, block_of
 from stmdeploy.backbones.mixers.block import BlockGeometry
-from stmdeploy.errors import StmdeployError
+from stmdeploy.spec.model import DETECTION
 
 INITIAL_STD = 0.02
 #: The image size that the tables of detection backbones are made for, whatever they are given.
@@ -65,21 +65,28 @@ class Backbone(nn.Module):
         config: which backbone.
         image_size: (height, width) in pixels; masks and position embeddings are made for it.
         num_classes: outputs of the head.
+
+    Args:
+        block: what the stages are made of, if not the catalogue's usual block.
     """
 
     def __init__(
-        self, config: BackboneConfig, image_size: tuple[int, int], num_classes: int
+        self,
+        config: BackboneConfig,
+        image_size: tuple[int, int],
+        num_classes: int,
+        block: BlockOf | None = None,
     ) -> None:
         super().__init__()
         check_image_size(config, image_size)
+        block = block or block_of(config.block)
         self.config = config
         self.image_size = image_size
         self.num_classes = num_classes
         dims, width = config.dims, config.dims[-1]
         self.downsample_layers = _downsample_layers(config)
         self.stages = nn.ModuleList(
-            _stage(config, stage, image_size, block_of(config.block))
-            for stage in range(len(config.depths))
+            _stage(config, stage, image_size, block) for stage in range(len(config.depths))
         )
         original_swin = config.layout == "swin"
         self.stage_norms = nn.ModuleList(
@@ -142,12 +149,17 @@ class DetectionBackbone(nn.Module):
         """x: N 3 H W, sides multiples of 32 -> four maps, N dims[i] H/s W/s at strides s = 4, 8,
         16, 32, normalised: what the neck of a detector takes."""
         maps = []
-        for stage, (downsample, blocks) in enumerate(
-            zip(self.downsample_layers, self.stages, strict=True)
+        for downsample, blocks, norm in zip(
+            self.downsample_layers, self.stages, self.out_norms, strict=True
         ):
             x = blocks(downsample(x))
-            maps.append(self.get_submodule(f"out_norm_{stage}")(x))
+            maps.append(norm(x))
         return maps
+
+    @property
+    def out_norms(self) -> list[nn.Module]:
+        """The norms of the four maps."""
+        return [self.get_submodule(f"out_norm_{stage}") for stage in range(len(self.stages))]
 
     forward_features = forward
 
@@ -178,10 +190,6 @@ def build_detection(config: BackboneConfig, image_size: tuple[int, int]) -> Dete
     Raises:
         StmdeployError: the authors have none of this family; or it cannot take images of that size.
     """
-    check_detection_size(config, image_size)
-    if config.detection is None:
-        raise StmdeployError(
-            f"{config.name} has no detection form", "give halo, pvt, swin, convnext or dcn"
-        )
+    check_model(config, DETECTION, image_size)
     with torch.no_grad():
         return DetectionBackbone(config).eval()

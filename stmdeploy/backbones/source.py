@@ -13,14 +13,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stmdeploy.backbones.catalogue import BackboneConfig, resolve
-from stmdeploy.backbones.checkpoint import content_hash, load_checkpoint, source_name
-from stmdeploy.backbones.network import build
+from stmdeploy.backbones.catalogue import STRIDES, BackboneConfig, check_model, resolve
+from stmdeploy.backbones.checkpoint import (
+    content_hash,
+    load_checkpoint,
+    load_strictly,
+    source_name,
+)
+from stmdeploy.backbones.mixers import block_of
+from stmdeploy.backbones.neck import CHANNELS, BackboneWithNeck, FeaturePyramid
+from stmdeploy.backbones.network import Backbone, build, build_detection
 from stmdeploy.backbones.synthetic import fill_synthetic
 from stmdeploy.errors import StmdeployError
 from stmdeploy.plugins.progress import Progress
-from stmdeploy.schema.manifest import ModelInfo, WeightsInfo
-from stmdeploy.spec.model import ModelSpec
+from stmdeploy.schema.manifest import ModelInfo, TensorInfo, WeightsInfo
+from stmdeploy.spec.model import CLASSIFICATION, DETECTION, OUTPUT_NAMES, ModelSpec
 
 #: The value of `ModelSpec.checkpoint` that means the authors' weights.
 OFFICIAL = "official"
@@ -39,6 +46,66 @@ class BuiltModel:
     config: BackboneConfig | None
     official: bool
 
+    def outputs(self, *, dynamic_size: bool = False) -> tuple[TensorInfo, ...]:
+        """What the module gives, in its order: logits, or the maps that a detector takes.
+
+        Args:
+            dynamic_size: whether sides stand as they follow from those of the image.
+        """
+        names = OUTPUT_NAMES[self.info.task, self.info.neck]
+        if self.info.num_classes is not None:
+            return (_float32(names[0], (self.info.num_classes,)),)
+        assert self.config is not None
+        channels = (CHANNELS,) * len(names) if self.info.neck else self.config.dims
+        shapes = []
+        for i, count in enumerate(channels):
+            stride = STRIDES[0] << i
+            sides: tuple[int | str, ...] = tuple(-(-s // stride) for s in self.info.image_size)
+            if dynamic_size:
+                sides = f"height/{stride}", f"width/{stride}"
+            shapes.append((count, *sides))
+        return tuple(map(_float32, names, shapes))
+
+    def at(self, image_size: tuple[int, int]) -> nn.Module:
+        """The same model for images of another size: its weights are resampled as the authors do.
+
+        Raises:
+            StmdeployError: the mixer cannot take images of that size.
+        """
+        assert self.config is not None
+        check_model(self.config, self.info.task, image_size)
+        if self.info.num_classes is None:
+            return self.module
+        module = build(self.config, image_size, self.info.num_classes)
+        load_strictly(module, self.module.state_dict(), self.info.name)
+        return module
+
+    def of_any_size(self) -> nn.Module:
+        """The same model for images of any size, in one module.
+
+        Raises:
+            StmdeployError: it has no such form.
+        """
+        if self.info.num_classes is None:
+            return self.module
+        config = self.config
+        if config is None or config.any_size is None:
+            other = config is not None and config.detection is not None
+            raise StmdeployError(
+                f"{self.info.name} takes images of one size only",
+                "leave --dynamic-size out" + (", or give --task detection" if other else ""),
+            )
+        with torch.no_grad():
+            module = Backbone(
+                config, self.info.image_size, self.info.num_classes, block_of(config.any_size)
+            )
+        module.load_state_dict(self.module.state_dict())
+        return module.eval()
+
+
+def _float32(name: str, shape: tuple[int | str, ...]) -> TensorInfo:
+    return TensorInfo(name=name, dtype="float32", shape=("batch", *shape))
+
 
 def build_module(spec: ModelSpec) -> nn.Module:
     """Builds the module of a spec, in eval mode, without its checkpoint.
@@ -48,11 +115,19 @@ def build_module(spec: ModelSpec) -> nn.Module:
             cannot be imported, fails, or gives no module.
     """
     if not spec.is_custom:
-        module: nn.Module = build(resolve(spec.name), spec.image_size, spec.head_classes)
+        module = _catalogue_module(spec)
         fill_synthetic(module, spec.seed)
         return module
     torch.manual_seed(spec.seed)
     return _custom_module(spec).eval()
+
+
+def _catalogue_module(spec: ModelSpec) -> nn.Module:
+    config = resolve(spec.name)
+    if spec.task == CLASSIFICATION:
+        return build(config, spec.image_size, spec.head_classes)
+    backbone = build_detection(config, spec.image_size)
+    return BackboneWithNeck(backbone, FeaturePyramid(config.dims)) if spec.neck else backbone
 
 
 def build_model(spec: ModelSpec, progress: Progress) -> BuiltModel:
@@ -80,22 +155,31 @@ def build_model(spec: ModelSpec, progress: Progress) -> BuiltModel:
         stm=config.stm if config else "custom",
         scale=config.scale if config else "",
         image_size=spec.image_size,
-        num_classes=_num_classes(module, spec) if spec.is_custom else spec.head_classes,
+        task=spec.task,
+        neck=spec.neck,
+        num_classes=_num_classes(module, spec),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         weights=weights,
     )
-    official = spec.checkpoint is not None and spec.checkpoint == (config and config.checkpoint_url)
+    official = spec.checkpoint is not None and spec.checkpoint == _official_url(spec, config)
     return BuiltModel(module, info, config, official)
 
 
 def _checkpoint_source(spec: ModelSpec, config: BackboneConfig | None) -> str | None:
     if spec.checkpoint != OFFICIAL:
         return spec.checkpoint
-    if config is None or config.checkpoint_url is None:
+    url = _official_url(spec, config)
+    if url is None:
         raise StmdeployError(
-            f"no official checkpoint is published for {spec.name}", "give a file or a URL"
+            f"no official checkpoint is published for {spec.label}", "give a file or a URL"
         )
-    return config.checkpoint_url
+    return url
+
+
+def _official_url(spec: ModelSpec, config: BackboneConfig | None) -> str | None:
+    if config is None:
+        return None
+    return config.checkpoint_url if spec.task == CLASSIFICATION else config.detector_url
 
 
 def _custom_module(spec: ModelSpec) -> nn.Module:
@@ -155,7 +239,11 @@ def _timm_factory(name: str) -> Callable[..., object]:
     return partial(timm.create_model, name, pretrained=False)
 
 
-def _num_classes(module: nn.Module, spec: ModelSpec) -> int:
+def _num_classes(module: nn.Module, spec: ModelSpec) -> int | None:
+    if spec.task == DETECTION:
+        return None
+    if not spec.is_custom:
+        return spec.head_classes
     try:
         with torch.inference_mode():
             logits = module(torch.zeros(1, 3, *spec.image_size))

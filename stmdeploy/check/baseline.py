@@ -106,7 +106,7 @@ def _filled(
             calibrated=tuple(
                 figures_of(pair.baseline.taken, pair.candidate.taken).typical for pair in pairs
             ),
-            logits=pairs[-1].candidate.run.logits,
+            outputs=pairs[-1].candidate.run.outputs,
         )
         for name, row_spec, artifact, mark, row, pairs in zip(
             row_names(specs), specs, artifacts, marks, result.rows, calibration, strict=True

@@ -32,7 +32,7 @@ from stmdeploy.schema.row import Row
 from stmdeploy.spec.sweep import RowSpec, SweepSpec
 
 #: 1: first version. 2: rows say of which kind their failure is. 3: rows are measured by turns.
-BUNDLE_SCHEMA_VERSION = 3
+BUNDLE_SCHEMA_VERSION = 4
 DOCUMENT = "baseline.json"
 _AGAIN = "make it again: stmdeploy baseline create; or use the stmdeploy version that wrote it"
 _HASH_DIGITS = 24
@@ -68,7 +68,8 @@ class BaselineRow(Document):
     ``spec`` is a `RowSpec` as JSON; ``artifact`` and ``workload`` are main files in the bundle.
     ``runtime_version`` is that of the runtime that measured it. ``calibrated`` holds, for every
     pair, the logarithm of its typical latency over that of the calibration workload beside it.
-    ``logits`` belong to the first image, which is the same in every process.
+    ``outputs`` are those of the first image, which is the same in every process; of large ones,
+    evenly spaced values.
     """
 
     name: PlainText
@@ -78,7 +79,7 @@ class BaselineRow(Document):
     runtime_version: str
     row: Row
     calibrated: tuple[float, ...]
-    logits: tuple[float, ...]
+    outputs: tuple[tuple[float, ...], ...]
 
     @property
     def row_spec(self) -> RowSpec:

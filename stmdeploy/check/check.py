@@ -51,6 +51,7 @@ class CheckSpec:
         policy: thresholds, budgets and gates.
         timeout_s: a worker that runs for longer is ended.
         trust: whether programs, addresses and paths that the baseline names may be used.
+        task: rows of this task alone are compared; empty for all.
     """
 
     baseline: Path
@@ -61,6 +62,7 @@ class CheckSpec:
     policy: Policy = field(default_factory=Policy)
     timeout_s: float = 600.0
     trust: bool = False
+    task: str = ""
 
     def __post_init__(self) -> None:
         positive(self.timeout_s, "timeout")
@@ -115,7 +117,12 @@ def _entries(
     spec: CheckSpec, way: Way, bundle: Bundle, stack: ExitStack, progress: Progress
 ) -> tuple[Entry, ...]:
     """Every row with the two artifacts to compare, ready to be measured."""
-    rows = bundle.baseline.rows
+    rows = [row for row in bundle.baseline.rows if spec.task in ("", row.row_spec.model.task)]
+    if not rows:
+        raise StmdeployError(
+            f"{spec.baseline} has no row of {spec.task}",
+            "leave --task out, or name another baseline",
+        )
     runs = {row.name: run_here(row.row_spec.run, progress) for row in rows}
     for pattern in spec.policy.unused({row.name for row in rows}):
         progress.warn(

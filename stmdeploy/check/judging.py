@@ -20,7 +20,7 @@ from stmdeploy.spec.sweep import RowSpec
 from stmdeploy.spec.units import MS_PER_S, NS_PER_MS
 
 _OVERALL = ("the typical inference is not slower: some of the candidate's inferences are",)
-#: With equal weights, how far apart logits may be, relative L2: by what a precision rounds.
+#: With equal weights, how far apart outputs may be, relative L2: by what a precision rounds.
 _TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 0.2, "int8-dynamic": 0.2}
 #: Others are said to have treated the sides unequally if they kept so many processors more busy
 #: beside one of them.
@@ -201,19 +201,26 @@ def _runtime_differs(entry: Entry, pairs: Sequence[Pair]) -> tuple[str, ...]:
 
 
 def _outputs_distance(entry: Entry, pairs: Sequence[Pair], *, stored: bool) -> float | None:
-    """The relative L2 distance of the logits, if weights are equal and it is beyond tolerance."""
+    """The relative L2 distance of the output that is furthest off, if weights are equal and it is
+    beyond tolerance."""
     before, after = (
         side.artifact.manifest.model.weights.sha256 for side in (entry.baseline, entry.candidate)
     )
     if not pairs or before != after:
         return None
-    theirs = entry.row.logits if stored else pairs[-1].baseline.run.logits
-    mine = pairs[-1].candidate.run.logits
-    norm = math.hypot(*theirs)
+    theirs = entry.row.outputs if stored else pairs[-1].baseline.run.outputs
+    mine = pairs[-1].candidate.run.outputs
+    furthest = max(map(_distance, mine, theirs)) if len(mine) == len(theirs) else math.inf
+    return furthest if furthest > _TOLERANCE[entry.spec.run.precision] else None
+
+
+def _distance(mine: Sequence[float], theirs: Sequence[float]) -> float:
+    """Relative L2; infinite between outputs of different sizes."""
+    if len(mine) != len(theirs):
+        return math.inf
     distance = math.hypot(*(a - b for a, b in zip(mine, theirs, strict=True)))
-    if distance <= _TOLERANCE[entry.spec.run.precision] * norm:
-        return None
-    return distance / norm if norm else math.inf
+    norm = math.hypot(*theirs)
+    return distance / norm if norm else math.inf if distance else 0.0
 
 
 def _samples_ms(halves: Sequence[Half]) -> tuple[float, ...]:

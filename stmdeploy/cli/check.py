@@ -10,7 +10,7 @@ import typer
 
 from stmdeploy.cli import console
 from stmdeploy.cli.command import REQUIRED, argument, option
-from stmdeploy.cli.options import MEASURING, OUTPUT, SWEEP, JsonOption, TrustOption
+from stmdeploy.cli.options import MEASURING, OUTPUT, SWEEP, JsonOption, TaskOption, TrustOption
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ class FormatOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions(JsonOption, TrustOption, FormatOptions):
+class CheckOptions(JsonOption, TrustOption, TaskOption, FormatOptions):
     """What is compared, and what is allowed."""
 
     baseline: Path = argument("Baseline that `stmdeploy baseline create` wrote.", REQUIRED)
@@ -80,6 +80,7 @@ def check(options: CheckOptions) -> None:
     from stmdeploy.check.check import check as run_check
     from stmdeploy.check.formats.table import check_table
     from stmdeploy.check.policy import read_policy, told_by
+    from stmdeploy.cli.requests import check_task
     from stmdeploy.files.writing import staging
 
     policy = _over(read_policy(options.config), options)
@@ -92,6 +93,7 @@ def check(options: CheckOptions) -> None:
         policy=policy,
         timeout_s=options.timeout_s,
         trust=options.trust,
+        task=check_task(options.task) or "",
     )
     paths = {
         one.name: path for one in fields(FormatOptions) if (path := getattr(options, one.name))

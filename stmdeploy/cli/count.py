@@ -26,7 +26,10 @@ def count(options: CountOptions) -> None:
     with console.progress() as progress:
         progress.expect(COUNT_STEPS * len(specs))
         counts = [(spec, count_model(spec, progress)) for spec in specs]
-    figures = [{"model": s.name, "image_size": s.image_size, **asdict(c)} for s, c in counts]
+    figures = [
+        {"model": s.name, "task": s.task, "neck": s.neck, "image_size": s.image_size, **asdict(c)}
+        for s, c in counts
+    ]
     named = [(spec.label, complexity) for spec, complexity in counts]
     modules = [module_table(*one) for one in named] if options.modules else []
     console.show({"counts": figures}, count_table(named), *modules, json=options.json)

@@ -7,11 +7,20 @@ from pathlib import Path
 
 from stmdeploy.cli import console
 from stmdeploy.cli.command import REQUIRED, argument, option
-from stmdeploy.cli.options import GPU, MEASURING, OUTPUT, JsonOption, StoreOptions, TrustOption
+from stmdeploy.cli.options import (
+    GPU,
+    MEASURING,
+    OUTPUT,
+    JsonOption,
+    StoreOptions,
+    TaskOption,
+    TrustOption,
+)
+from stmdeploy.errors import StmdeployError
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(JsonOption, TrustOption, StoreOptions):
+class EvaluateOptions(JsonOption, TrustOption, TaskOption, StoreOptions):
     """What is evaluated, and over what."""
 
     artifacts: tuple[Path, ...] = argument("Main files of the artifacts.", REQUIRED)
@@ -47,12 +56,16 @@ def evaluate(options: EvaluateOptions) -> None:
 
     The figures are stored; tables and reports then show them beside the published ones.
     """
-    from stmdeploy.evaluate.accuracy import EvaluationSpec
+    from stmdeploy.cli.requests import check_task
+    from stmdeploy.evaluate.accuracy import NO_ACCURACY, NO_ACCURACY_HINT, EvaluationSpec
     from stmdeploy.evaluate.accuracy import evaluate as run_evaluation
     from stmdeploy.hardware.gpus import find_gpu
     from stmdeploy.hardware.machine import available_threads
+    from stmdeploy.spec.model import DETECTION
     from stmdeploy.spec.run import RunSettings
 
+    if check_task(options.task) == DETECTION:
+        raise StmdeployError(NO_ACCURACY, NO_ACCURACY_HINT)
     spec = EvaluationSpec(
         artifacts=options.artifacts,
         data=options.data,

@@ -38,6 +38,13 @@ class ExportOptions(
 
     all_scales: bool = option(MODEL, "Export every scale of the STMs named.", False)
     target: Words = many(MODEL, "Export targets: see `stmdeploy list targets`. [default: onnx]")
+    dynamic_size: bool = option(
+        MODEL,
+        "One file for images of any size: sides that are multiples of 32, from 64 to 1344 px. "
+        "Detection backbones of onnx, openvino, tensorrt and tensorrt-rtx; for classification pvt, "
+        "pvt_v2, convnext and dcn.",
+        False,
+    )
     opset: int | None = option(
         MODEL,
         "ONNX opset, 19 to 23. [default: the lowest that has all operators used]",
@@ -87,7 +94,7 @@ def _specs(options: ExportOptions) -> dict[ModelSpec, list[ExportSpec]]:
         StmdeployError: no model is named, or a target or precision is unknown or does not fit.
     """
     from stmdeploy.cli.requests import calibration_spec, engine_spec, model_specs
-    from stmdeploy.export.promises import check_precision
+    from stmdeploy.export.promises import check_dynamic_size, check_precision
     from stmdeploy.plugins.registry import exporter_for_target
     from stmdeploy.spec.export import ExportSpec
 
@@ -104,9 +111,10 @@ def _specs(options: ExportOptions) -> dict[ModelSpec, list[ExportSpec]]:
             for precision in options.precision or ("fp32",):
                 spec = ExportSpec(
                     model, target, options.out, precision, options.lowering, options.opset,
-                    calibration, engine,
+                    calibration, engine, dynamic_size=options.dynamic_size,
                 )  # fmt: skip
                 check_precision(exporter_for_target(target), precision)
+                check_dynamic_size(exporter_for_target(target), spec)
                 found.setdefault(model, []).append(spec)
     return found
 
@@ -153,8 +161,10 @@ def _in_words(artifact: Artifact) -> str:
     if manifest.not_run:
         parts.insert(0, f"{manifest.state}: {manifest.not_run}")
     if fidelity := manifest.fidelity:
-        parts.append(
-            f"top-1 agreement {fidelity.top1_agreement_percent:.0f} % "
-            f"over {fidelity.images} images ({fidelity.source})"
-        )
+        agreed = fidelity.top1_agreement_percent
+        what = (
+            f"{fidelity.relative_l2_error:.1e}" if agreed is None
+            else f"top-1 agreement {agreed:.0f} %"
+        )  # fmt: skip
+        parts.append(f"{what} over {fidelity.images} images ({fidelity.source})")
     return ", ".join(parts)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from stmdeploy.cli import console
 from stmdeploy.cli.command import REQUIRED, argument, option
-from stmdeploy.cli.options import OUTPUT, JsonOption
+from stmdeploy.cli.options import OUTPUT, JsonOption, TaskOption
 from stmdeploy.errors import StmdeployError
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectOptions(JsonOption):
+class InspectOptions(JsonOption, TaskOption):
     """What is looked at."""
 
     artifact: Path = argument("Main file of the artifact.", REQUIRED)
@@ -21,10 +21,17 @@ class InspectOptions(JsonOption):
 
 def inspect(options: InspectOptions) -> None:
     """Verify an artifact's hashes; show what it is, and where its MACs and bytes are."""
+    from stmdeploy.cli.requests import check_task
     from stmdeploy.report.artifact import artifact_tables, engine_layers, layer_table
     from stmdeploy.schema.artifact import read_artifact
 
+    task = check_task(options.task)
     read = read_artifact(options.artifact)
+    if task not in (None, read.manifest.model.task):
+        raise StmdeployError(
+            f"{options.artifact} is of {read.manifest.model.task}, not of {task}",
+            "leave --task out, or name another artifact",
+        )
     if options.layers and read.manifest.engine is None:
         raise StmdeployError(
             f"{options.artifact} is not an engine and has no fused layers", "leave --layers out"

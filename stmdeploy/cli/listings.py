@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from stmdeploy.backbones.catalogue import list_backbones, resolve
+from stmdeploy.backbones.catalogue import STRIDES, list_backbones, resolve
 from stmdeploy.report.text_table import ABSENT, TextTable
+from stmdeploy.spec.model import CLASSIFICATION, DETECTION
 
 if TYPE_CHECKING:
     from stmdeploy.export.promises import Promise
@@ -16,38 +17,57 @@ if TYPE_CHECKING:
 Listed = tuple[list[dict[str, Any]], TextTable]
 
 
-def backbones() -> Listed:
-    """Every backbone with its geometry and published accuracy."""
+#: Published figures by task: their fields in the catalogue, and headings.
+_PUBLISHED = {
+    CLASSIFICATION: {"top1_percent": "top-1 %"},
+    DETECTION: {"box_ap_percent": "box AP", "mask_ap_percent": "mask AP"},
+}
+
+
+def backbones(task: str) -> Listed:
+    """Every backbone that has a form for a task, with its geometry and that form's published
+    accuracy."""
     configs = [resolve(name) for name in list_backbones()]
-    entries = [asdict(config) for config in configs]
-    headers = (
-        "name", "stm", "scale", "mixer", "depths", "dims", "sides, px", "top-1 %",
-        "box AP (detector)", "mask AP (detector)",
-    )  # fmt: skip
-    cells = []
+    if task == DETECTION:
+        configs = [config for config in configs if config.detection]
+    accuracies = _PUBLISHED[task]
+    headers = ("name", "stm", "scale", "mixer", "depths", "dims", "sides, px", *accuracies.values())
+    entries, cells = [], []
     for config in configs:
-        published = (ABSENT, ABSENT, ABSENT)
-        if config.published:
-            accuracy = config.published
-            published = (
-                f"{accuracy.top1_percent:.1f}",
-                f"{accuracy.box_ap_percent:.1f}",
-                f"{accuracy.mask_ap_percent:.1f}",
-            )
-        geometry = (" ".join(map(str, config.depths)), " ".join(map(str, config.dims)))
-        step = f"n x {config.image_side_step_px}"
-        cells.append(
-            (config.name, config.stm, config.scale, config.mixer, *geometry, step, *published)
+        given = asdict(config)
+        published = given["published"] or {}
+        step = config.image_side_step_px if task == CLASSIFICATION else STRIDES[-1]
+        figures = {name: published[name] for name in accuracies if name in published}
+        entries.append(
+            {**given, "task": task, "image_side_step_px": step, "published": figures or None}
         )
-    notes = (
-        "Accuracy is published by the authors; top-1 is on ImageNet-1k.",
-        "Box and mask AP are on COCO, of Mask R-CNN (1x schedule) with the detection form of the "
-        "backbone at up to 800x1344.",
-    )
-    least = ("mixer", "mask AP (detector)", "dims", "depths", "sides, px", "box AP (detector)")
+        geometry = (" ".join(map(str, config.depths)), " ".join(map(str, config.dims)))
+        shown = (f"{figures[name]:.1f}" if figures else ABSENT for name in accuracies)
+        cells.append(
+            (config.name, config.stm, config.scale, config.mixer, *geometry, f"n x {step}", *shown)
+        )
+    least = ("mixer", "mask AP", "dims", "depths", "sides, px")
     return entries, TextTable(
-        headers, tuple(cells), left=6, notes=notes, drop_first=least, wrap=("mixer",)
+        headers,
+        tuple(cells),
+        left=6,
+        notes=_ACCURACY_NOTES[task],
+        drop_first=tuple(name for name in least if name in headers),
+        wrap=("mixer",),
     )
+
+
+_ACCURACY_NOTES = {
+    CLASSIFICATION: (
+        "top-1 is on ImageNet-1k at 224 px, published by the authors.",
+        "The detection backbones, which are other networks, with their AP: stmdeploy list --task "
+        "detection.",
+    ),
+    DETECTION: (
+        "Box and mask AP are on COCO, of Mask R-CNN (1x schedule) with this backbone at up to "
+        "800x1344, published by the authors.",
+    ),
+}
 
 
 def targets() -> Listed:
@@ -89,17 +109,16 @@ def targets() -> Listed:
     )
 
 
-def promised() -> Listed:
+def promised(task: str) -> Listed:
     """Whether the export of every mixer to every target works, by precision and lowering."""
-    from stmdeploy.export.promises import CLASSIFICATION, promises
+    from stmdeploy.export.promises import promises
     from stmdeploy.spec.export import PRECISIONS
 
-    everything = list(promises())
+    everything = [p for p in promises() if p.task == task]
     rows: dict[tuple[str, str], dict[str, list[Promise]]] = {}
     for p in everything:
-        if p.task == CLASSIFICATION:
-            cells = rows.setdefault((resolve(p.model).stm, p.target), {})
-            cells.setdefault(p.precision, []).append(p)
+        cells = rows.setdefault((resolve(p.model).stm, p.target), {})
+        cells.setdefault(p.precision, []).append(p)
     lines = tuple(
         (stm, target, *(_claims_in_words(cells[precision]) for precision in PRECISIONS))
         for (stm, target), cells in rows.items()
@@ -107,8 +126,7 @@ def promised() -> Listed:
     of_why: dict[tuple[str, str], dict[str, None]] = {}
     for p in everything:
         if p.why:
-            what = p.target if p.task == CLASSIFICATION else p.task
-            of_why.setdefault((p.claim, p.why), {})[what] = None
+            of_why.setdefault((p.claim, p.why), {})[p.target] = None
     notes = (
         "*: true of one lowering at least, not of all: see --json.",
         *(f"{claim}: {', '.join(what)}: {why}." for (claim, why), what in sorted(of_why.items())),
@@ -232,9 +250,10 @@ def machine() -> tuple[dict[str, Any], TextTable]:
     return document, TextTable(headers, tuple(cells), left=3, notes=notes, wrap=headers[1:])
 
 
-LISTINGS: dict[str, Callable[[], Listed]] = {
+#: What `list` lists, for a task.
+LISTINGS: dict[str, Callable[[str], Listed]] = {
     "backbones": backbones,
-    "targets": targets,
-    "gpus": gpus,
+    "targets": lambda _: targets(),
+    "gpus": lambda _: gpus(),
     "promises": promised,
 }

@@ -40,7 +40,20 @@ class ModelOptions:
     model: Words = many(
         MODEL, "Models of your own: package.module:callable, or timm:NAME where timm is installed."
     )
-    image_size: Words = many(MODEL, "Image sizes in pixels: 224, or HEIGHTxWIDTH. [default: 224]")
+    task: str | None = option(
+        MODEL,
+        "Task: classification, or detection for the authors' detection backbones, which are other "
+        "networks: they give four maps, at any size. [default: classification]",
+    )
+    neck: str | None = option(
+        MODEL,
+        "detection: neck behind the backbone, whose cost is then included: fpn, with 256 channels "
+        "on five levels. [default: none]",
+    )
+    image_size: Words = many(
+        MODEL,
+        "Image sizes in pixels: 224, or HEIGHTxWIDTH. [default: 224; for detection 800x1344]",
+    )
     num_classes: int | None = option(
         MODEL,
         "Classes that the head tells apart; passed to a --model callable that takes num_classes. "
@@ -224,6 +237,13 @@ class TrustOption:
         "addresses and use their paths. See SECURITY.md.",
         False,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOption:
+    """Rows of which task."""
+
+    task: str | None = option(MODEL, "Only of this task: classification or detection.")
 
 
 @dataclass(frozen=True, kw_only=True)

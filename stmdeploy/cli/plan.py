@@ -41,7 +41,8 @@ def show_plan(spec: SweepSpec, place: Place, *, json: bool) -> None:
     document = {
         "rows": [
             {
-                "model": model.name, "image_size": model.image_size, "precision": run.precision,
+                "model": model.name, "task": model.task, "neck": model.neck,
+                "image_size": model.image_size, "precision": run.precision,
                 "runtime": run.runtime, "batch": run.batch, "threads": run.threads,
                 "in_flight": run.in_flight, "device": run.device,
                 "scenario": run.scenario.name, "node": run.node, "python": run.python,

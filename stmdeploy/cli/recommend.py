@@ -33,6 +33,12 @@ class LimitOptions:
     min_top1: float | None = option(
         _LIMITS, "Lowest top-1 accuracy in per cent: measured, or else published."
     )
+    min_box_ap: float | None = option(
+        _LIMITS, "detection: lowest COCO box AP in per cent, published (Mask R-CNN 1x)."
+    )
+    min_mask_ap: float | None = option(
+        _LIMITS, "detection: lowest COCO mask AP in per cent, published (Mask R-CNN 1x)."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,11 @@ class RecommendOptions(JsonOption, StoreOptions, LimitOptions):
         "machine's processor]",
     )
     device: str | None = option(GPU, "Device that rows were measured on, by any part of its name.")
+    task: str | None = option(
+        MODEL,
+        "Choose among rows of this task: classification or detection. [default: classification; "
+        "detection with a limit of its AP]",
+    )
     stm: Words = many(MODEL, "Choose among these mixers only.")
     runtime: Words = many(SWEEP, "Choose among these runtimes only.")
     precision: Words = many(SWEEP, "Choose among these precisions only.")
@@ -71,6 +82,8 @@ def recommend(options: RecommendOptions) -> None:
         options.max_memory_mib,
         options.max_energy_j,
         options.min_top1,
+        options.min_box_ap,
+        options.min_mask_ap,
     )
     measured, title = _of_device(open_store(options).newest_rows(), options)
     rows = _only(measured, options)
@@ -119,21 +132,42 @@ def _of_device(rows: Sequence[Row], options: RecommendOptions) -> tuple[list[Row
     return found, title
 
 
+def _task(options: RecommendOptions) -> str:
+    """The task that the limits, or --task, are about.
+
+    Raises:
+        StmdeployError: they contradict each other.
+    """
+    from stmdeploy.cli.requests import check_task
+    from stmdeploy.spec.model import CLASSIFICATION, DETECTION
+
+    of_detection = options.min_box_ap is not None or options.min_mask_ap is not None
+    task = check_task(options.task) or (DETECTION if of_detection else CLASSIFICATION)
+    if (of_detection and task != DETECTION) or (options.min_top1 is not None and task == DETECTION):
+        raise StmdeployError(
+            "AP belongs to detection backbones, and top-1 to classification",
+            "give --min-box-ap or --min-mask-ap with --task detection, --min-top1 without",
+        )
+    return task
+
+
 def _only(rows: Sequence[Row], options: RecommendOptions) -> list[Row]:
     from stmdeploy.backbones.catalogue import resolve
 
-    wanted = {resolve(word).stm for word in options.stm}
+    wanted, task = {resolve(word).stm for word in options.stm}, _task(options)
     found = [
         row
         for row in rows
-        if (not wanted or row.stm in wanted)
+        if row.task == task
+        and (not wanted or row.stm in wanted)
         and (not options.runtime or row.runtime in options.runtime)
         and (not options.precision or row.precision in options.precision)
         and (not options.batch or row.batch in options.batch)
     ]
     if not found:
         raise StmdeployError(
-            "no measured row on that hardware fits --stm, --runtime, --precision and --batch",
+            f"no measured row of {task} on that hardware fits --stm, --runtime, --precision and "
+            "--batch",
             "see what there is: stmdeploy report --markdown",
             ExitCode.CANNOT_TELL,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stmdeploy.cli import console
 from stmdeploy.cli.command import argument, option
-from stmdeploy.cli.options import OUTPUT, JsonOption, ReferenceOption, StoreOptions
+from stmdeploy.cli.options import OUTPUT, JsonOption, ReferenceOption, StoreOptions, TaskOption
 from stmdeploy.report.text_table import TextTable, counted
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ FILE_NAME = "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions(JsonOption, ReferenceOption, StoreOptions):
+class ReportOptions(JsonOption, ReferenceOption, TaskOption, StoreOptions):
     """What is reported, and how."""
 
     sweep: str | None = argument(
@@ -40,19 +40,24 @@ def report(options: ReportOptions) -> None:
 
     --markdown and --latex print the table too; --figures draws figures for papers.
     """
-    from stmdeploy.cli.requests import open_store, reference_of, rows_of
+    from stmdeploy.cli.requests import check_task, open_store, reference_of, rows_of
     from stmdeploy.errors import StmdeployError
     from stmdeploy.results.newest import NewestRows
 
+    task = check_task(options.task)
     store, reference = open_store(options), options.reference or ""
     if options.sweep is None:
         found = store.newest_states()
     else:
         info, rows = rows_of(store, options.sweep)
         found, reference = NewestRows(rows, ()), reference or reference_of(store, info.id)
+    if task is not None:
+        found = found.only(task)
     if not found.rows:
+        of_task = f" of {task}" if task else ""
         raise StmdeployError(
-            f"{store.name} holds no finished row", "finish its sweep: stmdeploy profile --resume"
+            f"{store.name} holds no finished row{of_task}",
+            "finish its sweep: stmdeploy profile --resume",
         )
     path = options.html or store.folder / FILE_NAME
     _write_page(found, path, options.title, reference)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stmdeploy.backbones.catalogue import check_image_size, list_backbones, resolve
+from stmdeploy.backbones.catalogue import check_model, list_backbones, resolve
 from stmdeploy.cli.devices import Devices, devices_here, devices_of_cluster
 from stmdeploy.cli.options import (
     CheckpointOption,
@@ -15,13 +15,20 @@ from stmdeploy.cli.options import (
     StoreOptions,
     SweepOptions,
 )
-from stmdeploy.errors import StmdeployError
+from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.hardware.machine import available_threads
 from stmdeploy.results.state import SweepInfo
 from stmdeploy.results.store import Store
 from stmdeploy.schema.row import Row
 from stmdeploy.spec.export import CalibrationSpec, EngineSpec
-from stmdeploy.spec.model import DEFAULT_CLASSES, ModelSpec, parse_image_size
+from stmdeploy.spec.model import (
+    CLASSIFICATION,
+    DEFAULT_CLASSES,
+    DEFAULT_SIZES,
+    TASKS,
+    ModelSpec,
+    parse_image_size,
+)
 from stmdeploy.spec.run import LOOP, SCENARIOS, RunSettings, RunSpec, SamplingSpec, ScenarioSpec
 from stmdeploy.spec.sweep import SweepSpec
 
@@ -38,8 +45,8 @@ def model_specs(
     """Every combination of model and image size asked for; by default of the five STMs.
 
     Raises:
-        StmdeployError: an unknown name or scale, a size that a mixer cannot take, or one
-            checkpoint file for several models.
+        StmdeployError: an unknown name, scale or task, a size or task that a mixer cannot take, or
+            one checkpoint file for several models.
     """
     stms = options.stm or (() if options.model else FIVE_STMS)
     every = all_scales or options.scale == ("all",)
@@ -60,20 +67,29 @@ def model_specs(
             f"--checkpoint {checkpoint} cannot fit {count} models",
             "give one --stm and one --scale",
         )
+    task = check_task(options.task) or CLASSIFICATION
     # A model of the user's keeps its own number of classes unless one is given.
-    wanted = DEFAULT_CLASSES if options.num_classes is None else options.num_classes
+    usual = DEFAULT_CLASSES if task == CLASSIFICATION else None
+    wanted = usual if options.num_classes is None else options.num_classes
     classes: dict[str, int | None] = {**dict.fromkeys(names, wanted)}
     classes |= dict.fromkeys(options.model, options.num_classes)
-    sizes = [parse_image_size(text) for text in options.image_size or ("224",)]
+    sizes = [parse_image_size(text) for text in options.image_size] or [DEFAULT_SIZES[task]]
     specs = tuple(
-        ModelSpec(name, size, number, checkpoint)
+        ModelSpec(name, size, number, checkpoint, task=task, neck=options.neck or "")
         for name, number in classes.items()
         for size in sizes
     )
     for spec in specs:
         if not spec.is_custom:
-            check_image_size(resolve(spec.name), spec.image_size)
+            check_model(resolve(spec.name), spec.task, spec.image_size)
     return specs
+
+
+def check_task(word: str | None) -> str | None:
+    """The task that a flag names, if it is given; raises StmdeployError for an unknown one."""
+    if word is not None and word not in TASKS:
+        raise StmdeployError(f"unknown task {word!r}", nearest(word, TASKS))
+    return word
 
 
 def _official_names(stm: str, options: ModelOptions, default_scale: str) -> list[str]:

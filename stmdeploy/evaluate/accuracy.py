@@ -27,6 +27,12 @@ from stmdeploy.spec.run import RunSettings, RunSpec
 from stmdeploy.worker.client import run_job, worker_settings
 from stmdeploy.worker.jobs.evaluate import EvaluateJob, Scored
 
+#: Why a detection backbone is not evaluated, and what to do.
+NO_ACCURACY = (
+    "a detection backbone gives maps, not classes; its AP takes a detector's trained heads"
+)
+NO_ACCURACY_HINT = "evaluate the classification backbone, or measure AP in the detector's framework"
+
 
 @dataclass(frozen=True)
 class EvaluationSpec:
@@ -77,13 +83,14 @@ def evaluate(
         StmdeployError: bad input, before any work; or an artifact that cannot be run.
     """
     artifacts = [read_artifact(path) for path in spec.artifacts]
+    classes = [_classes(artifact) for artifact in artifacts]
     references = [_reference(spec, artifact, artifacts) for artifact in artifacts]
     jobs = [
         _job(spec, artifact, reference, progress)
         for artifact, reference in zip(artifacts, references, strict=True)
     ]
-    for artifact in artifacts:
-        image_folder(spec.data, artifact.manifest.model.num_classes, spec.class_map)
+    for count in classes:
+        image_folder(spec.data, count, spec.class_map)
     done = []
     with writable(folder):
         store = Store(folder, url=store_url, create=True)
@@ -98,6 +105,14 @@ def evaluate(
             store.add_evaluation(done[-1])
         store.close()
     return tuple(done)
+
+
+def _classes(artifact: Artifact) -> int:
+    """How many classes an artifact tells apart; raises StmdeployError for a detection backbone."""
+    classes = artifact.manifest.model.num_classes
+    if classes is None:
+        raise StmdeployError(f"{artifact.path}: {NO_ACCURACY}", NO_ACCURACY_HINT)
+    return classes
 
 
 def _scored(job: EvaluateJob, artifact: Artifact, timeout_s: float, progress: Progress) -> Scored:

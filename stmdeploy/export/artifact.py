@@ -7,18 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from stmdeploy.backbones.lowering import lower
+from stmdeploy.backbones.lowering import REFERENCE, lower
 from stmdeploy.backbones.source import BuiltModel, build_module
 from stmdeploy.errors import DestinationError, StmdeployError
 from stmdeploy.export.calibration import ExportImages, images_for
 from stmdeploy.export.graph import graph_cost, operations
-from stmdeploy.export.promises import check_precision, forms_for, why_not
+from stmdeploy.export.promises import check_dynamic_size, check_precision, forms_for, why_not
 from stmdeploy.export.verification import (
     Reference,
     draft_runner,
     fidelity,
+    further_sizes,
     verified_batches,
     verify,
 )
@@ -28,12 +31,23 @@ from stmdeploy.plugins.exporter import Diagnosis, Exporter, Work
 from stmdeploy.plugins.progress import Progress
 from stmdeploy.plugins.runner import Array, Runner
 from stmdeploy.schema.artifact import Artifact, file_info, publish_artifact
-from stmdeploy.schema.manifest import Draft, Fidelity, Manifest, Verification
+from stmdeploy.schema.manifest import (
+    Draft,
+    DynamicSize,
+    Fidelity,
+    KnownOutputs,
+    Manifest,
+    Verification,
+    VerifiedSize,
+)
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.run import RunSpec
 
-#: Images per inference when an artifact is judged.
-_JUDGING_BATCH = 4
+if TYPE_CHECKING:
+    from torch import nn
+
+#: Images per inference when an artifact is judged: so many pixels, and one image at least.
+_JUDGING_PIXELS = 4 * 224 * 224
 
 
 def export_built(
@@ -48,6 +62,7 @@ def export_built(
         StmdeployError: bad input (exit code 2), or outputs that differ from PyTorch's (4).
     """
     check_precision(exporter, spec.precision)
+    check_dynamic_size(exporter, spec)
     images = images_for(spec, progress)
     forms, notes = _forms(built, exporter, spec, progress)
     first: StmdeployError | None = None
@@ -74,7 +89,10 @@ def _forms(
     built: BuiltModel, exporter: Exporter, spec: ExportSpec, progress: Progress
 ) -> tuple[list[str], list[str]]:
     """The forms to try, the best first, and notes on better ones that are known to fail."""
+    task = spec.model.task
     forms = forms_for(built.config, exporter, spec.precision, spec.opset)
+    if spec.dynamic_size:
+        forms = [REFERENCE]  # the others fold what follows from the size
     if spec.lowering is not None:
         if spec.lowering not in forms:
             raise StmdeployError(
@@ -84,7 +102,7 @@ def _forms(
         return [spec.lowering], []
     if built.config is None:
         return forms, []
-    whys = {form: why_not(built.config, exporter, spec.precision, form) for form in forms}
+    whys = {form: why_not(built.config, exporter, spec.precision, form, task) for form in forms}
     usable = [form for form in forms if not whys[form]] or forms
     best = forms.index(usable[0])
     notes = [f"{form}: {whys[form]}" for form in forms[:best]]
@@ -112,9 +130,10 @@ class _Export:
             self.step(f"exporting {spec.model.name} to {spec.target}, {spec.precision}")
             start = time.perf_counter()
             work = Work(
-                module=lower(self.built.module, self.form),
+                module=self._module(),
                 form=self.form,
                 info=self.built.info,
+                outputs=self.built.outputs(dynamic_size=spec.dynamic_size),
                 spec=spec,
                 folder=scratch,
                 images=self.images.calibrating,
@@ -125,7 +144,9 @@ class _Export:
             export_s = time.perf_counter() - start
             self.step(f"verifying {spec.model.name} for {spec.target}, {spec.precision}")
             verification, judged = self._checked(scratch, draft)
-            graph = scratch / draft.graph if draft.graph else None
+            sizes = self._sizes(scratch, draft)
+            # Shapes that are computed as the graph runs cannot be counted.
+            graph = scratch / draft.graph if draft.graph and not sizes else None
             manifest = Manifest(
                 state="built, not run" if draft.not_run else "verified",
                 target=spec.target,
@@ -135,6 +156,7 @@ class _Export:
                 model=self.built.info,
                 files=tuple(file_info(scratch / name) for name in draft.files),
                 verification=verification,
+                dynamic_size=sizes,
                 fidelity=judged,
                 cost=graph_cost(graph) if graph and draft.graph_is_exact else None,
                 operations=operations(graph) if graph else (),
@@ -147,36 +169,86 @@ class _Export:
             ).sealed()
             return publish_artifact(scratch, manifest, spec.folder)
 
+    def _module(self) -> nn.Module:
+        """The module that is exported."""
+        if self.spec.dynamic_size:
+            return self.built.of_any_size()
+        return lower(self.built.module, self.form, self.spec.model.image_size)
+
     def _checked(self, scratch: Path, draft: Draft) -> tuple[Verification, Fidelity | None]:
         """Compares the outputs of the written files with those of the module in float64."""
-        spec, exporter = self.spec, self.exporter
-        main, reference = scratch / draft.files[0], _reference(self.built, spec)
-
-        def load(batch: int) -> Runner:
-            threads = available_threads()
-            run = RunSpec(exporter.target.runtimes[0], batch, threads, precision=spec.precision)
-            return draft_runner(exporter, main, draft, run, lambda: build_module(spec.model))
-
-        def explain(images: Array) -> str:
-            if isinstance(exporter, Diagnosis):
-                return exporter.explain(main, draft, images)
-            return ""
-
-        verification = verify(
-            load,
-            reference.known,
-            spec.model.image_size,
-            spec.precision,
-            exporter.target.tolerances[spec.precision],
-            explain,
-            verified_batches(draft),
-        )
+        reference, size = _reference(self.built, self.spec), self.spec.model.image_size
+        files = _Written(self.exporter, self.spec, draft, scratch)
+        verification = files.verified(reference.known, size)
         if self.images.judging is None:
             return verification, None
-        batch = _JUDGING_BATCH
+        batch = max(1, _JUDGING_PIXELS // prod(size))
         if draft.engine and not draft.not_run:
             batch = min(max(batch, draft.engine.batch[0]), draft.engine.batch[2])
-        return verification, fidelity(load, reference, self.images, explain, batch)
+        return verification, fidelity(files.load, reference, self.images, files.explain, batch)
+
+    def _sizes(self, scratch: Path, draft: Draft) -> DynamicSize | None:
+        """The sizes that an artifact of dynamic size takes, once some of them are verified."""
+        spec, found = self.spec, []
+        if not spec.dynamic_size:
+            return None
+        files = _Written(self.exporter, spec, draft, scratch)
+        names = [output.name for output in self.built.outputs()]
+        for size in further_sizes(spec.sizes):
+            self.tell(f"verifying at {size[0]}x{size[1]}")
+            known = Reference(self.built.at(size), names, size).known
+            done = files.verified(known, size)
+            found.append(
+                VerifiedSize(
+                    image_size=size,
+                    relative_l2_error=done.relative_l2_error,
+                    row_dependence=done.row_dependence,
+                )
+            )
+        sizes = spec.sizes
+        return DynamicSize(
+            least=sizes.least, most=sizes.most, step=sizes.step, verified=tuple(found)
+        )
+
+
+@dataclass(frozen=True)
+class _Written:
+    """The files of a draft, as they are verified."""
+
+    exporter: Exporter
+    spec: ExportSpec
+    draft: Draft
+    folder: Path
+
+    @property
+    def main(self) -> Path:
+        return self.folder / self.draft.files[0]
+
+    def load(self, batch: int) -> Runner:
+        """A runner for a batch."""
+        target, precision = self.exporter.target, self.spec.precision
+        run = RunSpec(target.runtimes[0], batch, available_threads(), precision=precision)
+        model = self.spec.model
+        return draft_runner(self.exporter, self.main, self.draft, run, lambda: build_module(model))
+
+    def explain(self, images: Array) -> str:
+        """Where outputs that are not finite come from; empty if the exporter cannot tell."""
+        if isinstance(self.exporter, Diagnosis):
+            return self.exporter.explain(self.main, self.draft, images)
+        return ""
+
+    def verified(self, known: KnownOutputs, image_size: tuple[int, int]) -> Verification:
+        """Compares their outputs with the module's in float64; raises as `verify`."""
+        precision = self.spec.precision
+        return verify(
+            self.load,
+            known,
+            image_size,
+            precision,
+            self.exporter.target.tolerances[precision],
+            self.explain,
+            verified_batches(self.draft),
+        )
 
 
 #: The latest reference, by its model and weights: it serves every target and precision.
@@ -187,5 +259,6 @@ def _reference(built: BuiltModel, spec: ExportSpec) -> Reference:
     key = (spec.model, built.info.weights.sha256)
     if key not in _references:
         _references.clear()
-        _references[key] = Reference(built.module, spec.model.image_size)
+        names = [output.name for output in built.outputs()]
+        _references[key] = Reference(built.module, names, spec.model.image_size)
     return _references[key]

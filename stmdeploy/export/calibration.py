@@ -11,6 +11,8 @@ from stmdeploy.spec.export import FULL_PRECISION, CalibrationSpec, ExportSpec
 
 _RANDOM = "random"
 _CALIBRATION_SEED, _JUDGING_SEED = 1, 2
+#: Of random images so many pixels judge, and two images at least: float64 is slow.
+_JUDGED_PIXELS, _JUDGED_LEAST = 64 * 224 * 224, 2
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,9 @@ def images_for(spec: ExportSpec, progress: Progress) -> ExportImages:
 def _random_images(spec: CalibrationSpec, size: tuple[int, int]) -> tuple[Array, Array]:
     import numpy as np
 
-    shape = (spec.images, 3, *size)
+    judged = min(spec.images, max(_JUDGED_LEAST, _JUDGED_PIXELS // (size[0] * size[1])))
     calibrating, judging = (
-        np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
-        for seed in (_CALIBRATION_SEED, _JUDGING_SEED)
+        np.random.default_rng(seed).standard_normal((count, 3, *size), dtype=np.float32)
+        for seed, count in ((_CALIBRATION_SEED, spec.images), (_JUDGING_SEED, judged))
     )
     return calibrating, judging

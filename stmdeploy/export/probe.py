@@ -17,22 +17,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stmdeploy.errors import ExitCode, StmdeployError
+from stmdeploy.measure.outputs import kept, step_of
 from stmdeploy.plugins.runner import Runner
-from stmdeploy.schema.manifest import KnownOutputs
+from stmdeploy.schema.manifest import KnownOutput, KnownOutputs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     import numpy.typing as npt
 
     Images = npt.NDArray[np.float32]
     Outputs = npt.NDArray[np.float64]
+    Raw = Sequence[npt.NDArray[np.float32]]
 
 #: Images that a batch repeats.
 IMAGES = 3
-#: Values that are kept of an output at most, evenly spaced.
-_MOST_VALUES = 4096
 #: Over so many values an output's usual length is known to a tenth; images used for it at most.
 _ENOUGH_VALUES, _MOST_IMAGES = 128, 32
 #: With fewer values than this, rounding errors scatter: the tolerance grows by the square root of
@@ -66,22 +66,29 @@ def further_images(values: int) -> int:
     return max(0, min(_MOST_IMAGES, -(-_ENOUGH_VALUES // values)) - IMAGES)
 
 
-def known(seed: int, outputs: Outputs) -> KnownOutputs:
+def known(seed: int, outputs: Mapping[str, Outputs]) -> KnownOutputs:
     """Outputs of the three images in the form that manifests keep.
 
     Args:
-        outputs: N x anything: of the three images, then of as many as `further_images` says.
+        outputs: by name, N x anything: of the three images, then of as many as `further_images`
+            says.
     """
+    return KnownOutputs(
+        seed=seed, outputs=tuple(_known(name, values) for name, values in outputs.items())
+    )
+
+
+def _known(name: str, outputs: Outputs) -> KnownOutput:
     import numpy as np
 
-    flat = outputs.reshape(len(outputs), -1)
-    step = -(-flat.shape[1] // _MOST_VALUES)
-    kept = flat[:, ::step]
-    return KnownOutputs(
-        seed=seed,
-        step=step,
-        length=float(np.sqrt((kept**2).sum(axis=1).mean())),
-        values=base64.b64encode(kept[:IMAGES].astype("<f4").tobytes()).decode(),
+    size = int(np.prod(outputs.shape[1:]))
+    values = kept(outputs)
+    return KnownOutput(
+        name=name,
+        size=size,
+        step=step_of(size),
+        length=float(np.sqrt((values**2).sum(axis=1).mean())),
+        values=base64.b64encode(values[:IMAGES].astype("<f4").tobytes()).decode(),
     )
 
 
@@ -89,13 +96,60 @@ def known(seed: int, outputs: Outputs) -> KnownOutputs:
 class Found:
     """Errors of a batch's worst row, and how far a row moved by its place or its neighbours.
 
-    ``runtime`` names the runtime with its version and provider.
+    ``errors`` are relative L2 errors by output. ``runtime`` names the runtime with its version and
+    provider.
     """
 
-    relative_l2_error: float
+    errors: dict[str, float]
     worst_difference: float
     row_dependence: float
     runtime: str
+
+
+class _Output:
+    """One output: what is known of it, and how it is judged."""
+
+    def __init__(self, known: KnownOutput, tolerance: float | None, named: bool) -> None:
+        import numpy as np
+
+        values = np.frombuffer(base64.b64decode(known.values), "<f4").reshape(IMAGES, -1)
+        self.name, self.size, self.step = known.name, known.size, known.step
+        self.expected: Outputs = values.astype(np.float64)
+        self.length = known.length
+        self.of = f" of {known.name}" if named else ""
+        few = max(1.0, _FEW_VALUES / values.shape[1])
+        self.tolerance = None if tolerance is None else tolerance * few**0.5
+
+    def taken(self, output: npt.NDArray[np.float32], size: int) -> Outputs:
+        """A batch's output at the places where the model's is known, in float64.
+
+        Raises:
+            StmdeployError: (exit code 4) it has another shape, or is not finite.
+        """
+        import numpy as np
+
+        flat = output.reshape(len(output), -1)
+        if flat.shape != (size, self.size):
+            raise differs(
+                f"outputs{self.of} have shape {output.shape} at batch {size}, "
+                f"not {size} rows of {self.size}"
+            )
+        values = flat[:, :: self.step].astype(np.float64)
+        if not np.isfinite(values).all():
+            row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+            raise NotFiniteError(
+                f"outputs{self.of} are not finite at batch {size}"
+                + (f", the first is row {row}" if size > 1 else "")
+            )
+        return values
+
+    def relative(self, got: Outputs, expected: Outputs) -> npt.NDArray[np.float64]:
+        """The L2 distance of each row, relative to its length or, if larger, the usual length."""
+        import numpy as np
+
+        lengths = np.maximum(np.linalg.norm(expected, axis=1), self.length)
+        relative: npt.NDArray[np.float64] = np.linalg.norm(got - expected, axis=1) / lengths
+        return relative
 
 
 class Probe:
@@ -115,15 +169,10 @@ class Probe:
         precision: str,
         tolerance: float | None,
     ) -> None:
-        import numpy as np
-
         self._images = probe_images(outputs.seed, image_size)
-        values = np.frombuffer(base64.b64decode(outputs.values), "<f4").reshape(IMAGES, -1)
-        self._expected: Outputs = values.astype(np.float64)
-        self._step, self._seed, self._length = outputs.step, outputs.seed, outputs.length
-        self._precision = precision
-        few = max(1.0, _FEW_VALUES / self._expected.shape[1])
-        self._tolerance = None if tolerance is None else tolerance * few**0.5
+        self._seed, self._precision = outputs.seed, precision
+        named = len(outputs.outputs) > 1
+        self._outputs = [_Output(one, tolerance, named) for one in outputs.outputs]
 
     def batch(self, size: int) -> Images:
         """A batch that repeats the three images: N 3 H W, float32."""
@@ -149,98 +198,93 @@ class Probe:
 
         size = len(images)
         owners = np.arange(size) % IMAGES
-        first = self._outputs(runner, size)
-        found = self.judge(first, owners)
+        first = self._run(runner, size)
+        errors, difference = self.judge(first, owners)
         same = f"of a batch of {size} hold the same image"
-        dependence = self._moved(first, first[owners], lambda r: f"rows {owners[r]} and {r} {same}")
+        dependence = self._moved(
+            first, [one[owners] for one in first], lambda r: f"rows {owners[r]} and {r} {same}"
+        )
         if size > 1:
             changed = size // 2
             other = owners.copy()
             other[changed] = (other[changed] + 1) % IMAGES
             images[changed] = self._images[other[changed]]
             runner.feed(images)
-            second = self._outputs(runner, size)
+            second = self._run(runner, size)
             images[changed] = self._images[owners[changed]]
             runner.feed(images)
             self.judge(second, other)
-            first[changed] = second[changed]  # the only row that may move
+            for before, after in zip(first, second, strict=True):
+                before[changed] = after[changed]  # the only row that may move
             what = f"of a batch of {size} moved as the image of row {changed} changed"
             dependence = max(
                 dependence, self._moved(second, first, lambda row: f"row {row} {what}")
             )
         facts = runner.facts()
-        return Found(*found, dependence, f"{facts['runtime']} {facts['version']} "
-                                         f"({facts['provider']})")  # fmt: skip
+        by = f"{facts['runtime']} {facts['version']} ({facts['provider']})"
+        return Found(errors, difference, dependence, by)
 
-    def _outputs(self, runner: Runner, size: int) -> Outputs:
+    def _run(self, runner: Runner, size: int) -> list[Outputs]:
         runner.run()
-        return self.kept(runner.output(), size)
+        return self.taken(runner.outputs(), size)
 
-    def kept(self, outputs: npt.NDArray[np.float32], size: int) -> Outputs:
+    def taken(self, outputs: Raw, size: int) -> list[Outputs]:
         """A batch's outputs at the places where the model's are known, in float64.
 
         Raises:
-            StmdeployError: (exit code 4) outputs have another shape, or are not finite.
+            StmdeployError: (exit code 4) there are more or fewer of them, they have another shape,
+                or are not finite.
         """
-        import numpy as np
+        if len(outputs) != len(self._outputs):
+            raise differs(f"there are {len(outputs)} outputs, not {len(self._outputs)}")
+        return [one.taken(output, size) for one, output in zip(self._outputs, outputs, strict=True)]
 
-        values = outputs.reshape(len(outputs), -1)[:, :: self._step].astype(np.float64)
-        expected = (size, self._expected.shape[1])
-        if values.shape != expected:
-            raise differs(
-                f"outputs have shape {outputs.shape} at batch {size}, "
-                f"not {size} rows of {expected[1] * self._step if self._step > 1 else expected[1]}"
-            )
-        if not np.isfinite(values).all():
-            row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
-            raise NotFiniteError(
-                f"outputs are not finite at batch {size}"
-                + (f", the first is row {row}" if size > 1 else "")
-            )
-        return values
-
-    def judge(self, got: Outputs, owners: npt.NDArray[np.int64]) -> tuple[float, float]:
-        """The worst row's relative L2 error, and the largest difference of a value.
+    def judge(
+        self, got: Sequence[Outputs], owners: npt.NDArray[np.int64]
+    ) -> tuple[dict[str, float], float]:
+        """The worst row's relative L2 error by output, and the largest difference of a value.
 
         Raises:
             StmdeployError: (exit code 4) a row is beyond the tolerance.
         """
         import numpy as np
 
-        expected = self._expected[owners]
-        errors = self._relative(got, expected)
-        worst = int(errors.argmax())
-        if self._tolerance is not None and errors[worst] > self._tolerance:
-            where = f" in row {worst} of a batch of {len(got)}" if len(got) > 1 else ""
-            raise differs(
-                f"outputs differ from PyTorch float64 by {errors[worst]:.1e} relative L2{where}, "
-                f"allowed {self._tolerance:.0e} (input seed {self._seed})"
-            )
-        return float(errors[worst]), float(np.abs(got - expected).max())
+        found, difference = dict[str, float](), 0.0
+        for one, values in zip(self._outputs, got, strict=True):
+            expected = one.expected[owners]
+            errors = one.relative(values, expected)
+            worst = int(errors.argmax())
+            if one.tolerance is not None and errors[worst] > one.tolerance:
+                where = f" in row {worst} of a batch of {len(values)}" if len(values) > 1 else ""
+                raise differs(
+                    f"outputs{one.of} differ from PyTorch float64 by {errors[worst]:.1e} relative "
+                    f"L2{where}, allowed {one.tolerance:.0e} (input seed {self._seed})"
+                )
+            found[one.name] = float(errors[worst])
+            difference = max(difference, float(np.abs(values - expected).max()))
+        return found, difference
 
-    def _moved(self, got: Outputs, expected: Outputs, what: Callable[[int], str]) -> float:
+    def _moved(
+        self, got: Sequence[Outputs], expected: Sequence[Outputs], what: Callable[[int], str]
+    ) -> float:
         """How far the worst row is from the one that it must equal; `what` describes that row.
 
         Raises:
             StmdeployError: (exit code 4) it is further than the precision rounds.
         """
-        errors = self._relative(got, expected)
-        worst = int(errors.argmax())
-        by, allowed = float(errors[worst]), _INDEPENDENT.get(self._precision)
-        if allowed is not None and by > allowed:
-            raise differs(
-                f"{what(worst)}: outputs differ by {by:.1e} relative L2, allowed {allowed:.0e}; "
-                f"the rows of a batch are not independent (input seed {self._seed})"
-            )
-        return by
-
-    def _relative(self, got: Outputs, expected: Outputs) -> npt.NDArray[np.float64]:
-        """The L2 distance of each row, relative to its length or, if larger, the usual length."""
-        import numpy as np
-
-        lengths = np.maximum(np.linalg.norm(expected, axis=1), self._length)
-        relative: npt.NDArray[np.float64] = np.linalg.norm(got - expected, axis=1) / lengths
-        return relative
+        furthest, allowed = 0.0, _INDEPENDENT.get(self._precision)
+        for one, values, right in zip(self._outputs, got, expected, strict=True):
+            errors = one.relative(values, right)
+            worst = int(errors.argmax())
+            by = float(errors[worst])
+            if allowed is not None and by > allowed:
+                raise differs(
+                    f"{what(worst)}: outputs{one.of} differ by {by:.1e} relative L2, allowed "
+                    f"{allowed:.0e}; the rows of a batch are not independent "
+                    f"(input seed {self._seed})"
+                )
+            furthest = max(furthest, by)
+        return furthest
 
 
 class NotFiniteError(StmdeployError):

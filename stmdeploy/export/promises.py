@@ -21,10 +21,14 @@ from stmdeploy.backbones.lowering import REFERENCE, forms_of
 from stmdeploy.errors import StmdeployError
 from stmdeploy.plugins.exporter import Exporter
 from stmdeploy.plugins.registry import exporters
-from stmdeploy.spec.export import HIGHEST_INT8_OPSET, LOWERINGS, LOWEST_OPSET, PRECISIONS
-
-TASKS = ("classification", "detection")
-CLASSIFICATION = TASKS[0]
+from stmdeploy.spec.export import (
+    HIGHEST_INT8_OPSET,
+    LOWERINGS,
+    LOWEST_OPSET,
+    PRECISIONS,
+    ExportSpec,
+)
+from stmdeploy.spec.model import CLASSIFICATION, DETECTION, TASKS
 
 
 class _Claim(BaseModel):
@@ -73,17 +77,21 @@ def promise(
 ) -> Promise:
     """What is promised of one combination."""
     kinds = _kinds(config, exporter, precision, lowering, task)
-    default = default_form(config, exporter, precision) == lowering
+    default = default_form(config, exporter, precision, task) == lowering
     found = next((e for e in _claims() if e.default in (None, default) and _fits(e, kinds)), None)
     claim, why = (found.claim, _reason(found)) if found is not None else ("yes", "")
-    if claim != "no" and (lacking := _lacking(config, exporter, precision, lowering)):
+    if claim != "no" and (lacking := _lacking(config, exporter, precision, lowering, task)):
         claim, why = "no", lacking
     return Promise(config.name, exporter.target.name, precision, lowering, task, claim, why)
 
 
-def _lacking(config: BackboneConfig, exporter: Exporter, precision: str, lowering: str) -> str:
+def _lacking(
+    config: BackboneConfig, exporter: Exporter, precision: str, lowering: str, task: str
+) -> str:
     """What there is not, so that a combination cannot be; empty if nothing is missing."""
     target = exporter.target
+    if task == DETECTION and config.detection is None:
+        return "the authors have no detection form of it"
     if lowering not in forms_of(config):
         return f"nobody has written the form {lowering} of {config.mixer} yet"
     if precision not in target.tolerances:
@@ -117,15 +125,23 @@ def forms_for(
     return forms or [REFERENCE]
 
 
-def default_form(config: BackboneConfig, exporter: Exporter, precision: str) -> str:
+def default_form(
+    config: BackboneConfig, exporter: Exporter, precision: str, task: str = CLASSIFICATION
+) -> str:
     """The form that a target takes unless told otherwise: the best that is not known to fail."""
     forms = forms_for(config, exporter, precision)
-    return next((f for f in forms if not why_not(config, exporter, precision, f)), forms[0])
+    return next((f for f in forms if not why_not(config, exporter, precision, f, task)), forms[0])
 
 
-def why_not(config: BackboneConfig, exporter: Exporter, precision: str, lowering: str) -> str:
+def why_not(
+    config: BackboneConfig,
+    exporter: Exporter,
+    precision: str,
+    lowering: str,
+    task: str = CLASSIFICATION,
+) -> str:
     """Why a form is known to fail; empty if it is not."""
-    kinds = _kinds(config, exporter, precision, lowering, CLASSIFICATION)
+    kinds = _kinds(config, exporter, precision, lowering, task)
     of_forms = (e for e in _claims() if e.claim == "no" and e.lowering and e.default is None)
     return next((_reason(entry) for entry in of_forms if _fits(entry, kinds)), "")
 
@@ -145,6 +161,28 @@ def check_precision(exporter: Exporter, precision: str) -> None:
         f"target {exporter.target.name!r} has no precision {precision!r}{''.join(whys[:1])}",
         f"choose one of: {', '.join(exporter.target.tolerances)}",
     )
+
+
+def check_dynamic_size(exporter: Exporter, spec: ExportSpec) -> None:
+    """Raises StmdeployError if a dynamic size is asked for that a target or a form cannot have."""
+    if not spec.dynamic_size:
+        return
+    if not exporter.target.dynamic_size:
+        able = ", ".join(name for name, one in exporters().items() if one.target.dynamic_size)
+        raise StmdeployError(
+            f"target {exporter.target.name!r} writes no file for images of any size",
+            f"leave --dynamic-size out, or choose one of: {able}",
+        )
+    if spec.lowering not in (None, REFERENCE):
+        raise StmdeployError(
+            f"form {spec.lowering!r} is of one image size: it folds what follows from it",
+            "leave --lowering out, or --dynamic-size",
+        )
+    if spec.model.is_custom:
+        raise StmdeployError(
+            f"--dynamic-size takes the catalogue's backbones, not {spec.model.name}",
+            "leave --dynamic-size out",
+        )
 
 
 def _kinds(

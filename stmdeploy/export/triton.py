@@ -75,6 +75,6 @@ def _config(name: str, backend: str, max_batch: int, manifest: Manifest) -> str:
 
 
 def _tensor(tensor: TensorInfo) -> str:
-    """A tensor without its batch dimension, which Triton adds by itself."""
-    dims = ", ".join(str(dim) for dim in tensor.shape[1:])
+    """A tensor without its batch dimension, which Triton adds by itself; -1 for a free one."""
+    dims = ", ".join(str(dim) if isinstance(dim, int) else "-1" for dim in tensor.shape[1:])
     return f'{{ name: "{tensor.name}" data_type: {_DTYPES[tensor.dtype]} dims: [ {dims} ] }}'

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +27,11 @@ from stmdeploy.export.probe import (
     known,
     probe_images,
 )
+from stmdeploy.measure.outputs import kept
 from stmdeploy.plugins.exporter import DraftLoader, Exporter
 from stmdeploy.plugins.runner import ModuleFactory, Runner
 from stmdeploy.schema.manifest import Draft, Fidelity, KnownOutputs, Verification
+from stmdeploy.spec.model import SizeRange
 from stmdeploy.spec.run import RunSpec
 
 if TYPE_CHECKING:
@@ -37,14 +40,16 @@ if TYPE_CHECKING:
     from torch import nn
 
     Images = npt.NDArray[np.float32]
-    Logits = npt.NDArray[np.float64]
+    Outputs = tuple[npt.NDArray[np.float64], ...]
 
 #: Batches that are compared; no exporter has seen 3, so a frozen batch shows.
 BATCHES = (1, 3)
 #: Says, for these images, where outputs that are not finite come from; empty if it cannot tell.
 Explain = Callable[["Images"], str]
-#: Images that the reference is given at once: float64 takes much memory.
-_AT_ONCE = 4
+#: Pixels that the reference is given at once: float64 takes much memory.
+_PIXELS_AT_ONCE = 4 * 224 * 224
+#: Values of an image's output, evenly spaced, that fidelity compares; all, unless it is a map.
+_COMPARED_VALUES = 2**16
 _NOTHING_WRITTEN = "no artifact was written"
 
 
@@ -53,18 +58,21 @@ class Reference:
 
     Args:
         module: float32, in eval mode; it is copied, not changed.
+        names: of its outputs.
         image_size: (height, width) in pixels.
 
     Raises:
         StmdeployError: the module cannot be copied in float64.
     """
 
-    def __init__(self, module: nn.Module, image_size: tuple[int, int]) -> None:
-        self._module, self._size = _in_float64(module), image_size
-        self._answers: dict[bytes, Logits] = {}
+    def __init__(
+        self, module: nn.Module, names: Sequence[str], image_size: tuple[int, int]
+    ) -> None:
+        self._module, self._names, self._size = _in_float64(module), names, image_size
+        self._answers: dict[bytes, Outputs] = {}
 
-    def logits(self, images: Images) -> Logits:
-        """The logits of images N 3 H W, in float64.
+    def outputs(self, images: Images) -> Outputs:
+        """The outputs of images N 3 H W in float64, as `compared` keeps them.
 
         Raises:
             StmdeployError: the module does not run in float64.
@@ -73,9 +81,10 @@ class Reference:
 
         key = hashlib.sha256(images.tobytes()).digest()
         if key not in self._answers:
-            parts = [images[i : i + _AT_ONCE] for i in range(0, len(images), _AT_ONCE)]
-            answers = [_reference_logits(self._module, part) for part in parts]
-            self._answers[key] = np.concatenate(answers)
+            step = max(1, _PIXELS_AT_ONCE // math.prod(self._size))
+            parts = [images[i : i + step] for i in range(0, len(images), step)]
+            answers = [compared(self._answer(part)) for part in parts]
+            self._answers[key] = tuple(np.concatenate(one) for one in zip(*answers, strict=True))
         return self._answers[key]
 
     @cached_property
@@ -90,23 +99,42 @@ class Reference:
 
         seed = secrets.randbits(32)
         images = probe_images(seed, self._size)
-        alone = np.concatenate([_reference_logits(self._module, image[None]) for image in images])
-        flat = alone.reshape(len(alone), -1)
-        lengths = np.linalg.norm(flat, axis=1)
-        if not (np.isfinite(lengths).all() and (lengths > 0).all()):
+        each = [self._answer(image[None]) for image in images]
+        alone = tuple(np.concatenate(one) for one in zip(*each, strict=True))
+        for one in alone:
+            lengths = np.linalg.norm(one.reshape(len(one), -1), axis=1)
+            if not (np.isfinite(lengths).all() and (lengths > 0).all()):
+                raise StmdeployError(
+                    "the model's own outputs in float64 are all zero or not finite",
+                    "check its weights: there is nothing to compare an artifact with",
+                )
+        for one, other in zip(alone, self._answer(images), strict=True):
+            if one.shape != other.shape or not np.allclose(other, one, rtol=1e-6, atol=1e-9):
+                raise differs(
+                    "the model itself mixes the images of a batch: each alone has other outputs",
+                    _NOTHING_WRITTEN,
+                )
+        further = further_images(min(one[0].size for one in alone))
+        if further:
+            more = self.outputs(probe_images(seed, self._size, IMAGES + further)[IMAGES:])
+            alone = tuple(
+                np.concatenate((one.reshape(len(one), -1), other))
+                for one, other in zip(alone, more, strict=True)
+            )
+        return known(seed, dict(zip(self._names, alone, strict=True)))
+
+    def _answer(self, images: Images) -> Outputs:
+        found = _reference_outputs(self._module, images)
+        if len(found) != len(self._names):
             raise StmdeployError(
-                "the model's own outputs in float64 are all zero or not finite",
-                "check its weights: there is nothing to compare an artifact with",
+                f"the model gives {len(found)} outputs, not {len(self._names)}", "wrap it to do so"
             )
-        together = _reference_logits(self._module, images)
-        if together.shape != alone.shape or not np.allclose(together, alone, rtol=1e-6, atol=1e-9):
-            raise differs(
-                "the model itself mixes the images of a batch: each alone has other outputs",
-                _NOTHING_WRITTEN,
-            )
-        further = further_images(flat.shape[1])
-        more = probe_images(seed, self._size, IMAGES + further)[IMAGES:]
-        return known(seed, np.concatenate((alone, self.logits(more))) if further else alone)
+        return found
+
+
+def compared(outputs: Sequence[npt.NDArray[np.floating]]) -> Outputs:
+    """The values that `fidelity` compares: N x anything of each output -> N x values, float64."""
+    return tuple(kept(one, _COMPARED_VALUES) for one in outputs)
 
 
 def verify(
@@ -139,12 +167,22 @@ def verify(
         runtime=found[-1].runtime,
         batches=batches,
         input_seed=outputs.seed,
-        relative_l2_error=max(one.relative_l2_error for one in found),
-        worst_logit_difference=max(one.worst_difference for one in found),
+        relative_l2_error=max(max(one.errors.values()) for one in found),
+        relative_l2_errors={
+            name: max(one.errors[name] for one in found) for name in found[-1].errors
+        },
+        worst_difference=max(one.worst_difference for one in found),
         row_dependence=max(one.row_dependence for one in found),
         tolerance_relative_l2=tolerance_relative_l2,
         outputs=outputs,
     )
+
+
+def further_sizes(sizes: SizeRange) -> tuple[tuple[int, int], ...]:
+    """Image sizes that a file of dynamic size is verified at beside its best: the least; a square
+    that windows of 7 divide at every stage; and one that is not square, which none divides."""
+    wanted = (sizes.least, (224, 224), (256, 352))
+    return tuple(size for size in dict.fromkeys(wanted) if size != sizes.best)
 
 
 def draft_runner(
@@ -204,20 +242,29 @@ def fidelity(
 
     images = judged_by.judging
     assert images is not None
-    right, runner, got = reference.logits(images), _loaded(load, batch), []
+    right, runner = reference.outputs(images), _loaded(load, batch)
+    got: list[Outputs] = []
     for start in range(0, len(images), batch):
         some = images[start : start + batch]
         filled = np.concatenate((some, np.repeat(some[-1:], batch - len(some), axis=0)))
-        got.append(_artifact_logits(runner, filled, explain)[: len(some)])
-    answered = np.concatenate(got)
-    if right.shape != answered.shape:
-        raise differs(f"outputs have shape {answered.shape}, not {right.shape}", _NOTHING_WRITTEN)
-    agreed = (right.argmax(axis=1) == answered.argmax(axis=1)).mean()
+        answered = _artifact_outputs(runner, filled, explain)
+        got.append(compared([one[: len(some)] for one in answered]))
+    errors = []
+    for expected, answers in zip(right, zip(*got, strict=True), strict=True):
+        mine = np.concatenate(answers)
+        if mine.shape != expected.shape:
+            told = f"outputs have shape {mine.shape}, not {expected.shape}"
+            raise differs(told, _NOTHING_WRITTEN)
+        errors.append(float(np.linalg.norm(mine - expected) / np.linalg.norm(expected)))
+    agreed = None
+    if len(right) == 1:
+        first = np.concatenate([one for (one,) in got]).argmax(axis=1)
+        agreed = 100 * float((right[0].argmax(axis=1) == first).mean())
     return Fidelity(
         source=judged_by.source,
         images=len(images),
-        relative_l2_error=float(np.linalg.norm(answered - right) / np.linalg.norm(right)),
-        top1_agreement_percent=100 * float(agreed),
+        relative_l2_error=max(errors),
+        top1_agreement_percent=agreed,
     )
 
 
@@ -238,21 +285,21 @@ def _running(batch: int) -> Iterator[None]:
         raise differs(told, _NOTHING_WRITTEN) from error
 
 
-def _artifact_logits(runner: Runner, images: Images, explain: Explain) -> Logits:
+def _artifact_outputs(runner: Runner, images: Images, explain: Explain) -> tuple[Images, ...]:
     """The artifact's outputs; raises StmdeployError (exit code 4) unless all are finite."""
     import numpy as np
 
     with _running(len(images)):
         runner.prepare(images)
         runner.run()
-        logits = runner.output().astype("float64")
-    if not np.isfinite(logits).all():
+        outputs = runner.outputs()
+    if not all(np.isfinite(one).all() for one in outputs):
         cause = _explained(explain, images)
         raise differs(
             f"outputs are not finite at batch {len(images)}{cause and ': '}{cause}",
             _NOTHING_WRITTEN,
         )
-    return logits
+    return outputs
 
 
 def _explained(explain: Explain, images: Images) -> str:
@@ -273,15 +320,16 @@ def _in_float64(module: nn.Module) -> nn.Module:
         ) from error
 
 
-def _reference_logits(reference: nn.Module, images: Images) -> Logits:
+def _reference_outputs(reference: nn.Module, images: Images) -> Outputs:
     import torch
 
     try:
         with torch.inference_mode():
-            logits: Logits = reference(torch.from_numpy(images).double()).numpy()
+            given = reference(torch.from_numpy(images).double())
+            maps = given if isinstance(given, list | tuple) else (given,)
+            return tuple(one.numpy() for one in maps)
     except Exception as error:  # a user's module may raise anything
         raise StmdeployError(
             f"the model does not run in float64: {error}",
             "hold tensors as parameters or buffers, so that they are cast with the module",
         ) from error
-    return logits

@@ -71,7 +71,7 @@ def _logits(runner: Runner, images: Array, batch: int) -> Array:
     filled = np.concatenate((images, np.repeat(images[-1:], missing, axis=0)))
     runner.prepare(filled)
     runner.run()
-    logits = runner.output()[: len(images)]
+    logits = runner.outputs()[0][: len(images)]
     if not np.isfinite(logits).all():
         raise StmdeployError(
             "the artifact gives logits that are not finite", "export it with another --precision",

@@ -286,7 +286,7 @@ def _with_copies(runner: Runner, images: Array, clock: Clock, budget_s: float) -
     def whole() -> None:
         runner.feed(images)
         runner.run()
-        runner.output()
+        runner.outputs()
 
     return _repeated(lambda: timed(whole, clock), clock, budget_s)
 

@@ -12,6 +12,7 @@ from statistics import fmean
 
 from stmdeploy.measure.calm import OthersUse, run_delay
 from stmdeploy.measure.clock import Clock
+from stmdeploy.measure.outputs import kept
 from stmdeploy.measure.sampling import Turn, burst, take_turn
 from stmdeploy.measure.session import Model, load_model, peak_memory_mib
 from stmdeploy.schema.hardware import Environment
@@ -64,7 +65,7 @@ def take_turns(
         first_inference_ms=loaded.first_inference_ms,
         memory_peak_mib=peak_memory_mib(),
         runtime_facts=loaded.runner.facts(),
-        logits=tuple(map(float, loaded.runner.output()[0])),
+        outputs=tuple(tuple(map(float, kept(one[:1])[0])) for one in loaded.runner.outputs()),
         environment=environment,
         burst_runs=runs,
         burst_s=burst_ns / NS_PER_S,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from stmdeploy.plugins.runner import Array, ModuleFactory, Runner
 from stmdeploy.schema.artifact import Artifact
-from stmdeploy.schema.manifest import Draft, ModelInfo
+from stmdeploy.schema.manifest import Draft, ModelInfo, TensorInfo
 from stmdeploy.schema.measurement import OperatorTime
 from stmdeploy.spec.export import EngineSpec, ExportSpec
 from stmdeploy.spec.run import RunSpec
@@ -43,6 +43,7 @@ class Target:
         holds_code: whether an artifact says what is computed; if not, it holds weights alone, and
             is loaded into the model's Python module.
         travels: what another machine can use.
+        dynamic_size: whether its artifacts can take images of any size.
         packages: names under which the library is distributed; the nodes of a cluster must have
             the same version of it.
     """
@@ -53,6 +54,7 @@ class Target:
     tolerances: Mapping[str, float | None]
     holds_code: bool = True
     travels: Travels = "artifact"
+    dynamic_size: bool = False
     packages: tuple[str, ...] = ()
 
 
@@ -64,6 +66,7 @@ class Work:
         module: the model, lowered to `form`, float32, in eval mode; exporters do not change it.
         form: one of `stmdeploy.spec.export.LOWERINGS`.
         info: the model as the manifest describes it.
+        outputs: what the module gives, in its order: names and shapes, float32.
         spec: what the user asked for.
         folder: scratch folder that the files are written into.
         images: N 3 H W, normalised, to set int8 scales with; None if none are needed.
@@ -74,6 +77,7 @@ class Work:
     module: nn.Module
     form: str
     info: ModelInfo
+    outputs: tuple[TensorInfo, ...]
     spec: ExportSpec
     folder: Path
     images: Array | None

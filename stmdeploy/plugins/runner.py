@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
-#: Images N 3 H W, normalised, or logits N x classes. The alias does not import NumPy.
+#: Images N 3 H W, normalised, or an output: logits N x classes, a map N C H W. The alias does not
+#: import NumPy.
 Array: TypeAlias = "npt.NDArray[np.float32]"
 
 
@@ -43,8 +44,8 @@ class Runner(Protocol):
     def run(self) -> None:
         """Runs one inference over the prepared input, and waits for its end."""
 
-    def output(self) -> Array:
-        """The logits of the latest run, N x classes, float32, on the host."""
+    def outputs(self) -> tuple[Array, ...]:
+        """The outputs of the latest run, float32, on the host: logits, or a detector's maps."""
 
     def facts(self) -> dict[str, str]:
         """``runtime``, ``version``, ``provider``, and the settings in force."""

@@ -12,7 +12,14 @@ from stmdeploy.errors import StmdeployError
 from stmdeploy.files.reading import BYTES_PER_MIB, parse_document, read_bytes
 from stmdeploy.report.text_table import ABSENT, TextTable, significant, tally
 from stmdeploy.schema.artifact import Artifact
-from stmdeploy.schema.manifest import EngineInfo, FusedLayer, Share
+from stmdeploy.schema.manifest import (
+    DynamicSize,
+    EngineInfo,
+    FusedLayer,
+    Manifest,
+    ModelInfo,
+    Share,
+)
 
 #: An engine has thousands of layers, each of which names its nodes.
 _LAYERS_MIB = 64
@@ -53,7 +60,7 @@ def _facts(artifact: Artifact) -> tuple[tuple[str, str], ...]:
     judged = "reported, not judged" if allowed is None else f"allowed {allowed:.0e}"
     return (
         ("model", f"{m.model.name}, {m.model.image_size[0]}x{m.model.image_size[1]}, "
-                  f"{m.model.num_classes} classes, {m.model.parameters / 1e6:.2f} M parameters"),
+                  f"{_gives(m.model)}, {m.model.parameters / 1e6:.2f} M parameters"),
         ("weights", f"{m.model.weights.kind}, {m.model.weights.source}"),
         ("target", f"{m.target}, {m.precision}, lowering {m.lowering}"
                    + (f", opset {m.opset}" if m.opset else "")),
@@ -61,9 +68,12 @@ def _facts(artifact: Artifact) -> tuple[tuple[str, str], ...]:
         ("state", m.state + (f": {m.not_run}" if m.not_run else "")),
         ("error", f"{checked.relative_l2_error:.2e} relative L2 ({judged}), by {checked.runtime}, "
                   f"batches {', '.join(map(str, checked.batches))}"),
-        *(("fidelity", f"{kept.relative_l2_error:.2e} relative L2, top-1 agreement "
-                       f"{kept.top1_agreement_percent:.1f} %, over {kept.images} images "
-                       f"({kept.source})")
+        *_maps(m),
+        *(_sizes(m.dynamic_size) if m.dynamic_size else ()),
+        *(("fidelity", f"{kept.relative_l2_error:.2e} relative L2"
+                       + ("" if kept.top1_agreement_percent is None
+                          else f", top-1 agreement {kept.top1_agreement_percent:.1f} %")
+                       + f", over {kept.images} images ({kept.source})")
           for kept in (m.fidelity,) if kept),
         *(("calibration", f"{scales.images} images ({scales.source}), {scales.method}")
           for scales in (m.calibration,) if scales),
@@ -73,6 +83,36 @@ def _facts(artifact: Artifact) -> tuple[tuple[str, str], ...]:
         ("versions", ", ".join(f"{name} {version}" for name, version in m.versions.items())),
         ("created", f"{m.created_utc}, in {m.export_s:.1f} s"),
     )  # fmt: skip
+
+
+def _maps(m: Manifest) -> tuple[tuple[str, str], ...]:
+    """Each map with its shape and its error; nothing for logits."""
+    errors = m.verification.relative_l2_errors
+    return tuple(
+        ("map", f"{one.name}, {'x'.join(map(str, one.shape))}, error {errors[one.name]:.2e}")
+        for one in m.outputs
+        if len(m.outputs) > 1 and one.name in errors
+    )
+
+
+def _sizes(sizes: DynamicSize) -> tuple[tuple[str, str], ...]:
+    """The sizes that an artifact of dynamic size takes, and those it was verified at."""
+    least, most = ("x".join(map(str, size)) for size in (sizes.least, sizes.most))
+    verified = (
+        f"{one.image_size[0]}x{one.image_size[1]} {one.relative_l2_error:.2e}"
+        for one in sizes.verified
+    )
+    return (
+        ("sizes", f"{least} to {most} px, multiples of {sizes.step}"),
+        ("verified at", f"the size above and {', '.join(verified)} relative L2"),
+    )
+
+
+def _gives(model: ModelInfo) -> str:
+    """What a model gives, in words."""
+    if model.num_classes is not None:
+        return f"{model.num_classes} classes"
+    return f"{model.task}{f', neck {model.neck}' if model.neck else ''}"
 
 
 def _engine(engine: EngineInfo) -> tuple[tuple[str, str], ...]:

@@ -13,6 +13,7 @@ from stmdeploy.files.writing import write_atomically
 from stmdeploy.report.layers import percent_by_kind
 from stmdeploy.report.recommendation import accuracy_of, latency_of
 from stmdeploy.schema.row import Row
+from stmdeploy.spec.model import CLASSIFICATION, DETECTION
 from stmdeploy.spec.run import LOOP
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Draws every figure that the rows have the data for, each as PNG and SVG.
 
     Returns:
-        The files: ``accuracy-latency``, ``throughput-batch`` and ``time-by-part``.
+        The files: ``accuracy-latency``, ``ap-latency``, ``throughput-batch`` and ``time-by-part``.
 
     Raises:
         StmdeployError: matplotlib is missing, the rows have data for no figure, or a file cannot
@@ -46,7 +47,8 @@ def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
         if row.measurement is not None and row.failure is None and row.scenario == LOOP
     ]  # fmt: skip
     drawn = {
-        "accuracy-latency": _accuracy_latency(measured),
+        "accuracy-latency": _accuracy_latency(measured, CLASSIFICATION),
+        "ap-latency": _accuracy_latency(measured, DETECTION),
         "throughput-batch": _throughput_batch(measured),
         "time-by-part": _time_by_part(measured),
     }
@@ -64,12 +66,13 @@ def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
     return written
 
 
-def _accuracy_latency(rows: Sequence[Row]) -> Figure | None:
-    """Top-1, measured or else published, over latency per image, one panel per batch.
+def _accuracy_latency(rows: Sequence[Row], task: str) -> Figure | None:
+    """Top-1, measured or else published, over latency per image, one panel per batch; for detection
+    backbones the published box AP.
 
     Bars are 95 % intervals; colours are STMs, markers are runtimes.
     """
-    drawn = [row for row in rows if accuracy_of(row) is not None]
+    drawn = [row for row in rows if row.task == task and accuracy_of(row) is not None]
     if not drawn:
         return None
     batches = sorted({row.batch for row in drawn})
@@ -78,7 +81,8 @@ def _accuracy_latency(rows: Sequence[Row]) -> Figure | None:
     for panel, batch in zip(panels, batches, strict=True):
         _draw_panel(panel, drawn, batch)
     kinds = sorted({found.kind for found in map(accuracy_of, drawn) if found is not None})
-    panels[0].set_ylabel(f"top-1, % ({', '.join(kinds)})")
+    what = "top-1, %" if task == CLASSIFICATION else "box AP, %"
+    panels[0].set_ylabel(f"{what} ({', '.join(kinds)})")
     figure.suptitle(_title(drawn), fontsize=10)
     return figure
 
@@ -154,18 +158,18 @@ def _draw_panel(panel: Axes, rows: Sequence[Row], batch: int) -> None:
         m, accuracy = row.measurement, accuracy_of(row)
         if row.batch != batch or m is None or accuracy is None:
             continue
-        top1, latency = accuracy.value, latency_of(m)
+        y, latency = accuracy.value, latency_of(m)
         x = latency.value / batch
         panel.errorbar(
-            [x], [top1],
+            [x], [y],
             xerr=[[x - latency.low / batch], [latency.high / batch - x]],
-            yerr=[[top1 - accuracy.low], [accuracy.high - top1]],
+            yerr=[[y - accuracy.low], [accuracy.high - y]],
             fmt=_MARKERS[ways.index(way(row)) % len(_MARKERS)],
             color=f"C{stms.index(row.stm)}", capsize=3,
         )  # fmt: skip
         panel.annotate(
             f"{row.stm} {row.scale}",
-            (x, top1),
+            (x, y),
             xytext=(5, 5),
             textcoords="offset points",
             fontsize=8,

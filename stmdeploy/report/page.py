@@ -15,6 +15,7 @@ from stmdeploy.report.layers import percent_by_kind
 from stmdeploy.report.profile_table import UNSTEADY, peaks_in_words, profile_notes
 from stmdeploy.report.ratios import compared, figures_beside, sentences
 from stmdeploy.schema.row import Row
+from stmdeploy.spec.model import DETECTION
 
 #: Keys that plots need beside the columns'.
 _PLOTTED = ("top1", "top1_low", "top1_high", "top1_kind", "graph_macs", "graph_bytes", "advice")
@@ -57,7 +58,7 @@ def report_page(
         failed=sum(row.failure is not None for row in rows),
         unsteady=sum(map(is_unsteady, rows)),
         mark=UNSTEADY,
-        has_ap=any(row.published_box_ap_percent is not None for row in rows),
+        has_detection=any(row.task == DETECTION for row in rows),
         assumptions=ASSUMPTIONS,
         has_bounds=any(row.bound for row in rows),
         sentences=sentences(rows, compared(rows, reference)),

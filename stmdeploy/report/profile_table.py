@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from stmdeploy.report.ratios import Compared, compared, in_words, sentences
 from stmdeploy.report.text_table import ABSENT, TextTable, fixed, significant
+from stmdeploy.results.frame import flat
 from stmdeploy.schema.hardware import Peaks
 from stmdeploy.schema.measurement import Measurement
 from stmdeploy.schema.row import Row
+from stmdeploy.spec.model import CLASSIFICATION, DETECTION
 from stmdeploy.spec.run import LOOP
 
 #: Defaults that no note mentions.
 _USUAL = {
     ("python", "this"), ("node", "this machine"), ("in flight", "1"), ("scenario", LOOP),
-    ("repeat", "0"),
+    ("repeat", "0"), ("task", CLASSIFICATION), ("neck", ABSENT),
 }  # fmt: skip
 #: Marks a latency that was not measured steadily.
 UNSTEADY = "~"
@@ -29,9 +31,9 @@ def profile_table(rows: Sequence[Row], reference: str = "") -> TextTable:
     settings = varying_settings(rows)
     found = compared(rows, reference)
     beside = {one.row: one for one in found}
-    measured = ("measured top-1 %",) if any(row.accuracy for row in rows) else ()
+    accuracies = _accuracies(rows)
     headers = (
-        "backbone", *settings, "batch", "top-1 %", *measured, "latency ms", "95 % interval",
+        "backbone", *settings, "batch", *accuracies, "latency ms", "95 % interval",
         *(("x reference", "group") if found else ()),
         "p90 ms", "images/s", "efficiency %", "GMACs", "params M", "peak MiB",
     )  # fmt: skip
@@ -40,8 +42,7 @@ def profile_table(rows: Sequence[Row], reference: str = "") -> TextTable:
             row.model,
             *(column[i] for column in settings.values()),
             str(row.batch),
-            fixed(row.published_top1_percent),
-            *(fixed(row.accuracy.top1.percent if row.accuracy else None) for _ in measured),
+            *(fixed(accuracy_of(row)) for accuracy_of in accuracies.values()),
             *_cost_cells(row, _beside(i, beside) if found else ()),
         )
         for i, row in enumerate(rows)
@@ -53,10 +54,23 @@ def profile_table(rows: Sequence[Row], reference: str = "") -> TextTable:
         notes=(*sentences(rows, found), *profile_notes(rows), *_row_notes(rows)),
         keys=2 + len(settings),
         drop_first=(
-            "params M", "GMACs", "peak MiB", "efficiency %", "p90 ms", "images/s", "top-1 %",
-            "measured top-1 %", "95 % interval", "group",
+            "params M", "GMACs", "peak MiB", "efficiency %", "p90 ms", "images/s", "mask AP",
+            *accuracies, "95 % interval", "group",
         ),
     )  # fmt: skip
+
+
+def _accuracies(rows: Sequence[Row]) -> dict[str, Callable[[Row], float | None]]:
+    """The columns of accuracy that some row can have: AP belongs to detection backbones."""
+    found: dict[str, Callable[[Row], float | None]] = {}
+    if any(row.task == CLASSIFICATION for row in rows):
+        found["top-1 %"] = lambda row: row.published_top1_percent
+    if any(row.accuracy for row in rows):
+        found["measured top-1 %"] = lambda row: row.accuracy.top1.percent if row.accuracy else None
+    if any(row.task == DETECTION for row in rows):
+        found["box AP"] = lambda row: flat(row)["published_box_ap_percent"]
+        found["mask AP"] = lambda row: flat(row)["published_mask_ap_percent"]
+    return found
 
 
 def varying(columns: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -72,6 +86,8 @@ def varying_settings(rows: Sequence[Row]) -> dict[str, list[str]]:
 def _settings(rows: Sequence[Row]) -> dict[str, list[str]]:
     """Settings that may vary from row to row, each with its cell for every row."""
     return {
+        "task": [row.task for row in rows],
+        "neck": [row.neck or ABSENT for row in rows],
         "image": [f"{row.image_height_px}x{row.image_width_px}" for row in rows],
         "node": [row.node or "this machine" for row in rows],
         "python": [row.python or "this" for row in rows],
@@ -145,7 +161,10 @@ def profile_notes(rows: Sequence[Row]) -> tuple[str, ...]:
     peaks = {peaks_in_words(row.bound.peaks) for row in rows if row.bound is not None}
     notes = [
         "top-1 (ImageNet-1k) is published by the authors, not measured here; it holds for the "
-        "model in float32.",
+        "model in float32." if any(row.task == CLASSIFICATION for row in rows) else "",
+        "box AP and mask AP (COCO, Mask R-CNN 1x) are published by the authors, for the detector "
+        "with this backbone in float32; the cost is the backbone's, without a detector's heads."
+        if any(row.task == DETECTION for row in rows) else "",
         f"Measured top-1 is that of the artifact itself, over {', '.join(sorted(data))}."
         if data else "",
         f"Latency is the median of one inference on this machine at that time, with its 95 % "

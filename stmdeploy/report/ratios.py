@@ -34,7 +34,7 @@ class Compared:
 def name_of(row: Row) -> str:
     """As `RowSpec.name`; `--reference` takes words of it."""
     again = f"/repeat{row.repeat}" if row.repeat else ""
-    return f"{row.model}/{row.runtime}/{row.precision}/batch{row.batch}{again}"
+    return f"{row.label}/{row.runtime}/{row.precision}/batch{row.batch}{again}"
 
 
 def compared(rows: Sequence[Row], reference: str = "") -> tuple[Compared, ...]:

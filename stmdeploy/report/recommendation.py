@@ -16,6 +16,7 @@ from stmdeploy.report.ratios import contrast_of
 from stmdeploy.schema.measurement import Measurement
 from stmdeploy.schema.row import Row
 from stmdeploy.spec.limits import positive
+from stmdeploy.spec.model import DETECTION
 
 
 class Kept(IntEnum):
@@ -32,7 +33,7 @@ class Limits:
     """What is asked of a row, as positive numbers; None asks nothing.
 
     Latency is of one inference of the whole batch; memory is the GPU's, or on a CPU the worker's;
-    accuracy is the measured one, or else the published.
+    top-1 is the measured one, or else the published; AP is published, of detection backbones.
 
     Raises:
         StmdeployError: a number is not positive.
@@ -43,6 +44,8 @@ class Limits:
     max_memory_mib: float | None = None
     max_energy_j_per_image: float | None = None
     min_top1_percent: float | None = None
+    min_box_ap_percent: float | None = None
+    min_mask_ap_percent: float | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -86,13 +89,26 @@ class Recommendation:
 
 
 def accuracy_of(row: Row) -> Figure | None:
+    """A row's accuracy in per cent: top-1, or for a detection backbone the box AP."""
+    if row.task == DETECTION:
+        return _exactly(row.published_box_ap_percent, "published")
+    return top1_of(row)
+
+
+def top1_of(row: Row) -> Figure | None:
     """A row's top-1 in per cent, measured or else published; an accuracy measured with synthetic
     weights does not count."""
+    if row.task == DETECTION:
+        return None
     found = row.accuracy
     if found is not None and found.weights != "synthetic":
         kind = f"measured, {found.images} images"
         return Figure(found.top1.percent, found.top1.low, found.top1.high, kind)
     return _exactly(row.published_top1_percent, "published")
+
+
+def _ap(row: Row, value: float | None) -> Figure | None:
+    return _exactly(value, "published") if row.task == DETECTION else None
 
 
 def _exactly(value: float | None, kind: str = "measured") -> Figure | None:
@@ -129,7 +145,9 @@ _FIGURES: dict[str, Callable[[Row, Measurement], Figure | None]] = {
     "max_memory_mib": lambda _, m: _exactly(memory_mib(m)),
     "max_energy_j_per_image": lambda _, m: _exactly(m.energy_j_per_image),
     "min_throughput_images_s": lambda _, m: _over_processes(_throughput_of(m), m),
-    "min_top1_percent": lambda row, _: accuracy_of(row),
+    "min_top1_percent": lambda row, _: top1_of(row),
+    "min_box_ap_percent": lambda row, _: _ap(row, row.published_box_ap_percent),
+    "min_mask_ap_percent": lambda row, _: _ap(row, row.published_mask_ap_percent),
 }
 
 

@@ -17,6 +17,7 @@ from stmdeploy.report.recommendation import (
 from stmdeploy.report.text_table import ABSENT, TextTable, counted, significant
 from stmdeploy.results.frame import flat
 from stmdeploy.schema.measurement import Measurement
+from stmdeploy.spec.model import DETECTION
 
 _WORDS = {Kept.NOT_CERTAIN: "not certain", Kept.NOT_KNOWN: "not known", Kept.NO: "broken"}
 
@@ -31,8 +32,10 @@ def recommendation_table(found: Recommendation, title: str, runners_up: int) -> 
          reason(one, found))
         for i, (what, one) in enumerate(shown)
     )  # fmt: skip
+    detection = any(one.row.task == DETECTION for _, one in shown)
+    accuracy = "box AP" if detection else "top-1 %"
     headers = (
-        "row", "backbone", *settings, "batch", "top-1 %", "latency ms",
+        "row", "backbone", *settings, "batch", accuracy, "latency ms",
         "95 % interval", "images/s", "MiB", "why",
     )  # fmt: skip
     return TextTable(
@@ -41,8 +44,8 @@ def recommendation_table(found: Recommendation, title: str, runners_up: int) -> 
         left=2 + len(settings),
         notes=_notes(found, runners_up),
         keys=3 + len(settings),
-        drop_first=("MiB", "images/s", "95 % interval", "top-1 %", "why"),
-        wrap=("top-1 %", "why"),
+        drop_first=("MiB", "images/s", "95 % interval", accuracy, "why"),
+        wrap=(accuracy, "why"),
         title=title,
     )
 
@@ -94,8 +97,9 @@ def _measured(one: Judged) -> Measurement:
 
 
 def _words(name: str) -> str:
-    """``max_latency_ms`` -> latency."""
-    return name.split("_")[1]
+    """``max_latency_ms`` -> latency; ``min_box_ap_percent`` -> box AP."""
+    words = name.split("_")
+    return f"{words[1]} AP" if "ap" in words else words[1]
 
 
 def _cells(one: Judged) -> tuple[str, ...]:

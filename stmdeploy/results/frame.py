@@ -13,6 +13,7 @@ from stmdeploy.schema.evaluation import Evaluation
 from stmdeploy.schema.hardware import Bound
 from stmdeploy.schema.measurement import Measurement, ScenarioResult
 from stmdeploy.schema.row import Row
+from stmdeploy.spec.model import CLASSIFICATION
 from stmdeploy.spec.run import LOOP
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ def flat(row: Row) -> dict[str, Any]:
 
     The keys are the same for every row; what was not measured is None.
     """
+    if row.task == CLASSIFICATION:  # older stores paired it with another network's figures
+        none = {"published_box_ap_percent": None, "published_mask_ap_percent": None}
+        row = row.model_copy(update=none)
     names = [name for name in Measurement.model_fields if name not in _NESTED]
     scenario_names = [f"scenario_{name}" for name in _SCENARIO_FIGURES]
     measured: dict[str, Any] = dict.fromkeys([*names, *_FACTS, *scenario_names])

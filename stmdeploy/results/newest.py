@@ -34,6 +34,14 @@ class NewestRows:
     rows: tuple[Row, ...]
     failed_since: tuple[Row, ...]
 
+    def only(self, task: str) -> NewestRows:
+        """Those of one task."""
+        mine, since = (
+            tuple(row for row in rows if row.task == task)
+            for rows in (self.rows, self.failed_since)
+        )
+        return NewestRows(mine, since)
+
 
 def newest_measured(entries: Iterable[Entry]) -> list[Entry]:
     """The newest entry of every row, sweep by sweep.

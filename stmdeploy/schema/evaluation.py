@@ -15,8 +15,8 @@ class Published:
     """Figures that the authors of a backbone published, in per cent.
 
     Attributes:
-        top1_percent: ImageNet-1k top-1 accuracy at 224 px.
-        box_ap_percent: COCO box AP of Mask R-CNN (1x schedule) with this backbone.
+        top1_percent: ImageNet-1k top-1 accuracy of the classification backbone at 224 px.
+        box_ap_percent: COCO box AP of Mask R-CNN (1x schedule) with the detection backbone.
         mask_ap_percent: COCO mask AP of the same detector.
     """
 

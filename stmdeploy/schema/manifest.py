@@ -7,12 +7,12 @@ from typing import Literal
 from pydantic import Field
 
 from stmdeploy.schema.document import Document, PlainName, PlainText, Sealed, Sha256, Side
-from stmdeploy.spec.model import MAX_CLASSES
+from stmdeploy.spec.model import CLASSIFICATION, MAX_CLASSES
 
 #: 1: first version. 2: precisions, fidelity, engines, cost, a seal over the manifest itself.
 #: 3: the operations of the graph. 4: known outputs; errors are those of the worst row.
-#: 5: the usual length of known outputs.
-MANIFEST_SCHEMA_VERSION = 5
+#: 5: the usual length of known outputs. 6: the task, and several outputs.
+MANIFEST_SCHEMA_VERSION = 6
 #: Far more than any backbone needs; a file without end must not be hashed for ever.
 _MOST_BYTES = 16 * 2**30
 
@@ -35,7 +35,11 @@ class ModelInfo(Document):
     stm: PlainText = Field(description="Spatial token mixer; custom for a user's own model.")
     scale: PlainText = Field(description="Scale, such as tiny; empty for a user's own model.")
     image_size: tuple[Side, Side] = Field(description="Height and width of an image, in pixels.")
-    num_classes: int = Field(ge=1, le=MAX_CLASSES, description="Logits per image.")
+    task: PlainText = Field(CLASSIFICATION, description="Task: classification or detection.")
+    neck: PlainText = Field("", description="Neck of a detector behind the backbone; often empty.")
+    num_classes: int | None = Field(
+        ge=1, le=MAX_CLASSES, description="Logits per image; None for detection."
+    )
     parameters: int = Field(description="Number of parameters, in single values.")
     weights: WeightsInfo = Field(description="Origin and hash of the weights.")
 
@@ -45,7 +49,9 @@ class TensorInfo(Document):
 
     name: str = Field(description="Name of the tensor.")
     dtype: str = Field(description="Data type, such as float32.")
-    shape: tuple[int | str, ...] = Field(description='Dimensions; the free one is "batch".')
+    shape: tuple[int | str, ...] = Field(
+        description='Dimensions; free ones are "batch", and of a dynamic size "height/4" and so on.'
+    )
 
 
 class FileInfo(Document):
@@ -56,36 +62,69 @@ class FileInfo(Document):
     size_bytes: int = Field(ge=0, le=_MOST_BYTES, description="Size in bytes.")
 
 
+class KnownOutput(Document):
+    """One output of the model for three random images, in float64."""
+
+    name: PlainText = Field(description="Name of the output.")
+    size: int = Field(ge=1, description="Values that an image has of it.")
+    step: int = Field(ge=1, description="Every step-th value of an image is kept; 1 keeps all.")
+    length: float = Field(gt=0, description="Usual L2 norm of an image's kept values (RMS).")
+    values: str = Field(description="Kept values, float32 in little-endian order, as base64.")
+
+
 class KnownOutputs(Document):
     """The model's float64 outputs for three random images (see `stmdeploy.export.probe`)."""
 
     seed: int = Field(ge=0, lt=2**32, description="Seed of the three random images.")
-    step: int = Field(ge=1, description="Every step-th output of an image is kept; 1 keeps all.")
-    length: float = Field(gt=0, description="Usual L2 norm of an image's kept outputs (RMS).")
-    values: str = Field(description="Kept outputs, float32 in little-endian order, as base64.")
+    outputs: tuple[KnownOutput, ...] = Field(
+        min_length=1, max_length=64, description="Outputs, in the model's order."
+    )
 
 
 class Verification(Document):
     """Outputs against the float64 PyTorch reference, over fresh random inputs.
 
-    Errors are those of the worst image of any batch. If the engine could not run on the exporting
-    machine, they are of the graph that it was built from, run by another runtime.
+    Errors are those of the worst output for the worst image of any batch. If the engine could not
+    run on the exporting machine, they are of the graph that it was built from, run by another
+    runtime.
     """
 
     runtime: str = Field(description="Runtime that computed them, its version and provider.")
     batches: tuple[int, ...] = Field(description="Batch sizes that were run.")
     input_seed: int = Field(description="Seed of the inputs.")
     relative_l2_error: float = Field(
-        description="||y - r|| / ||r|| over an image's logits; ||r|| is at least the usual norm."
+        description="||y - r|| / ||r|| over an image's output; ||r|| is at least the usual norm."
     )
-    worst_logit_difference: float = Field(description="Largest absolute difference of a logit.")
+    relative_l2_errors: dict[str, float] = Field(
+        description="The same for each output, by its name."
+    )
+    worst_difference: float = Field(description="Largest absolute difference of a value.")
     row_dependence: float = Field(
-        description="Relative L2 change of an image's logits when its place or its batch changes."
+        description="Relative L2 change of an image's output when its place or its batch changes."
     )
     tolerance_relative_l2: float | None = Field(
-        description="Limit of the error, wider for under 16 logits; None if it is only reported."
+        description="Limit of the error, wider for under 16 values; None if it is only reported."
     )
     outputs: KnownOutputs = Field(description="Known outputs that runs are checked against.")
+
+
+class VerifiedSize(Document):
+    """Outputs against the float64 reference at a further image size, as in Verification."""
+
+    image_size: tuple[Side, Side] = Field(description="Height and width of the images, in pixels.")
+    relative_l2_error: float = Field(description="Error of the worst output and image.")
+    row_dependence: float = Field(description="Change when an image's place or batch changes.")
+
+
+class DynamicSize(Document):
+    """The image sizes that an artifact of dynamic size takes."""
+
+    least: tuple[Side, Side] = Field(description="Least height and width, in pixels.")
+    most: tuple[Side, Side] = Field(description="Largest height and width, in pixels.")
+    step: int = Field(ge=1, description="Sides are multiples of it, in pixels.")
+    verified: tuple[VerifiedSize, ...] = Field(
+        description="Sizes that were verified beside the model's own."
+    )
 
 
 class Fidelity(Document):
@@ -93,9 +132,12 @@ class Fidelity(Document):
 
     source: str = Field(description="Name of the folder of images, or random for noise.")
     images: int = Field(description="Images compared; none set the scales if there were several.")
-    relative_l2_error: float = Field(description="||y - r|| / ||r|| over all logits of all images.")
-    top1_agreement_percent: float = Field(
-        description="Share of images whose highest logit is the reference's, in per cent."
+    relative_l2_error: float = Field(
+        description="||y - r|| / ||r|| over all images, of the worst output."
+    )
+    top1_agreement_percent: float | None = Field(
+        description="Share of images whose highest logit is the reference's, in per cent; None for "
+        "detection."
     )
 
 
@@ -208,6 +250,9 @@ class Manifest(Sealed):
     operators: dict[str, int] = Field(description="Nodes of its graph by type; empty without one.")
     versions: dict[str, str] = Field(description="Versions of the packages that made it, by name.")
     verification: Verification = Field(description="Comparison with the float64 reference.")
+    dynamic_size: DynamicSize | None = Field(
+        description="Image sizes that it takes; None for that of the model alone."
+    )
     fidelity: Fidelity | None = Field(description="Fidelity of a low precision; None for fp32.")
     calibration: Calibration | None = Field(description="Calibration of int8; None otherwise.")
     engine: EngineInfo | None = Field(description="Engine; None if none was built.")

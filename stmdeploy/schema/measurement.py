@@ -96,7 +96,9 @@ class TurnsRun(Document):
     first_inference_ms: float = Field(description="Time to prepare and run one inference, in ms.")
     memory_peak_mib: float = Field(description="Peak host memory of the process, in MiB.")
     runtime_facts: dict[str, str] = Field(description="Version, provider and settings in force.")
-    logits: tuple[float, ...] = Field(description="Logits of the image that both sides run first.")
+    outputs: tuple[tuple[float, ...], ...] = Field(
+        description="Values of each output for the image that both sides run first, evenly spaced."
+    )
     burst_runs: Number = Field(description="Inferences run back to back after the last turn.")
     burst_s: Amount = Field(description="Time that they took altogether, in seconds.")
     others_processors: float = Field(

@@ -12,6 +12,7 @@ from stmdeploy.schema.evaluation import Evaluation, Published
 from stmdeploy.schema.hardware import Bound, Environment
 from stmdeploy.schema.manifest import ModelInfo, Operation
 from stmdeploy.schema.measurement import Measurement
+from stmdeploy.spec.model import CLASSIFICATION, label
 from stmdeploy.spec.run import LOOP
 
 
@@ -72,13 +73,16 @@ class RowContrast(Document):
 class Row(Document):
     """One row of results: a model, how it was run, what it costs and how exact it is.
 
-    Published figures are the authors'. They are given only for their models in fp32 at 224 px with
-    1000 classes, synthetic weights included; all other figures were measured or counted here.
+    Published figures are the authors', given only for the very network that they belong to, in
+    fp32, synthetic weights included: top-1 for classification at 224 px with 1000 classes, AP for
+    detection at the sizes of their COCO images. All others were measured or counted here.
     """
 
     model: PlainText = Field(description="Name of the model, as --model takes it.")
     stm: PlainText = Field(description="Spatial token mixer; custom for a user's own model.")
     scale: PlainText = Field(description="Scale, such as tiny; empty for a user's own model.")
+    task: PlainText = Field(CLASSIFICATION, description="Task: classification or detection.")
+    neck: PlainText = Field("", description="Neck of a detector behind the backbone; often empty.")
     weights: PlainText = Field(description="Origin of the weights: checkpoint, synthetic or own.")
     weights_sha256: PlainText = Field(description="SHA-256 of the content of the state_dict.")
     image_height_px: Side = Field(description="Height of an image, in pixels.")
@@ -145,6 +149,12 @@ class Row(Document):
     accuracy: Evaluation | None = Field(
         None, description="Evaluation with the most images, same runtime and provider; or None."
     )
+
+    @property
+    def label(self) -> str:
+        """As `ModelSpec.label`."""
+        size = (self.image_height_px, self.image_width_px)
+        return label(self.model, self.task, self.neck, size)
 
     @property
     def efficiency(self) -> float | None:

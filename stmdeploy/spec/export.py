@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.spec.limits import at_least, at_most
-from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.model import CLASSIFICATION, ModelSpec, SizeRange
 
 FULL_PRECISION = "fp32"
 #: fp16 and bf16: weights and activations. int8: both, with scales from calibration images.
@@ -20,6 +20,8 @@ LOWEST_OPSET = {"reference": 19, "tokens": 23, "tokens-plain": 19}
 #: ONNX Runtime's optimiser mixes up the types of quantised graphs of later opsets.
 HIGHEST_INT8_OPSET = 20
 MAX_BATCH = 2**31 - 1
+#: Between these sides, in pixels, a file of dynamic size takes images of any.
+LEAST_SIDE, MOST_SIDE = 64, 1344
 MAX_CALIBRATION_IMAGES = 4096
 
 
@@ -50,6 +52,7 @@ class EngineSpec:
         builder_level: 0 (fastest build) to 5 (fastest engine); None for the builder's default.
         timing_cache: file in which TensorRT keeps its measurements between builds.
         compute_capabilities: GPUs that TensorRT-RTX builds for, such as ``8.9``; none need be here.
+        sizes: the image sizes that an engine takes; None for that of the model alone.
     """
 
     batch: tuple[int, int, int] = (1, 8, 32)
@@ -57,6 +60,7 @@ class EngineSpec:
     builder_level: int | None = None
     timing_cache: Path | None = None
     compute_capabilities: tuple[str, ...] = ()
+    sizes: SizeRange | None = None
 
     def __post_init__(self) -> None:
         at_least(1, self.batch[0], "batch")
@@ -86,6 +90,8 @@ class ExportSpec:
         calibration: images for the low precisions.
         engine: settings for targets that build an engine.
         source_only: for such targets, whether the engine is built later, on the machine it runs on.
+        dynamic_size: whether the artifact takes images of any size in `sizes`; that of the model is
+            then the best one.
     """
 
     model: ModelSpec
@@ -97,6 +103,7 @@ class ExportSpec:
     calibration: CalibrationSpec = field(default_factory=CalibrationSpec)
     engine: EngineSpec = field(default_factory=EngineSpec)
     source_only: bool = False
+    dynamic_size: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -107,8 +114,24 @@ class ExportSpec:
             raise StmdeployError(f"unknown lowering {self.lowering!r}", hint)
 
     @property
+    def sizes(self) -> SizeRange:
+        """The image sizes that the artifact takes: the model's own; if dynamic, from 64 to 1344 px
+        a side, or wider where that lies beyond."""
+        height, width = best = self.model.image_size
+        if not self.dynamic_size:
+            return SizeRange(best, best, best)
+        return SizeRange(
+            (min(height, LEAST_SIDE), min(width, LEAST_SIDE)),
+            best,
+            (max(height, MOST_SIDE), max(width, MOST_SIDE)),
+        )
+
+    @property
     def stem(self) -> str:
         """File name of the artifact, without its suffix."""
         height, width = self.model.image_size
         safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.model.name)
-        return f"{safe}-{height}x{width}-{self.precision}"
+        task = "" if self.model.task == CLASSIFICATION else f"-{self.model.task}"
+        neck = f"-{self.model.neck}" if self.model.neck else ""
+        size = "dynamic" if self.dynamic_size else f"{height}x{width}"
+        return f"{safe}{task}{neck}-{size}-{self.precision}"

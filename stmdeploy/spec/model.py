@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stmdeploy.errors import StmdeployError
+from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.spec.limits import at_least, at_most
 
 #: Larger models fit into no memory.
@@ -15,9 +15,33 @@ DEFAULT_CLASSES = 1000
 #: What a backbone is for: the authors' classification and detection backbones are two networks.
 CLASSIFICATION, DETECTION = "classification", "detection"
 TASKS = (CLASSIFICATION, DETECTION)
-#: Names of every model's one input and one output; the batch is their only free dimension.
+#: Height and width in pixels, unless others are asked for: those of the published accuracies.
+DEFAULT_SIZES = {CLASSIFICATION: (224, 224), DETECTION: (800, 1344)}
+#: Necks that a detection backbone can be built with; the empty one is none.
+NECKS = ("", "fpn")
+#: The name of every model's one input, and those of its outputs, whose first dimension is the
+#: batch, and free. Maps have the names that the paper of FPN gives them (arXiv 1612.03144): those
+#: of the backbone are at strides 4 to 32, those of the neck at 4 to 64.
 INPUT_NAME = "image"
-OUTPUT_NAME = "logits"
+OUTPUT_NAMES = {
+    (CLASSIFICATION, ""): ("logits",),
+    (DETECTION, ""): ("c2", "c3", "c4", "c5"),
+    (DETECTION, "fpn"): ("p2", "p3", "p4", "p5", "p6"),
+}
+
+
+@dataclass(frozen=True)
+class SizeRange:
+    """Image sizes that one file takes: sides in pixels, multiples of `step`.
+
+    Attributes:
+        least, best, most: (height, width); a builder of engines tunes for `best`.
+    """
+
+    least: tuple[int, int]
+    best: tuple[int, int]
+    most: tuple[int, int]
+    step: int = 32
 
 
 @dataclass(frozen=True)
@@ -27,11 +51,13 @@ class ModelSpec:
     Attributes:
         name: an official backbone name, ``package.module:callable`` or ``timm:NAME``.
         image_size: (height, width) in pixels.
-        num_classes: outputs of the head; None for `DEFAULT_CLASSES`, or for as many as a user's
-            own model has.
+        num_classes: outputs of the head; None for `DEFAULT_CLASSES`, for as many as a user's own
+            model has, and for detection, which has no head.
         checkpoint: a file, a URL, or ``official`` for the authors' weights; None for synthetic
             weights, or for those that a user's own model comes with.
         seed: seed of synthetic weights.
+        task: one of `TASKS`.
+        neck: one of `NECKS`; its cost is then included.
     """
 
     name: str
@@ -39,8 +65,23 @@ class ModelSpec:
     num_classes: int | None = None
     checkpoint: str | None = None
     seed: int = 0
+    task: str = CLASSIFICATION
+    neck: str = ""
 
     def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise StmdeployError(f"unknown task {self.task!r}", nearest(self.task, TASKS))
+        if self.neck not in NECKS:
+            raise StmdeployError(f"unknown neck {self.neck!r}", nearest(self.neck, NECKS[1:]))
+        if self.neck and self.task != DETECTION:
+            raise StmdeployError("only a detection backbone has a neck", "give --task detection")
+        if self.task == DETECTION and self.is_custom:
+            raise StmdeployError(
+                f"{self.name} has no detection form: it is not of the catalogue",
+                "give --stm halo, pvt, swin, convnext or dcn",
+            )
+        if self.task == DETECTION and self.num_classes is not None:
+            raise StmdeployError("a detection backbone has no classes", "leave --num-classes out")
         if self.num_classes is not None:
             at_least(1, self.num_classes, "number of classes")
             at_most(MAX_CLASSES, self.num_classes, "number of classes")
@@ -51,9 +92,8 @@ class ModelSpec:
 
     @property
     def label(self) -> str:
-        """The name, followed by the image size if that is not 224 x 224."""
-        height, width = self.image_size
-        return self.name if (height, width) == (224, 224) else f"{self.name} {height}x{width}"
+        """The name, the task unless it is classification, and an image size that is not usual."""
+        return label(self.name, self.task, self.neck, self.image_size)
 
     @property
     def head_classes(self) -> int:
@@ -64,6 +104,14 @@ class ModelSpec:
     def is_custom(self) -> bool:
         """Whether the model comes from outside the catalogue."""
         return ":" in self.name
+
+
+def label(name: str, task: str, neck: str, image_size: tuple[int, int]) -> str:
+    """A model's name, its task unless it is classification, its neck, and an image size that is not
+    usual."""
+    height, width = image_size
+    size = "" if DEFAULT_SIZES.get(task) == image_size else f"{height}x{width}"
+    return " ".join(filter(None, (name, "" if task == CLASSIFICATION else task, neck, size)))
 
 
 def parse_image_size(text: str) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from stmdeploy.schema.artifact import Artifact, read_artifact
 from stmdeploy.schema.hardware import Bound, Environment
 from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import Prepared, PreparedArtifact, Row
-from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.model import CLASSIFICATION, ModelSpec
 from stmdeploy.spec.sweep import RowSpec
 from stmdeploy.sweeps.blocks import Memory
 from stmdeploy.sweeps.exports import artifact_for, export_for, path_of
@@ -118,12 +118,15 @@ class PreparedSweep:
         info = prepared.model
         machine = processes[0].environment if processes else self.environment
         published = prepared.published if run.precision == "fp32" else None
+        top1, aps = (published, None) if info.task == CLASSIFICATION else (None, published)
         return Row(
             key=spec.key,
             repeat=spec.repeat,
             model=info.name,
             stm=info.stm,
             scale=info.scale,
+            task=info.task,
+            neck=info.neck,
             weights=info.weights.kind,
             weights_sha256=info.weights.sha256,
             image_height_px=info.image_size[0],
@@ -139,9 +142,9 @@ class PreparedSweep:
             in_flight=run.in_flight,
             scenario=run.scenario.name,
             python=run.python,
-            published_top1_percent=published.top1_percent if published else None,
-            published_box_ap_percent=published.box_ap_percent if published else None,
-            published_mask_ap_percent=published.mask_ap_percent if published else None,
+            published_top1_percent=top1.top1_percent if top1 else None,
+            published_box_ap_percent=aps.box_ap_percent if aps else None,
+            published_mask_ap_percent=aps.mask_ap_percent if aps else None,
             parameters=prepared.parameters,
             macs=prepared.macs,
             matmul_conv_macs=prepared.matmul_conv_macs,

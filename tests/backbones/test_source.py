@@ -129,7 +129,7 @@ def test_classes_of_a_users_model(
     (tmp_path / "class_rivals.py").write_text(CLASSES)
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def classes(name: str, count: int | None) -> int:
+    def classes(name: str, count: int | None) -> int | None:
         spec = ModelSpec(f"class_rivals:{name}", image_size=(2, 2), num_classes=count)
         return build_model(spec, progress).info.num_classes
 

@@ -15,7 +15,7 @@ def half(turns_ms: Sequence[Sequence[float]], **reported: object) -> Half:
     """A process whose inferences took so many ms, turn by turn."""
     run = TurnsRun(
         runtime_import_ms=1.0, load_ms=1.0, first_inference_ms=1.0, memory_peak_mib=1.0,
-        runtime_facts={}, logits=(), environment=Environment.model_validate(TEST_ENVIRONMENT),
+        runtime_facts={}, outputs=(), environment=Environment.model_validate(TEST_ENVIRONMENT),
         burst_runs=10, burst_s=0.01, others_processors=0.0,
     )  # fmt: skip
     turns = tuple(

@@ -126,7 +126,7 @@ def bounds(_: Row) -> TextTable:
 def baseline(measured: Row) -> TextTable:
     rows = tuple(
         BaselineRow(name=name, spec="", artifact="a.onnx", workload="b.onnx",
-                    runtime_version="1.32.0", row=measured, calibrated=(0.1,), logits=())
+                    runtime_version="1.32.0", row=measured, calibrated=(0.1,), outputs=())
         for name in ROW_NAMES
     )  # fmt: skip
     machine = MachineKey(processor="CPU", cores=2, gpu="", driver="", power_limit_w=None)

@@ -52,7 +52,7 @@ def test_the_images_are_the_same_for_ever() -> None:
 
 
 def test_a_batch_repeats_the_images() -> None:
-    probe = Probe(known(7, np.ones((IMAGES, 4))), (4, 2), "fp32", 1e-5)
+    probe = Probe(known(7, {"logits": np.ones((IMAGES, 4))}), (4, 2), "fp32", 1e-5)
     batch = probe.batch(5)
     assert np.array_equal(batch[:3], probe_images(7, (4, 2)))
     assert np.array_equal(batch[3:], batch[:2])
@@ -61,12 +61,12 @@ def test_a_batch_repeats_the_images() -> None:
 def test_few_outputs_near_zero_are_held_against_their_usual_length() -> None:
     """Rounding that is as small as ever is large beside logits that all happen to be near zero."""
     outputs = np.array([[3.0, -4.0], [0.003, 0.004], [-5.0, 0.0], *[[4.0, 3.0]] * 29])
-    probe = Probe(known(7, outputs), (4, 2), "fp16", 5e-3)
+    probe = Probe(known(7, {"logits": outputs}), (4, 2), "fp16", 5e-3)
     rounded = outputs[:IMAGES] + 0.01
-    error, _ = probe.judge(rounded, np.arange(IMAGES))
-    assert error == pytest.approx(2**0.5 * 0.01 / (31 * 25 / 32) ** 0.5, rel=1e-3)
+    errors, _ = probe.judge([rounded], np.arange(IMAGES))
+    assert errors["logits"] == pytest.approx(2**0.5 * 0.01 / (31 * 25 / 32) ** 0.5, rel=1e-3)
     with pytest.raises(StmdeployError, match="in row 1 of a batch of 3"):
-        probe.judge(outputs[:IMAGES] + np.array([[0], [0.1], [0]]), np.arange(IMAGES))
+        probe.judge([outputs[:IMAGES] + np.array([[0], [0.1], [0]])], np.arange(IMAGES))
 
 
 def test_of_few_outputs_more_images_tell_the_usual_length() -> None:

@@ -17,7 +17,6 @@ from stmdeploy.backbones.catalogue import list_backbones, resolve
 from stmdeploy.backbones.lowering import forms_of
 from stmdeploy.export import promises as table
 from stmdeploy.export.promises import (
-    TASKS,
     Promise,
     check_precision,
     default_form,
@@ -28,7 +27,7 @@ from stmdeploy.export.promises import (
 )
 from stmdeploy.plugins.registry import exporters
 from stmdeploy.spec.export import LOWERINGS, PRECISIONS
-from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.model import CLASSIFICATION, DETECTION, TASKS, ModelSpec
 from tests import matrix
 
 README = Path(__file__).parents[2] / "README.md"
@@ -61,12 +60,14 @@ def test_nothing_is_promised_that_cannot_be_written() -> None:
 
 
 def test_what_can_be_written_is_promised_in_some_form_of_every_backbone() -> None:
-    kept = {(p.model, p.target, p.precision) for p in EVERYTHING if p.claim != "no"}
+    kept = {(p.model, p.target, p.precision, p.task) for p in EVERYTHING if p.claim != "no"}
     assert kept == {
-        (name, target, precision)
+        (name, target, precision, task)
         for name in list_backbones()
         for target, exporter in exporters().items()
         for precision in exporter.target.tolerances
+        for task in TASKS
+        if task == CLASSIFICATION or resolve(name).detection
     }
 
 
@@ -140,20 +141,25 @@ def test_what_a_version_broke_is_a_row_that_names_it(monkeypatch: pytest.MonkeyP
 
 
 def _smallest() -> dict[str, list[Promise]]:
-    """Of every mixer, target and precision the default form; those that are written as ONNX in one
-    test for each mixer, which traces it once."""
+    """Of every mixer, target, precision and task the default form; those that are written as ONNX
+    in one test for each mixer and task, which traces it once."""
     found: dict[str, list[Promise]] = {}
-    for kept in matrix.kept_promises(["nano"]):
-        form = default_form(resolve(kept.model), exporters()[kept.target], kept.precision)
-        if kept.lowering == form:
-            one = f"{kept.model} as ONNX" if kept.target in AS_ONNX else matrix.key(kept)
+    for kept in (p for task in TASKS for p in matrix.kept_promises(["nano"], task)):
+        of = resolve(kept.model), exporters()[kept.target], kept.precision, kept.task
+        if kept.lowering == default_form(*of):
+            one = (
+                f"{kept.model} {kept.task} as ONNX" if kept.target in AS_ONNX else matrix.key(kept)
+            )
             found.setdefault(one, []).append(kept)
     return found
 
 
 def _marked(kept: list[Promise]) -> ParameterSet:
-    """Compiling a backbone ahead of time takes a core for 40 s: of one mixer by day."""
-    at_night = kept[0].target == "aotinductor" and resolve(kept[0].model).stm != "convnext"
+    """Compiling a backbone ahead of time takes a core for 40 s: of one mixer by day. The detection
+    forms of two mixers, one of which fills its windows up, are enough by day, too."""
+    stm, detection = resolve(kept[0].model).stm, kept[0].task == DETECTION
+    at_night = kept[0].target == "aotinductor" and (stm != "convnext" or detection)
+    at_night |= detection and stm not in ("swin", "dcn")
     return pytest.param(kept, marks=[pytest.mark.nightly] if at_night else [])
 
 
@@ -168,8 +174,11 @@ def test_every_promise_is_kept_at_the_smallest_size(
     """At night micro and tiny follow, in every form: `make nightly`."""
     for kept in promised:
         with subtests.test(matrix.key(kept)):
-            side = 224 if resolve(kept.model).stm in ("halo", "swin") else 64
-            model = ModelSpec(kept.model, (side, side), matrix.FEW_CLASSES)
+            if kept.task == DETECTION:
+                model = ModelSpec(kept.model, (64, 96), task=DETECTION)
+            else:
+                side = 224 if resolve(kept.model).stm in ("halo", "swin") else 64
+                model = ModelSpec(kept.model, (side, side), matrix.FEW_CLASSES)
             result = matrix.keep(kept, model, matrix.SMALL_ENGINE)
             assert result["failure"] == ""
             assert result["warnings"] == []

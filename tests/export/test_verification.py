@@ -49,7 +49,7 @@ class Spoilt:
     def another(self) -> Spoilt:
         return self
 
-    def output(self) -> Array:
+    def outputs(self) -> tuple[Array, ...]:
         with torch.no_grad():
             y: Array = self.module(self.images).numpy()
         if self.spoil == "last image" and len(y) > 1:
@@ -64,7 +64,7 @@ class Spoilt:
             y += np.roll(y, 1, axis=0) * (len(y) > 1)
         elif self.spoil == "by place" and len(y) > 3:
             y[3] += 0.1
-        return y
+        return (y,)
 
     def facts(self) -> dict[str, str]:
         return {"runtime": "fake", "version": "1", "provider": "test"}
@@ -81,7 +81,7 @@ def run(
     tolerance: float | None = 1e-5,
 ) -> Verification:
     module = Linear()
-    known = Reference(module, (2, 2)).known
+    known = Reference(module, ["logits"], (2, 2)).known
     assert next(module.parameters()).dtype == torch.float32
     return verify(
         lambda _: Spoilt(module, spoil), known, (2, 2), precision, tolerance, explain, batches
@@ -91,7 +91,7 @@ def run(
 def test_a_right_artifact() -> None:
     report = run("nothing", (1, 2, 3, 8, 32))
     assert 0 < report.relative_l2_error < 1e-6
-    assert report.worst_logit_difference < 1e-5
+    assert report.worst_difference < 1e-5
     assert report.row_dependence < 1e-6
     assert report.batches == (1, 2, 3, 8, 32)
     assert report.runtime == "fake 1 (test)"
@@ -146,13 +146,17 @@ def test_scales_of_a_whole_batch_are_reported() -> None:
 
 def test_large_outputs_are_kept_in_part() -> None:
     outputs = np.arange(3 * 10_000, dtype=np.float64).reshape(3, 10_000)
-    kept = known(7, outputs)
-    assert kept.step == 3
-    assert len(kept.values) < 3 * 4096 * 4 * 4 / 3 + 4
+    kept = known(7, {"map": outputs})
+    (one,) = kept.outputs
+    assert (one.name, one.size, one.step) == ("map", 10_000, 3)
+    assert len(one.values) < 3 * 4096 * 4 * 4 / 3 + 4
     probe = Probe(kept, (2, 2), "fp32", 1e-5)
-    assert probe.kept(outputs.astype(np.float32), 3).shape == (3, 3334)
+    (taken,) = probe.taken((outputs.astype(np.float32),), 3)
+    assert taken.shape == (3, 3334)
     with pytest.raises(StmdeployError, match="shape"):
-        probe.kept(outputs[:2].astype(np.float32), 3)
+        probe.taken((outputs[:2].astype(np.float32),), 3)
+    with pytest.raises(StmdeployError, match="there are 2 outputs, not 1"):
+        probe.taken((outputs.astype(np.float32),) * 2, 3)
 
 
 class MixesItself(Linear):
@@ -163,7 +167,7 @@ class MixesItself(Linear):
 
 def test_a_model_that_mixes_the_images_of_a_batch_is_refused() -> None:
     with pytest.raises(StmdeployError, match="the model itself mixes the images") as error:
-        _ = Reference(MixesItself(), (2, 2)).known
+        _ = Reference(MixesItself(), ["logits"], (2, 2)).known
     assert error.value.code == ExitCode.OUTPUTS_DIFFER
 
 
@@ -196,7 +200,7 @@ class PlainTensor(Linear):
 )
 def test_a_reference_that_cannot_judge(module: nn.Module, says: str) -> None:
     with pytest.raises(StmdeployError, match=says):
-        _ = Reference(module, (2, 2)).known
+        _ = Reference(module, ["logits"], (2, 2)).known
 
 
 def test_an_engine_that_fails() -> None:
@@ -207,5 +211,5 @@ def test_an_engine_that_fails() -> None:
         raise EngineError("opset 99")
 
     with pytest.raises(StmdeployError, match="does not run at batch 1: opset 99") as error:
-        verify(load, Reference(Linear(), (2, 2)).known, (2, 2), "fp32", 1e-5, explain)
+        verify(load, Reference(Linear(), ["logits"], (2, 2)).known, (2, 2), "fp32", 1e-5, explain)
     assert error.value.code == ExitCode.OUTPUTS_DIFFER

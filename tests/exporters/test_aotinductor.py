@@ -52,7 +52,7 @@ def test_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner.run()
     with torch.inference_mode():
         expected = build_module(SMALL)(torch.from_numpy(images)).numpy()
-    assert np.allclose(runner.output(), expected, atol=1e-4)
+    assert np.allclose(runner.outputs()[0], expected, atol=1e-4)
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

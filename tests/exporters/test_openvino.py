@@ -49,11 +49,11 @@ def test_the_runner_gives_the_models_logits(made: dict[str, Path]) -> None:
     runner = OpenVinoExporter().load(made["fp32"], run, lambda: build_module(SMALL))
     runner.prepare(images)
     runner.run()
-    first = runner.output()
+    first = runner.outputs()[0]
     assert np.allclose(first, expected, atol=1e-4)
     runner.prepare(np.zeros_like(images))
     runner.run()
-    assert not np.allclose(runner.output(), first)
+    assert not np.allclose(runner.outputs()[0], first)
     facts = runner.facts()
     assert facts["provider.INFERENCE_NUM_THREADS"] == "1"
     assert "THROUGHPUT" in facts["provider.PERFORMANCE_HINT"].upper()

@@ -30,13 +30,13 @@ def test_round_trip(tmp_path: Path, progress: RecordedProgress) -> None:
         artifact.path, RunSpec("torch", 2, torch.get_num_threads()), lambda: build_module(MODEL)
     )
     with pytest.raises(RuntimeError, match="run"):
-        runner.output()
+        runner.outputs()[0]
     images = np.random.default_rng(0).standard_normal((2, 3, 64, 96)).astype(np.float32)
     runner.prepare(images)
     runner.run()
     with torch.inference_mode():
         expected = module(torch.from_numpy(images)).numpy()
-    assert np.allclose(runner.output(), expected, atol=1e-5)
+    assert np.allclose(runner.outputs()[0], expected, atol=1e-5)
     assert runner.facts()["provider"] == "eager, cpu"
 
 
@@ -76,7 +76,7 @@ def test_compiled(
         runner = TorchExporter().load(artifact.path, run, lambda: build_module(model))
         runner.prepare(images)
         runner.run()
-        outputs.append(runner.output())
+        outputs.append(runner.outputs()[0])
         assert runner.facts()["runtime"] == runtime
     assert np.allclose(outputs[0], outputs[1], atol=1e-4)
 

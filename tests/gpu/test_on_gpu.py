@@ -136,7 +136,7 @@ def _distances(path: Path, model: ModelSpec, run: RunSpec) -> list[float]:
         runner.prepare(np.zeros_like(images))
         runner.feed(images)
         runner.run()
-        distance = np.linalg.norm(runner.output() - expected) / np.linalg.norm(expected)
+        distance = np.linalg.norm(runner.outputs()[0] - expected) / np.linalg.norm(expected)
         found.append(float(distance))
     return found
 

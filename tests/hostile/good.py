@@ -129,7 +129,7 @@ def _fill_baseline(made: Good, rows: list[Row]) -> None:
             rows=tuple(
                 BaselineRow(
                     name=name, spec=spec.to_json(), artifact=artifact, workload=artifact,
-                    runtime_version="1.0", row=row, calibrated=(0.1, 0.2), logits=(0.0,) * 10,
+                    runtime_version="1.0", row=row, calibrated=(0.1, 0.2), outputs=((0.0,) * 10,),
                 )
                 for name, spec, row in zip(row_names(specs), specs, rows, strict=True)
             ),

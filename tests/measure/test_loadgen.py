@@ -42,8 +42,8 @@ class Sleeper:
         self.beside += any(other.running for other in self.others)
         self.running = False
 
-    def output(self) -> np.ndarray:
-        return np.zeros((1, 1), np.float32)
+    def outputs(self) -> tuple[np.ndarray, ...]:
+        return (np.zeros((1, 1), np.float32),)
 
     def facts(self) -> dict[str, str]:
         return {}

@@ -20,11 +20,11 @@ class Table(FakeRunner):
         super().__init__(FakeClock(), [1.0])
         self.rows = np.array(rows, np.float32)
 
-    def output(self) -> np.ndarray:
+    def outputs(self) -> tuple[np.ndarray, ...]:
         assert self.prepared is not None
         self.batch = len(self.prepared)
         logits: np.ndarray = self.rows[self.prepared[:, 0, 0, 0].astype(int)]
-        return logits
+        return (logits,)
 
 
 def batches(*groups: list[tuple[int, int]]) -> Iterator[LabelledBatch]:

@@ -60,4 +60,4 @@ def test_a_side_takes_turns_until_it_is_told_nothing_more() -> None:
     assert runner.runs == 1 + WARM_RUNS + 2 * a_turn + run.burst_runs
     assert run.runtime_import_ms == 40.0
     assert run.first_inference_ms == 10.0
-    assert run.logits == (0.0,)
+    assert run.outputs == ((0.0,),)

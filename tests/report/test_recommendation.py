@@ -203,7 +203,10 @@ def test_the_command_says_why(capsys: pytest.CaptureFixture[str]) -> None:
         (["--gpu", "h100"], "nothing is measured on NVIDIA H100 SXM"),
         ([], "nothing is measured on"),
         (["--gpu", "a100", "--max-latency-ms", "0.5"], "none of 4 measured rows"),
-        (["--gpu", "a100", "--batch", "3"], "no measured row on that hardware fits"),
+        (
+            ["--gpu", "a100", "--batch", "3"],
+            "no measured row of classification on that hardware fits",
+        ),
     ],
 )
 def test_nothing_to_recommend_is_exit_code_3(

@@ -29,23 +29,23 @@ def forms_of(config: BackboneConfig) -> tuple[str, ...]:
     return LOWERINGS if config.lowered else (REFERENCE,)
 
 
-def lower(module: nn.Module, form: str) -> nn.Module:
+def lower(module: nn.Module, form: str, image_size: tuple[int, int]) -> nn.Module:
     """A module in another form; the module itself for ``reference``.
 
     Args:
-        module: a `Backbone` that has the form, in eval mode; it is not changed.
+        module: a backbone for classification or detection that has the form, with its neck or
+            without, in eval mode; it is not changed.
         form: one of `forms_of` its configuration.
+        image_size: (height, width) in pixels of all images that it will see.
 
     Returns:
-        A module that maps N 3 H W to logits, for inference only.
+        A module that computes the same, for inference only.
     """
     if form == REFERENCE:
         return module
     import torch
 
-    from stmdeploy.backbones.lowering.network import LoweredBackbone
-    from stmdeploy.backbones.network import Backbone
+    from stmdeploy.backbones.lowering.network import lowered
 
-    assert isinstance(module, Backbone)
     with torch.no_grad():
-        return LoweredBackbone(module, plain=form == TOKENS_PLAIN).eval()
+        return lowered(module, image_size, plain=form == TOKENS_PLAIN).eval()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from stmdeploy.backbones.lowering.tokens import (
-    CentredNorm,
+    Style,
     TokenBlock,
     TokenMlp,
     after,
@@ -19,16 +19,16 @@ from stmdeploy.backbones.mixers.convnext import ConvNeXtBlock
 class LoweredConvNeXtBlock(TokenBlock):
     """`ConvNeXtBlock` on tokens in raster order; (N T) C in and out."""
 
-    def __init__(self, block: ConvNeXtBlock, size: tuple[int, int], *, plain: bool) -> None:
-        super().__init__(size, plain=plain)
-        self.norm = CentredNorm(block.dw_norm, plain=plain)
+    def __init__(self, block: ConvNeXtBlock, size: tuple[int, int], style: Style) -> None:
+        super().__init__(size, style)
+        self.norm = style.norm(block.dw_norm)
         self.first = as_conv(
             after(block.dw_norm, block.dw_input_proj.weight[:, :, 0, 0], block.dw_input_proj.bias)
         )
         self.dwconv = block.dwconv
         out = block.dw_out_proj
-        self.last = as_conv(writer(linear(out.weight[:, :, 0, 0], out.bias), block.gamma_1))
-        self.mlp = TokenMlp(block.pw_norm, block.pwconv1, block.pwconv2, block.gamma_2, plain=plain)
+        self.last = as_conv(writer(linear(out.weight[:, :, 0, 0], out.bias), block.gamma_1, style))
+        self.mlp = TokenMlp(block.pw_norm, block.pwconv1, block.pwconv2, block.gamma_2, style)
 
     def mix(self, x: Tensor) -> Tensor:
         h, w = self.size

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stmdeploy.backbones.lowering.operators import ROW_MAJOR, deform_conv
-from stmdeploy.backbones.lowering.tokens import TokenBlock, TokenMlp, as_conv, linear, writer
+from stmdeploy.backbones.lowering.tokens import Style, TokenBlock, TokenMlp, as_conv, linear, writer
 from stmdeploy.backbones.mixers.dcn import (
     POINTS,
     ChannelNorm,
     DcnBlock,
     DeformableConv,
+    DetectionDcnBlock,
     sampling_base,
 )
 
@@ -81,17 +82,19 @@ class GridSampling(nn.Module):
 class LoweredDcnBlock(TokenBlock):
     """`DcnBlock` on tokens in raster order; (N T) C in and out."""
 
-    def __init__(self, block: DcnBlock, size: tuple[int, int], *, plain: bool) -> None:
-        super().__init__(size, plain=plain)
+    def __init__(
+        self, block: DcnBlock | DetectionDcnBlock, size: tuple[int, int], style: Style
+    ) -> None:
+        super().__init__(size, style)
         attn = block.attn
         self.norm = block.norm1
         self.dwconv, norm, self.act = attn.dw_conv
         assert isinstance(norm, ChannelNorm)
         self.dw_norm = norm.norm
-        self.sample = GridSampling(attn, size) if plain else DeformConvSampling(attn)
+        self.sample = GridSampling(attn, size) if style.plain else DeformConvSampling(attn)
         self.value = as_conv(attn.value_proj)
-        self.proj = writer(attn.output_proj, block.layer_scales[0])
-        self.mlp = TokenMlp.of(block, plain=plain)
+        self.proj = writer(attn.output_proj, block.layer_scales[0], style)
+        self.mlp = TokenMlp.of(block, style)
 
     def mix(self, x: Tensor) -> Tensor:
         (h, w), c = self.size, x.shape[1]

@@ -11,8 +11,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stmdeploy.backbones.lowering.tokens import BranchNorm, TokenBlock, TokenMlp, reader, writer
-from stmdeploy.backbones.mixers.halo import BLOCK, HALO, WINDOW, HaloBlock
+from stmdeploy.backbones.lowering.tokens import (
+    BranchNorm,
+    Style,
+    TokenBlock,
+    TokenMlp,
+    filled,
+    reader,
+    real_tokens,
+    writer,
+)
+from stmdeploy.backbones.mixers.halo import BLOCK, HALO, WINDOW, DetectionHaloBlock, HaloBlock
 
 #: Added to the logits of positions outside the map, twice in the corners. Its exponential is
 #: zero in float64 too, and twice of it is finite in float16: infinity times the zeros of
@@ -68,21 +77,26 @@ class LoweredHaloBlock(TokenBlock):
     table: Tensor
     spread: Tensor
 
-    def __init__(self, block: HaloBlock, size: tuple[int, int], *, plain: bool) -> None:
-        super().__init__(size, plain=plain)
-        attn, self.order = block.attn, block_order(size)
-        self.tokens = size[0] * size[1]
+    def __init__(
+        self, block: HaloBlock | DetectionHaloBlock, size: tuple[int, int], style: Style
+    ) -> None:
+        whole = filled(size, BLOCK)
+        super().__init__(whole, style)
+        attn, self.order = block.attn, block_order(whole)
+        self.tokens = whole[0] * whole[1]
         self.blocks = self.tokens // BLOCK**2
         self.heads, self.head_channels = attn.heads, attn.head_channels
-        self.norm = BranchNorm(block.norm1, plain=plain)
-        self.q = reader(block.norm1, attn.q.weight, None, plain=plain)
+        mask = real_tokens(size, whole, self.order)
+        mixing = style if mask is None else style.with_folding  # keys and values of zeros are zeros
+        self.norm = BranchNorm(block.norm1, mixing, mask)
+        self.q = reader(block.norm1, attn.q.weight, None, mixing)
         kv = attn.kv.weight.reshape(self.heads, 2, self.head_channels, -1)
         key, value = kv[:, 0].flatten(0, 1) * attn.scale, kv[:, 1].flatten(0, 1)
-        self.key = reader(block.norm1, key, None, plain=plain)
-        self.value = reader(block.norm1, value, None, plain=plain)
-        self.proj = writer(attn.proj, block.layer_scales[0])
-        self.mlp = TokenMlp.of(block, plain=plain)
-        rows, outside = window_rows(size)
+        self.key = reader(block.norm1, key, None, mixing)
+        self.value = reader(block.norm1, value, None, mixing)
+        self.proj = writer(attn.proj, block.layer_scales[0], style)
+        self.mlp = TokenMlp.of(block, style)
+        rows, outside = window_rows(whole)
         dtype = attn.q.weight.dtype
         self.register_buffer("rows", rows)
         self.register_buffer("outside", outside.to(dtype)[:, None, None])

@@ -1,18 +1,19 @@
-"""A backbone whose stages run on tokens; exact, and only for inference."""
+"""Backbones whose stages run on tokens; exact, and only for inference."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from stmdeploy.backbones.catalogue import STRIDES, BackboneConfig
 from stmdeploy.backbones.layers import ConvDownsample, ConvStem, PatchEmbed
-from stmdeploy.backbones.lowering.tokens import CentredNorm, TokenBlock, linear
+from stmdeploy.backbones.lowering.tokens import CentredNorm, Style, TokenBlock, linear
 from stmdeploy.backbones.mixers import named_class
-from stmdeploy.backbones.network import Backbone
+from stmdeploy.backbones.neck import BackboneWithNeck
+from stmdeploy.backbones.network import Backbone, DetectionBackbone
 
 
 def _centred_conv(conv: nn.Conv2d) -> nn.Conv2d:
@@ -24,37 +25,40 @@ def _centred_conv(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 class Entry(nn.Module):
-    """Convolution and LayerNorm; N C H W to centred tokens (N T) C in raster order.
+    """Convolution and LayerNorm; N C H W to tokens (N T) C in raster order.
 
-    The bias of the norm and the centring of its output are one product with a constant.
+    Where the stream is centred, the bias of the norm and the centring of its output are one product
+    with a constant.
     """
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.LayerNorm, *, plain: bool) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: nn.LayerNorm, style: Style) -> None:
         super().__init__()
         self.conv = _centred_conv(conv)
-        self.norm = CentredNorm(norm, plain=plain)
-        channels = norm.weight.shape[0]
-        centring = torch.eye(channels, dtype=norm.weight.dtype) - 1 / channels
-        self.centre = linear(centring, norm.bias - norm.bias.mean())
+        self.norm = CentredNorm(norm, plain=style.plain)
+        self.bias, self.centre = norm.bias, None
+        if style.centred:
+            channels = norm.weight.shape[0]
+            centring = torch.eye(channels, dtype=norm.weight.dtype) - 1 / channels
+            self.centre = linear(centring, norm.bias - norm.bias.mean())
 
     def forward(self, x: Tensor) -> Tensor:
         rows = self.conv(x).permute(0, 2, 3, 1)
-        tokens: Tensor = self.centre(self.norm(rows.reshape(-1, rows.shape[-1])))
-        return tokens
+        tokens: Tensor = self.norm(rows.reshape(-1, rows.shape[-1]))
+        return tokens + self.bias if self.centre is None else self.centre(tokens)
 
 
 class StemEntry(nn.Module):
     """The unified stem: convolution, LayerNorm and GELU before the `Entry`."""
 
-    def __init__(self, stem: ConvStem, *, plain: bool) -> None:
+    def __init__(self, stem: ConvStem, style: Style) -> None:
         super().__init__()
         conv, norm, self.act, last_conv, last_norm = stem.stem
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.LayerNorm)
         assert isinstance(last_conv, nn.Conv2d) and isinstance(last_norm, nn.LayerNorm)
         self.conv = _centred_conv(conv)
-        self.norm = CentredNorm(norm, plain=plain)
+        self.norm = CentredNorm(norm, plain=style.plain)
         self.bias = norm.bias
-        self.entry = Entry(last_conv, last_norm, plain=plain)
+        self.entry = Entry(last_conv, last_norm, style)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = self.norm(self.conv(x).permute(0, 2, 3, 1)) + self.bias
@@ -62,21 +66,21 @@ class StemEntry(nn.Module):
         return tokens
 
 
-def _lowered_entry(layer: nn.Module, *, plain: bool) -> nn.Module:
+def _lowered_entry(layer: nn.Module, style: Style) -> nn.Module:
     """The lowered form of a stem or a downsampling."""
     if isinstance(layer, ConvStem):
-        return StemEntry(layer, plain=plain)
+        return StemEntry(layer, style)
     if isinstance(layer, ConvDownsample):
         conv, norm = layer.reduction
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.LayerNorm)
-        return Entry(conv, norm, plain=plain)
+        return Entry(conv, norm, style)
     if isinstance(layer, PatchEmbed):
-        return Entry(layer.proj, layer.norm, plain=plain)
+        return Entry(layer.proj, layer.norm, style)
     raise TypeError(f"no lowering of {type(layer).__name__}")
 
 
-#: Makes a block on tokens of a block, the size of its map, and `plain`.
-LowerBlock = Callable[..., TokenBlock]
+#: Makes a block on tokens of a block, the size of its map, and the style.
+LowerBlock = Callable[[nn.Module, tuple[int, int], Style], TokenBlock]
 
 
 def lowered_block_of(config: BackboneConfig) -> LowerBlock:
@@ -87,7 +91,7 @@ def lowered_block_of(config: BackboneConfig) -> LowerBlock:
 
 
 class LoweredStage(nn.Module):
-    """N C H W to N C H W, with tokens in between, reordered only where a block wants it."""
+    """Tokens through the blocks of a stage, reordered only where a block wants it."""
 
     def __init__(
         self,
@@ -95,38 +99,65 @@ class LoweredStage(nn.Module):
         lower_block: LowerBlock,
         norm: nn.Module,
         size: tuple[int, int],
-        *,
-        plain: bool,
+        style: Style,
     ) -> None:
         super().__init__()
         self.size = size
         assert isinstance(norm, nn.LayerNorm)
-        self.norm, self.norm_bias = CentredNorm(norm, plain=plain), norm.bias
-        self.blocks = nn.ModuleList()
-        at = raster = torch.arange(size[0] * size[1])
-        for index, block in enumerate(blocks.children()):
-            lowered = lower_block(block, size, plain=plain)
-            self._reorder(index, at, lowered.order)
-            self.blocks.append(lowered)
-            at = lowered.order
-        self._reorder(len(self.blocks), at, raster)
+        self.norm, self.norm_bias = style.norm(norm), norm.bias
+        self.blocks = nn.ModuleList(lower_block(b, size, style) for b in blocks.children())
+        whole = next((block.size for block in self.blocks if isinstance(block, TokenBlock)), size)
+        # Where in the map that is filled up every token stands, and the reverse: those that fill it
+        # come from any token, and go nowhere.
+        row, column = torch.arange(whole[0])[:, None], torch.arange(whole[1])
+        come = row.clamp(max=size[0] - 1) * size[1] + column.clamp(max=size[1] - 1)
+        go = (row * whole[1] + column)[: size[0], : size[1]].reshape(-1)
+        at, before = None, size[0] * size[1]
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, TokenBlock)
+            change = come.reshape(-1)[block.order] if at is None else at.argsort()[block.order]
+            self._reorder(index, change, before)
+            at, before = block.order, len(block.order)
+        self._reorder(len(self.blocks), go if at is None else at.argsort()[go], before)
 
-    def _reorder(self, index: int, at: Tensor, to: Tensor) -> None:
-        change = None if torch.equal(at, to) else at.argsort()[to]
-        self.register_buffer(f"order{index}", change)
+    def _reorder(self, index: int, change: Tensor, before: int) -> None:
+        same = len(change) == before and torch.equal(change, torch.arange(before))
+        self.register_buffer(f"order{index}", None if same else change)
+        setattr(self, f"tokens{index}", before)
 
     def _ordered(self, index: int, x: Tensor) -> Tensor:
-        order = getattr(self, f"order{index}")
+        order, before = getattr(self, f"order{index}"), getattr(self, f"tokens{index}")
         if order is None:
             return x
-        return x.reshape(-1, len(order), x.shape[1]).index_select(1, order).reshape(x.shape)
+        return x.reshape(-1, before, x.shape[1]).index_select(1, order).reshape(-1, x.shape[1])
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: (N T) C in raster order, centred -> N C H W, behind the stage norm."""
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens: (N T) C in raster order -> the map as it is, and behind its norm; N C H W."""
         for index, block in enumerate(self.blocks):
             tokens = block(self._ordered(index, tokens))
-        tokens = self.norm(self._ordered(len(self.blocks), tokens)) + self.norm_bias
+        tokens = self._ordered(len(self.blocks), tokens)
+        return self._map(tokens), self._map(self.norm(tokens) + self.norm_bias)
+
+    def _map(self, tokens: Tensor) -> Tensor:
         return tokens.reshape(-1, *self.size, tokens.shape[1]).permute(0, 3, 1, 2)
+
+
+def _stages(
+    reference: Backbone | DetectionBackbone,
+    norms: Iterable[nn.Module],
+    image_size: tuple[int, int],
+    style: Style,
+) -> nn.ModuleList:
+    lower_block = lowered_block_of(reference.config)
+    sizes = ((image_size[0] // stride, image_size[1] // stride) for stride in STRIDES)
+    return nn.ModuleList(
+        LoweredStage(blocks, lower_block, norm, size, style)
+        for blocks, norm, size in zip(reference.stages, norms, sizes, strict=True)
+    )
+
+
+def _entries(reference: Backbone | DetectionBackbone, style: Style) -> nn.ModuleList:
+    return nn.ModuleList(_lowered_entry(layer, style) for layer in reference.downsample_layers)
 
 
 class LoweredBackbone(nn.Module):
@@ -134,27 +165,45 @@ class LoweredBackbone(nn.Module):
 
     def __init__(self, reference: Backbone, *, plain: bool) -> None:
         super().__init__()
-        reference = copy.deepcopy(reference)
-        self.entries = nn.ModuleList(
-            _lowered_entry(layer, plain=plain) for layer in reference.downsample_layers
-        )
-        self.stages = nn.ModuleList(
-            LoweredStage(
-                blocks,
-                lowered_block_of(reference.config),
-                norm,
-                (reference.image_size[0] // stride, reference.image_size[1] // stride),
-                plain=plain,
-            )
-            for blocks, norm, stride in zip(
-                reference.stages, reference.stage_norms, STRIDES, strict=True
-            )
-        )
+        reference, style = copy.deepcopy(reference), Style.of(plain=plain, centred=True)
+        self.entries = _entries(reference, style)
+        self.stages = _stages(reference, reference.stage_norms, reference.image_size, style)
         self.conv_head, self.head = reference.conv_head, reference.head
 
     def forward(self, x: Tensor) -> Tensor:
         """x: N 3 H W -> logits, N classes."""
         for entry, stage in zip(self.entries, self.stages, strict=True):
-            x = stage(entry(x))
+            _, x = stage(entry(x))
         logits: Tensor = self.head(self.conv_head(x).mean(dim=(2, 3)))
         return logits
+
+
+class LoweredDetectionBackbone(nn.Module):
+    """The same function as a `DetectionBackbone` at one image size: N 3 H W to four maps."""
+
+    def __init__(
+        self, reference: DetectionBackbone, image_size: tuple[int, int], *, plain: bool
+    ) -> None:
+        super().__init__()
+        reference, style = copy.deepcopy(reference), Style.of(plain=plain, centred=False)
+        self.entries = _entries(reference, style)
+        self.stages = _stages(reference, reference.out_norms, image_size, style)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """x: N 3 H W -> maps at strides 4 to 32, behind their norms."""
+        maps = []
+        for entry, stage in zip(self.entries, self.stages, strict=True):
+            x, normalised = stage(entry(x))
+            maps.append(normalised)
+        return maps
+
+
+def lowered(module: nn.Module, image_size: tuple[int, int], *, plain: bool) -> nn.Module:
+    """A backbone on tokens; with its neck, if it has one, as it is."""
+    if isinstance(module, Backbone):
+        return LoweredBackbone(module, plain=plain)
+    if isinstance(module, BackboneWithNeck):
+        backbone = lowered(module.backbone, image_size, plain=plain)
+        return BackboneWithNeck(backbone, copy.deepcopy(module.neck))
+    assert isinstance(module, DetectionBackbone)
+    return LoweredDetectionBackbone(module, image_size, plain=plain)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from stmdeploy.backbones.layers import DepthwiseConv
 from stmdeploy.backbones.lowering.tokens import (
     BranchNorm,
-    CentredNorm,
+    Style,
     TokenBlock,
     TokenMlp,
     after,
@@ -19,21 +19,21 @@ from stmdeploy.backbones.lowering.tokens import (
     reader,
     writer,
 )
-from stmdeploy.backbones.mixers.spatial_reduction import PvtV2Block
+from stmdeploy.backbones.mixers.spatial_reduction import DetectionPvtBlock, PvtV2Block
 
 
 class ImageMlp(nn.Module):
     """The pvt_v2 mlp, its hidden map kept N C H W for the depth-wise convolution."""
 
-    def __init__(self, block: PvtV2Block, size: tuple[int, int], *, plain: bool) -> None:
+    def __init__(self, block: PvtV2Block, size: tuple[int, int], style: Style) -> None:
         super().__init__()
         assert isinstance(block.mlp.dwconv, DepthwiseConv)
         self.size = size
-        self.norm = CentredNorm(block.norm2, plain=plain)
+        self.norm = style.norm(block.norm2)
         self.first = as_conv(after(block.norm2, block.mlp.fc1.weight, block.mlp.fc1.bias))
         self.dwconv = block.mlp.dwconv.dwconv
         self.act = nn.GELU()
-        self.last = as_conv(writer(block.mlp.fc2, block.layer_scales[1]))
+        self.last = as_conv(writer(block.mlp.fc2, block.layer_scales[1], style))
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = self.size
@@ -43,13 +43,16 @@ class ImageMlp(nn.Module):
         return rows
 
 
-def _embedding(block: PvtV2Block) -> Tensor | None:
-    """(1, T, C): the position embedding before a block, centred; None if it has none."""
+def _embedding(block: PvtV2Block, size: tuple[int, int], style: Style) -> Tensor | None:
+    """(1, T, C): the position embedding before a block, centred if the stream is; None if it has
+    none. That of a detection block is resampled to the map once and for all."""
     embedding = getattr(block, "pos_embed", None)
     if not isinstance(embedding, Tensor):
         return None
+    if isinstance(block, DetectionPvtBlock):
+        embedding = block.placed(size)
     tokens = embedding.detach().permute(0, 2, 3, 1).flatten(1, 2)
-    return tokens - tokens.mean(-1, keepdim=True)
+    return tokens - tokens.mean(-1, keepdim=True) if style.centred else tokens
 
 
 class LoweredPvtBlock(TokenBlock):
@@ -57,15 +60,14 @@ class LoweredPvtBlock(TokenBlock):
 
     embedding: Tensor | None
 
-    def __init__(self, block: PvtV2Block, size: tuple[int, int], *, plain: bool) -> None:
-        super().__init__(size, plain=plain)
+    def __init__(self, block: PvtV2Block, size: tuple[int, int], style: Style) -> None:
+        super().__init__(size, style)
         attn = block.attn
         self.heads, self.reduction = attn.heads, attn.reduction
-        self.register_buffer("embedding", _embedding(block))
-        self.norm = BranchNorm(block.norm1, plain=plain)
-        self.q = reader(
-            block.norm1, attn.q.weight * attn.scale, attn.q.bias * attn.scale, plain=plain
-        )
+        self.mixer_only = isinstance(block, DetectionPvtBlock)
+        self.register_buffer("embedding", _embedding(block, size, style))
+        self.norm = BranchNorm(block.norm1, style)
+        self.q = reader(block.norm1, attn.q.weight * attn.scale, attn.q.bias * attn.scale, style)
         read = block.norm1
         if self.reduction > 1:
             read = attn.norm
@@ -73,16 +75,14 @@ class LoweredPvtBlock(TokenBlock):
             weight = attn.sr.weight.permute(0, 2, 3, 1).flatten(1)
             assert attn.sr.bias is not None
             weight, bias = weight - weight.mean(0), attn.sr.bias - attn.sr.bias.mean()
-            self.reduce = reader(block.norm1, weight, bias, plain=plain, rows=self.reduction**2)
-            self.reduced_norm = BranchNorm(read, plain=plain)
+            self.reduce = reader(block.norm1, weight, bias, style, self.reduction**2)
+            self.reduced_norm = BranchNorm(read, style)
         (key, value), (key_bias, value_bias) = attn.kv.weight.chunk(2), attn.kv.bias.chunk(2)
-        self.key = reader(read, key, key_bias, plain=plain)
-        self.value = reader(read, value, value_bias, plain=plain)
-        self.proj = writer(attn.proj, block.layer_scales[0])
+        self.key = reader(read, key, key_bias, style)
+        self.value = reader(read, value, value_bias, style)
+        self.proj = writer(attn.proj, block.layer_scales[0], style)
         self.mlp = (
-            TokenMlp.of(block, plain=plain)
-            if not block.depthwise_mlp
-            else ImageMlp(block, size, plain=plain)
+            TokenMlp.of(block, style) if not block.depthwise_mlp else ImageMlp(block, size, style)
         )
 
     def _source(self, x: Tensor) -> Tensor:
@@ -106,7 +106,10 @@ class LoweredPvtBlock(TokenBlock):
         return mixed
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.embedding is not None:
-            images = x.reshape(-1, *self.embedding.shape[1:]) + self.embedding
-            x = images.reshape(x.shape)
-        return super().forward(x)
+        if self.embedding is None:
+            return super().forward(x)
+        images = x.reshape(-1, *self.embedding.shape[1:]) + self.embedding
+        placed = images.reshape(x.shape)
+        x = (x if self.mixer_only else placed) + self.mix(self.norm(placed))
+        y: Tensor = x + self.mlp(x)
+        return y

@@ -10,8 +10,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stmdeploy.backbones.lowering.tokens import BranchNorm, TokenBlock, TokenMlp, reader, writer
-from stmdeploy.backbones.mixers.swin import SwinBlock, partition
+from stmdeploy.backbones.lowering.tokens import (
+    BranchNorm,
+    Style,
+    TokenBlock,
+    TokenMlp,
+    filled,
+    linear,
+    reader,
+    real_tokens,
+    writer,
+)
+from stmdeploy.backbones.mixers.swin import SwinBlock, partition, shift_mask
 
 
 def window_order(size: tuple[int, int], window: int, shift: int) -> Tensor:
@@ -26,19 +36,31 @@ class LoweredSwinBlock(TokenBlock):
 
     bias: Tensor
 
-    def __init__(self, block: SwinBlock, size: tuple[int, int], *, plain: bool) -> None:
-        super().__init__(size, plain=plain)
-        attn, self.order = block.attn, window_order(size, block.window, block.shift)
-        self.heads, self.places = attn.heads, block.window**2
-        self.norm = BranchNorm(block.norm1, plain=plain)
+    def __init__(self, block: SwinBlock, size: tuple[int, int], style: Style) -> None:
+        whole, window, shift = filled(size, block.window), block.window, block.shift
+        super().__init__(whole, style)
+        attn, self.order = block.attn, window_order(whole, window, shift)
+        self.heads, self.places = attn.heads, window**2
         w, b = attn.qkv.weight.chunk(3), attn.qkv.bias.chunk(3)
-        self.q = reader(block.norm1, w[0] * attn.scale, b[0] * attn.scale, plain=plain)
-        self.key = reader(block.norm1, w[1], b[1], plain=plain)
-        self.value = reader(block.norm1, w[2], b[2], plain=plain)
-        self.proj = writer(attn.proj, block.layer_scales[0])
-        self.mlp = TokenMlp.of(block, plain=plain)
+        key_bias: Tensor | None
+        value_bias: Tensor | None
+        key_bias, value_bias, proj = b[1], b[2], attn.proj
+        mask, mixing = real_tokens(size, whole, self.order), style
+        if mask is not None:
+            # Zeros that fill a window have the biases alone as their keys and values. A softmax
+            # does not see a bias that all keys have, and weights every value's by 1 in the sum: so
+            # keys lose theirs, that of values moves behind the attention, and zeros stay zeros.
+            mixing, key_bias, value_bias = style.with_folding, None, None
+            proj = linear(proj.weight, proj.bias + proj.weight @ b[2])
+        self.norm = BranchNorm(block.norm1, mixing, mask)
+        self.q = reader(block.norm1, w[0] * attn.scale, b[0] * attn.scale, mixing)
+        self.key = reader(block.norm1, w[1], key_bias, mixing)
+        self.value = reader(block.norm1, w[2], value_bias, mixing)
+        self.proj = writer(proj, block.layer_scales[0], style)
+        self.mlp = TokenMlp.of(block, style)
         bias = attn.relative_position_bias_table[attn.relative_index].permute(2, 0, 1)
-        self.register_buffer("bias", bias[None] if block.mask is None else bias + block.mask)
+        apart = shift_mask(whole, window, shift, bias) if shift else None
+        self.register_buffer("bias", bias[None] if apart is None else bias + apart)
 
     def mix(self, x: Tensor) -> Tensor:
         q, k, v = (

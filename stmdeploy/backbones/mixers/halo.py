@@ -76,10 +76,16 @@ class HaloAttention(nn.Module):
             self.register_buffer("outside", outside(size, torch.empty(())), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.attend(x, self.outside)
+        y: Tensor = self.proj(self.attend(x, self.outside))
+        return y
 
     def attend(self, x: Tensor, outside: Tensor) -> Tensor:
-        """x: whole blocks; outside: as the function of that name gives it."""
+        """All but the last projection.
+
+        Args:
+            x: whole blocks.
+            outside: as the function of that name gives it.
+        """
         n, h, w, c = x.shape
         rows, columns, d = h // BLOCK, w // BLOCK, self.head_channels
 
@@ -95,8 +101,8 @@ class HaloAttention(nn.Module):
         logits = logits.masked_fill(outside, torch.finfo(logits.dtype).min)
         y = logits.softmax(dim=-1) @ v.permute(0, 1, 3, 4, 2)
 
-        y = y.reshape(n, self.heads, rows, columns, BLOCK, BLOCK, d)
-        return self.proj(y.permute(0, 2, 4, 3, 5, 1, 6).reshape(n, h, w, c))  # type: ignore[no-any-return]
+        blocks: Tensor = y.reshape(n, self.heads, rows, columns, BLOCK, BLOCK, d)
+        return blocks.permute(0, 2, 4, 3, 5, 1, 6).reshape(n, h, w, c)
 
 
 class PaddedHaloAttention(HaloAttention):
@@ -108,7 +114,9 @@ class PaddedHaloAttention(HaloAttention):
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[1:3]
         x = pad_to_multiple(x, BLOCK)
-        return self.attend(x, outside((x.shape[1], x.shape[2]), x))[:, :h, :w]
+        mixed = self.attend(x, outside((x.shape[1], x.shape[2]), x))[:, :h, :w]
+        y: Tensor = self.proj(mixed)
+        return y
 
 
 class HaloBlock(ResidualBlock):

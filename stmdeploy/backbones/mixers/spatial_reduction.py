@@ -74,16 +74,28 @@ class PvtBlock(PvtV2Block):
         return super().forward(x if self.pos_embed is None else x + self.pos_embed)
 
 
-class DetectionPvtBlock(PvtBlock):
-    """The same on maps of any size: the position embedding is resampled to the map, and added to
-    what the mixer reads alone, not to the residual."""
+class AnySizePvtBlock(PvtBlock):
+    """The same on maps of any size: the position embedding is resampled to the map."""
+
+    def placed(self, size: tuple[int, int]) -> Tensor:
+        """(1, C, H, W): the position embedding, resampled to a map of that size."""
+        assert self.pos_embed is not None
+        return F.interpolate(self.pos_embed, size, mode="bilinear", align_corners=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pos_embed is not None:
+            x = x + self.placed((x.shape[2], x.shape[3]))
+        return ResidualBlock.forward(self, x)
+
+
+class DetectionPvtBlock(AnySizePvtBlock):
+    """The same, with the embedding added to what the mixer reads alone, not to the residual."""
 
     def forward(self, x: Tensor) -> Tensor:
         of_mixer, of_mlp = self.layer_scales
         placed = x
         if self.pos_embed is not None:
-            size = (x.shape[2], x.shape[3])
-            placed = x + F.interpolate(self.pos_embed, size, mode="bilinear", align_corners=True)
+            placed = x + self.placed((x.shape[2], x.shape[3]))
         x = to_channels_last(x)
         x = x + of_mixer * self.attn(self.norm1(to_channels_last(placed)))
         x = x + of_mlp * self.mlp(self.norm2(x))

@@ -12,6 +12,8 @@ const ACCURACIES = [
   { key: "top1", label: "top-1 %, measured, else published", low: "top1_low", high: "top1_high" },
   { key: "measured_top1_percent", label: "top-1 %, measured", low: "top1_low", high: "top1_high" },
   { key: "published_top1_percent", label: "top-1 %, published" },
+  { key: "published_box_ap_percent", label: "box AP, published" },
+  { key: "published_mask_ap_percent", label: "mask AP, published" },
 ];
 const COSTS = [
   { key: "latency_ms_p50", label: "latency of the batch, ms", low: "latency_ms_p50_low", high: "latency_ms_p50_high" },

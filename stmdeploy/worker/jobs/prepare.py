@@ -10,14 +10,16 @@ from stmdeploy.schema.artifact import Artifact
 from stmdeploy.schema.evaluation import Published
 from stmdeploy.schema.row import Prepared, PreparedArtifact
 from stmdeploy.spec.export import ExportSpec
-from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.model import CLASSIFICATION, ModelSpec
 from stmdeploy.worker.jobs.job import Job, Parent
 
 if TYPE_CHECKING:
     from stmdeploy.backbones.source import BuiltModel
 
-#: Image size (height, width) and classes that the published accuracies were measured with.
+#: Image size (height, width) and classes that the published top-1 were measured with.
 _PUBLISHED_SIZE, _PUBLISHED_CLASSES = (224, 224), 1000
+#: COCO images for the published APs, scaled until one of these is their shorter or longer side.
+_COCO_SHORTER, _COCO_LONGER = 800, 1344
 
 
 class PrepareJob(Job[Prepared]):
@@ -88,6 +90,19 @@ def as_prepared(artifact: Artifact) -> PreparedArtifact:
 def _published(built: BuiltModel) -> Published | None:
     """The authors' accuracy, if they published one of this very model."""
     info = built.info
-    same = (info.image_size, info.num_classes) == (_PUBLISHED_SIZE, _PUBLISHED_CLASSES)
+    if info.task == CLASSIFICATION:
+        same = (info.image_size, info.num_classes) == (_PUBLISHED_SIZE, _PUBLISHED_CLASSES)
+    else:
+        same = _is_of_coco(info.image_size)
     weights_fit = built.official or info.weights.kind == "synthetic"
     return built.config.published if built.config and same and weights_fit else None
+
+
+def _is_of_coco(image_size: tuple[int, int]) -> bool:
+    """Whether images of this size are among those that the APs were measured with: their ratio is
+    kept, the shorter side is 800 px, or the longer one 1344 (1333, padded) where that comes first.
+    """
+    shorter, longer = sorted(image_size)
+    return (shorter == _COCO_SHORTER and longer <= _COCO_LONGER) or (
+        longer == _COCO_LONGER and shorter < _COCO_SHORTER
+    )

@@ -25,7 +25,7 @@ def distance(name: str, size: tuple[int, int], batch: int, seed: int, form: str 
     x = torch.randn(batch, 3, *size, dtype=torch.float64)
     with torch.inference_mode():
         expected = model(x)
-        got = lower(model, form)(x)
+        got = lower(model, form, size)(x)
         assert torch.equal(expected, model(x)), "lowering changed its input"
     return float((got - expected).norm() / expected.norm())
 
@@ -62,6 +62,28 @@ def test_windows_of_any_size(name: str, size: tuple[int, int], batch: int, seed:
     assert distance(name, size, batch, seed) < 1e-12
 
 
+@settings(max_examples=10)
+@given(
+    name=st.sampled_from(["halo", "pvt", "swin", "convnext", "dcn"]),
+    rows=st.integers(1, 9),
+    columns=st.integers(1, 9),
+    batch=st.integers(1, 2),
+    form=st.sampled_from([TOKENS, TOKENS_PLAIN]),
+)
+def test_detection_at_any_size(name: str, rows: int, columns: int, batch: int, form: str) -> None:
+    """Windows that are filled up with zeros, and none, in every stage."""
+    size = 32 * rows, 32 * columns
+    model = create_backbone(name, "micro", task="detection", image_size=size)
+    fill_synthetic(model, rows)
+    model = model.double()
+    x = torch.randn(batch, 3, *size, dtype=torch.float64)
+    with torch.inference_mode():
+        expected, got = model(x), lower(model, form, size)(x)
+    for mine, theirs in zip(got, expected, strict=True):
+        assert mine.shape == theirs.shape
+        assert float((mine - theirs).norm() / theirs.norm()) < 1e-12
+
+
 def test_which_backbones_have_which_forms() -> None:
     forms = {name: forms_of(resolve(name)) for name in list_backbones()}
     without = [name for name in forms if TOKENS not in forms[name]]
@@ -72,7 +94,7 @@ def test_which_backbones_have_which_forms() -> None:
 
 def test_the_reference_form_is_the_module_itself() -> None:
     model = create_backbone("convnext", "micro")
-    assert lower(model, REFERENCE) is model
+    assert lower(model, REFERENCE, (224, 224)) is model
 
 
 def test_deform_conv_reads_its_offsets_as_onnx_does() -> None:

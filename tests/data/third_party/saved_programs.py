@@ -29,11 +29,10 @@ class SavedExporter(Exporter):
         program = torch.export.export(work.module, (image,), dynamic_shapes=({0: batch},))
         path = work.folder / (work.spec.stem + self.target.suffix)
         torch.export.save(program, path)
-        outputs = ("batch", work.info.num_classes)
         return Draft(
             files=(path.name,),
             inputs=(TensorInfo(name="image", dtype="float32", shape=("batch", 3, *size)),),
-            outputs=(TensorInfo(name="logits", dtype="float32", shape=outputs),),
+            outputs=work.outputs,
             versions={"torch": version("torch")},
         )
 
@@ -61,10 +60,11 @@ class SavedRunner:
 
     def run(self) -> None:
         with self._torch.inference_mode():
-            self._output = self._program(self._input)
+            given = self._program(self._input)
+        self._outputs = given if isinstance(given, list | tuple) else (given,)
 
-    def output(self) -> Any:
-        return self._output.numpy()
+    def outputs(self) -> tuple[Any, ...]:
+        return tuple(one.numpy() for one in self._outputs)
 
     def facts(self) -> dict[str, str]:
         return {"runtime": "saved", "version": version("torch"), "provider": "torch"}

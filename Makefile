@@ -72,6 +72,7 @@ bench: $(SETUP)
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.export
 	$(BIN)/python -m benchmarks.lowering micro tiny
+	$(BIN)/python -m benchmarks.lowering --task detection
 	$(BIN)/python -m benchmarks.efficiency
 	$(BIN)/python -m benchmarks.measuring
 	$(BIN)/python -m benchmarks.kills

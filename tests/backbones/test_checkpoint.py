@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from stmdeploy import StmdeployError, create_backbone
+from stmdeploy.backbones import catalogue
+from stmdeploy.backbones.catalogue import list_backbones, resolve
 from stmdeploy.backbones.checkpoint import (
     cache_folder,
     load_checkpoint,
@@ -18,6 +20,7 @@ from stmdeploy.backbones.checkpoint import (
     read_state_dict,
     resample,
 )
+from stmdeploy.backbones.neck import FeaturePyramid
 from stmdeploy.backbones.source import build_model
 from stmdeploy.backbones.synthetic import fill_synthetic
 from stmdeploy.spec.model import ModelSpec
@@ -251,3 +254,132 @@ def test_halo_tables_are_resampled_linearly() -> None:
 def test_other_keys_are_never_resampled() -> None:
     value = torch.zeros(10, 384)
     assert resample("head.weight", value, torch.Size((1000, 384))) is value
+
+
+def of_detector(tmp_path: Path, stm: str = "swin", scale: str = "micro") -> Path:
+    """A checkpoint as mmdetection writes it: a backbone, a neck, heads, and what else it noted."""
+    config = resolve(stm, scale)
+    backbone, neck = create_backbone(stm, scale, task="detection"), FeaturePyramid(config.dims)
+    fill_synthetic(backbone, seed=5)
+    fill_synthetic(neck, seed=5)
+    state = {f"backbone.{key}": value for key, value in backbone.state_dict().items()}
+    state |= {f"neck.{key}": value for key, value in neck.state_dict().items()}
+    state |= {
+        "rpn_head.rpn_conv.weight": torch.randn(8, 8, 3, 3),
+        "rpn_head.rpn_conv.bias": torch.randn(8),
+        "roi_head.bbox_head.fc_cls.weight": torch.randn(81, 8),
+    }
+    path = tmp_path / f"mask_rcnn_unified_{stm}_{scale}_1x.pth"
+    meta = {"epoch": 12, "mmdet_version": "2.26.0", "CLASSES": ("person", "bicycle")}
+    torch.save({"meta": meta, "state_dict": state, "optimizer": {"param_groups": []}}, path)
+    return path
+
+
+def detection(path: Path | str, stm: str = "unified_swin_micro", **more: str) -> ModelSpec:
+    return ModelSpec(stm, (64, 96), checkpoint=str(path), task="detection", **more)  # type: ignore[arg-type]
+
+
+def test_a_detectors_checkpoint_gives_its_backbone(
+    tmp_path: Path, progress: RecordedProgress
+) -> None:
+    path = of_detector(tmp_path)
+    given = torch.load(path, weights_only=True)["state_dict"]
+    built = build_model(detection(path), progress)
+    for key, value in built.module.state_dict().items():
+        assert torch.equal(value, given[f"backbone.{key}"])
+    assert progress.warnings == [
+        f"{path.name}: left out, with the number of tensors: neck (16), rpn_head (2), roi_head (1)"
+    ]
+    assert built.info.weights.kind == "checkpoint"
+
+
+def test_a_detectors_checkpoint_gives_its_neck_too(
+    tmp_path: Path, progress: RecordedProgress
+) -> None:
+    path = of_detector(tmp_path)
+    given = torch.load(path, weights_only=True)["state_dict"]
+    built = build_model(detection(path, neck="fpn"), progress)
+    for key, value in built.module.state_dict().items():
+        assert torch.equal(value, given[key])
+    assert progress.warnings == [
+        f"{path.name}: left out, with the number of tensors: rpn_head (2), roi_head (1)"
+    ]
+
+
+@pytest.mark.parametrize("neck", ["", "fpn"])
+def test_a_classification_checkpoint_lacks_the_last_norms(
+    checkpoint: Path, progress: RecordedProgress, neck: str
+) -> None:
+    built = build_model(detection(checkpoint, "unified_convnext_micro", neck=neck), progress)
+    given, prefix = torch.load(checkpoint, weights_only=True)["model"], "backbone." * bool(neck)
+    loaded = {k.removeprefix(prefix): v for k, v in built.module.state_dict().items()}
+    for key, value in loaded.items():
+        if key.startswith("out_norm_"):
+            assert torch.equal(value, torch.full_like(value, float(key.endswith("weight"))))
+        elif not key.startswith("neck."):
+            assert torch.equal(value, given[key])
+    left_out, fresh = progress.warnings
+    assert left_out.endswith("tensors: stage_norms (8), conv_head (6), head (2)")
+    norms = ", ".join(f"out_norm_{i}" for i in range(4))
+    assert fresh.endswith(f"not in it, so not trained: {norms}{', neck' if neck else ''}")
+
+
+def test_a_detection_backbone_of_its_own_loads_too(
+    tmp_path: Path, progress: RecordedProgress
+) -> None:
+    state = create_backbone("swin", "micro", task="detection").state_dict()
+    torch.save(state, tmp_path / "x.pth")
+    built = build_model(detection(tmp_path / "x.pth"), progress)
+    assert all(torch.equal(value, state[key]) for key, value in built.module.state_dict().items())
+    assert progress.warnings == []
+
+
+def test_a_checkpoint_of_the_wrong_kind(
+    tmp_path: Path, checkpoint: Path, progress: RecordedProgress
+) -> None:
+    path = of_detector(tmp_path)
+    with pytest.raises(StmdeployError, match="it is of a detector: give --task detection"):
+        build_model(ModelSpec("unified_swin_micro", checkpoint=str(path)), progress)
+    for spec in (detection(path, "unified_halo_micro"), detection(checkpoint),
+                 detection(path, "unified_swin_tiny")):  # fmt: skip
+        with pytest.raises(StmdeployError, match=r"does not fit the model.*check --stm, --scale"):
+            build_model(spec, progress)
+    mixed = torch.load(path, weights_only=True)["state_dict"]
+    mixed["backbone.stages.0.0.mlp.fc1.bias"] = torch.full((128,), float("nan"))
+    del mixed["backbone.stages.1.0.norm1.weight"]
+    torch.save({"state_dict": mixed}, path)
+    with pytest.raises(StmdeployError) as error:
+        build_model(detection(path), progress)
+    assert "1 missing: stages.1.0.norm1.weight" in error.value.message
+    assert "1 not finite: stages.0.0.mlp.fc1.bias" in error.value.message
+    assert "\n" not in error.value.message
+
+
+def test_the_authors_detector_is_downloaded(
+    tmp_path: Path,
+    served: dict[str, object],
+    monkeypatch: pytest.MonkeyPatch,
+    progress: RecordedProgress,
+) -> None:
+    """`--checkpoint official`, from a server of the test's."""
+    path = of_detector(tmp_path, "dcn")
+    served["/det-ckpt/mask_rcnn_unified_internimage_micro_1x.pth"] = path.read_bytes()
+    monkeypatch.setattr(catalogue, "DETECTOR_BASE_URL", f"{served['url']}/det-ckpt/")
+    catalogue._by_name.cache_clear()
+    try:
+        built = build_model(detection("official", "unified_dcn_v3_micro"), progress)
+    finally:
+        monkeypatch.undo()
+        catalogue._by_name.cache_clear()
+    assert built.official
+    assert built.info.weights.source == "mask_rcnn_unified_internimage_micro_1x.pth"
+    assert "downloading mask_rcnn_unified_internimage_micro_1x.pth" in progress.steps
+
+
+def test_where_the_authors_detectors_are() -> None:
+    urls = {name: resolve(name).detector_url for name in list_backbones()}
+    there = [url for url in urls.values() if url]
+    assert len(there) == len(set(there)) == 20
+    url = urls["unified_halo_tiny"]
+    assert url and url.endswith("/det-ckpt/mask_rcnn_unified_halonet_tiny_1x.pth")
+    assert urls["unified_dcn_v3_large"] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,16 @@ import torch
 from torch import Tensor
 
 from stmdeploy import StmdeployError, create_backbone
+from stmdeploy.backbones.complexity import count
 from stmdeploy.backbones.mixers.block import BlockGeometry
 from stmdeploy.backbones.mixers.halo import HaloAttention, PaddedHaloAttention
 from stmdeploy.backbones.mixers.swin import DetectionSwinBlock, SwinBlock
+from stmdeploy.backbones.neck import FeaturePyramid
 from stmdeploy.backbones.network import DetectionBackbone
+from stmdeploy.backbones.source import build_model
 from stmdeploy.backbones.synthetic import fill_synthetic
+from stmdeploy.plugins.progress import Silent
+from stmdeploy.spec.model import ModelSpec
 from tests.conftest import DATA, at_night, relative_l2
 
 STATE_DICTS = json.loads((DATA / "detection_state_dicts.json").read_text())
@@ -116,3 +122,78 @@ def test_sides_that_no_stride_divides() -> None:
 def test_an_unknown_task() -> None:
     with pytest.raises(StmdeployError, match="unknown task 'detect'; did you mean 'detection'"):
         create_backbone("swin", task="detect")  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("stm", "gmacs"),
+    [
+        ("convnext", 14.0),
+        *(pytest.param(*one, marks=pytest.mark.nightly)
+          for one in (("halo", 19.1), ("pvt", 31.2), ("swin", 15.6), ("dcn", 14.2))),
+    ],
+)  # fmt: skip
+def test_macs_at_the_size_of_the_published_aps(stm: str, gmacs: float) -> None:
+    """As fvcore counts the authors' code, to three digits."""
+    counted = count(create_backbone(stm, "micro", task="detection"), (800, 1344))
+    assert counted.macs / 1e9 == pytest.approx(gmacs, abs=0.05 + 0.005 * gmacs)
+    assert set(counted.by_kind) <= {"stem", "downsample", "mixer", "mlp", "norm", "other"}
+    assert counted.by_kind.get("other", 0) <= 0.002 * counted.macs
+    assert "gelu" in counted.uncounted
+
+
+def test_the_neck_is_fpn() -> None:
+    """Five maps of 256 channels; a level is its own map and, enlarged, those above."""
+    neck = FeaturePyramid((4, 8, 16, 32))
+    fill_synthetic(neck)
+    assert set(neck.state_dict()) == {
+        f"{convs}.{level}.conv.{name}"
+        for convs in ("lateral_convs", "fpn_convs") for level in range(4)
+        for name in ("weight", "bias")
+    }  # fmt: skip
+    maps = [torch.randn(2, 4 << i, 40 >> i, 24 >> i) for i in range(4)]
+    with torch.inference_mode():
+        pyramid = neck(maps)
+        assert [tuple(p.shape[2:]) for p in pyramid] == [
+            (40, 24),
+            (20, 12),
+            (10, 6),
+            (5, 3),
+            (3, 2),
+        ]
+        assert all(p.shape[:2] == (2, 256) for p in pyramid)
+        assert torch.equal(pyramid[4], pyramid[3][:, :, ::2, ::2])
+        # The third level by hand: only its own map and the one above reach it.
+        lateral, above = (neck.lateral_convs[i].conv(maps[i]) for i in (2, 3))
+        both = lateral + above.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        torch.testing.assert_close(pyramid[2], neck.fpn_convs[2].conv(both))
+        zeros = [*(torch.zeros_like(one) for one in maps[:3]), maps[3]]
+        assert float((neck(zeros)[0] - neck([torch.zeros_like(m) for m in maps])[0]).norm()) > 0
+
+
+def test_a_neck_stands_behind_the_backbone_and_is_counted() -> None:
+    spec = ModelSpec("unified_convnext_nano", (64, 96), task="detection", neck="fpn")
+    whole, bare = (build_model(one, Silent()) for one in (spec, replace(spec, neck="")))
+    assert {key.split(".")[0] for key in whole.module.state_dict()} == {"backbone", "neck"}
+    assert [one.name for one in whole.outputs()] == ["p2", "p3", "p4", "p5", "p6"]
+    x = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        for given, told in zip(whole.module(x), whole.outputs(), strict=True):
+            assert tuple(given.shape[1:]) == told.shape[1:]
+        for given, told in zip(bare.module(x), bare.outputs(), strict=True):
+            assert tuple(given.shape[1:]) == told.shape[1:]
+    counted = count(whole.module, (64, 96))
+    assert counted.by_kind["neck"] == counted.macs - count(bare.module, (64, 96)).macs
+    assert counted.by_kind["neck"] > 10**8
+
+
+def test_what_a_detection_backbone_cannot_have() -> None:
+    for wrong, told in (
+        ({"neck": "fpn"}, "only a detection backbone has a neck"),
+        ({"task": "detection", "neck": "pafpn"}, "unknown neck 'pafpn'; did you mean 'fpn'"),
+        ({"task": "detection", "num_classes": 10}, "has no classes; leave --num-classes out"),
+        ({"task": "detect"}, "unknown task 'detect'"),
+    ):
+        with pytest.raises(StmdeployError, match=told):
+            ModelSpec("unified_swin_micro", **wrong)  # type: ignore[arg-type]
+    with pytest.raises(StmdeployError, match="not of the catalogue"):
+        ModelSpec("mine:net", task="detection")

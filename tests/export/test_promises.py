@@ -155,11 +155,12 @@ def _smallest() -> dict[str, list[Promise]]:
 
 
 def _marked(kept: list[Promise]) -> ParameterSet:
-    """Compiling a backbone ahead of time takes a core for 40 s: of one mixer by day. The detection
-    forms of two mixers, one of which fills its windows up, are enough by day, too."""
+    """Compiling a backbone ahead of time takes a core for 40 s: of one mixer by day. Of the others,
+    the classification or the detection form, which shares most of its code; of dcn both."""
     stm, detection = resolve(kept[0].model).stm, kept[0].task == DETECTION
-    at_night = kept[0].target == "aotinductor" and (stm != "convnext" or detection)
-    at_night |= detection and stm not in ("swin", "dcn")
+    by_day = ("swin", "dcn") if detection else ("halo", "pvt", "convnext", "dcn")
+    at_night = stm not in by_day
+    at_night |= kept[0].target == "aotinductor" and (stm != "convnext" or detection)
     return pytest.param(kept, marks=[pytest.mark.nightly] if at_night else [])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from stmdeploy.backbones.layers import DepthwiseConv
+from stmdeploy.backbones.lowering.operators import plain_attention
 from stmdeploy.backbones.lowering.tokens import (
     BranchNorm,
     Style,
@@ -93,6 +94,13 @@ class LoweredPvtBlock(TokenBlock):
         patches = x.reshape(-1, h // r, r, w // r, r * x.shape[1]).transpose(2, 3)
         y: Tensor = self.reduced_norm(self.reduce(patches.reshape(-1, r * r * x.shape[1])))
         return y
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        """As any block's, but products where there is one head: ONNX Runtime shares the whole
+        operator out by images and heads, so that a single one would take a single thread."""
+        if self.heads == 1:
+            return plain_attention(q, k, v, bias, self.heads)
+        return super().attend(q, k, v, bias)
 
     def mix(self, x: Tensor) -> Tensor:
         tokens = self.size[0] * self.size[1]

@@ -30,7 +30,7 @@ from stmdeploy.plugins.progress import Silent
 from stmdeploy.plugins.registry import exporters
 from stmdeploy.report.text_table import TextTable
 from stmdeploy.spec.export import LOWERINGS, PRECISIONS, CalibrationSpec, EngineSpec, ExportSpec
-from stmdeploy.spec.model import CLASSIFICATION, DEFAULT_SIZES, ModelSpec
+from stmdeploy.spec.model import CLASSIFICATION, DEFAULT_SIZES, ModelSpec, parse_image_size
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / ".matrix.jsonl"
@@ -110,7 +110,9 @@ def keep(promise: Promise, model: ModelSpec, engine: EngineSpec | None = None) -
 _built: dict[ModelSpec, Any] = {}
 
 
-def _in_process(some: list[Promise], results: Path, stamp: str) -> int:
+def _in_process(
+    some: list[Promise], results: Path, stamp: str, size: tuple[int, int] | None
+) -> int:
     """All of one model, in a process of its own; how many failed."""
     import torch
 
@@ -120,7 +122,8 @@ def _in_process(some: list[Promise], results: Path, stamp: str) -> int:
         os.sched_setaffinity(0, {mine[os.getpid() % len(mine)]})
     failed = 0
     for promise in some:
-        model = ModelSpec(promise.model, DEFAULT_SIZES[promise.task], task=promise.task)
+        wanted = size or DEFAULT_SIZES[promise.task]
+        model = ModelSpec(promise.model, wanted, task=promise.task)
         result = keep(promise, model)
         failed += bool(result["failure"])
         with results.open("a") as file:  # one write a line: processes share the file
@@ -185,6 +188,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", default="micro,tiny")
     parser.add_argument("--task", default=CLASSIFICATION)
+    parser.add_argument("--image-size", type=parse_image_size)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
@@ -198,7 +202,7 @@ def main() -> int:
     print(f"{len(wanted)} promises, {left} to be kept", flush=True)  # noqa: T201
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, mp_context=context, max_tasks_per_child=1) as pool:
-        running = [pool.submit(_in_process, some, options.results, mark)
+        running = [pool.submit(_in_process, some, options.results, mark, options.image_size)
                    for some in by_model.values()]  # fmt: skip
         for one in as_completed(running):
             if one.exception() is not None:

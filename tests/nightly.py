@@ -19,6 +19,17 @@ ROOT = Path(__file__).parents[1]
 PYTEST = [sys.executable, "-m", "pytest", "--numprocesses", "2", "--dist", "worksteal"]
 PARTS = {
     "promises at micro and tiny": [sys.executable, "-m", "tests.matrix"],
+    "promises of detection at micro": [
+        sys.executable,
+        "-m",
+        "tests.matrix",
+        "--task",
+        "detection",
+        "--scale",
+        "micro",
+        "--image-size",
+        "160x256",
+    ],
     "long tests": [*PYTEST, "--durations", "10", "-m", "nightly"],
     "hostile documents": [*PYTEST, "tests/hostile/test_documents.py"],
     "kills": [sys.executable, "-m", "tests.hostile.kills", "200"],

@@ -7,7 +7,6 @@ import math
 import pickle
 import urllib.error
 import zipfile
-from collections import Counter
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stmdeploy.backbones.detector import is_of_detector, of_detection
 from stmdeploy.backbones.neck import BackboneWithNeck
 from stmdeploy.backbones.network import DetectionBackbone
 from stmdeploy.errors import StmdeployError
@@ -27,10 +27,6 @@ from stmdeploy.plugins.progress import Progress
 #: Suffixes of buffers in older checkpoints that are computed from the geometry here.
 DERIVED_SUFFIXES = ("relative_position_index", "attn_mask")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-#: Prefixes of keys in a detector's checkpoint, of a classification backbone's own parts, and of the
-#: norms that only a detection backbone has.
-BACKBONE, NECK, _LAST_NORM = "backbone.", "neck.", "out_norm_"
-_CLASSIFIER = frozenset({"stage_norms", "conv_head", "head"})
 #: How many keys an error message names before it counts the rest.
 _NAMED_KEYS = 3
 
@@ -224,72 +220,16 @@ def load_checkpoint(module: nn.Module, source: str, progress: Progress) -> str:
     progress.step(f"loading {path.name}")
     state = read_state_dict(path)
     if isinstance(module, DetectionBackbone | BackboneWithNeck):
-        state, notes = detection_state(state, module)
+        state, notes = of_detection(state, module.state_dict())
         for note in notes:
             progress.warn(f"{source_name(source)}: {note}")
     load_strictly(module, state, source)
     return sha256_of(path)
 
 
-def detection_state(
-    state: Mapping[str, Tensor], module: nn.Module
-) -> tuple[dict[str, Tensor], list[str]]:
-    """What of a checkpoint belongs to a detection backbone, under the keys of its module.
-
-    Args:
-        state: of a detector, a classification backbone or a detection backbone.
-        module: a detection backbone, or one with its neck.
-
-    Returns:
-        The state_dict to load, and notes on what was left out, and what the checkpoint lacks.
-    """
-    wanted, notes = module.state_dict(), list[str]()
-    inner = BACKBONE if any(key.startswith(BACKBONE) for key in wanted) else ""
-    given = any(key.startswith(BACKBONE) for key in state)
-    # Under the keys of a detector, whatever it is.
-    named = {key if given else BACKBONE + key: value for key, value in state.items()}
-    taken = (BACKBONE, NECK) if inner else (BACKBONE,)
-    left_out = Counter(filter(None, (_part_left_out(key, taken) for key in named)))
-    if left_out:
-        listed = ", ".join(f"{part} ({count})" for part, count in left_out.items())
-        notes.append(f"left out, with the number of tensors: {listed}")
-    found = {
-        key.removeprefix("" if inner else BACKBONE): value
-        for key, value in named.items()
-        if not _part_left_out(key, taken)
-    }
-    fresh = [key for key in wanted if key not in found and _may_be_fresh(key, inner)]
-    if fresh and any(key.startswith(inner + "stages.") for key in found):
-        parts = dict.fromkeys(key.removeprefix(inner).split(".")[0] for key in fresh)
-        notes.append(f"not in it, so not trained: {', '.join(parts)}")
-        found |= {key: _fresh(key, wanted[key]) for key in fresh}
-    return found, notes
-
-
-def _part_left_out(key: str, taken: tuple[str, ...]) -> str:
-    """The part of a detector or of a classification backbone that a key belongs to, if it is not
-    one that a detection backbone has; else empty."""
-    if not key.startswith(taken):
-        return key.split(".")[0]
-    part = key.removeprefix(BACKBONE).split(".")[0]
-    return part if part in _CLASSIFIER else ""
-
-
-def _may_be_fresh(key: str, inner: str) -> bool:
-    return key.removeprefix(inner).startswith(_LAST_NORM) or bool(inner and key.startswith(NECK))
-
-
-def _fresh(key: str, made: Tensor) -> Tensor:
-    """A last norm as training begins with it; a neck as it is made."""
-    if _LAST_NORM not in key:
-        return made
-    return torch.ones_like(made) if key.endswith("weight") else torch.zeros_like(made)
-
-
 def _kind_hint(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     """What to do about a checkpoint that does not fit: its kind may be another one."""
-    of_detector = any(key.startswith((BACKBONE, _LAST_NORM)) for key in state)
-    if of_detector and "head.weight" in wanted:
+    if is_of_detector(state) and "head.weight" in wanted:
         return "it is of a detector: give --task detection, or a classification checkpoint"
     return "check --stm, --scale and --num-classes"
 

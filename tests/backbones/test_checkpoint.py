@@ -383,3 +383,30 @@ def test_where_the_authors_detectors_are() -> None:
     url = urls["unified_halo_tiny"]
     assert url and url.endswith("/det-ckpt/mask_rcnn_unified_halonet_tiny_1x.pth")
     assert urls["unified_dcn_v3_large"] is None
+
+
+def test_a_detectors_checkpoint_of_which_a_norm_is_missing(
+    tmp_path: Path, progress: RecordedProgress
+) -> None:
+    path = of_detector(tmp_path)
+    state = torch.load(path, weights_only=True)["state_dict"]
+    del state["backbone.out_norm_2.weight"]
+    torch.save({"state_dict": state}, path)
+    with pytest.raises(StmdeployError, match=r"1 missing: out_norm_2\.weight"):
+        build_model(detection(path), progress)
+    del state["neck.fpn_convs.1.conv.bias"]
+    torch.save({"state_dict": state}, path)
+    with pytest.raises(StmdeployError, match="2 missing: "):
+        build_model(detection(path, neck="fpn"), progress)
+
+
+def test_many_strange_parts_are_named_in_one_line(
+    tmp_path: Path, progress: RecordedProgress
+) -> None:
+    path = of_detector(tmp_path)
+    state = torch.load(path, weights_only=True)["state_dict"]
+    state |= {f"part\n\x1b[2J{i}.weight": torch.zeros(1) for i in range(1000)}
+    torch.save({"state_dict": state}, path)
+    build_model(detection(path), progress)
+    (told,) = progress.warnings
+    assert told.endswith("and 995 more") and told.isprintable()

@@ -30,8 +30,8 @@ NAMES = list(STATE_DICTS)
 CASES = sorted({tuple(key.split("/")[:2]) for key in OUTPUTS})
 #: Channels and steps of the maps that are stored.
 CHANNELS, STEPS = 4, (4, 4, 1, 1)
-#: 1e-6, and twice that where oneDNN computes the convolutions, which rounds more.
-TOLERANCE_32 = 2e-6
+#: Of the deepest dcn the third map is at 1.2e-6: positions of samples are float32, too.
+TOLERANCE_32 = {"unified_dcn_v3_tiny": 1.5e-6}
 
 
 def built(name: str) -> DetectionBackbone:
@@ -69,7 +69,7 @@ def test_maps_are_the_official_ones(name: str, size: str) -> None:
     for stage, step in enumerate(STEPS):
         key = f"{name}/{size}/map{stage + 1}"
         assert list(maps[stage].shape) == OUTPUTS[f"{key}_shape"].tolist()
-        for got, bound in ((maps64[stage], tolerance_64), (maps[stage], TOLERANCE_32)):
+        for got, bound in ((maps64[stage], tolerance_64), (maps[stage], TOLERANCE_32.get(name, 1e-6))):
             assert relative_l2(got[:, :CHANNELS, ::step, ::step], OUTPUTS[key]) <= bound
             norm = float(got.double().norm())
             assert norm == pytest.approx(float(OUTPUTS[f"{key}_norm"]), rel=bound)
@@ -163,9 +163,9 @@ def test_the_neck_is_fpn() -> None:
         assert all(p.shape[:2] == (2, 256) for p in pyramid)
         assert torch.equal(pyramid[4], pyramid[3][:, :, ::2, ::2])
         # The third level by hand: only its own map and the one above reach it.
-        lateral, above = (neck.lateral_convs[i].conv(maps[i]) for i in (2, 3))
+        lateral, above = (neck.get_submodule(f"lateral_convs.{i}.conv")(maps[i]) for i in (2, 3))
         both = lateral + above.repeat_interleave(2, 2).repeat_interleave(2, 3)
-        torch.testing.assert_close(pyramid[2], neck.fpn_convs[2].conv(both))
+        torch.testing.assert_close(pyramid[2], neck.get_submodule("fpn_convs.2.conv")(both))
         zeros = [*(torch.zeros_like(one) for one in maps[:3]), maps[3]]
         assert float((neck(zeros)[0] - neck([torch.zeros_like(m) for m in maps])[0]).norm()) > 0
 
@@ -194,6 +194,6 @@ def test_what_a_detection_backbone_cannot_have() -> None:
         ({"task": "detect"}, "unknown task 'detect'"),
     ):
         with pytest.raises(StmdeployError, match=told):
-            ModelSpec("unified_swin_micro", **wrong)  # type: ignore[arg-type]
+            ModelSpec("unified_swin_micro", **wrong)
     with pytest.raises(StmdeployError, match="not of the catalogue"):
         ModelSpec("mine:net", task="detection")

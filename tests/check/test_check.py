@@ -18,9 +18,11 @@ from stmdeploy.cli.main import main
 from stmdeploy.schema.artifact import manifest_path, read_artifact
 from stmdeploy.schema.manifest import Manifest
 from stmdeploy.spec.export import ExportSpec
+from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
+from stmdeploy.spec.sweep import SweepSpec
 from tests.artifacts import export_model
-from tests.check.conftest import Made, rival, sweep
+from tests.check.conftest import FAST, Made, rival, sweep
 from tests.check.known import KnownPairs
 from tests.fakes import RecordedProgress
 
@@ -92,6 +94,21 @@ def test_a_faster_candidate_is_an_improvement(
     code, row = check(path, in_its_folder.baseline)
     assert (code, row["verdict"]) == (0, "improvement")
     assert row["slowdown_percent_high"] < -80
+
+
+def test_a_detection_backbone_and_the_rows_of_one_task(
+    check: Check, fails: Fails, tmp_path: Path
+) -> None:
+    model = ModelSpec("unified_convnext_nano", (64, 96), task="detection")
+    spec = SweepSpec((model,), (RunSpec("onnxruntime", 1, 1),), sampling=FAST)
+    create_baseline(spec, tmp_path / "b", RecordedProgress())
+    code, row = check(tmp_path / "b", "--task", "detection")
+    assert (code, row["verdict"]) == (0, "no change")
+    assert row["name"].startswith("unified_convnext_nano detection 64x96/onnxruntime")
+    with open_bundle(tmp_path / "b") as bundle:
+        assert [len(one) for one in bundle.baseline.rows[0].outputs] == [2458, 1229, 3072, 1536]
+    code, line = fails(tmp_path / "b", "--task", "classification")
+    assert code == 2 and "has no row of classification" in line
 
 
 @pytest.mark.usefixtures("in_its_folder")

@@ -106,17 +106,6 @@ def test_profile_report_and_recommend(capsys: pytest.CaptureFixture[str]) -> Non
         assert "AP belongs to detection backbones, and top-1 to classification" in told
 
 
-def test_check(capsys: pytest.CaptureFixture[str]) -> None:
-    run = ["--runtime", "torch", "--batch", "1", "--budget-s", "0.1"]
-    assert main(["baseline", "create", "--out", "b", *NET, *run]) == 0
-    capsys.readouterr()
-    words = ["check", "b", "--threshold-percent", "400", "--budget-s", "20"]
-    (row,) = json_of(capsys, *words, "--task", "detection")["rows"]
-    assert row["verdict"] == "no change"
-    assert row["name"].startswith("unified_convnext_nano detection 64x96/torch")
-    assert "has no row of classification" in refused(capsys, *words, "--task", "classification")
-
-
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -123,6 +123,18 @@ def test_what_has_no_dynamic_size(
 @pytest.mark.slow
 @pytest.mark.nightly
 @pytest.mark.parametrize("stm", ["halo", "pvt", "swin", "convnext", "dcn_v3"])
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_micro_at_the_size_of_the_published_aps(stm: str, target: str, tmp_path: Path) -> None:
+    model = ModelSpec(f"unified_{stm}_micro", (800, 1344), task=DETECTION)
+    made = export_model(ExportSpec(model, target, tmp_path, dynamic_size=True), RecordedProgress())
+    sizes = made.manifest.dynamic_size
+    assert sizes is not None and len(sizes.verified) == 3
+    assert made.manifest.verification.relative_l2_error < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.parametrize("stm", ["halo", "pvt", "swin", "convnext", "dcn_v3"])
 def test_tensorrt_rtx_takes_a_range_of_sizes(stm: str, tmp_path: Path) -> None:
     model = ModelSpec(f"unified_{stm}_nano", (96, 160), task=DETECTION)
     spec = ExportSpec(model, "tensorrt-rtx", tmp_path, "fp16", engine=EngineSpec((1, 1, 2)),

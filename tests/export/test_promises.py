@@ -26,8 +26,8 @@ from stmdeploy.export.promises import (
     why_not,
 )
 from stmdeploy.plugins.registry import exporters
-from stmdeploy.spec.export import LOWERINGS, PRECISIONS
-from stmdeploy.spec.model import CLASSIFICATION, DETECTION, TASKS, ModelSpec
+from stmdeploy.spec.export import LOWERINGS, PRECISIONS, EngineSpec
+from stmdeploy.spec.model import CLASSIFICATION, DEFAULT_SIZES, DETECTION, TASKS, ModelSpec
 from tests import matrix
 
 README = Path(__file__).parents[2] / "README.md"
@@ -162,6 +162,22 @@ def _marked(kept: list[Promise]) -> ParameterSet:
     at_night = stm not in by_day
     at_night |= kept[0].target == "aotinductor" and (stm != "convnext" or detection)
     return pytest.param(kept, marks=[pytest.mark.nightly] if at_night else [])
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.parametrize("stm", ["halo", "pvt", "swin", "convnext", "dcn"])
+@pytest.mark.parametrize(
+    ("target", "precision"), [("onnx", "fp32"), ("openvino", "fp32"), ("tensorrt-rtx", "fp16")]
+)
+def test_detection_at_the_size_of_the_published_aps(stm: str, target: str, precision: str) -> None:
+    config, exporter = resolve(stm, "micro"), exporters()[target]
+    form = default_form(config, exporter, precision, DETECTION)
+    kept = promise(config, exporter, precision, form, DETECTION)
+    assert kept.claim == "yes"
+    model = ModelSpec(config.name, DEFAULT_SIZES[DETECTION], task=DETECTION)
+    result = matrix.keep(kept, model, EngineSpec(batch=(1, 1, 2)))
+    assert (result["failure"], result["warnings"]) == ("", [])
 
 
 @pytest.mark.slow

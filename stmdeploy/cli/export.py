@@ -52,7 +52,7 @@ class ExportOptions(
     batch: Numbers = many(
         GPU,
         "TensorRT: images per inference that an engine takes: MIN,OPT,MAX, or one number. "
-        "[default: 1,8,32]",
+        "[default: 1,8,32; for detection 1,1,4]",
     )
     export_timeout_s: float = option(
         OUTPUT,
@@ -97,13 +97,15 @@ def _specs(options: ExportOptions) -> dict[ModelSpec, list[ExportSpec]]:
     from stmdeploy.export.promises import check_dynamic_size, check_precision
     from stmdeploy.plugins.registry import exporter_for_target
     from stmdeploy.spec.export import ExportSpec
+    from stmdeploy.spec.model import DETECTION
 
     if not options.stm and not options.model:
         raise StmdeployError("no model to export is named", "give --stm, as in --stm dcn")
     if options.all_scales and options.scale:
         raise StmdeployError("--all-scales and --scale exclude each other", "give one of them")
     models = model_specs(options, all_scales=options.all_scales)
-    engine = engine_spec(options.batch or (1, 8, 32), options)
+    usual = (1, 1, 4) if options.task == DETECTION else (1, 8, 32)
+    engine = engine_spec(options.batch or usual, options)
     calibration = calibration_spec(options.calibration, options.calibration_images)
     found: dict[ModelSpec, list[ExportSpec]] = {}
     for model in models:

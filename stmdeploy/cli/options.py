@@ -129,7 +129,9 @@ class RowOptions(FormOptions, CheckpointOption, ModelOptions):
     """Which rows a sweep or a baseline has."""
 
     batch: Numbers = many(
-        SWEEP, "Images per inference. [default: 1,8; with --gpu, the batches of its profile]"
+        SWEEP,
+        "Images per inference. [default: 1,8; with --gpu, the batches of its profile; for detection "
+        "1, with --gpu up to 8]",
     )
     runtime: Words = many(
         SWEEP,

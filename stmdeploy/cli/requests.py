@@ -25,6 +25,7 @@ from stmdeploy.spec.model import (
     CLASSIFICATION,
     DEFAULT_CLASSES,
     DEFAULT_SIZES,
+    DETECTION,
     TASKS,
     ModelSpec,
     parse_image_size,
@@ -35,6 +36,8 @@ from stmdeploy.spec.sweep import SweepSpec
 #: The five spatial token mixers of the paper.
 FIVE_STMS = ("halo", "pvt", "swin", "convnext", "dcn")
 _REFERENCE = "reference"
+#: On a GPU, of the batches that its profile names.
+LARGEST_DETECTION_BATCH = 8
 #: Runtimes whose lowered forms were made, and measured, for the CPU alone.
 _CPU_FORMS = frozenset({"onnxruntime", "torch", "torch-compile"})
 
@@ -143,7 +146,7 @@ def sweep_spec(options: SweepOptions, *, on_cluster: bool = False) -> SweepSpec:
         devices = devices_of_cluster(options.gpu, options.nodes, bool(options.threads))
     else:
         devices = devices_here(options.gpu, options.nodes)
-    batches = options.batch or devices.batches
+    batches = options.batch or _usual_batches(devices, check_task(options.task))
     engine = engine_spec((min(batches), max(batches), max(batches)), options)
     runs = _run_specs(options, devices, batches, engine)
     runtimes = {run.runtime for run in runs}
@@ -172,6 +175,16 @@ def sweep_spec(options: SweepOptions, *, on_cluster: bool = False) -> SweepSpec:
             repeats=options.repeats,
         ),
     )
+
+
+def _usual_batches(devices: Devices, task: str | None) -> tuple[int, ...]:
+    """Those of the hardware's profile; an image for detection is as large as twenty others, so that
+    of them only the smaller ones remain."""
+    if task != DETECTION:
+        return devices.batches
+    on_gpu = any(place.get("device") == "cuda" for place in devices.places)
+    most = LARGEST_DETECTION_BATCH if on_gpu else 1
+    return tuple(batch for batch in devices.batches if batch <= most) or (1,)
 
 
 def calibration_spec(folder: Path | None, images: int | None) -> CalibrationSpec:

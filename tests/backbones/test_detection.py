@@ -69,7 +69,10 @@ def test_maps_are_the_official_ones(name: str, size: str) -> None:
     for stage, step in enumerate(STEPS):
         key = f"{name}/{size}/map{stage + 1}"
         assert list(maps[stage].shape) == OUTPUTS[f"{key}_shape"].tolist()
-        for got, bound in ((maps64[stage], tolerance_64), (maps[stage], TOLERANCE_32.get(name, 1e-6))):
+        for got, bound in (
+            (maps64[stage], tolerance_64),
+            (maps[stage], TOLERANCE_32.get(name, 1e-6)),
+        ):
             assert relative_l2(got[:, :CHANNELS, ::step, ::step], OUTPUTS[key]) <= bound
             norm = float(got.double().norm())
             assert norm == pytest.approx(float(OUTPUTS[f"{key}_norm"]), rel=bound)

@@ -53,8 +53,8 @@ def test_count(capsys: pytest.CaptureFixture[str]) -> None:
     assert (one["task"], one["neck"], one["image_size"]) == ("detection", "", [64, 96])
     (other,) = json_of(capsys, "count", *NET, "--neck", "fpn")["counts"]
     assert other["macs"] > 2 * one["macs"] and other["by_kind"]["neck"] > 0
-    (plan,) = json_of(capsys, "profile", *NET[:-2], "--batch", "1", "--dry-run")["rows"]
-    assert plan["image_size"] == [800, 1344]
+    (plan,) = json_of(capsys, "profile", *NET[:-2], "--dry-run")["rows"]
+    assert (plan["image_size"], plan["batch"]) == ([800, 1344], 1)
 
 
 def test_export_and_inspect(capsys: pytest.CaptureFixture[str]) -> None:

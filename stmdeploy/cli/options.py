@@ -130,8 +130,8 @@ class RowOptions(FormOptions, CheckpointOption, ModelOptions):
 
     batch: Numbers = many(
         SWEEP,
-        "Images per inference. [default: 1,8; with --gpu, the batches of its profile; for detection "
-        "1, with --gpu up to 8]",
+        "Images per inference. [default: 1,8; with --gpu, the batches of its profile; for "
+        "detection 1, with --gpu up to 8]",
     )
     runtime: Words = many(
         SWEEP,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ from stmdeploy.export.verification import (
     draft_runner,
     fidelity,
     further_sizes,
+    images_at_once,
     verified_batches,
     verify,
 )
@@ -45,9 +45,6 @@ from stmdeploy.spec.run import RunSpec
 
 if TYPE_CHECKING:
     from torch import nn
-
-#: Images per inference when an artifact is judged: so many pixels, and one image at least.
-_JUDGING_PIXELS = 4 * 224 * 224
 
 
 def export_built(
@@ -182,7 +179,7 @@ class _Export:
         verification = files.verified(reference.known, size)
         if self.images.judging is None:
             return verification, None
-        batch = max(1, _JUDGING_PIXELS // prod(size))
+        batch = images_at_once(size)
         if draft.engine and not draft.not_run:
             batch = min(max(batch, draft.engine.batch[0]), draft.engine.batch[2])
         return verification, fidelity(files.load, reference, self.images, files.explain, batch)

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 BATCHES = (1, 3)
 #: Says, for these images, where outputs that are not finite come from; empty if it cannot tell.
 Explain = Callable[["Images"], str]
-#: Pixels that the reference is given at once: float64 takes much memory.
-_PIXELS_AT_ONCE = 4 * 224 * 224
+#: Images that are run at once, and of large ones so many pixels: float64 takes much memory.
+_IMAGES_AT_ONCE, _PIXELS_AT_ONCE = 4, 4 * 224 * 224
 #: Values of an image's output, evenly spaced, that fidelity compares; all, unless it is a map.
 _COMPARED_VALUES = 2**16
 _NOTHING_WRITTEN = "no artifact was written"
@@ -81,7 +81,7 @@ class Reference:
 
         key = hashlib.sha256(images.tobytes()).digest()
         if key not in self._answers:
-            step = max(1, _PIXELS_AT_ONCE // math.prod(self._size))
+            step = images_at_once(self._size)
             parts = [images[i : i + step] for i in range(0, len(images), step)]
             answers = [compared(self._answer(part)) for part in parts]
             self._answers[key] = tuple(np.concatenate(one) for one in zip(*answers, strict=True))
@@ -109,7 +109,7 @@ class Reference:
                     "check its weights: there is nothing to compare an artifact with",
                 )
         # All at once, or of large images two: float64 takes much memory.
-        together = self._answer(images[: max(2, _PIXELS_AT_ONCE // math.prod(self._size))])
+        together = self._answer(images[: max(2, images_at_once(self._size))])
         for one, other in zip(alone, together, strict=True):
             one = one[: len(together[0])]
             if one.shape != other.shape or not np.allclose(other, one, rtol=1e-6, atol=1e-9):
@@ -133,6 +133,11 @@ class Reference:
                 f"the model gives {len(found)} outputs, not {len(self._names)}", "wrap it to do so"
             )
         return found
+
+
+def images_at_once(image_size: tuple[int, int]) -> int:
+    """How many images of a size are run in one batch where their number is free."""
+    return max(1, min(_IMAGES_AT_ONCE, _PIXELS_AT_ONCE // math.prod(image_size)))
 
 
 def compared(outputs: Sequence[npt.NDArray[np.floating]]) -> Outputs:

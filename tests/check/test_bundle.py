@@ -124,7 +124,7 @@ def drop_field(path: Path) -> None:
         (change, "is not the one in its manifest"),
         (lose, "is missing"),
         (edit, "was edited: its seal does not match"),
-        (advance, "has schema 99, this stmdeploy reads 3"),
+        (advance, "has schema 99, this stmdeploy reads 4"),
         (break_json, "baseline.json is not JSON"),
         (replace_json, "baseline.json is no stmdeploy-baseline"),
         (empty, "it has no baseline.json"),

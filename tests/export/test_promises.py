@@ -156,9 +156,9 @@ def _smallest() -> dict[str, list[Promise]]:
 
 def _marked(kept: list[Promise]) -> ParameterSet:
     """Compiling a backbone ahead of time takes a core for 40 s: of one mixer by day. Of the others,
-    the classification or the detection form, which shares most of its code; of dcn both."""
+    the classification or the detection form, which shares most of its code."""
     stm, detection = resolve(kept[0].model).stm, kept[0].task == DETECTION
-    by_day = ("swin", "dcn") if detection else ("halo", "pvt", "convnext", "dcn")
+    by_day = ("swin", "dcn") if detection else ("halo", "pvt", "convnext")
     at_night = stm not in by_day
     at_night |= kept[0].target == "aotinductor" and (stm != "convnext" or detection)
     return pytest.param(kept, marks=[pytest.mark.nightly] if at_night else [])

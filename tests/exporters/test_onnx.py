@@ -179,7 +179,8 @@ def test_traces_are_forgotten_where_they_grow_large(monkeypatch: pytest.MonkeyPa
     def traced(form: str) -> object:
         weights = SimpleNamespace(sha256="")
         work: Any = SimpleNamespace(
-            spec=SimpleNamespace(model=NANO), info=SimpleNamespace(weights=weights), form=form,
+            spec=SimpleNamespace(model=NANO, dynamic_size=False),
+            info=SimpleNamespace(weights=weights), form=form,
             module=module,
         )  # fmt: skip
         return onnx_graph._traced(work, 23)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _POSITION_WEIGHTS = (".table", ".spread")
 #: ONNX's float16 and bfloat16.
 _SHORT_TYPES = (10, 16)
+#: Samples positions that 16 bits are too coarse for, see `stmdeploy.backbones.lowering.dcn`.
+_FINE_MODULE = "FineGridSampling"
 #: Squares of activations from 256 on overflow float16, so a norm that is written out in single
 #: operators, those of this class, stays in float32 from the square to the scale.
 _NORM_MODULE = "CentredNorm"
@@ -83,24 +85,53 @@ def _save(model: onnx.ModelProto, path: Path, data: tuple[str, ...]) -> None:
 
 
 def _in_fp16(path: Path) -> onnx.ModelProto:
-    """Casts everything but norms to float16; input and output stay float32."""
+    """Casts everything but norms and fine positions to float16; input and output stay float32."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = onnx.load(path)
-    norms = [
-        node.name
-        for node in model.graph.node
-        if _NORM_MODULE in notes_of(node).get(_CLASSES_NOTE, "")
-        and node.op_type != "RMSNormalization"
-    ]
+    exact = []
+    for node in model.graph.node:
+        classes = notes_of(node).get(_CLASSES_NOTE, "")
+        norm = _NORM_MODULE in classes and node.op_type != "RMSNormalization"
+        if norm or _FINE_MODULE in classes:
+            exact.append(node.name)
     half: onnx.ModelProto = convert_float_to_float16(
-        model, keep_io_types=True, node_block_list=norms
+        model, keep_io_types=True, node_block_list=exact
     )
+    _remove_detours(half.graph)
     OnnxModel(half).topological_sort()  # The converter puts its casts at the end, and ...
     del half.graph.value_info[:]  # ... forgets the types of what it left in float32.
     return half
+
+
+def _remove_detours(graph: onnx.GraphProto) -> None:
+    """Lets neighbours that stay in float32 hand on float32, in place: the converter rounds between
+    them to float16 and widens again."""
+    from onnx import TensorProto
+
+    def cast_to(kind: int) -> dict[str, str]:
+        return {
+            node.output[0]: node.input[0]
+            for node in graph.node
+            if node.op_type == "Cast"
+            and any(a.name == "to" and a.i == kind for a in node.attribute)
+        }
+
+    widened, rounded = cast_to(TensorProto.FLOAT), cast_to(TensorProto.FLOAT16)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if (source := rounded.get(widened.get(name, ""))) is not None:
+                node.input[place] = source
+    kept = {output.name for output in graph.output}
+    while True:
+        read = kept.union(*(node.input for node in graph.node))
+        dead = [n for n in graph.node if n.op_type == "Cast" and n.output[0] not in read]
+        if not dead:
+            return
+        for node in dead:
+            graph.node.remove(node)
 
 
 def _in_bf16(path: Path) -> onnx.ModelProto:

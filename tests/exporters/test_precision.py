@@ -97,6 +97,28 @@ def test_the_norms_of_fp16_stay_in_float32(tmp_path: Path) -> None:
     assert {types.get(node.output[0]) for node in products[:-1]} == {TENSOR.FLOAT16}
 
 
+def test_positions_on_large_maps_stay_in_float32(tmp_path: Path) -> None:
+    """From the offsets to the samples, and nothing rounds them on the way."""
+    model = ModelSpec("unified_dcn_v3_nano", (64, 288), task="detection")
+    path = export(model, tmp_path, "fp16", lowering="tokens-plain").path
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    made = {name: node for node in graph.node for name in node.output}
+
+    def casts_above(name: str) -> list[int]:
+        """Types that a grid is cast to on its way from the first product."""
+        node = made.get(name)
+        if node is None or node.op_type in ("Gemm", "MatMul"):
+            return []
+        to = [a.i for a in node.attribute if a.name == "to"] if node.op_type == "Cast" else []
+        return to + [kind for above in node.input for kind in casts_above(above)]
+
+    samples = [node for node in graph.node if node.op_type == "GridSample"]
+    # Maps of 72, 36, 18 and 9 pixels.
+    assert [types[node.input[1]] for node in samples] == [TENSOR.FLOAT, *[TENSOR.FLOAT16] * 3]
+    assert all(TENSOR.FLOAT16 not in casts_above(node.input[1]) for node in samples)
+
+
 def test_products_of_activations_are_not_quantized(tmp_path: Path) -> None:
     model = ModelSpec("unified_pvt_nano", image_size=(32, 32), num_classes=10)
     graph = onnx.load(export(model, tmp_path, "int8").path).graph

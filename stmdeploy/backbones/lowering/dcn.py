@@ -18,6 +18,9 @@ from stmdeploy.backbones.mixers.dcn import (
     sampling_base,
 )
 
+#: Longer sides of maps than this need `FineGridSampling`.
+_COARSE_SIDE = 64
+
 
 class DeformConvSampling(nn.Module):
     """Offsets, mask and weighted samples by `deform_conv`.
@@ -79,6 +82,11 @@ class GridSampling(nn.Module):
         return y.reshape(value.shape)
 
 
+class FineGridSampling(GridSampling):
+    """The same on a map so large that positions need float32 in every precision: near the edge, the
+    steps of float16 on -1 .. 1 are a tenth of a pixel of 336. Exporters know it by its name."""
+
+
 class LoweredDcnBlock(TokenBlock):
     """`DcnBlock` on tokens in raster order; (N T) C in and out."""
 
@@ -91,7 +99,8 @@ class LoweredDcnBlock(TokenBlock):
         self.dwconv, norm, self.act = attn.dw_conv
         assert isinstance(norm, ChannelNorm)
         self.dw_norm = norm.norm
-        self.sample = GridSampling(attn, size) if style.plain else DeformConvSampling(attn)
+        grid = FineGridSampling if max(size) > _COARSE_SIDE else GridSampling
+        self.sample = grid(attn, size) if style.plain else DeformConvSampling(attn)
         self.value = as_conv(attn.value_proj)
         self.proj = writer(attn.output_proj, block.layer_scales[0], style)
         self.mlp = TokenMlp.of(block, style)

@@ -165,7 +165,7 @@ function colourOf(stm, all) {
 }
 
 function drawScaling(rows, all) {
-  const name = (row) => [row.model, row.runtime, row.precision, row.device_name, row.image,
+  const name = (row) => [row.model, row.task === "detection" ? row.task : "", row.neck, row.runtime, row.precision, row.device_name, row.image,
     `${row.threads} threads`, row.in_flight > 1 ? `${row.in_flight} in flight` : "", row.lowering].filter(Boolean).join(", ");
   const lines = new Map();
   for (const row of rows) {

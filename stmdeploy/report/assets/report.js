@@ -9,7 +9,8 @@
   });
   const dimensions = [
     ["stm", "mixer"], ["scale", "scale"], ["runtime", "runtime"], ["precision", "precision"],
-    ["device_name", "device"], ["batch", "batch"], ["image", "image"], ["scenario", "scenario"],
+    ["device_name", "device"], ["batch", "batch"], ["task", "task"], ["image", "image"],
+    ["scenario", "scenario"],
   ].filter(([key], i) => i < 6 || distinct(rows, key).length > 1);
   const order = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
   const off = new Map(dimensions.map(([key]) => [key, new Set()]));

@@ -37,7 +37,7 @@ from stmdeploy.spec.sweep import SweepSpec
 FIVE_STMS = ("halo", "pvt", "swin", "convnext", "dcn")
 _REFERENCE = "reference"
 #: On a GPU, of the batches that its profile names.
-LARGEST_DETECTION_BATCH = 8
+_LARGEST_DETECTION_BATCH = 8
 #: Runtimes whose lowered forms were made, and measured, for the CPU alone.
 _CPU_FORMS = frozenset({"onnxruntime", "torch", "torch-compile"})
 
@@ -183,7 +183,7 @@ def _usual_batches(devices: Devices, task: str | None) -> tuple[int, ...]:
     if task != DETECTION:
         return devices.batches
     on_gpu = any(place.get("device") == "cuda" for place in devices.places)
-    most = LARGEST_DETECTION_BATCH if on_gpu else 1
+    most = _LARGEST_DETECTION_BATCH if on_gpu else 1
     return tuple(batch for batch in devices.batches if batch <= most) or (1,)
 
 

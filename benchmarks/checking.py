@@ -34,7 +34,7 @@ from benchmarks.slowed import slow_down
 from stmdeploy.check.comparison import Comparison
 from stmdeploy.check.gates import MeasuredGate
 from stmdeploy.check.policy import RowPolicy
-from stmdeploy.check.side_by_side import Pair, Side, measure_pair
+from stmdeploy.check.side_by_side import TURNS, TURNS_FOR_TAIL, Pair, Side, measure_pair
 from stmdeploy.check.verdict import (
     ALPHA,
     Figures,
@@ -179,7 +179,7 @@ def live(
 ) -> list[Check]:
     """Makes live checks in random order, each recorded as it ends.
 
-    What a file of streams has already is not made again.
+    Those that a file of streams has already, of each kind and model, are not made again.
     """
     dice = random.Random(7)
     planned = [
@@ -187,6 +187,9 @@ def live(
     ]
     dice.shuffle(planned)
     checks = read_checks(streams) if streams.is_file() else []
+    done = Counter((check.kind, check.model) for check in checks)
+    left = [key for number, key in enumerate(planned) if planned[:number].count(key) >= done[key]]
+    total = len(checks) + len(left)
     load = multiprocessing.get_context("spawn").Process(target=load_one_core, daemon=True)
     load.start()
     priors: dict[str, Prior | None] = {}
@@ -194,12 +197,12 @@ def live(
         plain = side(stm, artifacts[stm, "A/A"])
         priors[stm] = prior_of(figures_between(plain, plain, PRIOR_PAIRS, dice))
     with streams.open("a") as file:
-        for kind, stm in planned[len(checks) :]:
+        for kind, stm in left:
             check = check_once(artifacts, kind, stm, priors[stm], dice)
             checks.append(check)
             file.write(json.dumps(asdict(check)) + "\n")
             file.flush()
-            print(f"{len(checks)} of {len(planned)}: {stm} {kind}: {check.verdict}, "
+            print(f"{len(checks)} of {total}: {stm} {kind}: {check.verdict}, "
                   f"{check.low_percent:.1f} .. {check.high_percent:.1f} %, "
                   f"{check.seconds:.0f} s, alarm: {check.alarm}",
                   file=sys.stderr, flush=True)  # fmt: skip
@@ -220,8 +223,10 @@ def check_once(
     with interpreter(kind) as python:
         before, after = side(stm, plain), side(stm, artifacts.get((stm, kind), plain), python)
 
+        turns = TURNS_FOR_TAIL if kind in TAILS else TURNS
+
         def measure() -> Pair:
-            pair = measure_pair(before, after, 120, dice, Silent())
+            pair = measure_pair(before, after, 120, dice, Silent(), turns)
             sides = [pair.baseline.taken, pair.candidate.taken]
             recorded.append(RecordedPair(pair.measured_s, sides))
             return pair

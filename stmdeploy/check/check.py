@@ -12,12 +12,18 @@ from pathlib import Path
 
 from stmdeploy.check.bundle import BaselineRow, Bundle, open_bundle
 from stmdeploy.check.comparison import Comparison
-from stmdeploy.check.gates import MeasuredGate, measured_gates
+from stmdeploy.check.gates import TAIL, MeasuredGate, measured_gates
 from stmdeploy.check.judging import Entry, judge_row
 from stmdeploy.check.machine import machine_key, run_here
 from stmdeploy.check.outcome import CheckedRow, CheckResult
 from stmdeploy.check.policy import Policy
-from stmdeploy.check.side_by_side import Pair, SideFailedError, measure_pair
+from stmdeploy.check.side_by_side import (
+    TURNS,
+    TURNS_FOR_TAIL,
+    Pair,
+    SideFailedError,
+    measure_pair,
+)
 from stmdeploy.check.sides import Contender, check_shapes
 from stmdeploy.check.verdict import ALPHA, Spending
 from stmdeploy.check.ways import ByArtifacts, ByInterpreters, ByStoredNumbers, Contest, Way
@@ -220,17 +226,19 @@ def _comparison(
     """The comparison of one row, of `rows` that share the error probability."""
     dice = random.Random(time.time_ns())
     artifacts = (contest.against.artifact, entry.candidate.artifact)
+    sides = contest.other, contest.candidate
+    limits = entry.policy.gates if contest.against is entry.baseline else {}
+    turns = TURNS_FOR_TAIL if TAIL in limits else TURNS
 
     def measured() -> Pair:
         """One pair; raises StmdeployError if an artifact changes before or while it runs."""
         for artifact in artifacts:
             artifact.check()
-        pair = measure_pair(contest.other, contest.candidate, spec.timeout_s, dice, progress)
+        pair = measure_pair(*sides, spec.timeout_s, dice, progress, turns)
         for artifact in artifacts:
             artifact.check()
         return pair
 
-    limits = entry.policy.gates if contest.against is entry.baseline else {}
     judged = measured_gates(limits)
     share = ALPHA / rows / (1 + len(judged))
     return Comparison(

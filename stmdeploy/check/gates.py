@@ -2,6 +2,14 @@
 
 Those of the artifacts are exact. Those of the pairs differ from process to process: they are means
 over pairs, with Student's t, and a gate is broken only if the whole interval is beyond its limit.
+
+The tail is the share of inferences beyond a percentile of both sides together, each inference
+relative to the median of its process. It is judged three times. Twice by the inferences that others
+left alone, as far as `calm` can tell: where another program now and then takes a processor, that
+alone makes a twentieth of all inferences two or three times as long, and hides what the candidate
+does. Of those, the share beyond the 99th percentile tells of few and much longer ones sooner than
+that beyond the 95th, and has most of the error. And once by all inferences, in case the candidate
+makes its own threads wait.
 """
 
 from __future__ import annotations
@@ -11,18 +19,21 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Protocol
 
 from stmdeploy.check.outcome import Gate
 from stmdeploy.check.policy import GATES
 from stmdeploy.check.side_by_side import Half, Pair
 from stmdeploy.check.verdict import FEWEST_PAIRS, Spending, locate
 from stmdeploy.files.reading import BYTES_PER_MIB
+from stmdeploy.measure.calm import comparable
+from stmdeploy.measure.contrasts import Turns
 from stmdeploy.measure.statistics import quantile, student_t
 from stmdeploy.schema.artifact import Artifact
 
 FIDELITY, TAIL = "fidelity", "tail"
-#: The tail is what lies beyond this share of the other side's inferences.
-_TAIL_SHARE = 0.05
+#: The tail is this share of the inferences of both sides; or the far tail, this one.
+_TAIL_SHARE, _FAR_SHARE = 0.05, 0.01
 #: What a process reports, by gate, so that more is worse.
 _REPORTED: dict[str, Callable[[Half], float]] = {
     "memory": lambda half: half.run.memory_peak_mib,
@@ -30,7 +41,8 @@ _REPORTED: dict[str, Callable[[Half], float]] = {
     "first-inference": lambda half: half.run.first_inference_ms,
     "throughput": lambda half: half.run.burst_s / half.run.burst_runs,
 }
-#: A gate is looked at after so many pairs, and at twice as many each time.
+#: A gate is looked at after so many pairs, and at twice as many each time, unless its interval is
+#: too wide to lie within its limit.
 _FIRST_LOOK = 3
 
 
@@ -54,20 +66,24 @@ class MeasuredGate:
     limit_percent: float
     spending: Spending
     growth_percent: tuple[float, float, float] | None = None
+    _judged_by: _Figures | None = field(default=None, repr=False)
     _next_look: int = field(default=_FIRST_LOOK, repr=False)
 
     def look(self, pairs: Sequence[Pair], *, last: bool) -> None:
-        """Looks, if it is time for that."""
+        """Looks, if it is time for that, and if the interval may decide."""
         if len(pairs) < FEWEST_PAIRS or not (last or len(pairs) >= self._next_look):
             return
         self._next_look = 2 * len(pairs)
+        figures = _figures_of(self.name, pairs)
         level = self.spending.level(last=last)
+        growths = [one.growth_percent(one.weight * level) for one in figures]
+        _, low, high = growths[0]
+        if not last and high - low > 2.0 * self.limit_percent:
+            return
         self.spending.take()
-        found = locate(_figures_of(self.name, pairs))
-        half = student_t(found.freedom, level) * found.error
-        edges = (found.mean, found.mean - half, found.mean + half)
-        low, middle, high = sorted(_growth_percent(self.name, edge) for edge in edges)
-        self.growth_percent = (middle, low, high)
+        broken = (at for at, growth in enumerate(growths) if growth[1] > self.limit_percent)
+        found = next(broken, 0)
+        self.growth_percent, self._judged_by = growths[found], figures[found]
 
     @property
     def settled(self) -> bool:
@@ -77,64 +93,113 @@ class MeasuredGate:
         _, low, high = self.growth_percent
         return low > self.limit_percent or high <= self.limit_percent
 
-    def judged(self, pairs: Sequence[Pair]) -> Gate | None:
+    def judged(self) -> Gate | None:
         """The gate as it stands in the result; None if nothing was measured."""
-        if self.growth_percent is None:
+        if self.growth_percent is None or self._judged_by is None:
             return None
         growth, low, high = self.growth_percent
-        before, after = _both_sides(self.name, pairs)
+        before, after, unit = self._judged_by.sides()
         return Gate(
-            name=self.name, unit=GATES[self.name], baseline=before, candidate=after,
+            name=self.name, unit=unit, baseline=before, candidate=after,
             growth_percent=growth, growth_percent_low=low, growth_percent_high=high,
             limit_percent=self.limit_percent, broken=low > self.limit_percent,
         )  # fmt: skip
 
 
-def _figures_of(name: str, pairs: Sequence[Pair]) -> list[float]:
-    """A figure of every pair: a logarithm of a ratio, or of the tail a difference of shares."""
+class _Figures(Protocol):
+    """A figure of every pair, by which a gate is judged.
+
+    Attributes:
+        weight: its share of the gate's error.
+    """
+
+    weight: float
+
+    def growth_percent(self, level: float) -> tuple[float, float, float]:
+        """The growth that they show, and its interval, wrong with probability `level`."""
+
+    def sides(self) -> tuple[float, float, str]:
+        """The figures of both sides, and their unit."""
+
+
+def _figures_of(name: str, pairs: Sequence[Pair]) -> list[_Figures]:
+    """What a gate is judged by: one figure, or several of which each may break it."""
     if name != TAIL:
-        value_of = _REPORTED[name]
-        return [math.log(value_of(pair.candidate) / value_of(pair.baseline)) for pair in pairs]
-    before = [_relative(pair.baseline) for pair in pairs]
-    after = [_relative(pair.candidate) for pair in pairs]
-    limits = _p95(before), _p95(after)
-    # Each side beyond the other's p95: of equal sides the mean is zero, whatever they look like.
+        return [_Reported(name, pairs)]
+    calm, every = [], []
+    for pair in pairs:
+        before, after = pair.baseline.taken, pair.candidate.taken
+        calm.append(comparable(before, after))
+        every.append((before.durations, after.durations))
     return [
-        (_beyond(mine, limits[0]) - _beyond(theirs, limits[1])) / 2
-        for theirs, mine in zip(before, after, strict=True)
+        _Tail(calm, _TAIL_SHARE, 0.2),
+        _Tail(calm, _FAR_SHARE, 0.6),
+        _Tail(every, _FAR_SHARE, 0.2),
     ]
 
 
-def _growth_percent(name: str, figure: float) -> float:
-    if name == TAIL:
-        return 100.0 * figure / _TAIL_SHARE
-    return 100.0 * math.expm1(figure)
+class _Reported(_Figures):
+    """What the processes report: logarithms of ratios."""
+
+    weight = 1.0
+
+    def __init__(self, name: str, pairs: Sequence[Pair]) -> None:
+        self._name, value_of = name, _REPORTED[name]
+        self._before = [value_of(pair.baseline) for pair in pairs]
+        self._after = [value_of(pair.candidate) for pair in pairs]
+
+    def growth_percent(self, level: float) -> tuple[float, float, float]:
+        sides = zip(self._before, self._after, strict=True)
+        logs = [math.log(after / before) for before, after in sides]
+        middle, low, high = (100.0 * math.expm1(edge) for edge in _edges(logs, level))
+        return middle, low, high
+
+    def sides(self) -> tuple[float, float, str]:
+        before, after = statistics.median(self._before), statistics.median(self._after)
+        if self._name == "throughput":
+            before, after = 1.0 / before, 1.0 / after
+        return before, after, GATES[self._name]
 
 
-def _relative(half: Half) -> list[float]:
+class _Tail(_Figures):
+    """By how much a larger share of the candidate's inferences lies in the tail."""
+
+    def __init__(self, pairs: Sequence[tuple[Turns, Turns]], share: float, weight: float) -> None:
+        before, after = ([_relative(side) for side in sides] for sides in zip(*pairs, strict=True))
+        limit = quantile(sorted(chain.from_iterable((*before, *after))), 1.0 - share)
+        self._share, self.weight = share, weight
+        self._more = [
+            _beyond(mine, limit) - _beyond(theirs, limit)
+            for theirs, mine in zip(before, after, strict=True)
+        ]
+
+    def growth_percent(self, level: float) -> tuple[float, float, float]:
+        middle, low, high = (100.0 * edge / self._share for edge in _edges(self._more, level))
+        return middle, low, high
+
+    def sides(self) -> tuple[float, float, str]:
+        half = locate(self._more).mean / 2.0
+        unit = f"% beyond p{100.0 * (1.0 - self._share):g}"
+        return 100.0 * (self._share - half), 100.0 * (self._share + half), unit
+
+
+def _edges(figures: Sequence[float], level: float) -> tuple[float, float, float]:
+    """The mean of figures of pairs, and its interval, wrong with probability `level`."""
+    found = locate(figures)
+    half = student_t(found.freedom, level) * found.error
+    return found.mean, found.mean - half, found.mean + half
+
+
+def _relative(turns: Turns) -> list[float]:
     """Durations over their median: where a side lies is no matter of its tail."""
-    median = statistics.median(half.durations_ns)
-    return [one / median for one in half.durations_ns]
-
-
-def _p95(processes: Sequence[Sequence[float]]) -> float:
-    return quantile(sorted(chain.from_iterable(processes)), 1.0 - _TAIL_SHARE)
+    durations = list(chain.from_iterable(turns))
+    median = statistics.median(durations)
+    return [one / median for one in durations]
 
 
 def _beyond(durations: Sequence[float], limit: float) -> float:
     """The share of some durations that lies beyond a limit."""
     return sum(one > limit for one in durations) / len(durations)
-
-
-def _both_sides(name: str, pairs: Sequence[Pair]) -> tuple[float, float]:
-    """The figures of both sides, in the gate's unit."""
-    if name == TAIL:
-        tail = statistics.fmean(_figures_of(TAIL, pairs))
-        return 100.0 * _TAIL_SHARE, 100.0 * (_TAIL_SHARE + tail)
-    value_of = _REPORTED[name]
-    before = statistics.median(value_of(pair.baseline) for pair in pairs)
-    after = statistics.median(value_of(pair.candidate) for pair in pairs)
-    return (1.0 / before, 1.0 / after) if name == "throughput" else (before, after)
 
 
 def exact_gates(

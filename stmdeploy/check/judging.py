@@ -59,7 +59,7 @@ def judge_row(
     pairs, run = comparison.pairs, entry.spec.run
     live = [] if stored else pairs
     baselines, candidates = [p.baseline for p in live], [p.candidate for p in pairs]
-    gates = _gates(entry, comparison, live)
+    gates = _gates(entry, comparison)
     slowdown, overall = comparison.typical, comparison.overall
     if not failure and stored and not differing:
         differing = _runtime_differs(entry, pairs)
@@ -93,10 +93,10 @@ def judge_row(
     )
 
 
-def _gates(entry: Entry, comparison: Comparison, live: Sequence[Pair]) -> tuple[Gate, ...]:
+def _gates(entry: Entry, comparison: Comparison) -> tuple[Gate, ...]:
     """Exact gates, then those that the pairs were judged by."""
     exact = exact_gates(entry.policy.gates, entry.baseline.artifact, entry.candidate.artifact)
-    return (*exact, *filter(None, (gate.judged(live) for gate in comparison.gates)))
+    return (*exact, *filter(None, (gate.judged() for gate in comparison.gates)))
 
 
 def _known(name: str, slowdown: Slowdown) -> dict[str, float | None]:

@@ -25,8 +25,9 @@ from stmdeploy.worker.jobs.turns import TurnsJob
 from stmdeploy.worker.lock import machine_lock
 from stmdeploy.worker.player import Player
 
-#: Turns that either process of a pair takes.
-TURNS = 8
+#: Turns that either process of a pair takes; and where its tail is judged, which takes many
+#: inferences, rather than many processes.
+TURNS, TURNS_FOR_TAIL = 8, 32
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,12 @@ class _Player:
 
 
 def measure_pair(
-    baseline: Side, candidate: Side, timeout_s: float, dice: random.Random, progress: Progress
+    baseline: Side,
+    candidate: Side,
+    timeout_s: float,
+    dice: random.Random,
+    progress: Progress,
+    turns: int = TURNS,
 ) -> Pair:
     """Measures one pair.
 
@@ -126,6 +132,7 @@ def measure_pair(
         timeout_s: a process that takes longer to load, for a turn or to end is ended.
         dice: draws which side begins, in every cycle of turns anew.
         progress: told when something else is being measured on this machine.
+        turns: how many either side takes.
 
     Raises:
         SideFailedError: a worker of either side failed; the pair is lost.
@@ -136,7 +143,7 @@ def measure_pair(
         after = _start(stack, "candidate", candidate, timeout_s)
         for player in (before, after):
             player.listen()
-        for _ in range(TURNS):
+        for _ in range(turns):
             for player in dice.sample((before, after), 2):
                 player.take_turn()
         halves = before.end(), after.end()

@@ -12,7 +12,7 @@ from itertools import cycle
 
 import pytest
 
-from stmdeploy.check.side_by_side import Half, Pair, Side, measure_pair
+from stmdeploy.check.side_by_side import TURNS, Half, Pair, Side, measure_pair
 from stmdeploy.measure.sampling import Turn
 from stmdeploy.plugins.progress import Progress
 
@@ -39,10 +39,12 @@ class KnownPairs:
         timeout_s: float,
         dice: random.Random,
         progress: Progress,
+        turns: int = TURNS,
     ) -> Pair:
-        key = repr((baseline, candidate))
+        key = repr((baseline, candidate, turns))
         if key not in self._measured:
-            self._measured[key] = measure_pair(baseline, candidate, timeout_s, dice, progress)
+            pair = measure_pair(baseline, candidate, timeout_s, dice, progress, turns)
+            self._measured[key] = pair
         pair = self._measured[key]
         after_ms = _known_ms(candidate) * next(self._noise)
         before = _taking(pair.baseline, _known_ms(baseline))

@@ -24,7 +24,7 @@ from typing import Protocol
 from stmdeploy.check.outcome import Gate
 from stmdeploy.check.policy import GATES
 from stmdeploy.check.side_by_side import Half, Pair
-from stmdeploy.check.verdict import FEWEST_PAIRS, Spending, locate
+from stmdeploy.check.verdict import FEWEST_PAIRS, Location, Prior, Spending, locate, with_prior
 from stmdeploy.files.reading import BYTES_PER_MIB
 from stmdeploy.measure.calm import comparable
 from stmdeploy.measure.contrasts import Turns
@@ -34,6 +34,8 @@ from stmdeploy.schema.artifact import Artifact
 FIDELITY, TAIL = "fidelity", "tail"
 #: The tail is this share of the inferences of both sides; or the far tail, this one.
 _TAIL_SHARE, _FAR_SHARE = 0.05, 0.01
+#: Pairs differ about as much as their turns say, which counts for so many degrees of freedom.
+_NOISE_FREEDOM = 12
 #: What a process reports, by gate, so that more is worse.
 _REPORTED: dict[str, Callable[[Half], float]] = {
     "memory": lambda half: half.run.memory_peak_mib,
@@ -151,7 +153,7 @@ class _Reported(_Figures):
     def growth_percent(self, level: float) -> tuple[float, float, float]:
         sides = zip(self._before, self._after, strict=True)
         logs = [math.log(after / before) for before, after in sides]
-        middle, low, high = (100.0 * math.expm1(edge) for edge in _edges(logs, level))
+        middle, low, high = (100.0 * math.expm1(edge) for edge in _edges(locate(logs), level))
         return middle, low, high
 
     def sides(self) -> tuple[float, float, str]:
@@ -166,40 +168,46 @@ class _Tail(_Figures):
 
     def __init__(self, pairs: Sequence[tuple[Turns, Turns]], share: float, weight: float) -> None:
         before, after = ([_relative(side) for side in sides] for sides in zip(*pairs, strict=True))
-        limit = quantile(sorted(chain.from_iterable((*before, *after))), 1.0 - share)
+        relative = chain.from_iterable(chain.from_iterable((*before, *after)))
+        limit = quantile(sorted(relative), 1.0 - share)
         self._share, self.weight = share, weight
-        self._more = [
-            _beyond(mine, limit) - _beyond(theirs, limit)
-            for theirs, mine in zip(before, after, strict=True)
-        ]
+        shares = [[_beyond(side, limit) for side in sides] for sides in (before, after)]
+        more = [mine[0] - theirs[0] for theirs, mine in zip(*shares, strict=True)]
+        noise = statistics.fmean(mine[1] + theirs[1] for theirs, mine in zip(*shares, strict=True))
+        error = statistics.stdev(more) / math.sqrt(len(more))
+        own = Location(statistics.fmean(more), error, len(more) - 1)
+        self._found = with_prior(own, len(more), Prior(noise, _NOISE_FREEDOM))
 
     def growth_percent(self, level: float) -> tuple[float, float, float]:
-        middle, low, high = (100.0 * edge / self._share for edge in _edges(self._more, level))
+        middle, low, high = (100.0 * edge / self._share for edge in _edges(self._found, level))
         return middle, low, high
 
     def sides(self) -> tuple[float, float, str]:
-        half = locate(self._more).mean / 2.0
+        half = self._found.mean / 2.0
         unit = f"% beyond p{100.0 * (1.0 - self._share):g}"
         return 100.0 * (self._share - half), 100.0 * (self._share + half), unit
 
 
-def _edges(figures: Sequence[float], level: float) -> tuple[float, float, float]:
-    """The mean of figures of pairs, and its interval, wrong with probability `level`."""
-    found = locate(figures)
+def _edges(found: Location, level: float) -> tuple[float, float, float]:
+    """A location and its interval, wrong with probability `level`."""
     half = student_t(found.freedom, level) * found.error
     return found.mean, found.mean - half, found.mean + half
 
 
-def _relative(turns: Turns) -> list[float]:
-    """Durations over their median: where a side lies is no matter of its tail."""
-    durations = list(chain.from_iterable(turns))
-    median = statistics.median(durations)
-    return [one / median for one in durations]
+def _relative(turns: Turns) -> list[list[float]]:
+    """Durations over their median, turn by turn: where a side lies is no matter of its tail."""
+    median = statistics.median(chain.from_iterable(turns))
+    return [[one / median for one in turn] for turn in turns]
 
 
-def _beyond(durations: Sequence[float], limit: float) -> float:
-    """The share of some durations that lies beyond a limit."""
-    return sum(one > limit for one in durations) / len(durations)
+def _beyond(turns: Turns, limit: float) -> tuple[float, float]:
+    """The share of inferences beyond a limit, and its variance by how turns differ from each other
+    (that of a ratio of sums; W. G. Cochran, Sampling Techniques, 1977, 6.3)."""
+    counts = [(sum(one > limit for one in turn), len(turn)) for turn in turns]
+    total = sum(length for _, length in counts)
+    share = sum(beyond for beyond, _ in counts) / total
+    squares = sum((beyond - share * length) ** 2 for beyond, length in counts)
+    return share, squares / total**2 * len(counts) / max(1, len(counts) - 1)
 
 
 def exact_gates(

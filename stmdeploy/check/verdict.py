@@ -149,10 +149,12 @@ def locate(figures: Sequence[float], prior: Prior | None = None) -> Location:
     winsorised = [kept[0]] * cut + kept + [kept[-1]] * cut
     error = statistics.stdev(winsorised) / (len(kept) / count) / math.sqrt(count)
     own = Location(statistics.fmean(kept), error, len(kept) - 1)
-    return own if prior is None else _with_prior(own, count, prior)
+    return own if prior is None else with_prior(own, count, prior)
 
 
-def _with_prior(own: Location, count: int, prior: Prior) -> Location:
+def with_prior(own: Location, count: int, prior: Prior) -> Location:
+    """A location of so many figures, its error pooled with a prior by degrees of freedom, unless
+    its own variance is significantly larger."""
     from scipy.special import fdtrc
 
     variance = own.error**2 * count

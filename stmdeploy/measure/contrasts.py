@@ -6,7 +6,7 @@ difference of logarithms for each pair of rows that hardly knows of it; the medi
 of a *wave* is what that wave says. The next wave is of fresh processes (memory lies elsewhere), so
 waves are the independent observations, and Student's t bounds their mean.
 
-Six waves tell little of how far those of a pair lie apart. The pairs of a sweep are mostly alike in
+Six waves tell little of how far those of a pair lie apart. Pairs of one kind are mostly alike in
 that, so each pair's variance is drawn towards that of all, the more the more alike they are, which
 the variances themselves tell (G. K. Smyth, Linear models and empirical Bayes methods, Stat. Appl.
 Genet. Mol. Biol. 3, 2004). Where slow spells hit some rows alone, pairs keep their own.
@@ -121,7 +121,7 @@ def contrasts(pairs: Sequence[Sequence[float]]) -> list[Contrast]:
     """What pairs of rows come to that were in the same waves.
 
     Args:
-        pairs: of every pair the `wave_difference` of at least `FEWEST_WAVES` waves.
+        pairs: of every pair of one kind the `wave_difference` of at least `FEWEST_WAVES` waves.
     """
     variances = [statistics.variance(differences) for differences in pairs]
     freedoms = [len(differences) - 1 for differences in pairs]

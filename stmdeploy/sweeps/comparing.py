@@ -24,7 +24,9 @@ def compare(store: Store, sweep: str) -> None:
     """Saves with every finished row of a sweep how it compares with the others, by its waves."""
     keys = {planned.position: planned.key for planned in store.planned(sweep)}
     rows = store.measured(sweep)
-    found = contrasts_of({keys[p]: waves_of(store.processes(sweep, p)) for p in rows})
+    batches = {keys[p]: row.batch for p, row in rows.items()}
+    waves = {keys[p]: waves_of(store.processes(sweep, p)) for p in rows}
+    found = contrasts_of(waves, batches)
     for position, row in rows.items():
         _save(store, sweep, position, row, found[keys[position]])
 
@@ -41,17 +43,23 @@ def waves_of(processes: Sequence[ProcessRun]) -> Waves:
     return found
 
 
-def contrasts_of(waves: Mapping[str, Waves]) -> dict[str, Contrasts]:
-    """The contrasts of rows, by their keys, with all that were in enough waves with them."""
+def contrasts_of(waves: Mapping[str, Waves], batches: Mapping[str, int]) -> dict[str, Contrasts]:
+    """The contrasts of rows, by their keys, with all that were in enough waves with them.
+
+    Pairs of one kind share what they know of their spread: a machine that slows down slows large
+    batches more than small ones, so pairs of different batches lie far further apart than others.
+    """
     found: dict[str, Contrasts] = {key: {} for key in waves}
-    pairs = {}
+    kinds: defaultdict[frozenset[int], dict[tuple[str, str], list[float]]] = defaultdict(dict)
     for one, other in combinations(waves, 2):
         shared = sorted(waves[one].keys() & waves[other].keys())
         if len(shared) >= FEWEST_WAVES:
             turns = ((waves[one][wave], waves[other][wave]) for wave in shared)
-            pairs[one, other] = [wave_difference(*comparable(*both)) for both in turns]
-    for (one, other), between in zip(pairs, contrasts(list(pairs.values())), strict=True):
-        found[one][other], found[other][one] = between, between.turned()
+            kind = frozenset((batches[one], batches[other]))
+            kinds[kind][one, other] = [wave_difference(*comparable(*both)) for both in turns]
+    for pairs in kinds.values():
+        for (one, other), between in zip(pairs, contrasts(list(pairs.values())), strict=True):
+            found[one][other], found[other][one] = between, between.turned()
     return found
 
 

@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from stmdeploy.measure.calm import Taken
 from stmdeploy.results.state import DONE, Measured
 from stmdeploy.results.store import Store
 from stmdeploy.schema.measurement import ProcessRun
@@ -15,7 +17,7 @@ from stmdeploy.schema.row import Row
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
 from stmdeploy.spec.sweep import SweepSpec
-from stmdeploy.sweeps.comparing import compare, compare_by_reference
+from stmdeploy.sweeps.comparing import compare, compare_by_reference, contrasts_of
 
 MakeRow = Callable[..., Row]
 MakeProcess = Callable[..., ProcessRun]
@@ -88,3 +90,18 @@ def test_two_waves_are_too_few(store: Store, make_row: MakeRow, make_process: Ma
     store.add_processes("s", [Measured(p, 0, two, make_row(), DONE) for p in (0, 1)])
     compare(store, "s")
     assert [row.contrasts for row in store.rows("s")] == [(), ()]
+
+
+def test_pairs_of_different_batches_do_not_widen_those_of_one() -> None:
+    """A machine of two speeds, at which large batches take as long, is no fault of small ones."""
+    dice = np.random.default_rng(8)
+    speeds = np.where(np.arange(6) < 3, 0.0, 0.3)
+
+    def waves(batch: int) -> dict[int, Taken]:
+        logs = dice.normal(speeds * (batch > 1), 0.01)
+        return {wave: Taken([[float(np.exp(log))] * 5] * 8) for wave, log in enumerate(logs)}
+
+    rows = {f"{name}{batch}": waves(batch) for batch in (1, 8) for name in "abcd"}
+    found = contrasts_of(rows, {key: int(key[1:]) for key in rows})
+    widths = {key: found["a1"][key].ratio().half_width_percent for key in ("b1", "c1", "d1", "b8")}
+    assert max(widths[key] for key in ("b1", "c1", "d1")) < 4.0 < 10.0 < widths["b8"]

@@ -33,7 +33,7 @@ def measured_rows(
     alive = [*running.rows, *([running.guest] if running.guest is not None else [])]
     given = dict(zip(alive, answer.rows, strict=True))
     waves = {row.key: waves_of(one.processes) for row, one in given.items() if not one.failure}
-    contrasts = contrasts_of(waves)
+    contrasts = contrasts_of(waves, {row.key: row.row.run.batch for row in alive})
     found = {}
     for planned, tried in tries.items():
         spec, one = planned.row, given[planned]

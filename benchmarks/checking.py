@@ -37,6 +37,8 @@ from stmdeploy.check.policy import RowPolicy
 from stmdeploy.check.side_by_side import TURNS, TURNS_FOR_TAIL, Pair, Side, measure_pair
 from stmdeploy.check.verdict import (
     ALPHA,
+    OVERALL_SHARE,
+    TYPICAL_SHARE,
     Figures,
     Prior,
     Spending,
@@ -272,12 +274,12 @@ def replay_one(pool: list[tuple[float, Figures]], prior: Prior | None, dice: ran
         figures.append(more)
         spent_s += seconds
         last = spent_s + spent_s / len(figures) / 2 > BUDGET_S
-        level = spending.level(last=last) / 2
-        typical = paired_slowdown([one.typical for one in figures], level, prior)
+        level = spending.level(last=last)
+        typical = paired_slowdown([one.typical for one in figures], TYPICAL_SHARE * level, prior)
         verdict = Verdict.CANNOT_TELL
         if last or can_decide(typical, THRESHOLD_PERCENT):
             spending.take()
-            overall = paired_slowdown([one.overall for one in figures], level, None)
+            overall = paired_slowdown([one.overall for one in figures], OVERALL_SHARE * level, None)
             verdict = judge_both(typical, overall, THRESHOLD_PERCENT)
         if last or verdict is not Verdict.CANNOT_TELL:
             return str(verdict)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from stmdeploy.check.gates import MeasuredGate
 from stmdeploy.check.side_by_side import Pair
 from stmdeploy.check.verdict import (
+    OVERALL_SHARE,
+    TYPICAL_SHARE,
     UNKNOWN,
     Figures,
     Prior,
@@ -67,14 +69,17 @@ class Comparison:
         self.pairs.append(pair)
         self.figures.append(figures_of(pair.baseline.taken, pair.candidate.taken))
         last = self.spent_s + self.spent_s / len(self.pairs) / 2 > self.budget_s
-        # Half of the error for the typical inference, half for all of them.
-        level = self.spending.level(last=last) / 2
-        typical = self.estimate([one.typical for one in self.figures], level, self._prior_now())
+        level = self.spending.level(last=last)
+        typical = self.estimate(
+            [one.typical for one in self.figures], TYPICAL_SHARE * level, self._prior_now()
+        )
         open_still = self.verdict is Verdict.CANNOT_TELL
         if open_still and (last or can_decide(typical, self.threshold_percent)):
             self.spending.take()
             self.typical = typical
-            self.overall = self.estimate([one.overall for one in self.figures], level, None)
+            self.overall = self.estimate(
+                [one.overall for one in self.figures], OVERALL_SHARE * level, None
+            )
             self.verdict = judge_both(typical, self.overall, self.threshold_percent)
         for gate in self.gates:
             if not gate.settled:

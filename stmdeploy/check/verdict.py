@@ -17,7 +17,7 @@ Looking again and again and stopping when the answer is clear would make false a
 than one look does. So each look has a level of its own: of the error that a row has, look number n
 spends 1 / (n (n + 1)), and the last one whatever is left. A look whose interval is too wide to
 decide anything is not taken and spends nothing; that depends on the spread alone, not on what was
-found. Rows share the error in equal parts, and so do a row's figures and gates. All of that is
+found. Rows share the error in equal parts, and so do a row's slowdown and gates. All of that is
 Bonferroni's inequality, which asks for no independence: with a probability of at least 1 - `ALPHA`,
 no interval of any row at any look misses the true slowdown.
 """
@@ -39,6 +39,9 @@ from stmdeploy.measure.statistics import student_t
 #: candidate that is slower by exactly its threshold is called a regression in at most 2.5 % of the
 #: checks, and an equal one hardly ever: its interval would have to miss by the whole threshold.
 ALPHA = 0.05
+#: How a row's error is shared by the slowdown of the typical inference and that of all of them,
+#: which hardly any candidate needs to be found by, and other programs disturb by chance.
+TYPICAL_SHARE, OVERALL_SHARE = 0.95, 0.05
 #: One in so many of the sorted figures is cut off at either end.
 _TRIM = 8
 #: A slowdown beyond this logarithm is infinite: a look at a very small level may get there.

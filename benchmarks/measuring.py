@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 from stmdeploy.hardware.environment import environment
@@ -117,36 +117,56 @@ def agreement(folder: Path) -> None:
             lambda: benchmark_app(xml))  # fmt: skip
 
 
+#: Inferences by which a process checks its outputs, before its first turn and after its last.
+CHECKS = 4
+
+
+def busy_s(process: ProcessRun) -> float:
+    """Seconds that a process spent on imports of the runtime, loading, and inferences."""
+    loading = process.runtime_import_ms + process.load_ms + process.first_inference_ms
+    checks = CHECKS * statistics.median(process.samples_ms)
+    inferences = sum(map(sum, (process.warmup_ms, process.copies_ms)))
+    return (loading + checks + inferences) / 1000 + process.turns_s + process.burst_s
+
+
 def overhead(folder: Path) -> None:
-    """What a sweep takes beside exports, loads and inferences."""
+    """What the default sweep of three backbones takes beside exports, loads and inferences."""
     models = tuple(ModelSpec(f"unified_{stm}_micro") for stm in ("halo", "pvt", "convnext"))
     threads = available_threads()
     runs = tuple(RunSpec("onnxruntime", batch, threads) for batch in (1, 8))
     spec = SweepSpec(models, runs)
-    start = time.monotonic()
-    steps: list[tuple[float, str]] = []
+    told: list[tuple[float, str]] = []
 
     class Timed(Silent):
         def step(self, text: str) -> None:
-            steps.append((time.monotonic() - start, text))
+            told.append((time.monotonic(), text))
 
+        detail = step
+
+    start = time.monotonic()
     result = profile(spec, Place(folder / "overhead"), Timed(), lambda _: None)
-    wall_s = time.monotonic() - start
-    preparing_s = next(at for at, text in steps if text.startswith("measuring"))
+    told.append((time.monotonic(), "end"))
+    wall_s = told[-1][0] - start
+
+    def spent_s(words: str) -> float:
+        """Seconds from every line with these words to the next line."""
+        return sum(after - at for (at, text), (after, _) in pairwise(told) if words in text)
+
     store = Store(folder / "overhead")
-    busy_s = 0.0
-    for position in range(len(result.rows)):
-        for process in store.processes(result.sweep.id, position):
-            series = (process.warmup_ms, process.samples_ms, process.copies_ms)
-            busy_s += sum(map(sum, series)) / 1000
-            busy_s += (
-                process.runtime_import_ms + process.load_ms + process.first_inference_ms
-            ) / 1000 + process.burst_s
-    share = (wall_s - preparing_s - busy_s) / wall_s
+    processes = [
+        process
+        for position in range(len(result.rows))
+        for process in store.processes(result.sweep.id, position)
+    ]
+    exports_s = next(at for at, text in told if "peaks" in text) - start
+    peaks_s, parts_s = spent_s("peaks"), spent_s("profiling the operators")
+    work_s = sum(map(busy_s, processes))
+    rest_s = wall_s - exports_s - peaks_s - parts_s - work_s
     print(
-        f"sweep of {len(result.rows)} rows: {wall_s:.0f} s, exports {preparing_s:.0f} s, loads and "
-        f"inferences {busy_s:.0f} s, overhead {100 * share:.1f} % of the wall time, "
-        f"{100 * (wall_s - preparing_s - busy_s) / (wall_s - preparing_s):.1f} % of the measuring"
+        f"sweep of {len(result.rows)} rows: {wall_s:.0f} s, of which exports {exports_s:.0f} s, "
+        f"peaks of the processor {peaks_s:.0f} s, operators profiled {parts_s:.0f} s, loads and "
+        f"inferences of {len(processes)} processes {work_s:.0f} s; the rest, {rest_s:.1f} s, is "
+        f"{100 * rest_s / wall_s:.1f} % of all"
     )
 
 

@@ -177,6 +177,7 @@ def measure(
         turns=sampled.turns,
         waited_ms=_in_ms(sampled.waited_ns),
         others_s=max(0.0, sampled.others_s),
+        turns_s=sampled.turns_s,
         burst_runs=sampled.burst_runs,
         burst_s=sampled.burst_ns / NS_PER_S,
         runtime_import_ms=loaded.runtime_import_ms,
@@ -211,6 +212,7 @@ class _Sampled:
     turns: tuple[int, ...] = ()
     waited_ns: tuple[int, ...] = ()
     others_s: float = 0.0
+    turns_s: float = 0.0
     scenario: ScenarioResult | None = None
 
 
@@ -254,6 +256,7 @@ def _sample(
             turns=tuple(len(turn.durations_ns) for turn in turns),
             waited_ns=tuple(chain.from_iterable(turn.waited_ns for turn in turns)),
             others_s=others.others_s,
+            turns_s=others.watched_s,
         )
     before, began = machine.conditions(), clock.now_ns()
     if run.scenario.name == LOOP:

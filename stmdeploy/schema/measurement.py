@@ -55,6 +55,9 @@ class ProcessRun(Document):
     others_s: Amount = Field(
         0.0, description="Processor seconds that other programs used during its turns."
     )
+    turns_s: Amount = Field(
+        0.0, description="Time of its turns in s, with the inferences in them that do not count."
+    )
     wave: int | None = Field(
         None, description="Wave whose processes took turns with each other; None if it ran alone."
     )

@@ -90,17 +90,21 @@ def test_the_tail_gate_finds_three_in_a_hundred_that_take_twice_as_long() -> Non
     dice = np.random.default_rng(3)
     gates = [tail_of(dice, 0.03) for _ in range(40)]
     assert sum(map(is_broken, gates)) >= 36
-    units = {found.unit for found in (gate.judged() for gate in gates) if found}
-    assert units <= {"% beyond p95", "% beyond p99"}
+    far = [one for one in map(MeasuredGate.judged, gates) if one and one.unit == "% beyond p99"]
+    # All beyond the common p99 is the candidate's: 2 % of its inferences, none of the others'.
+    assert len(far) > 20
+    assert np.mean([one.growth_percent for one in far]) == pytest.approx(200.0, rel=0.1)
+    assert np.mean([one.candidate for one in far]) == pytest.approx(2.0, rel=0.1)
+    assert np.mean([one.baseline for one in far]) == pytest.approx(0.0, abs=0.1)
 
 
 def test_the_tail_gate_does_not_alarm_about_equals_nor_about_where_they_lie() -> None:
     dice = np.random.default_rng(4)
     gates = [tail_of(dice, 0.0, factor) for factor in (1.0, 1.04) * 60]
-    assert sum(map(is_broken, gates)) <= 1
+    assert not any(map(is_broken, gates))
 
 
-@pytest.mark.parametrize(("slow_share", "found"), [(0.03, range(36, 41)), (0.0, range(3))])
+@pytest.mark.parametrize(("slow_share", "found"), [(0.03, range(36, 41)), (0.0, range(1))])
 def test_what_other_programs_do_does_not_hide_a_tail(slow_share: float, found: range) -> None:
     dice = np.random.default_rng(5)
     gates = []

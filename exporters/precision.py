@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _POSITION_WEIGHTS = (".table", ".spread")
 #: ONNX's float16 and bfloat16.
 _SHORT_TYPES = (10, 16)
-#: Samples positions that 16 bits are too coarse for, see `stmdeploy.backbones.lowering.dcn`.
-_FINE_MODULE = "FineGridSampling"
+#: Work on positions that 16 bits are too coarse for, see `stmdeploy.backbones.lowering.dcn`.
+_FINE_MODULES = ("FineGridSampling", "FineNeighbours")
 #: Squares of activations from 256 on overflow float16, so a norm that is written out in single
 #: operators, those of this class, stays in float32 from the square to the scale.
 _NORM_MODULE = "CentredNorm"
@@ -95,7 +95,7 @@ def _in_fp16(path: Path) -> onnx.ModelProto:
     for node in model.graph.node:
         classes = notes_of(node).get(_CLASSES_NOTE, "")
         norm = _NORM_MODULE in classes and node.op_type != "RMSNormalization"
-        if norm or _FINE_MODULE in classes:
+        if norm or any(fine in classes for fine in _FINE_MODULES):
             exact.append(node.name)
     half: onnx.ModelProto = convert_float_to_float16(
         model, keep_io_types=True, node_block_list=exact

@@ -12,7 +12,6 @@ import shutil
 import time
 from collections import Counter
 from dataclasses import replace
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 
@@ -27,15 +26,12 @@ from stmdeploy.spec.run import RunSpec
 
 from .onnx import not_installed
 from .onnx_graph import described, write_onnx
-from .operator_times import Inferences, of_tensorrt
+from .operator_times import Inferences, of_tensorrt, parts_of
 from .ort_session import OnnxRuntimeRunner, first_non_finite
 from .precision import converted, emulated
-from .tensorrt_build import Build, supports
+from .tensorrt_build import Build
 from .tensorrt_log import fused_layers, memory_bytes
 from .tensorrt_runner import TensorRtRunner, gpu_capability, why_no_gpu
-
-#: The operators of the form ``tokens`` that not every parser has.
-_TOKENS_OPERATORS = ("Attention", "DeformConv", "RMSNormalization")
 
 
 class TensorRtExporter(Exporter):
@@ -44,6 +40,7 @@ class TensorRtExporter(Exporter):
     name, suffix = "tensorrt", ".engine"
     module_name = package = "tensorrt"
     install = "pip install 'stmdeploy[gpu,tensorrt]'"
+    lowerings = ("gpu", "tokens-plain", "tokens", "reference")
 
     @property
     def target(self) -> Target:
@@ -57,16 +54,6 @@ class TensorRtExporter(Exporter):
             packages=(self.package,),
         )
 
-    @cached_property
-    def lowerings(self) -> tuple[str, ...]:
-        """``tokens`` first where the parser takes all of its operators, else ``tokens-plain``."""
-        plain_first = ("tokens-plain", "tokens", "reference")
-        try:
-            takes_all = supports(import_module(self.module_name), *_TOKENS_OPERATORS)
-        except (ImportError, StmdeployError):
-            return plain_first
-        return ("tokens", "tokens-plain", "reference") if takes_all else plain_first
-
     def unavailable(self, *, source_only: bool = False) -> str:
         wanted = ("onnxruntime",) if source_only else (self.module_name, "onnxruntime")
         return not_installed(wanted, self.install)
@@ -79,10 +66,12 @@ class TensorRtExporter(Exporter):
             StmdeployError: a node that TensorRT has no layer for, settings it does not take, or a
                 failed build; in the builder's own words.
         """
-        source = converted(write_onnx(work, f".{self.name}.onnx"), work)
+        engine, suffix = work.spec.engine, f".{self.name}.onnx"
+        if engine.only_batch is not None and not work.spec.source_only:
+            suffix = f"-batch{engine.only_batch}{suffix}"
+        source = converted(write_onnx(work, suffix), work)
         if work.spec.source_only:
             return source.model_copy(update={"not_run": "its engine is built where it runs"})
-        engine = work.spec.engine
         if work.spec.dynamic_size:
             engine = replace(engine, sizes=work.spec.sizes)
         build_work = BuildWork(engine, work.folder, work.tell)
@@ -122,7 +111,7 @@ class TensorRtExporter(Exporter):
         build_s = time.perf_counter() - start
         path = work.folder / (stem + self.suffix)
         path.write_bytes(engine)
-        layers = fused_layers(build.log.lines)
+        layers = fused_layers(build.log.lines, parts_of(graph))
         listing = work.folder / f"{stem}.{self.name}.layers.json"
         listing.write_text(json.dumps([layer.model_dump() for layer in layers], indent=1), "utf-8")
         info = EngineInfo(

@@ -24,13 +24,6 @@ from .tensorrt_runner import gpu_capability, why_no_gpu
 _DEFAULT_CAPABILITY = "8.9"
 
 
-def supports(trt: Any, *operators: str) -> bool:
-    """Whether the parser has layers for all of these ONNX operators."""
-    log = recording_logger(trt)
-    _, parser = _network(trt, make_builder(trt, log), log)
-    return all(parser.supports_operator(operator) for operator in operators)
-
-
 def make_builder(trt: Any, log: Any) -> Any:
     """The builder of networks and engines; classic TensorRT has one only where a GPU is."""
     try:
@@ -65,7 +58,8 @@ class Build:
         self.capabilities: tuple[str, ...] = ()
 
     def parsed(self, path: Path) -> Any:
-        """Parses an ONNX file into a network, its layers named after their parts.
+        """Parses an ONNX file into a network, its layers named after their parts; for one batch
+        alone, its shapes are fixed, so that the builder fuses more.
 
         Raises:
             StmdeployError: a node is refused; names the first one and its part.
@@ -73,6 +67,9 @@ class Build:
         network, parser = _network(self.trt, self.builder, self.log)
         if not parser.parse_from_file(str(path)):
             raise _refusal(self.trt, parser, path, self.model)
+        if self.spec.only_batch is not None:
+            image = network.get_input(0)
+            image.shape = (self.spec.only_batch, *tuple(image.shape)[1:])
         parts = parts_of(path)
         for index in range(network.num_layers):
             layer = network.get_layer(index)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from stmdeploy.files.reading import one_line
 from stmdeploy.schema.manifest import FusedLayer
+
+from .operator_times import PART_MARK
 
 #: How the list of fused layers begins: one log message, with a line for each layer.
 _LAYER_LIST = "Layers:"
@@ -14,32 +18,57 @@ _NAME = re.compile(r"^\s*Name: ([^,]+), LayerType: ([^,]+),")
 _SECTION = re.compile(r"\b(Inputs|Constants|Outputs|TacticName): ")
 _DTYPE = re.compile(r"Datatype: (\w+)")
 _SOURCE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+#: The end of the names of casts that `precision` puts around a tensor.
+_CAST = re.compile(r"_cast_to_\w+$")
+#: The part of layers before the first that is known.
+_NO_PART = "other"
 
 
-def fused_layers(lines: list[str]) -> tuple[FusedLayer, ...]:
+def fused_layers(lines: list[str], parts: Mapping[str, str]) -> tuple[FusedLayer, ...]:
     """The layers after fusion, from the builder's verbose log; empty if it lists none.
 
     The format is undocumented: lines that do not look like a layer are skipped.
+
+    Args:
+        parts: the part of the model of every ONNX node, by its name. A layer is of the part of most
+            of its nodes; one that the builder put in, of that of the layer before it.
     """
     listing = next((line for line in lines if line.startswith(_LAYER_LIST)), "")
-    return tuple(
-        _layer(line, found) for line in listing.splitlines() if (found := _NAME.match(line))
-    )
+    layers: list[FusedLayer] = []
+    for line in listing.splitlines():
+        if found := _NAME.match(line):
+            before = layers[-1].part if layers else _NO_PART
+            layers.append(_layer(line, found, parts, before))
+    return tuple(layers)
 
 
-def _layer(line: str, name: re.Match[str]) -> FusedLayer:
+def _part(nodes: tuple[str, ...], parts: Mapping[str, str], before: str) -> str:
+    """The part of most of some nodes, the first of several."""
+    known = Counter(part for node in nodes if (part := _part_of(node, parts)))
+    return known.most_common(1)[0][0] if known else before
+
+
+def _part_of(node: str, parts: Mapping[str, str]) -> str:
+    """The part of a node; a cast that a conversion put in is of the node whose tensor it casts."""
+    name = node.rpartition(PART_MARK)[2]
+    return parts.get(name) or parts.get(_CAST.sub("", name), "")
+
+
+def _layer(line: str, name: re.Match[str], parts: Mapping[str, str], before: str) -> FusedLayer:
     _, *sections = _SECTION.split(line)
     dtypes = {
         section: tuple(_DTYPE.findall(content))
         for section, content in zip(sections[::2], sections[1::2], strict=True)
     }
+    nodes = tuple(_SOURCE.findall(line))
     return FusedLayer(
         name=name.group(1),
         kind=name.group(2),
+        part=_part(nodes, parts, before),
         input_dtypes=dtypes.get("Inputs", ()),
         weight_dtypes=dtypes.get("Constants", ()),
         output_dtypes=dtypes.get("Outputs", ()),
-        onnx_nodes=tuple(_SOURCE.findall(line)),
+        onnx_nodes=nodes,
     )
 
 

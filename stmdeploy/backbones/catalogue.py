@@ -48,6 +48,7 @@ class BackboneConfig:
             of the same package; None without one.
         lowered: the block on tokens, MODULE:CLASS of `stmdeploy.backbones.lowering`; None if
             nobody has written one.
+        lowered_for_gpu: the same for GPUs, where that is another one.
         image_side_step_px: height and width of images must be multiples of it.
         depths, dims, heads, mlp_ratios: per stage; heads are 0 where the mixer has none.
         published: the authors' accuracy, or None.
@@ -64,6 +65,7 @@ class BackboneConfig:
     detection: str | None
     any_size: str | None
     lowered: str | None
+    lowered_for_gpu: str | None
     image_side_step_px: int
     depths: tuple[int, ...]
     dims: tuple[int, ...]
@@ -88,6 +90,7 @@ def _config(stm: str, scale: str, family: dict[str, Any]) -> BackboneConfig:
         detection=family.get("detection"),
         any_size=family.get("any_size"),
         lowered=family.get("lowered"),
+        lowered_for_gpu=family.get("lowered_for_gpu"),
         image_side_step_px=family.get("image_side_step_px", STRIDES[-1]),
         depths=tuple(entry["depths"]),
         dims=tuple(entry["dims"]),

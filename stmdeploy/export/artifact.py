@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stmdeploy.backbones.lowering import REFERENCE, lower
+from stmdeploy.backbones.lowering import lower
 from stmdeploy.backbones.source import BuiltModel, build_module
 from stmdeploy.errors import DestinationError, StmdeployError
 from stmdeploy.export.calibration import ExportImages, images_for
@@ -40,7 +40,7 @@ from stmdeploy.schema.manifest import (
     Verification,
     VerifiedSize,
 )
-from stmdeploy.spec.export import ExportSpec
+from stmdeploy.spec.export import REFERENCE, ExportSpec
 from stmdeploy.spec.run import RunSpec
 
 if TYPE_CHECKING:

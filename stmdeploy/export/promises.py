@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from stmdeploy.backbones.catalogue import BackboneConfig, list_backbones, resolve
-from stmdeploy.backbones.lowering import REFERENCE, forms_of
+from stmdeploy.backbones.lowering import forms_of
 from stmdeploy.errors import StmdeployError
 from stmdeploy.plugins.exporter import Exporter
 from stmdeploy.plugins.registry import exporters
@@ -26,6 +26,7 @@ from stmdeploy.spec.export import (
     LOWERINGS,
     LOWEST_OPSET,
     PRECISIONS,
+    REFERENCE,
     ExportSpec,
 )
 from stmdeploy.spec.model import CLASSIFICATION, DETECTION, TASKS

@@ -171,10 +171,11 @@ def engine_layers(artifact: Artifact) -> tuple[FusedLayer, ...]:
 
 
 def layer_table(layers: Sequence[FusedLayer]) -> TextTable:
-    """One line per fused layer: its kind, data types, and number of ONNX nodes."""
+    """One line per fused layer: its part of the model, kind, data types, number of ONNX nodes."""
     cells = tuple(
         (
             layer.name,
+            layer.part,
             layer.kind,
             *(
                 tally(Counter(dtypes), ABSENT)
@@ -184,7 +185,7 @@ def layer_table(layers: Sequence[FusedLayer]) -> TextTable:
         )
         for layer in layers
     )
-    headers = ("fused layer", "kind", "inputs", "weights", "outputs", "ONNX nodes")
+    headers = ("fused layer", "part", "kind", "inputs", "weights", "outputs", "ONNX nodes")
     return TextTable(
-        headers, cells, left=5, drop_first=("ONNX nodes",), wrap=("inputs", "weights", "outputs")
+        headers, cells, left=6, drop_first=("ONNX nodes",), wrap=("inputs", "weights", "outputs")
     )

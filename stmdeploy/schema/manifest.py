@@ -192,6 +192,7 @@ class FusedLayer(Document):
 
     name: str = Field(description="Name of the layer.")
     kind: str = Field(description="Type of the layer, in the builder's words.")
+    part: str = Field("other", description='Part of the model, such as "stage 2 mixer".')
     onnx_nodes: tuple[str, ...] = Field(description="ONNX nodes it is made of; empty if not named.")
     input_dtypes: tuple[str, ...] = Field(description="Data types of its inputs.")
     weight_dtypes: tuple[str, ...] = Field(description="Data types of its weights; empty for none.")

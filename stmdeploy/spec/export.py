@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stmdeploy.errors import StmdeployError, nearest
@@ -14,9 +14,10 @@ FULL_PRECISION = "fp32"
 #: int8-dynamic: matrix products only, with activations scaled at run time.
 PRECISIONS = (FULL_PRECISION, "fp16", "bf16", "int8", "int8-dynamic")
 #: Forms that a backbone can be exported in; see `stmdeploy.backbones.lowering`.
-LOWERINGS = ("reference", "tokens", "tokens-plain")
+REFERENCE, TOKENS, TOKENS_PLAIN, GPU = "reference", "tokens", "tokens-plain", "gpu"
+LOWERINGS = (REFERENCE, TOKENS, TOKENS_PLAIN, GPU)
 #: The lowest ONNX opset that has the operators of a form.
-LOWEST_OPSET = {"reference": 19, "tokens": 23, "tokens-plain": 19}
+LOWEST_OPSET = {REFERENCE: 19, TOKENS: 23, TOKENS_PLAIN: 19, GPU: 19}
 #: ONNX Runtime's optimiser mixes up the types of quantised graphs of later opsets.
 HIGHEST_INT8_OPSET = 20
 MAX_BATCH = 2**31 - 1
@@ -73,6 +74,15 @@ class EngineSpec:
         if self.builder_level is not None:
             at_least(0, self.builder_level, "builder level")
             at_most(5, self.builder_level, "builder level")
+
+    @property
+    def only_batch(self) -> int | None:
+        """The batch that an engine takes, if it takes one alone."""
+        return self.batch[0] if self.batch[0] == self.batch[2] else None
+
+    def for_batch(self, batch: int) -> EngineSpec:
+        """The same for one batch alone, whose kernels are chosen for it."""
+        return replace(self, batch=(batch, batch, batch))
 
 
 @dataclass(frozen=True)

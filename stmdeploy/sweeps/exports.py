@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from stmdeploy.errors import FailureKind, StmdeployError
+from stmdeploy.plugins.exporter import EngineBuilder
 from stmdeploy.plugins.progress import Progress
 from stmdeploy.plugins.registry import exporter_of
 from stmdeploy.schema.row import Prepared, PreparedArtifact
-from stmdeploy.spec.export import ExportSpec
+from stmdeploy.spec.export import EngineSpec, ExportSpec
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.sweep import RowSpec, SweepSpec
 from stmdeploy.sweeps.asked import check_sweep
@@ -29,23 +31,50 @@ def export_for(spec: SweepSpec, model: ModelSpec, folder: Path, progress: Progre
         StmdeployError: as `export_model`.
     """
     uuid = next((run.gpu_uuid for run in spec.runs if run.gpu_uuid), "")
-    targets = dict.fromkeys(exporter_of(run.runtime).target.name for run in spec.runs)
     shared = ExportSpec(
         model, "", folder, lowering=spec.lowering, calibration=spec.calibration,
-        engine=spec.engine, source_only=bool(spec.nodes),
+        source_only=bool(spec.nodes),
     )  # fmt: skip
     exports = [
-        replace(shared, target=target, precision=precision)
+        replace(shared, target=target, precision=precision, engine=engine)
         for precision in spec.precisions
-        for target in targets
+        for target, engines in _engines(spec).items()
+        for engine in engines
     ]
     return export_model(model, exports, spec.export_timeout_s, progress, uuid)
 
 
+def _engines(spec: SweepSpec) -> dict[str, list[EngineSpec]]:
+    """For every target, the settings of its exports: of targets that build engines one for every
+    batch, lest kernels be chosen for another; and where nodes build them, one source for all."""
+    found: dict[str, list[EngineSpec]] = {}
+    for run in spec.runs:
+        exporter = exporter_of(run.runtime)
+        one_each = isinstance(exporter, EngineBuilder) and not spec.nodes
+        settings = spec.engine.for_batch(run.batch) if one_each else EngineSpec()
+        known = found.setdefault(exporter.target.name, [])
+        for one in (settings, *(_halves(settings) if one_each and spec.smaller_batch else ())):
+            if one not in known:
+                known.append(one)
+    return found
+
+
+def _halves(engine: EngineSpec) -> Iterator[EngineSpec]:
+    """For half the batch, and half of that, down to one."""
+    batch = engine.batch[0] // 2
+    while batch:
+        yield engine.for_batch(batch)
+        batch //= 2
+
+
 def artifact_for(row: RowSpec, prepared: Prepared) -> PreparedArtifact:
-    """The export of a row's model for its runtime and precision."""
+    """The export of a row's model for its runtime, precision and batch."""
     wanted = (exporter_of(row.run.runtime).target.name, row.run.precision)
-    return next(one for one in prepared.artifacts if (one.target, one.precision) == wanted)
+    return next(
+        one
+        for one in prepared.artifacts
+        if (one.target, one.precision) == wanted and one.batch in (None, row.run.batch)
+    )
 
 
 def export_rows(

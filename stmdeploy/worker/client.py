@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TypeVar
 
 from stmdeploy.errors import FailureKind
+from stmdeploy.plugins.exporter import EngineBuilder
 from stmdeploy.plugins.progress import Progress
+from stmdeploy.plugins.registry import exporter_of
 from stmdeploy.spec.run import RunSpec
 from stmdeploy.worker.jobs.job import Job
 from stmdeploy.worker.lock import machine_lock
@@ -59,6 +61,8 @@ def worker_settings(run: RunSpec) -> dict[str, str]:
     settings = {"OMP_NUM_THREADS": str(run.threads), "MKL_NUM_THREADS": str(run.threads)}
     if run.device == "cuda":
         settings["CUDA_VISIBLE_DEVICES"] = run.gpu_uuid
-        # For libraries without a switch of their own: float32 is not to mean TensorFloat-32.
-        settings["NVIDIA_TF32_OVERRIDE"] = "0"
+        if not isinstance(exporter_of(run.runtime), EngineBuilder):
+            # For libraries without a switch of their own: float32 is not to mean TensorFloat-32.
+            # An engine's builder has one, and an engine runs under the environment it was built in.
+            settings["NVIDIA_TF32_OVERRIDE"] = "0"
     return settings

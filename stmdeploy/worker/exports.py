@@ -10,7 +10,7 @@ from stmdeploy.schema.row import Prepared, PreparedArtifact
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.worker.client import run_job
-from stmdeploy.worker.jobs.prepare import PrepareJob
+from stmdeploy.worker.jobs.prepare import PrepareJob, failed_export
 from stmdeploy.worker.process import WorkerError
 
 
@@ -56,9 +56,5 @@ def export_model(
         try:
             artifacts += prepared(spec).artifacts
         except WorkerError as error:
-            artifacts.append(
-                PreparedArtifact(
-                    target=spec.target, precision=spec.precision, failure=Failure.of(error)
-                )
-            )
+            artifacts.append(failed_export(spec, Failure.of(error)))
     return bare.model_copy(update={"artifacts": tuple(artifacts)})

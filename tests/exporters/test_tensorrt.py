@@ -12,10 +12,11 @@ from torch import nn
 
 from stmdeploy import StmdeployError
 from stmdeploy.errors import ExitCode
-from stmdeploy.exporters import tensorrt, tensorrt_build, tensorrt_runner
+from stmdeploy.exporters import tensorrt_build, tensorrt_runner
 from stmdeploy.exporters.tensorrt import TensorRtExporter, TensorRtRtxExporter
 from stmdeploy.exporters.tensorrt_log import fused_layers, memory_bytes
 from stmdeploy.files.writing import sha256_of
+from stmdeploy.report.artifact import engine_layers
 from stmdeploy.schema.artifact import Artifact, manifest_path, read_artifact
 from stmdeploy.schema.manifest import Manifest
 from stmdeploy.spec.export import EngineSpec, ExportSpec
@@ -113,12 +114,20 @@ def test_deform_conv_is_refused_by_name(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_form_is_chosen_by_what_the_parser_supports(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not tensorrt.supports(trt, "DeformConv")
-    assert tensorrt.supports(trt, "GridSample")
-    assert TensorRtRtxExporter().lowerings[0] == "tokens-plain"
-    monkeypatch.setattr(tensorrt, "supports", lambda *_: True)
-    assert TensorRtRtxExporter().lowerings[0] == "tokens"
+def test_an_engine_for_one_batch_fuses_more(tmp_path: Path) -> None:
+    """And says in its name which batch that is; every layer is of a part of the model."""
+    layers = {}
+    for name, batch in (("one", (2, 2, 2)), ("many", (1, 2, 4))):
+        made = export(SMALL_DCN, tmp_path / name, engine=EngineSpec(batch=batch), precision="fp16")
+        engine = made.manifest.engine
+        assert engine is not None and engine.batch == batch
+        assert ("-batch2." in made.path.name) == (name == "one")
+        layers[name] = engine.layers_after or 0
+        listed = engine_layers(made)
+        known = [layer for layer in listed if layer.part != "other"]
+        assert len(known) >= 0.95 * len(listed)
+        assert {"stem", "stage 1 mixer", "stage 4 mlp", "head"} <= {one.part for one in listed}
+    assert layers["one"] < layers["many"]
 
 
 @pytest.mark.parametrize(
@@ -165,12 +174,13 @@ def test_the_log_is_read_tolerantly() -> None:
         "Datatype: Half, Format: (Linear) }], Constants: [], Outputs: [ { Name: y, "
         "Dimensions: [1], Datatype: Int8 }], TacticName: t, Metadata: [ONNX Layer: n1]"
     )
-    (layer,) = fused_layers(["noise", f"Layers:\n{line}\nwhat is this\n"])
+    (layer,) = fused_layers(["noise", f"Layers:\n{line}\nwhat is this\n"], {"n1": "stem"})
+    assert layer.part == "stem"
     assert layer.input_dtypes == ("Half",)
     assert layer.weight_dtypes == ()
     assert layer.output_dtypes == ("Int8",)
     assert layer.onnx_nodes == ("n1",)
-    assert fused_layers(["no list"]) == ()
+    assert fused_layers(["no list"], {}) == ()
     assert memory_bytes(["Total Weights Memory: 12 bytes"], "Total Weights Memory") == 12
     assert memory_bytes([], "Total Weights Memory") is None
 
@@ -182,7 +192,7 @@ def test_every_name_that_is_used_without_asking_exists() -> None:
         (trt.ICudaEngine, ("create_execution_context", "device_memory_size_v2")),
         (trt.IExecutionContext, ("set_input_shape", "get_tensor_shape", "set_tensor_address",
                                  "execute_async_v3")),
-        (trt.OnnxParser, ("parse_from_file", "supports_operator", "get_error", "num_errors")),
+        (trt.OnnxParser, ("parse_from_file", "get_error", "num_errors")),
         (trt.ParserError, ("node_name", "node_operator", "desc")),
         (trt.IBuilderConfig, ("profiling_verbosity", "progress_monitor", "set_memory_pool_limit",
                               "builder_optimization_level", "add_optimization_profile",

@@ -4,20 +4,20 @@
 against. ``tokens`` is the same function on two-dimensional tensors: constants folded, windows as
 gathers of rows, and whole operators where ONNX has them (Attention, DeformConv,
 RMSNormalization). ``tokens-plain`` is ``tokens`` without those, for runtimes that lack them.
+``gpu`` is made for builders of GPU engines: whole LayerNorms, no copies around one fused attention,
+and DCNv3 as gathers and sums that they make one kernel of.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stmdeploy.spec.export import LOWERINGS
+from stmdeploy.spec.export import LOWERINGS, REFERENCE
 
 if TYPE_CHECKING:
     from torch import nn
 
     from stmdeploy.backbones.catalogue import BackboneConfig
-
-REFERENCE, TOKENS, TOKENS_PLAIN = LOWERINGS
 
 
 def forms_of(config: BackboneConfig) -> tuple[str, ...]:
@@ -48,4 +48,4 @@ def lower(module: nn.Module, form: str, image_size: tuple[int, int]) -> nn.Modul
     from stmdeploy.backbones.lowering.network import lowered
 
     with torch.no_grad():
-        return lowered(module, image_size, plain=form == TOKENS_PLAIN).eval()
+        return lowered(module, image_size, form).eval()

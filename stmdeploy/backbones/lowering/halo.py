@@ -4,19 +4,28 @@ Tokens stay in the order of the query blocks through a whole stage, so that quer
 cutting; a window of keys is one gather of whole rows. Positions outside the map gather any
 row: their weights are exactly zero. The position term, its mask and the broadcast over both
 axes are two small matrix products and one addition.
+
+For GPUs, the term is part of the logits' own product: behind their channels, queries carry their 26
+terms and a 1, keys mark their row and their column among as many and have `OUTSIDE` or 0 for the 1,
+so that one plain attention, which builders fuse, computes the sum.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from stmdeploy.backbones.lowering.tokens import (
     BranchNorm,
+    Reordering,
     Style,
     TokenBlock,
     TokenMlp,
+    attention_by_place,
+    by_place,
     filled,
+    linear,
     reader,
     real_tokens,
     writer,
@@ -27,21 +36,23 @@ from stmdeploy.backbones.mixers.halo import BLOCK, HALO, WINDOW, DetectionHaloBl
 #: zero in float64 too, and twice of it is finite in float16: infinity times the zeros of
 #: `spread` would be no number.
 OUTSIDE = -1e4
+#: For GPUs, heads are padded so that queries with their terms are a multiple of so many wide.
+_WIDTH_STEP = 32
 
 
 def block_order(size: tuple[int, int]) -> Tensor:
-    """(H W): the raster index of every token, block by block."""
+    """(1, H W): the raster index of every token, block by block."""
     h, w = size
     raster = torch.arange(h * w).reshape(h // BLOCK, BLOCK, w // BLOCK, BLOCK)
-    return raster.permute(0, 2, 1, 3).reshape(-1)
+    return raster.permute(0, 2, 1, 3).reshape(1, -1)
 
 
 def window_rows(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The positions of every block's window, and which of them lie outside the map.
 
     Returns:
-        (blocks * 169) positions among block-ordered tokens, and (blocks, 26): 0 or `OUTSIDE`
-        for the 13 rows, then the 13 columns of every window.
+        (1, blocks * 169) raster indices, and (blocks, 26): 0 or `OUTSIDE` for the 13 rows, then the
+        13 columns of every window.
     """
     h, w = size
     offset = torch.arange(WINDOW) - HALO
@@ -51,7 +62,7 @@ def window_rows(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     outside_row = ((row < 0) | (row >= h))[:, None, :].expand(-1, len(column), -1)
     outside_column = ((column < 0) | (column >= w))[None, :, :].expand(len(row), -1, -1)
     outside = torch.cat((outside_row, outside_column), dim=-1).reshape(-1, 2 * WINDOW)
-    return block_order(size).argsort()[pixel.reshape(-1)], outside * OUTSIDE
+    return pixel.reshape(1, -1), outside * OUTSIDE
 
 
 def position_table(height_rel: Tensor, width_rel: Tensor) -> Tensor:
@@ -72,7 +83,6 @@ def spread() -> Tensor:
 class LoweredHaloBlock(TokenBlock):
     """`HaloBlock` on tokens in block order; (N T) C in and out."""
 
-    rows: Tensor
     outside: Tensor
     table: Tensor
     spread: Tensor
@@ -82,9 +92,8 @@ class LoweredHaloBlock(TokenBlock):
     ) -> None:
         whole = filled(size, BLOCK)
         super().__init__(whole, style)
-        attn, self.order = block.attn, block_order(whole)
-        self.tokens = whole[0] * whole[1]
-        self.blocks = self.tokens // BLOCK**2
+        attn, self.order = block.attn, self.order_of(whole)
+        self.blocks = whole[0] * whole[1] // BLOCK**2
         self.heads, self.head_channels = attn.heads, attn.head_channels
         mask = real_tokens(size, whole, self.order)
         mixing = style if mask is None else style.with_folding  # keys and values of zeros are zeros
@@ -96,18 +105,22 @@ class LoweredHaloBlock(TokenBlock):
         self.value = reader(block.norm1, value, None, mixing)
         self.proj = writer(attn.proj, block.layer_scales[0], style)
         self.mlp = TokenMlp.of(block, style)
-        rows, outside = window_rows(whole)
+        pixels, outside = window_rows(whole)
         dtype = attn.q.weight.dtype
-        self.register_buffer("rows", rows)
+        self.rows = Reordering(self.order, pixels)
         self.register_buffer("outside", outside.to(dtype)[:, None, None])
         table = position_table(attn.pos_embed.height_rel, attn.pos_embed.width_rel)
         self.register_buffer("table", table)
         self.register_buffer("spread", spread().to(dtype))
 
+    def order_of(self, size: tuple[int, int]) -> Tensor:
+        """The order of its tokens, as `TokenBlock.order`."""
+        return block_order(size)
+
     def _windows(self, x: Tensor) -> Tensor:
         """(N T) C -> (N blocks) 169 C: whole rows, all heads side by side."""
-        gathered = x.reshape(-1, self.tokens, x.shape[1]).index_select(1, self.rows)
-        return gathered.reshape(-1, WINDOW * WINDOW, x.shape[1])
+        y: Tensor = self.rows(x)
+        return y.reshape(-1, WINDOW * WINDOW, x.shape[1])
 
     def _position(self, q: Tensor) -> Tensor:
         """(N T) C, unscaled -> (N blocks) heads 49 169."""
@@ -127,4 +140,54 @@ class LoweredHaloBlock(TokenBlock):
             self._position(q),
         )
         mixed: Tensor = self.proj(y.reshape(x.shape))
+        return mixed
+
+
+class GpuHaloBlock(LoweredHaloBlock):
+    """`HaloBlock` on tokens place by place; (P N W) C in and out."""
+
+    constant: Tensor
+    marks: Tensor
+
+    def __init__(
+        self, block: HaloBlock | DetectionHaloBlock, size: tuple[int, int], style: Style
+    ) -> None:
+        super().__init__(block, size, style)
+        heads, channels, terms = self.heads, self.head_channels, 2 * WINDOW
+        self.width = -(-(channels + terms + 1) // _WIDTH_STEP) * _WIDTH_STEP
+        beside = self.width - channels
+        pixels, _ = window_rows(self.size)
+        self.rows = Reordering(self.order, by_place(pixels, WINDOW**2))
+        # From a query to itself with its terms behind it; then a 1, and zeros.
+        itself = torch.eye(channels).to(self.table).expand(BLOCK**2, -1, -1)
+        self.register_buffer(
+            "table", F.pad(torch.cat((itself, self.table), 2), (0, beside - terms))
+        )
+        self.register_buffer(
+            "constant", torch.arange(self.width).eq(channels + terms).to(self.table)
+        )
+        # What stands behind a key, (169, blocks, 1, beside).
+        marks = self.spread.t()[:, None].expand(-1, self.blocks, -1)
+        outside = (self.outside[:, 0] @ self.spread).permute(2, 0, 1)
+        marks = F.pad(torch.cat((marks, outside), 2), (0, beside - terms - 1))
+        self.register_buffer("marks", marks[:, :, None].contiguous())
+        proj = self.proj.weight.reshape(-1, heads, channels)
+        self.proj = linear(F.pad(proj, (0, beside)).flatten(1), self.proj.bias)
+        del self.outside, self.spread
+
+    def order_of(self, size: tuple[int, int]) -> Tensor:
+        return by_place(block_order(size), BLOCK**2)
+
+    def mix(self, x: Tensor) -> Tensor:
+        heads, channels, beside = self.heads, self.head_channels, self.width - self.head_channels
+        q = self.q(x).reshape(BLOCK**2, -1, channels) @ self.table
+        q = q.reshape(BLOCK**2, -1, heads, self.width) + self.constant
+        both = torch.cat((self.key(x), self.value(x)), dim=1)
+        gathered = self.rows(both).reshape(WINDOW**2, -1, self.blocks, 2, heads, channels)
+        k, v = gathered.unbind(3)
+        marks = self.marks[:, None].expand(-1, k.shape[1], -1, heads, -1)
+        k, v = torch.cat((k, marks), dim=-1), F.pad(v, (0, beside))
+        q, k, v = (t.reshape(len(t), -1, heads * self.width) for t in (q, k, v))
+        y = attention_by_place(q, k, v, None, heads)
+        mixed: Tensor = self.proj(y.flatten(0, 1))
         return mixed

@@ -10,18 +10,32 @@ from torch import Tensor, nn
 
 from stmdeploy.backbones.catalogue import STRIDES, BackboneConfig
 from stmdeploy.backbones.layers import ConvDownsample, ConvStem, PatchEmbed
-from stmdeploy.backbones.lowering.tokens import CentredNorm, Style, TokenBlock, linear
+from stmdeploy.backbones.lowering.tokens import (
+    CentredNorm,
+    Reordering,
+    StreamNorm,
+    Style,
+    TokenBlock,
+    linear,
+    raster_order,
+)
 from stmdeploy.backbones.mixers import named_class
 from stmdeploy.backbones.neck import BackboneWithNeck
 from stmdeploy.backbones.network import Backbone, DetectionBackbone
+from stmdeploy.spec.model import CLASSIFICATION, DETECTION
 
 
-def _centred_conv(conv: nn.Conv2d) -> nn.Conv2d:
-    """A convolution with the mean over its output channels taken off."""
+def _conv_and_norm(
+    conv: nn.Conv2d, norm: nn.LayerNorm, style: Style
+) -> tuple[nn.Conv2d, nn.Module]:
+    """A convolution and the norm, less its bias, that reads it. But for GPUs, the convolution's
+    outputs have no mean over the channels, so that the norm has none to take off."""
+    if style.gpu:
+        return conv, StreamNorm(norm)
     conv.weight -= conv.weight.mean(0)
     if conv.bias is not None:
         conv.bias -= conv.bias.mean()
-    return conv
+    return conv, CentredNorm(norm, plain=style.plain)
 
 
 class Entry(nn.Module):
@@ -33,8 +47,7 @@ class Entry(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, norm: nn.LayerNorm, style: Style) -> None:
         super().__init__()
-        self.conv = _centred_conv(conv)
-        self.norm = CentredNorm(norm, plain=style.plain)
+        self.conv, self.norm = _conv_and_norm(conv, norm, style)
         self.bias, self.centre = norm.bias, None
         if style.centred:
             channels = norm.weight.shape[0]
@@ -55,8 +68,7 @@ class StemEntry(nn.Module):
         conv, norm, self.act, last_conv, last_norm = stem.stem
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.LayerNorm)
         assert isinstance(last_conv, nn.Conv2d) and isinstance(last_norm, nn.LayerNorm)
-        self.conv = _centred_conv(conv)
-        self.norm = CentredNorm(norm, plain=style.plain)
+        self.conv, self.norm = _conv_and_norm(conv, norm, style)
         self.bias = norm.bias
         self.entry = Entry(last_conv, last_norm, style)
 
@@ -83,10 +95,11 @@ def _lowered_entry(layer: nn.Module, style: Style) -> nn.Module:
 LowerBlock = Callable[[nn.Module, tuple[int, int], Style], TokenBlock]
 
 
-def lowered_block_of(config: BackboneConfig) -> LowerBlock:
+def lowered_block_of(config: BackboneConfig, style: Style) -> LowerBlock:
     """The class of a backbone's blocks on tokens, which it must have."""
     assert config.lowered is not None
-    made: LowerBlock = named_class("stmdeploy.backbones.lowering", config.lowered)
+    named = config.lowered_for_gpu if style.gpu and config.lowered_for_gpu else config.lowered
+    made: LowerBlock = named_class("stmdeploy.backbones.lowering", named)
     return made
 
 
@@ -105,37 +118,27 @@ class LoweredStage(nn.Module):
         self.size = size
         assert isinstance(norm, nn.LayerNorm)
         self.norm, self.norm_bias = style.norm(norm), norm.bias
-        self.blocks = nn.ModuleList(lower_block(b, size, style) for b in blocks.children())
-        whole = next((block.size for block in self.blocks if isinstance(block, TokenBlock)), size)
+        lowered = [lower_block(block, size, style) for block in blocks.children()]
+        whole = next((block.size for block in lowered), size)
         # Where in the map that is filled up every token stands, and the reverse: those that fill it
         # come from any token, and go nowhere.
         row, column = torch.arange(whole[0])[:, None], torch.arange(whole[1])
         come = row.clamp(max=size[0] - 1) * size[1] + column.clamp(max=size[1] - 1)
-        go = (row * whole[1] + column)[: size[0], : size[1]].reshape(-1)
-        at, before = None, size[0] * size[1]
-        for index, block in enumerate(self.blocks):
-            assert isinstance(block, TokenBlock)
-            change = come.reshape(-1)[block.order] if at is None else at.argsort()[block.order]
-            self._reorder(index, change, before)
-            at, before = block.order, len(block.order)
-        self._reorder(len(self.blocks), go if at is None else at.argsort()[go], before)
-
-    def _reorder(self, index: int, change: Tensor, before: int) -> None:
-        same = len(change) == before and torch.equal(change, torch.arange(before))
-        self.register_buffer(f"order{index}", None if same else change)
-        setattr(self, f"tokens{index}", before)
-
-    def _ordered(self, index: int, x: Tensor) -> Tensor:
-        order, before = getattr(self, f"order{index}"), getattr(self, f"tokens{index}")
-        if order is None:
-            return x
-        return x.reshape(-1, before, x.shape[1]).index_select(1, order).reshape(-1, x.shape[1])
+        go = (row * whole[1] + column)[: size[0], : size[1]].reshape(1, -1)
+        self.blocks, self.orders = nn.ModuleList(lowered), nn.ModuleList()
+        at = None
+        for block in lowered:
+            come_from = raster_order(size) if at is None else at
+            wanted = come.reshape(-1)[block.order] if at is None else block.order
+            self.orders.append(Reordering(come_from, wanted))
+            at = block.order
+        self.last = Reordering(raster_order(size) if at is None else at, go)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """tokens: (N T) C in raster order -> the map as it is, and behind its norm; N C H W."""
-        for index, block in enumerate(self.blocks):
-            tokens = block(self._ordered(index, tokens))
-        tokens = self._ordered(len(self.blocks), tokens)
+        for order, block in zip(self.orders, self.blocks, strict=True):
+            tokens = block(order(tokens))
+        tokens = self.last(tokens)
         return self._map(tokens), self._map(self.norm(tokens) + self.norm_bias)
 
     def _map(self, tokens: Tensor) -> Tensor:
@@ -148,7 +151,7 @@ def _stages(
     image_size: tuple[int, int],
     style: Style,
 ) -> nn.ModuleList:
-    lower_block = lowered_block_of(reference.config)
+    lower_block = lowered_block_of(reference.config, style)
     sizes = ((image_size[0] // stride, image_size[1] // stride) for stride in STRIDES)
     return nn.ModuleList(
         LoweredStage(blocks, lower_block, norm, size, style)
@@ -163,9 +166,9 @@ def _entries(reference: Backbone | DetectionBackbone, style: Style) -> nn.Module
 class LoweredBackbone(nn.Module):
     """The same function as a `Backbone`: N 3 H W to logits."""
 
-    def __init__(self, reference: Backbone, *, plain: bool) -> None:
+    def __init__(self, reference: Backbone, form: str) -> None:
         super().__init__()
-        reference, style = copy.deepcopy(reference), Style.of(plain=plain, centred=True)
+        reference, style = copy.deepcopy(reference), Style.of(form, CLASSIFICATION)
         self.entries = _entries(reference, style)
         self.stages = _stages(reference, reference.stage_norms, reference.image_size, style)
         self.conv_head, self.head = reference.conv_head, reference.head
@@ -182,10 +185,10 @@ class LoweredDetectionBackbone(nn.Module):
     """The same function as a `DetectionBackbone` at one image size: N 3 H W to four maps."""
 
     def __init__(
-        self, reference: DetectionBackbone, image_size: tuple[int, int], *, plain: bool
+        self, reference: DetectionBackbone, image_size: tuple[int, int], form: str
     ) -> None:
         super().__init__()
-        reference, style = copy.deepcopy(reference), Style.of(plain=plain, centred=False)
+        reference, style = copy.deepcopy(reference), Style.of(form, DETECTION)
         self.entries = _entries(reference, style)
         self.stages = _stages(reference, reference.out_norms, image_size, style)
 
@@ -198,12 +201,12 @@ class LoweredDetectionBackbone(nn.Module):
         return maps
 
 
-def lowered(module: nn.Module, image_size: tuple[int, int], *, plain: bool) -> nn.Module:
+def lowered(module: nn.Module, image_size: tuple[int, int], form: str) -> nn.Module:
     """A backbone on tokens; with its neck, if it has one, as it is."""
     if isinstance(module, Backbone):
-        return LoweredBackbone(module, plain=plain)
+        return LoweredBackbone(module, form)
     if isinstance(module, BackboneWithNeck):
-        backbone = lowered(module.backbone, image_size, plain=plain)
+        backbone = lowered(module.backbone, image_size, form)
         return BackboneWithNeck(backbone, copy.deepcopy(module.neck))
     assert isinstance(module, DetectionBackbone)
-    return LoweredDetectionBackbone(module, image_size, plain=plain)
+    return LoweredDetectionBackbone(module, image_size, form)

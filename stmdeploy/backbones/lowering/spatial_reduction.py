@@ -1,12 +1,15 @@
 """Spatial-reduction attention on tokens: the strided convolution becomes a matrix product.
 
 Its kernel equals its stride, so it multiplies disjoint patches; patches are cut from the
-tokens in runs of whole rows.
+tokens in runs of whole rows. For GPUs, the tokens of a stage stand patch by patch: they attend to
+all keys, so that their order does not matter, and nothing has to be cut.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stmdeploy.backbones.layers import DepthwiseConv
 from stmdeploy.backbones.lowering.operators import plain_attention
@@ -17,6 +20,8 @@ from stmdeploy.backbones.lowering.tokens import (
     TokenMlp,
     after,
     as_conv,
+    attention_by_place,
+    linear,
     reader,
     writer,
 )
@@ -45,14 +50,14 @@ class ImageMlp(nn.Module):
 
 
 def _embedding(block: PvtV2Block, size: tuple[int, int], style: Style) -> Tensor | None:
-    """(1, T, C): the position embedding before a block, centred if the stream is; None if it has
+    """(1, 1, T, C): the position embedding before a block, centred if the stream is; None if it has
     none. That of a detection block is resampled to the map once and for all."""
     embedding = getattr(block, "pos_embed", None)
     if not isinstance(embedding, Tensor):
         return None
     if isinstance(block, DetectionPvtBlock):
         embedding = block.placed(size)
-    tokens = embedding.detach().permute(0, 2, 3, 1).flatten(1, 2)
+    tokens = embedding.detach().permute(0, 2, 3, 1).flatten(1, 2)[None]
     return tokens - tokens.mean(-1, keepdim=True) if style.centred else tokens
 
 
@@ -105,19 +110,67 @@ class LoweredPvtBlock(TokenBlock):
     def mix(self, x: Tensor) -> Tensor:
         tokens = self.size[0] * self.size[1]
         source = self._source(x)
-        q = self.q(x).reshape(-1, tokens, x.shape[1])
+        q = self.q(x).reshape(-1, tokens, self.q.out_features)
         k, v = (
-            layer(source).reshape(-1, tokens // self.reduction**2, x.shape[1])
+            layer(source).reshape(-1, tokens // self.reduction**2, layer.out_features)
             for layer in (self.key, self.value)
         )
-        mixed: Tensor = self.proj(self.attend(q, k, v, None).reshape(x.shape))
+        mixed: Tensor = self.proj(self.attend(q, k, v, None).reshape(x.shape[0], -1))
         return mixed
 
     def forward(self, x: Tensor) -> Tensor:
         if self.embedding is None:
             return super().forward(x)
-        images = x.reshape(-1, *self.embedding.shape[1:]) + self.embedding
-        placed = images.reshape(x.shape)
+        places, _, windows, c = self.embedding.shape
+        placed = (x.reshape(places, -1, windows, c) + self.embedding).reshape(x.shape)
         x = (x if self.mixer_only else placed) + self.mix(self.norm(placed))
         y: Tensor = x + self.mlp(x)
         return y
+
+
+def patch_order(size: tuple[int, int], side: int) -> Tensor:
+    """(1, H W): the raster index of every token, patch by patch of side x side tokens."""
+    h, w = size
+    raster = torch.arange(h * w).reshape(h // side, side, w // side, side)
+    return raster.transpose(1, 2).reshape(1, -1)
+
+
+class GpuPvtBlock(LoweredPvtBlock):
+    """`PvtBlock` on tokens patch by patch, each for all images; (T N) C in and out.
+
+    A single head gets a second one of zeros, which adds nothing: for one image and one head,
+    TensorRT's builder fuses no attention.
+    """
+
+    def __init__(self, block: PvtV2Block, size: tuple[int, int], style: Style) -> None:
+        super().__init__(block, size, style)
+        self.order = patch_order(size, self.reduction).t()
+        if self.embedding is not None:
+            self.embedding = self.embedding[0, 0, self.order][:, None]
+        if self.heads == 1:
+            self.heads = 2
+            self.q, self.key, self.value = map(_twice_as_wide, (self.q, self.key, self.value))
+            self.proj = linear(F.pad(self.proj.weight, (0, len(self.proj.weight))), self.proj.bias)
+
+    def mix(self, x: Tensor) -> Tensor:
+        c, patch = x.shape[1], self.reduction**2
+        keys, source = len(self.order) // patch, x
+        if patch > 1:
+            patches = x.reshape(keys, patch, -1, c).transpose(1, 2)
+            source = self.reduced_norm(self.reduce(patches.reshape(-1, patch * c)))
+        q = self.q(x).reshape(len(self.order), -1, self.q.out_features)
+        k, v = (
+            layer(source).reshape(keys, -1, layer.out_features) for layer in (self.key, self.value)
+        )
+        y = attention_by_place(q, k, v, None, self.heads)
+        mixed: Tensor = self.proj(y.flatten(0, 1))
+        return mixed
+
+
+def _twice_as_wide(layer: nn.Linear) -> nn.Linear:
+    """A layer with as many outputs more, all zero."""
+    wide = layer.out_features
+    return linear(
+        F.pad(layer.weight, (0, 0, 0, wide)),
+        None if layer.bias is None else F.pad(layer.bias, (0, wide)),
+    )

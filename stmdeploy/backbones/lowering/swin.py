@@ -3,9 +3,14 @@
 Everything but attention looks at single tokens, so the residual stream itself stays in the
 order of the current windows. Going from plain to shifted windows, partition and roll in one,
 is a single gather of whole rows.
+
+For GPUs, stages of several heads keep their tokens place by place: windows and heads are then one
+dimension of the attention, which builders fuse without a copy before or behind it.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +20,8 @@ from stmdeploy.backbones.lowering.tokens import (
     Style,
     TokenBlock,
     TokenMlp,
+    attention_by_place,
+    by_place,
     filled,
     linear,
     reader,
@@ -25,10 +32,10 @@ from stmdeploy.backbones.mixers.swin import SwinBlock, partition, shift_mask
 
 
 def window_order(size: tuple[int, int], window: int, shift: int) -> Tensor:
-    """(H W): the raster index of every token, window by window of the rolled map."""
+    """(1, H W): the raster index of every token, window by window of the rolled map."""
     raster = torch.arange(size[0] * size[1]).reshape(1, *size, 1)
     rolled = torch.roll(raster, (-shift, -shift), dims=(1, 2))
-    return partition(rolled, window).reshape(-1)
+    return partition(rolled, window).reshape(1, -1)
 
 
 class LoweredSwinBlock(TokenBlock):
@@ -40,7 +47,10 @@ class LoweredSwinBlock(TokenBlock):
         whole, window, shift = filled(size, block.window), block.window, block.shift
         super().__init__(whole, style)
         attn, self.order = block.attn, window_order(whole, window, shift)
-        self.heads, self.places = attn.heads, window**2
+        self.heads, self.places, self.tokens = attn.heads, window**2, whole[0] * whole[1]
+        self.placed = style.gpu and self.heads > 1
+        if self.placed:
+            self.order = by_place(self.order, self.places)
         w, b = attn.qkv.weight.chunk(3), attn.qkv.bias.chunk(3)
         key_bias: Tensor | None
         value_bias: Tensor | None
@@ -63,12 +73,11 @@ class LoweredSwinBlock(TokenBlock):
         self.register_buffer("bias", bias[None] if apart is None else bias + apart)
 
     def mix(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            layer(x).reshape(-1, self.places, x.shape[1])
-            for layer in (self.q, self.key, self.value)
-        )
+        shape = (self.places, -1) if self.placed else (-1, self.places)
+        q, k, v = (layer(x).reshape(*shape, x.shape[1]) for layer in (self.q, self.key, self.value))
         bias = self.bias
         if len(bias) > 1:  # One for every window of an image, so again for every image.
-            bias = bias.repeat(x.shape[0] // len(self.order), 1, 1, 1)
-        mixed: Tensor = self.proj(self.attend(q, k, v, bias).reshape(x.shape))
+            bias = bias.repeat(x.shape[0] // self.tokens, 1, 1, 1)
+        attend = partial(attention_by_place, heads=self.heads) if self.placed else self.attend
+        mixed: Tensor = self.proj(attend(q, k, v, bias).reshape(x.shape))
         return mixed

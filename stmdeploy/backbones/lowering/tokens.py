@@ -1,7 +1,9 @@
 """The parts of every lowered block: tokens in two dimensions, and folded weights.
 
 Tokens are (N T) C, the T positions of an image in an order of the block's choosing. Two
-dimensions, because runtimes fuse the bias of a matrix product only there.
+dimensions, because runtimes fuse the bias of a matrix product only there. In the form ``gpu``,
+blocks with several heads keep tokens as (P N W) C: place by place of a window, then image by image,
+then window by window, so that the windows of all images and the heads in them are one dimension.
 
 Where a mixer fills its last windows with zeros, T counts those positions too. They hold whatever
 comes of them: what a mixer reads is multiplied by 0 there (`BranchNorm`), and they are dropped at
@@ -23,6 +25,8 @@ from stmdeploy.backbones.lowering.operators import (
     rms_norm,
 )
 from stmdeploy.backbones.mixers.block import ResidualBlock
+from stmdeploy.spec.export import GPU, TOKENS
+from stmdeploy.spec.model import CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Style:
 
     Attributes:
         plain: whether operators that some runtimes lack are written out.
+        gpu: whether it is made for GPUs: whole LayerNorms, tokens as a fused attention wants them.
         centred: whether the residual stream has no mean over its channels. In classification all
             that reads it is a LayerNorm, which takes the mean off anyway; in detection the next
             downsampling reads it as it is.
@@ -38,13 +43,16 @@ class Style:
     """
 
     plain: bool
+    gpu: bool
     centred: bool
     folded: bool
 
     @classmethod
-    def of(cls, *, plain: bool, centred: bool) -> Style:
-        """Folded unless plain, because products without a bias are faster."""
-        return cls(plain, centred, folded=not plain)
+    def of(cls, form: str, task: str) -> Style:
+        """The style of one of `spec.export.LOWERINGS`, for one of `spec.model.TASKS`."""
+        gpu, plain = form == GPU, form != TOKENS
+        # ONNX Runtime's products without a bias are faster, and its norms without a mean.
+        return cls(plain, gpu, centred=not gpu and task == CLASSIFICATION, folded=not plain)
 
     @property
     def with_folding(self) -> Style:
@@ -162,7 +170,8 @@ class BranchNorm(nn.Module):
         y = y + 1 if self.folded else y
         if self.mask is None:
             return y
-        return (y.reshape(-1, len(self.mask), x.shape[1]) * self.mask).reshape(x.shape)
+        places, _, windows, _ = self.mask.shape
+        return (y.reshape(places, -1, windows, x.shape[1]) * self.mask).reshape(x.shape)
 
 
 class TokenMlp(nn.Sequential):
@@ -184,11 +193,12 @@ class TokenMlp(nn.Sequential):
 
 
 class TokenBlock(nn.Module):
-    """A block on tokens; (N T) C in and out.
+    """A block on tokens; (P N W) C in and out, as `order` says.
 
     Attributes:
         size: (height, width) of its map, with the zeros that fill its last windows.
-        order: (T), the raster index of every token, in the order that the block wants them in.
+        order: (P, W), the raster index of every token, as the block wants them: (P N W) C. Where
+            P is 1, that is (N T) C.
         plain: whether operators that some runtimes lack are written out.
         heads: how many heads its attention has, if it has one.
     """
@@ -200,7 +210,7 @@ class TokenBlock(nn.Module):
     def __init__(self, size: tuple[int, int], style: Style) -> None:
         super().__init__()
         self.size, self.plain = size, style.plain
-        self.order = torch.arange(size[0] * size[1])
+        self.order = raster_order(size)
 
     def mix(self, x: Tensor) -> Tensor:
         """The mixer and its layer scale, applied to what `norm` gives; (N T) C in and out."""
@@ -224,12 +234,72 @@ def filled(size: tuple[int, int], step: int) -> tuple[int, int]:
 
 
 def real_tokens(size: tuple[int, int], whole: tuple[int, int], order: Tensor) -> Tensor | None:
-    """(T, 1): 1 for tokens of a map, 0 for those that fill it up to `whole`; None if none do.
+    """(P, 1, W, 1): 1 for tokens of a map, 0 for those that fill it up to `whole`; None if none do.
 
     Args:
-        order: (T), the raster index of every token in the map that is filled up.
+        order: (P, W), the raster index of every token in the map that is filled up.
     """
     if size == whole:
         return None
     inside = (order // whole[1] < size[0]) & (order % whole[1] < size[1])
-    return inside[:, None].to(torch.get_default_dtype())
+    return inside[:, None, :, None].to(torch.get_default_dtype())
+
+
+def raster_order(size: tuple[int, int]) -> Tensor:
+    """(1, H W): every token where it stands in the map."""
+    return torch.arange(size[0] * size[1])[None]
+
+
+def by_place(order: Tensor, places: int) -> Tensor:
+    """(places, W): an order window by window, (1, W places), place by place."""
+    return order.reshape(-1, places).t().contiguous()
+
+
+class Reordering(nn.Module):
+    """Tokens from one order to another, as one gather of whole rows; nothing if they are the same.
+
+    Args:
+        at: (P, W), the order that they have, a permutation.
+        wanted: (P', W'), the raster indices wanted, each any number of times.
+    """
+
+    place: Tensor
+    window: Tensor
+
+    def __init__(self, at: Tensor, wanted: Tensor) -> None:
+        super().__init__()
+        self.tokens, self.windows = at.numel(), at.shape[1]
+        self.flat = len(at) == len(wanted) == 1
+        self.same = at.shape == wanted.shape and torch.equal(at, wanted)
+        source = at.reshape(-1).argsort()[wanted]
+        self.register_buffer("window", source % self.windows)
+        self.register_buffer("place", source // self.windows * self.windows)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(P N W) C -> (P' N W') C."""
+        if self.same:
+            return x
+        if self.flat:
+            rows = x.reshape(-1, self.tokens, x.shape[1]).index_select(1, self.window[0])
+            return rows.reshape(-1, x.shape[1])
+        images = x.shape[0] // self.tokens
+        image = torch.arange(images, device=x.device)[:, None] * self.windows
+        rows = self.place[:, None] * images + image + self.window[:, None]
+        return x.index_select(0, rows.reshape(-1))
+
+
+def attention_by_place(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads: int) -> Tensor:
+    """softmax(q k^T + bias) v for every head, unscaled, of tokens place by place.
+
+    Args:
+        q: L B C, for B windows of L places.
+        k: S B C; v: S B C'.
+        bias: added to the logits, broadcast to B heads L S; None for none.
+
+    Returns:
+        L B C'.
+    """
+    q, k, v = (x.reshape(*x.shape[:2], heads, -1).permute(1, 2, 0, 3) for x in (q, k, v))
+    logits = q @ k.transpose(-1, -2)
+    weights = (logits if bias is None else bias + logits).softmax(dim=-1)
+    return (weights @ v).permute(2, 0, 1, 3).flatten(2)

@@ -249,7 +249,8 @@ def place_artifact(shipped: Shipped, fetch: Fetch) -> Path:
 def _built(task: BlockTask, row: RowSpec, source: Path) -> PreparedArtifact:
     # A home may be shared by nodes, and an engine must not change while it is measured.
     folder = cache_folder() / "engines" / os.uname().nodename
-    job = EngineJob(source=source, run=row.run, engine=task.engine, folder=folder)
+    engine = task.engine.for_batch(row.run.batch)
+    job = EngineJob(source=source, run=row.run, engine=engine, folder=folder)
     try:
         return run_job(job, worker_settings(row.run), task.export_timeout_s, Silent())
     except StmdeployError as error:

@@ -8,6 +8,7 @@ from stmdeploy.errors import DestinationError, DiskFullError, Failure, FailureKi
 from stmdeploy.files.reading import BYTES_PER_MIB
 from stmdeploy.schema.artifact import Artifact
 from stmdeploy.schema.evaluation import Published
+from stmdeploy.schema.manifest import EngineInfo
 from stmdeploy.schema.row import Prepared, PreparedArtifact
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import CLASSIFICATION, ModelSpec
@@ -66,7 +67,14 @@ def _exported(built: BuiltModel, spec: ExportSpec, parent: Parent) -> PreparedAr
         failure = Failure.of(error)
     except MemoryError:
         failure = Failure(FailureKind.OUT_OF_MEMORY, "out of memory")
-    return PreparedArtifact(target=spec.target, precision=spec.precision, failure=failure)
+    return failed_export(spec, failure)
+
+
+def failed_export(spec: ExportSpec, failure: Failure) -> PreparedArtifact:
+    """What stands for an artifact that could not be exported."""
+    return PreparedArtifact(
+        target=spec.target, precision=spec.precision, batch=spec.engine.only_batch, failure=failure
+    )
 
 
 def as_prepared(artifact: Artifact) -> PreparedArtifact:
@@ -75,6 +83,7 @@ def as_prepared(artifact: Artifact) -> PreparedArtifact:
     return PreparedArtifact(
         target=manifest.target,
         precision=manifest.precision,
+        batch=_only_batch(manifest.engine),
         path=artifact.path.resolve(),
         seal=manifest.seal,
         sha256=manifest.files[0].sha256,
@@ -85,6 +94,10 @@ def as_prepared(artifact: Artifact) -> PreparedArtifact:
         relative_l2_error=manifest.verification.relative_l2_error,
         operations=manifest.operations,
     )
+
+
+def _only_batch(engine: EngineInfo | None) -> int | None:
+    return engine.batch[0] if engine and engine.batch[0] == engine.batch[2] else None
 
 
 def _published(built: BuiltModel) -> Published | None:

@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 from stmdeploy import create_backbone, list_backbones
 from stmdeploy.backbones.catalogue import resolve
-from stmdeploy.backbones.lowering import REFERENCE, TOKENS, TOKENS_PLAIN, forms_of, lower
+from stmdeploy.backbones.lowering import forms_of, lower
+from stmdeploy.backbones.lowering.dcn import FineNeighbours
 from stmdeploy.backbones.lowering.operators import deform_conv
+from stmdeploy.backbones.lowering.tokens import Reordering, by_place, raster_order
 from stmdeploy.backbones.synthetic import fill_synthetic
+from stmdeploy.spec.export import GPU, LOWERINGS, REFERENCE, TOKENS, TOKENS_PLAIN
 
 FAMILIES = ("halo", "pvt", "pvt_v2", "swin", "convnext", "dcn")
 WINDOWED = ("halo", "swin")
@@ -31,7 +34,7 @@ def distance(name: str, size: tuple[int, int], batch: int, seed: int, form: str 
 
 
 @pytest.mark.parametrize("name", [*WINDOWED, "official_pvt_v2_b0"])
-@pytest.mark.parametrize("form", [TOKENS, TOKENS_PLAIN])
+@pytest.mark.parametrize("form", [TOKENS, TOKENS_PLAIN, GPU])
 def test_at_224(name: str, form: str) -> None:
     assert distance(name, (224, 224), 1, seed=1, form=form) < 1e-12
 
@@ -43,7 +46,7 @@ def test_at_224(name: str, form: str) -> None:
     columns=st.integers(1, 4),
     batch=st.integers(1, 3),
     seed=st.integers(0, 2**31),
-    form=st.sampled_from([TOKENS, TOKENS_PLAIN]),
+    form=st.sampled_from([TOKENS, TOKENS_PLAIN, GPU]),
 )
 def test_any_size_batch_and_weights(
     name: str, rows: int, columns: int, batch: int, seed: int, form: str
@@ -57,9 +60,12 @@ def test_any_size_batch_and_weights(
     size=st.sampled_from([(224, 224), (224, 448), (448, 224)]),
     batch=st.integers(1, 2),
     seed=st.integers(0, 2**31),
+    form=st.sampled_from([TOKENS, GPU]),
 )
-def test_windows_of_any_size(name: str, size: tuple[int, int], batch: int, seed: int) -> None:
-    assert distance(name, size, batch, seed) < 1e-12
+def test_windows_of_any_size(
+    name: str, size: tuple[int, int], batch: int, seed: int, form: str
+) -> None:
+    assert distance(name, size, batch, seed, form) < 1e-12
 
 
 @settings(max_examples=10)
@@ -68,7 +74,7 @@ def test_windows_of_any_size(name: str, size: tuple[int, int], batch: int, seed:
     rows=st.integers(1, 9),
     columns=st.integers(1, 9),
     batch=st.integers(1, 2),
-    form=st.sampled_from([TOKENS, TOKENS_PLAIN]),
+    form=st.sampled_from([TOKENS, TOKENS_PLAIN, GPU]),
 )
 def test_detection_at_any_size(name: str, rows: int, columns: int, batch: int, form: str) -> None:
     """Windows that are filled up with zeros, and none, in every stage."""
@@ -89,7 +95,7 @@ def test_which_backbones_have_which_forms() -> None:
     without = [name for name in forms if TOKENS not in forms[name]]
     assert without == [name for name in forms if resolve(name).lowered is None]
     assert "official_swin_tiny" in without
-    assert all((TOKENS_PLAIN in forms[name]) == (TOKENS in forms[name]) for name in forms)
+    assert set(forms.values()) == {LOWERINGS, (REFERENCE,)}
 
 
 def test_the_reference_form_is_the_module_itself() -> None:
@@ -108,3 +114,34 @@ def test_deform_conv_reads_its_offsets_as_onnx_does() -> None:
     offset[:, 2 * point], offset[:, 2 * point + 1] = 1.0, 2.0
     moved = deform_conv(value, offset, logits, 1)
     assert moved[0, 0, 2, 1] == value[0, 0, 2 - 1 + 1, 1 + 1 + 2]
+
+
+@given(
+    side=st.integers(1, 4), windows=st.integers(1, 4), images=st.integers(1, 3), channels=st.just(2)
+)
+def test_reordering_moves_whole_rows(side: int, windows: int, images: int, channels: int) -> None:
+    """To any order and back; every row of every image arrives where the order says."""
+    places = side * side
+    raster = raster_order((places, windows))
+    mixed = torch.randperm(places * windows)[None]
+    placed = by_place(mixed, places)
+    assert placed.shape == (places, windows)
+    x = torch.randn(images * places * windows, channels)
+    there, back = Reordering(raster, placed), Reordering(placed, raster)
+    moved = there(x)
+    of_image = moved.reshape(places, images, windows, channels)
+    for image in range(images):
+        rows = x.reshape(images, -1, channels)[image]
+        assert torch.equal(of_image[:, image], rows[placed])
+    assert torch.equal(back(moved), x)
+    assert Reordering(raster, raster)(x) is x
+
+
+def test_neighbours_beyond_the_map_weigh_nothing() -> None:
+    """The point at the top left of the first pixel lies outside; the one in its middle on it."""
+    index, weights = FineNeighbours((5, 6))(torch.zeros(1, 30, 1, 18))
+    corners = weights[0, 0, 0].reshape(4, 9)
+    assert corners.sum(0)[0] == 0, "point 0 is at (-1, -1)"
+    assert corners[:, 4].tolist() == [1, 0, 0, 0]
+    assert index[0, 0, 0, 4] == 0
+    assert int(index.min()) >= 0 and int(index.max()) < 30

@@ -14,7 +14,9 @@ from stmdeploy.spec.run import RunSpec
 
 from .onnx_graph import write_onnx
 from .operator_times import Inferences, of_onnxruntime
+from .ort_providers import BUILDERS
 from .ort_session import OnnxRuntimeRunner, first_non_finite, matrix_product
+from .placement import check_on_gpu
 from .precision import converted, emulated
 
 
@@ -35,7 +37,13 @@ class OnnxExporter(Exporter):
         dynamic_size=True,
         packages=("onnxruntime", "onnxruntime-gpu"),
     )
-    lowerings = ("tokens", "tokens-plain", "reference")
+    lowerings = ("tokens", "tokens-plain", "reference", "gpu")
+
+    def lowerings_on(self, provider: str) -> tuple[str, ...]:
+        """``gpu`` first for the providers that build engines."""
+        if provider in BUILDERS:
+            return ("gpu", "tokens-plain", "reference")
+        return self.lowerings
 
     def unavailable(self, *, source_only: bool = False) -> str:
         install = "pip install 'stmdeploy[cpu]' (or [gpu])"
@@ -45,9 +53,13 @@ class OnnxExporter(Exporter):
         """Writes the model in its precision, for any batch size, and checks the graph.
 
         Raises:
-            StmdeployError: as `write_onnx` and `converted`.
+            StmdeployError: as `write_onnx` and `converted`; for the CUDA provider, as
+                `check_on_gpu`.
         """
-        return converted(write_onnx(work, self.target.suffix), work)
+        draft = converted(write_onnx(work, self.target.suffix), work)
+        if work.spec.provider == "cuda":
+            check_on_gpu(work.folder / draft.graph, work.spec.model.name)
+        return draft
 
     def import_runtime(self) -> None:
         import onnxruntime  # noqa: F401

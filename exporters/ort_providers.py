@@ -20,7 +20,7 @@ PROVIDERS = {
     "openvino": ("OpenVINOExecutionProvider", "pip install onnxruntime-openvino"),
 }
 #: The providers that build engines, and the prefix of their own options.
-_BUILDERS = {"tensorrt": "trt", "nvtensorrtrtx": "nv"}
+BUILDERS = {"tensorrt": "trt", "nvtensorrtrtx": "nv"}
 #: The option that hands a CUDA stream to the providers for GPUs.
 STREAM_OPTION = "user_compute_stream"
 
@@ -34,7 +34,7 @@ def provider_of(
     ``stream``: the handle of a CUDA stream that they are to share; None for their own.
     """
     name = run.settings.provider or run.device
-    builds, shape = name in _BUILDERS, ""
+    builds, shape = name in BUILDERS, ""
     if builds:  # it must know the shapes in advance
         dims = graph_of(path).input[0].type.tensor_type.shape.dim[1:]
         shape = "x".join(str(dim.dim_value) for dim in dims)
@@ -62,9 +62,9 @@ def provider_options(name: str, run: RunSpec, image_shape: str) -> dict[str, str
             "precision": precision,
             "load_config": json.dumps({"CPU": {"PERFORMANCE_HINT": run.settings.hint.upper()}}),
         }
-    if name not in _BUILDERS:
+    if name not in BUILDERS:
         return {}
-    own = _BUILDERS[name]
+    own = BUILDERS[name]
     shape = f"{INPUT_NAME}:{run.batch}x{image_shape}"
     options = {f"{own}_profile_{end}_shapes": shape for end in ("min", "opt", "max")}
     if engine.workspace_mib:

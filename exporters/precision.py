@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 _POSITION_WEIGHTS = (".table", ".spread")
 #: ONNX's float16 and bfloat16.
 _SHORT_TYPES = (10, 16)
-#: Work on positions that 16 bits are too coarse for, see `stmdeploy.backbones.lowering.dcn`.
-_FINE_MODULES = ("FineGridSampling", "FineNeighbours")
+#: Work on positions, which 16 bits are too coarse for: see `stmdeploy.backbones.lowering.dcn`.
+_FINE_MODULE = "FineNeighbours"
+#: Products: what a grid of positions is made of begins with one.
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
 #: Squares of activations from 256 on overflow float16, so a norm that is written out in single
 #: operators, those of this class, stays in float32 from the square to the scale.
 _NORM_MODULE = "CentredNorm"
@@ -85,18 +87,15 @@ def _save(model: onnx.ModelProto, path: Path, data: tuple[str, ...]) -> None:
 
 
 def _in_fp16(path: Path) -> onnx.ModelProto:
-    """Casts everything but norms and fine positions to float16; input and output stay float32."""
+    """Casts everything but norms, and samples and their positions, to float16; input and output
+    stay float32."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = onnx.load(path)
-    exact = []
-    for node in model.graph.node:
-        classes = notes_of(node).get(_CLASSES_NOTE, "")
-        norm = _NORM_MODULE in classes and node.op_type != "RMSNormalization"
-        if norm or any(fine in classes for fine in _FINE_MODULES):
-            exact.append(node.name)
+    exact = [node.name for node in model.graph.node if _is_plain_norm(node)]
+    exact += [node.name for node in _of_positions(model.graph)]
     half: onnx.ModelProto = convert_float_to_float16(
         model, keep_io_types=True, node_block_list=exact
     )
@@ -104,6 +103,35 @@ def _in_fp16(path: Path) -> onnx.ModelProto:
     OnnxModel(half).topological_sort()  # The converter puts its casts at the end, and ...
     del half.graph.value_info[:]  # ... forgets the types of what it left in float32.
     return half
+
+
+def _is_plain_norm(node: onnx.NodeProto) -> bool:
+    """Whether a node is of a norm that is written out in single operators."""
+    classes = notes_of(node).get(_CLASSES_NOTE, "")
+    return _NORM_MODULE in classes and node.op_type != "RMSNormalization"
+
+
+def _of_positions(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes that sample, and those between the last product and the positions they sample at:
+    in 16 bits, positions are up to a tenth of a pixel off, and no GPU runtime but TensorRT has a
+    GridSample of 16 bits."""
+    made = {name: node for node in graph.node for name in node.output}
+    found: dict[str, onnx.NodeProto] = {}
+
+    def walk(name: str) -> None:
+        node = made.get(name)
+        if node is not None and node.op_type not in _PRODUCTS and node.name not in found:
+            found[node.name] = node
+            for above in node.input:
+                walk(above)
+
+    for node in graph.node:
+        if node.op_type == "GridSample":
+            found[node.name] = node
+            walk(node.input[1])
+        elif _FINE_MODULE in notes_of(node).get(_CLASSES_NOTE, ""):
+            found[node.name] = node
+    return list(found.values())
 
 
 def _remove_detours(graph: onnx.GraphProto) -> None:
@@ -135,17 +163,23 @@ def _remove_detours(graph: onnx.GraphProto) -> None:
 
 
 def _in_bf16(path: Path) -> onnx.ModelProto:
-    """Casts every float32 tensor to bfloat16; input and output stay float32."""
+    """Casts every float32 tensor to bfloat16 but those of positions; input and output stay
+    float32."""
     import onnx
     from onnx import TensorProto, helper
 
     model = onnx.load(path)
     graph = model.graph
+    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    floats = {v.name for v in inferred if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+    _keep_positions(graph)
+    exact = {node.name for node in _of_positions(graph)}
     # Scales of a Resize are float32 by definition.
     kept = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
+    kept |= {name for node in graph.node if node.name in exact for name in node.input}
     _retype(
         (tensor for tensor in graph.initializer if tensor.name not in kept),
-        (node for node in graph.node if not kept & set(node.output)),
+        (node for node in graph.node if not kept & set(node.output) and node.name not in exact),
         (TensorProto.FLOAT,),
         TensorProto.BFLOAT16,
     )
@@ -160,7 +194,60 @@ def _in_bf16(path: Path) -> onnx.ModelProto:
     graph.node.extend(
         helper.make_node("Cast", [renamed[name]], [name], to=TensorProto.FLOAT) for name in last
     )
+    _cast_around_positions(graph, exact, floats)
     return model
+
+
+def _keep_positions(graph: onnx.GraphProto) -> None:
+    """Gives the nodes of positions constants of their own, in place, where others read them too."""
+    import onnx
+
+    exact = _of_positions(graph)
+    names = {node.name for node in exact}
+    read = {name for node in graph.node if node.name not in names for name in node.input}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in exact:
+        for place, name in enumerate(node.input):
+            if name in constants and name in read:
+                own = f"{name}_exact"
+                if own not in constants:
+                    copied = onnx.TensorProto()
+                    copied.CopyFrom(constants[name])
+                    copied.name = own
+                    graph.initializer.append(copied)
+                    constants[own] = copied
+                node.input[place] = own
+
+
+def _cast_around_positions(graph: onnx.GraphProto, exact: set[str], floats: set[str]) -> None:
+    """Casts, in place, what nodes of positions read to float32, and what others read of them to
+    bfloat16.
+
+    Args:
+        exact: the names of those nodes.
+        floats: the tensors that were float32.
+    """
+    from onnx import TensorProto, helper
+
+    made = {name: node for node in graph.node for name in node.output}
+    nodes: list[onnx.NodeProto] = []
+    cast: set[str] = set()
+    for node in graph.node:
+        inside = node.name in exact
+        for place, name in enumerate(node.input):
+            if name not in made or name not in floats or (made[name].name in exact) == inside:
+                continue
+            to, mark = (TensorProto.FLOAT, "wide") if inside else (TensorProto.BFLOAT16, "short")
+            own = f"{name}_{mark}"
+            if own not in cast:
+                cast.add(own)
+                nodes.append(helper.make_node("Cast", [name], [own], f"{own}_cast", to=to))
+                nodes[-1].metadata_props.extend(node.metadata_props)
+            node.input[place] = own
+        nodes.append(node)
+    copied = [copy.deepcopy(node) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copied)
 
 
 def _retype(

@@ -35,11 +35,8 @@ from stmdeploy.spec.sweep import SweepSpec
 
 #: The five spatial token mixers of the paper.
 FIVE_STMS = ("halo", "pvt", "swin", "convnext", "dcn")
-_REFERENCE = "reference"
 #: On a GPU, of the batches that its profile names.
 _LARGEST_DETECTION_BATCH = 8
-#: Runtimes whose lowered forms were made, and measured, for the CPU alone.
-_CPU_FORMS = frozenset({"onnxruntime", "torch", "torch-compile"})
 
 
 def model_specs(
@@ -149,8 +146,6 @@ def sweep_spec(options: SweepOptions, *, on_cluster: bool = False) -> SweepSpec:
     batches = options.batch or _usual_batches(devices, check_task(options.task))
     engine = engine_spec((min(batches), max(batches), max(batches)), options)
     runs = _run_specs(options, devices, batches, engine)
-    runtimes = {run.runtime for run in runs}
-    as_trained = bool(options.gpu) and not options.nodes and runtimes <= _CPU_FORMS
     return SweepSpec(
         models=model_specs(options, default_scale="tiny" if options.stm else "micro"),
         runs=runs,
@@ -162,7 +157,7 @@ def sweep_spec(options: SweepOptions, *, on_cluster: bool = False) -> SweepSpec:
                 warmup_limit_s=options.warmup_limit_s,
             )
         ),
-        lowering=options.lowering or (_REFERENCE if as_trained else None),
+        lowering=options.lowering,
         calibration=calibration_spec(options.calibration, options.calibration_images),
         engine=engine,
         **_given(

@@ -58,7 +58,7 @@ def export_built(
     Raises:
         StmdeployError: bad input (exit code 2), or outputs that differ from PyTorch's (4).
     """
-    check_precision(exporter, spec.precision)
+    check_precision(exporter, spec.precision, spec.provider)
     check_dynamic_size(exporter, spec)
     images = images_for(spec, progress)
     forms, notes = _forms(built, exporter, spec, progress)
@@ -87,7 +87,7 @@ def _forms(
 ) -> tuple[list[str], list[str]]:
     """The forms to try, the best first, and notes on better ones that are known to fail."""
     task = spec.model.task
-    forms = forms_for(built.config, exporter, spec.precision, spec.opset)
+    forms = forms_for(built.config, exporter, spec.precision, spec.opset, spec.provider)
     if spec.dynamic_size:
         forms = [REFERENCE]  # the others fold what follows from the size
     if spec.lowering is not None:
@@ -99,7 +99,10 @@ def _forms(
         return [spec.lowering], []
     if built.config is None:
         return forms, []
-    whys = {form: why_not(built.config, exporter, spec.precision, form, task) for form in forms}
+    whys = {
+        form: why_not(built.config, exporter, spec.precision, form, task, spec.provider)
+        for form in forms
+    }
     usable = [form for form in forms if not whys[form]] or forms
     best = forms.index(usable[0])
     notes = [f"{form}: {whys[form]}" for form in forms[:best]]

@@ -44,6 +44,7 @@ class _Claim(BaseModel):
     stm: tuple[str, ...] = ()
     model: tuple[str, ...] = ()
     layout: tuple[str, ...] = ()
+    provider: tuple[str, ...] = ()
     default: bool | None = None
     versions: dict[str, str] = {}
     claim: Literal["no", "untried"]
@@ -110,19 +111,25 @@ def promises() -> Iterator[Promise]:
 
 
 def forms_for(
-    config: BackboneConfig | None, exporter: Exporter, precision: str, opset: int | None = None
+    config: BackboneConfig | None,
+    exporter: Exporter,
+    precision: str,
+    opset: int | None = None,
+    provider: str = "",
 ) -> list[str]:
     """The forms that a model can be exported in, the best first.
 
     Args:
         config: None for a user's own model, which has the reference form alone.
         opset: the ONNX opset that was asked for; None for the one that each form needs.
+        provider: as in `ExportSpec`.
     """
     has = forms_of(config) if config is not None else (REFERENCE,)
     highest = max(LOWEST_OPSET.values()) if opset is None else opset
     if precision.startswith("int8"):
         highest = min(highest, HIGHEST_INT8_OPSET)
-    forms = [f for f in exporter.lowerings if f in has and LOWEST_OPSET[f] <= highest]
+    lowerings = exporter.lowerings_on(provider)
+    forms = [f for f in lowerings if f in has and LOWEST_OPSET[f] <= highest]
     return forms or [REFERENCE]
 
 
@@ -140,15 +147,20 @@ def why_not(
     precision: str,
     lowering: str,
     task: str = CLASSIFICATION,
+    provider: str = "",
 ) -> str:
     """Why a form is known to fail; empty if it is not."""
-    kinds = _kinds(config, exporter, precision, lowering, task)
+    kinds = {**_kinds(config, exporter, precision, lowering, task), "provider": provider}
     of_forms = (e for e in _claims() if e.claim == "no" and e.lowering and e.default is None)
     return next((_reason(entry) for entry in of_forms if _fits(entry, kinds)), "")
 
 
-def check_precision(exporter: Exporter, precision: str) -> None:
-    """Raises StmdeployError, with the reason, if a target cannot write a precision."""
+def check_precision(exporter: Exporter, precision: str, provider: str = "") -> None:
+    """Raises StmdeployError, with the reason, if a target cannot write a precision, or a provider
+    of ONNX Runtime not compute in it."""
+    for entry in _claims():
+        if provider in entry.provider and precision in entry.precision and not entry.lowering:
+            raise StmdeployError(entry.why, "take --precision fp16, or another --runtime")
     if precision in exporter.target.tolerances:
         return
     whys = [
@@ -198,6 +210,7 @@ def _kinds(
         "stm": config.stm,
         "model": config.name,
         "layout": config.layout,
+        "provider": "",
     }
 
 

@@ -109,6 +109,10 @@ class Exporter(Protocol):
         """
         return ("reference",)
 
+    def lowerings_on(self, provider: str) -> tuple[str, ...]:
+        """The same for one of ONNX Runtime's providers on a GPU; empty for none in particular."""
+        return self.lowerings
+
     def unavailable(self, *, source_only: bool = False) -> str:
         """Why the target cannot be used here and what to install; empty if it can be used.
 

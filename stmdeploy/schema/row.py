@@ -22,6 +22,7 @@ class PreparedArtifact(Document):
     target: str = Field(description="Target, as --target takes it.")
     precision: str = Field(description="Precision: fp32, fp16, bf16, int8 or int8-dynamic.")
     batch: int | None = Field(None, description="Only batch that it takes; None if it takes any.")
+    provider: str = Field("", description="ONNX Runtime's GPU provider it is made for, or none.")
     path: Path | None = Field(None, description="Path of the main file; None if the export failed.")
     seal: str = Field("", description="Seal of the manifest; empty if the export failed.")
     sha256: str | None = Field(None, description="SHA-256 of the main file; None if failed.")

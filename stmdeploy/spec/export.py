@@ -100,6 +100,8 @@ class ExportSpec:
         calibration: images for the low precisions.
         engine: settings for targets that build an engine.
         source_only: for such targets, whether the engine is built later, on the machine it runs on.
+        provider: ONNX Runtime's provider on a GPU that an ONNX file is made for, such as ``cuda``;
+            empty if for none in particular.
         dynamic_size: whether the artifact takes images of any size in `sizes`; that of the model is
             then the best one.
     """
@@ -114,6 +116,7 @@ class ExportSpec:
     engine: EngineSpec = field(default_factory=EngineSpec)
     source_only: bool = False
     dynamic_size: bool = False
+    provider: str = ""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -144,4 +147,5 @@ class ExportSpec:
         task = "" if self.model.task == CLASSIFICATION else f"-{self.model.task}"
         neck = f"-{self.model.neck}" if self.model.neck else ""
         size = "dynamic" if self.dynamic_size else f"{height}x{width}"
-        return f"{safe}{task}{neck}-{size}-{self.precision}"
+        provider = f"-{self.provider}" if self.provider else ""
+        return f"{safe}{task}{neck}-{size}-{self.precision}{provider}"

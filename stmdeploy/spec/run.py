@@ -114,6 +114,12 @@ class RunSpec:
         in flight keep their own time."""
         return self.scenario.name == LOOP and self.in_flight == 1
 
+    @property
+    def gpu_provider(self) -> str:
+        """ONNX Runtime's provider, if that is one of `GPU_PROVIDERS`; else empty."""
+        asked = (self.settings.provider or self.device) if self.runtime == "onnxruntime" else ""
+        return asked if asked in GPU_PROVIDERS else ""
+
     def __post_init__(self) -> None:
         at_least(1, self.batch, "batch")
         at_least(1, self.threads, "threads")

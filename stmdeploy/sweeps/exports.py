@@ -36,26 +36,28 @@ def export_for(spec: SweepSpec, model: ModelSpec, folder: Path, progress: Progre
         source_only=bool(spec.nodes),
     )  # fmt: skip
     exports = [
-        replace(shared, target=target, precision=precision, engine=engine)
+        replace(shared, target=target, precision=precision, engine=engine, provider=provider)
         for precision in spec.precisions
-        for target, engines in _engines(spec).items()
-        for engine in engines
+        for target, settings in _settings(spec).items()
+        for engine, provider in settings
     ]
     return export_model(model, exports, spec.export_timeout_s, progress, uuid)
 
 
-def _engines(spec: SweepSpec) -> dict[str, list[EngineSpec]]:
-    """For every target, the settings of its exports: of targets that build engines one for every
-    batch, lest kernels be chosen for another; and where nodes build them, one source for all."""
-    found: dict[str, list[EngineSpec]] = {}
+def _settings(spec: SweepSpec) -> dict[str, list[tuple[EngineSpec, str]]]:
+    """For every target, the engines and providers of its exports: of targets that build engines one
+    for every batch, lest kernels be chosen for another; where nodes build them, one source for all.
+    """
+    found: dict[str, list[tuple[EngineSpec, str]]] = {}
     for run in spec.runs:
         exporter = exporter_of(run.runtime)
         one_each = isinstance(exporter, EngineBuilder) and not spec.nodes
-        settings = spec.engine.for_batch(run.batch) if one_each else EngineSpec()
+        engine = spec.engine.for_batch(run.batch) if one_each else EngineSpec()
+        smaller = _halves(engine) if one_each and spec.smaller_batch else ()
         known = found.setdefault(exporter.target.name, [])
-        for one in (settings, *(_halves(settings) if one_each and spec.smaller_batch else ())):
-            if one not in known:
-                known.append(one)
+        for one in (engine, *smaller):
+            if (one, run.gpu_provider) not in known:
+                known.append((one, run.gpu_provider))
     return found
 
 
@@ -73,7 +75,9 @@ def artifact_for(row: RowSpec, prepared: Prepared) -> PreparedArtifact:
     return next(
         one
         for one in prepared.artifacts
-        if (one.target, one.precision) == wanted and one.batch in (None, row.run.batch)
+        if (one.target, one.precision) == wanted
+        and one.batch in (None, row.run.batch)
+        and one.provider == row.run.gpu_provider
     )
 
 

@@ -68,8 +68,6 @@ def test_what_can_be_written_is_promised_in_some_form_of_every_backbone() -> Non
         for precision in exporter.target.tolerances
         for task in TASKS
         if task == CLASSIFICATION or resolve(name).detection
-        if not (task == DETECTION and resolve(name).stm == "dcn"
-                and precision == "bf16" and target.startswith("tensorrt"))
     }  # fmt: skip
 
 

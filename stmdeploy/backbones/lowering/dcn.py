@@ -19,9 +19,6 @@ from stmdeploy.backbones.mixers.dcn import (
     sampling_base,
 )
 
-#: Longer sides of maps than this need `FineGridSampling`.
-_COARSE_SIDE = 64
-
 
 class DeformConvSampling(nn.Module):
     """Offsets, mask and weighted samples by `deform_conv`.
@@ -83,15 +80,10 @@ class GridSampling(nn.Module):
         return y.reshape(value.shape)
 
 
-class FineGridSampling(GridSampling):
-    """The same on a map so large that positions need float32 in every precision: near the edge, the
-    steps of float16 on -1 .. 1 are a tenth of a pixel of 336. Exporters know it by its name."""
-
-
 class FineNeighbours(nn.Module):
     """The four pixels around every sample: where they stand, and their bilinear weights.
 
-    In float32 in every precision; exporters know it by its name, as `FineGridSampling`.
+    In float32 in every precision; exporters know it by its name.
     """
 
     column: Tensor
@@ -181,8 +173,7 @@ class LoweredDcnBlock(TokenBlock):
         self, attn: DeformableConv, size: tuple[int, int]
     ) -> tuple[nn.Module, nn.Module]:
         """What samples, and what makes the values that it reads."""
-        grid = FineGridSampling if max(size) > _COARSE_SIDE else GridSampling
-        sample = grid(attn, size) if self.plain else DeformConvSampling(attn)
+        sample = GridSampling(attn, size) if self.plain else DeformConvSampling(attn)
         return sample, as_conv(attn.value_proj)
 
     def mix(self, x: Tensor) -> Tensor:

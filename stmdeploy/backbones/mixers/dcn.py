@@ -10,6 +10,8 @@ values on the CPU that are not finite (pytorch/pytorch#127224, seen with 2.13).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -47,11 +49,55 @@ def sampling_base(size: tuple[int, int], device: torch.device | None = None) -> 
     return (pixel + kernel).to(torch.get_default_dtype())
 
 
+def sample_plainly(value: Tensor, offsets: Tensor, logits: Tensor) -> Tensor:
+    """The weighted sum of nine bilinear samples around every pixel.
+
+    Args:
+        value: N H W C.
+        offsets: N (H W) heads 9 2, in pixels, x before y.
+        logits: N (H W) heads 9; the weights are their softmax over the nine.
+
+    Returns:
+        N H W C.
+    """
+    _, h, w, _ = value.shape
+    return weighted_samples(
+        value, offsets, logits, sampling_base((h, w), value.device),
+        torch.tensor([w, h], device=value.device),
+    )  # fmt: skip
+
+
+def weighted_samples(
+    value: Tensor, offsets: Tensor, logits: Tensor, base: Tensor, side: Tensor
+) -> Tensor:
+    """As `sample_plainly`, with ``base`` as `sampling_base` gives it, and width and height of the
+    map as ``side``."""
+    n, h, w, c = value.shape
+    g = offsets.shape[2]
+    exact = torch.promote_types(value.dtype, torch.float32)
+    # Pixel p of an axis of s pixels lies at (2p + 1) / s - 1 on the grid's -1 .. 1.
+    grid = (2 * (base + offsets.transpose(1, 2).to(exact)) + 1) / side - 1
+    weights = logits.softmax(dim=-1)
+    planes = value.reshape(n, h, w, g, c // g).permute(0, 3, 4, 1, 2).to(exact)
+    planes, grid = planes.reshape(n * g, c // g, h, w), grid.reshape(n * g, h * w, POINTS, 2)
+    samples = F.grid_sample(planes, grid, align_corners=False)
+    weights = weights.transpose(1, 2).reshape(n * g, 1, h * w, POINTS)
+    y = (samples * weights).sum(dim=-1).reshape(n, c, h, w).to(value.dtype)
+    return to_channels_last(y)
+
+
 class DeformableConv(nn.Module):
-    """DCNv3, N H W C in and out; `heads` groups of channels with offsets of their own."""
+    """DCNv3, N H W C in and out; `heads` groups of channels with offsets of their own.
+
+    Attributes:
+        sampler: samples in one step where that is faster, see `lowering.dcn_kernel`; None for plain
+            PyTorch. Of value N H W C, offsets N H W (heads 9 2), logits N H W (heads 9), and the
+            number of heads, it makes N H W C.
+    """
 
     base: Tensor
     side: Tensor
+    sampler: Callable[[Tensor, Tensor, Tensor, int], Tensor] | None = None
 
     def __init__(self, channels: int, heads: int, size: tuple[int, int] | None) -> None:
         super().__init__()
@@ -76,22 +122,17 @@ class DeformableConv(nn.Module):
 
     def sample(self, x: Tensor, base: Tensor, side: Tensor) -> Tensor:
         """x: N H W C; base: as `sampling_base` gives it; side: width and height of the map."""
-        n, h, w, c = x.shape
-        g, d = self.heads, c // self.heads
+        n, h, w, _ = x.shape
         q = self.dw_conv(to_channels_first(x))
-
-        exact = torch.promote_types(x.dtype, torch.float32)
-        offsets = self.sampling_offsets(q).reshape(n, h * w, g, POINTS, 2).transpose(1, 2)
-        # Pixel p of an axis of s pixels lies at (2p + 1) / s - 1 on the grid's -1 .. 1.
-        grid = (2 * (base + offsets.to(exact)) + 1) / side - 1
-        weights = self.attention_weights(q).reshape(n, h * w, g, POINTS).softmax(dim=-1)
-        value = self.value_proj(x).reshape(n, h, w, g, d).permute(0, 3, 4, 1, 2).to(exact)
-
-        value, grid = value.reshape(n * g, d, h, w), grid.reshape(n * g, h * w, POINTS, 2)
-        samples = F.grid_sample(value, grid, align_corners=False)
-        weights = weights.transpose(1, 2).reshape(n * g, 1, h * w, POINTS)
-        y = (samples * weights).sum(dim=-1).reshape(n, c, h, w).to(x.dtype)
-        return self.output_proj(to_channels_last(y))  # type: ignore[no-any-return]
+        offsets, logits = self.sampling_offsets(q), self.attention_weights(q)
+        value = self.value_proj(x)
+        if self.sampler is not None:
+            y = self.sampler(value, offsets, logits, self.heads)
+        else:
+            offsets = offsets.reshape(n, h * w, self.heads, POINTS, 2)
+            logits = logits.reshape(n, h * w, self.heads, POINTS)
+            y = weighted_samples(value, offsets, logits, base, side)
+        return self.output_proj(y)  # type: ignore[no-any-return]
 
 
 class AnySizeDeformableConv(DeformableConv):

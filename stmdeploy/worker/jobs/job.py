@@ -8,6 +8,7 @@ from abc import abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar, cast
 
@@ -109,10 +110,16 @@ class ArtifactJob(Job[T], Generic[T]):
         return exporter_for_runtime(self.run.runtime)
 
     def build(self) -> nn.Module:
-        """Builds the module of the model, for runtimes that run it."""
+        """Builds the module of the model, for runtimes that run it; on a GPU, with kernels made for
+        it, where Triton is installed."""
         from stmdeploy.backbones.source import build_module
 
-        return build_module(self.model)
+        module = build_module(self.model)
+        if self.run.device == "cuda" and find_spec("triton"):
+            from stmdeploy.backbones.lowering.dcn_kernel import fuse_sampling
+
+            fuse_sampling(module)
+        return module
 
     def random_images(self) -> Array:
         """A batch of N 3 H W, standard normal, never all zeros; the same in every process."""

@@ -60,7 +60,8 @@ def _exported(built: BuiltModel, spec: ExportSpec, parent: Parent) -> PreparedAr
 
     try:
         exporter = exporter_for_target(spec.target, source_only=spec.source_only)
-        return as_prepared(export_built(built, exporter, spec, parent))
+        made = as_prepared(export_built(built, exporter, spec, parent))
+        return made.model_copy(update={"provider": spec.provider})
     except StmdeployError as error:
         if isinstance(error, DestinationError) and not isinstance(error, DiskFullError):
             raise
@@ -73,7 +74,11 @@ def _exported(built: BuiltModel, spec: ExportSpec, parent: Parent) -> PreparedAr
 def failed_export(spec: ExportSpec, failure: Failure) -> PreparedArtifact:
     """What stands for an artifact that could not be exported."""
     return PreparedArtifact(
-        target=spec.target, precision=spec.precision, batch=spec.engine.only_batch, failure=failure
+        target=spec.target,
+        precision=spec.precision,
+        batch=spec.engine.only_batch,
+        provider=spec.provider,
+        failure=failure,
     )
 
 

@@ -6,13 +6,14 @@ import copy
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files.writing import scratch_folder
-from stmdeploy.hardware.cuda import new_stream
+from stmdeploy.hardware.cuda import new_stream, synchronize
 from stmdeploy.plugins.runner import Array, OnStream, Runner
 from stmdeploy.schema.onnx_files import PART_NOTE
 from stmdeploy.spec.model import INPUT_NAME
@@ -82,8 +83,11 @@ class OnnxRuntimeRunner(Runner):
             return None
         options = self._ort.RunOptions()
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        handle = self._stream
         return OnStream(
-            self._stream, lambda: self._session.run_with_iobinding(self._binding, options)
+            handle,
+            lambda: self._session.run_with_iobinding(self._binding, options),
+            lambda: synchronize(handle),
         )
 
     def outputs(self) -> tuple[Array, ...]:
@@ -149,9 +153,16 @@ def _session(path: Path, run: RunSpec) -> tuple[onnxruntime.InferenceSession, in
     stream = new_stream() if run.device == "cuda" and alone else None
     options = session_options(run)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    session = ort.InferenceSession(
-        path, options, providers=provider_of(run, path, stream), enable_fallback=0
-    )
+    try:
+        session = ort.InferenceSession(
+            path, options, providers=provider_of(run, path, stream), enable_fallback=0
+        )
+    except Exception:
+        # Its errors share no class. It records no graph of a session that has nodes elsewhere.
+        if not (run.settings.cuda_graph and run.settings.cuda_graph_optional):
+            raise
+        plain = replace(run.settings, cuda_graph=False)
+        return _session(path, replace(run, settings=plain))
     if session.get_providers()[0] != provider:
         raise StmdeployError(
             f"onnxruntime fell back from {provider} to {session.get_providers()[0]}",

@@ -41,8 +41,11 @@ _NORM_MODULE = "CentredNorm"
 _CLASSES_NOTE = "pkg.torch.onnx.class_hierarchy"
 
 
-def converted(draft: Draft, work: Work) -> Draft:
+def converted(draft: Draft, work: Work, *, rest_of_int8: str = "fp32") -> Draft:
     """Converts the ONNX file of a draft, in place, to the precision that is asked for.
+
+    Args:
+        rest_of_int8: what int8 leaves is ``fp32``, or ``fp16``: integer products between 16 bits.
 
     Raises:
         StmdeployError: the converter refuses the graph; (exit code 4) its result is not valid.
@@ -59,6 +62,8 @@ def converted(draft: Draft, work: Work) -> Draft:
             else:
                 assert precision == "int8-dynamic" or work.images is not None
                 _to_int8(path, data, work.images)
+                if rest_of_int8 == "fp16":
+                    _save(_in_fp16(path), path, data)
     except (ValueError, RuntimeError, TypeError, KeyError, NotImplementedError) as error:
         raise StmdeployError(
             f"{work.spec.model.name} cannot become {precision}: {one_line(str(error))[:200]}",
@@ -72,7 +77,8 @@ def converted(draft: Draft, work: Work) -> Draft:
             source=work.images_source,
             images=len(work.images),
             method=f"onnxruntime {runtime} quantize_static, symmetric, min-max, weights per "
-            "channel, products of activations and position terms left in float32",
+            "channel, products of activations and position terms left out, the rest in "
+            f"{rest_of_int8}",
         )
     return after.model_copy(update=known)
 

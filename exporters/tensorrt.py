@@ -69,7 +69,7 @@ class TensorRtExporter(Exporter):
         engine, suffix = work.spec.engine, f".{self.name}.onnx"
         if engine.only_batch is not None and not work.spec.source_only:
             suffix = f"-batch{engine.only_batch}{suffix}"
-        source = converted(write_onnx(work, suffix), work)
+        source = converted(write_onnx(work, suffix), work, rest_of_int8="fp16")
         if work.spec.source_only:
             return source.model_copy(update={"not_run": "its engine is built where it runs"})
         if work.spec.dynamic_size:
@@ -189,7 +189,7 @@ class TensorRtExporter(Exporter):
         ONNX Runtime, rounding as the engine would."""
         if draft.not_run:
             graph = path.with_name(draft.graph)
-            short = run.precision in ("fp16", "bf16")
+            short = run.precision in ("fp16", "bf16", "int8")
             return OnnxRuntimeRunner(emulated(graph) if short else graph, run)
         assert draft.engine is not None
         return TensorRtRunner(import_module(self.module_name), path, run, draft.engine)

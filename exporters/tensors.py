@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Self
 
+from stmdeploy.errors import StmdeployError
 from stmdeploy.plugins.exporter import Work
 from stmdeploy.plugins.runner import Array, OnStream, Runner
 from stmdeploy.schema.manifest import Draft, TensorInfo
@@ -44,6 +45,7 @@ class TensorRunner(Runner):
         self._stream: Any = torch.cuda.Stream() if on_gpu else None  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._input: Tensor | None = None
+        self._pinned: Tensor | None = None
         self._outputs: Tensor | Sequence[Tensor] = ()
 
     @abstractmethod
@@ -51,10 +53,16 @@ class TensorRunner(Runner):
         """Runs one inference; on a GPU, puts it on the stream and does not wait."""
 
     def feed(self, images: Array) -> None:
+        """As `Runner.feed`; to a GPU from pinned memory, as a server keeps its inputs."""
         if self._input is None:
             raise RuntimeError("prepare() comes before feed()")
+        given = self._torch.from_numpy(images)
+        if self._stream is not None:
+            if self._pinned is None or self._pinned.shape != given.shape:
+                self._pinned = self._torch.empty_like(given, pin_memory=True)
+            given = self._pinned.copy_(given)
         with self._lane():
-            self._input.copy_(self._torch.from_numpy(images))
+            self._input.copy_(given, non_blocking=True)
         self._wait()
 
     def another(self) -> Self:
@@ -62,6 +70,7 @@ class TensorRunner(Runner):
         twin = copy.copy(self)
         if self._stream is not None:
             twin._stream = self._torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        twin._pinned = None
         return twin
 
     def run(self) -> None:
@@ -71,7 +80,7 @@ class TensorRunner(Runner):
     def on_stream(self) -> OnStream | None:
         """Its own stream on a GPU, else None."""
         own = self._stream
-        return None if own is None else OnStream(own.cuda_stream, self._submit)
+        return None if own is None else OnStream(own.cuda_stream, self._submit, self._wait)
 
     def outputs(self) -> tuple[Array, ...]:
         given = self._outputs
@@ -97,13 +106,22 @@ class TensorRunner(Runner):
             self._execute()
 
     def _record(self) -> None:
-        """Captures an inference as a CUDA graph, after some that do whatever happens only once."""
+        """Captures an inference as a CUDA graph, after some that do whatever happens only once.
+
+        A model that cannot be captured goes on without, unless the graph was asked for.
+        """
         for _ in range(_WARM_RUNS_BEFORE_CAPTURE):
             self.run()
-        self._check_capturable()
-        graph = self._torch.cuda.CUDAGraph()
-        with self._torch.cuda.graph(graph, stream=self._stream):
-            self._execute()
+        try:
+            self._check_capturable()
+            graph = self._torch.cuda.CUDAGraph()
+            with self._torch.cuda.graph(graph, stream=self._stream):
+                self._execute()
+        except (RuntimeError, StmdeployError):
+            if not self._run.settings.cuda_graph_optional:
+                raise
+            self._torch.cuda.synchronize()
+            return
         self._graph = graph
 
     def _check_capturable(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, repeat
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
@@ -113,6 +114,8 @@ class RecordedNvml:
 
     def __init__(self, *gpus: tuple[str | bytes, str, int | None]) -> None:
         self.gpus, self.open = gpus, 0
+        self.told: list[str] = []
+        self.held_back_ns: dict[int, int] = {}
 
     def nvmlInit(self) -> None:  # noqa: N802
         self.open += 1
@@ -145,6 +148,29 @@ class RecordedNvml:
         if self.power_limit_mw is None:
             raise self.NVMLError("Not Supported")
         return self.power_limit_mw
+
+    NVML_SUCCESS = 0
+    NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP = 269
+    NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN = 270
+    locks_refused = False
+
+    def nvmlDeviceSetGpuLockedClocks(self, handle: int, least: int, most: int) -> None:  # noqa: N802
+        if self.locks_refused:
+            raise self.NVMLError("Insufficient Permissions")
+        self.told.append(f"lock {self.gpus[handle][1]} {least} {most}")
+
+    def nvmlDeviceResetGpuLockedClocks(self, handle: int) -> None:  # noqa: N802
+        self.told.append(f"unlock {self.gpus[handle][1]}")
+
+    def nvmlDeviceGetFieldValues(self, handle: int, fields: list[int]) -> list[SimpleNamespace]:  # noqa: N802
+        del handle
+        return [
+            SimpleNamespace(
+                nvmlReturn=0 if field in self.held_back_ns else 3,
+                value=SimpleNamespace(ullVal=self.held_back_ns.get(field, 0)),
+            )
+            for field in fields
+        ]
 
     def nvmlDeviceGetName(self, handle: int) -> str | bytes:  # noqa: N802
         return self.gpus[handle][0]

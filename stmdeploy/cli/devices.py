@@ -9,18 +9,25 @@ from stmdeploy.errors import StmdeployError
 from stmdeploy.hardware.gpus import find_gpu
 from stmdeploy.hardware.profiles import CpuProfile, Profile, cpu_profile, find_profiles
 
+#: The compute capability that TensorRT begins with.
+_OLDEST_FOR_TENSORRT = 7.5
+#: What is measured on a GPU that has no profile.
+_USUAL_BATCHES, _USUAL_PRECISIONS = (1, 8, 32), ("fp16", "fp32")
+
 
 @dataclass(frozen=True)
 class Devices:
     """Where rows run, and the batches, precisions and threads measured there by default.
 
-    ``places`` are fields of `RunSpec`; ``threads`` is empty for all of the processor's.
+    ``places`` are fields of `RunSpec`; ``threads`` is empty for all of the processor's; ``too_old``
+    names a GPU that TensorRT no longer knows.
     """
 
     places: tuple[dict[str, str], ...]
     batches: tuple[int, ...]
     precisions: tuple[str, ...]
     threads: tuple[int, ...] = ()
+    too_old: str = ""
 
 
 def devices_here(gpus: Sequence[str], nodes: Sequence[str]) -> Devices:
@@ -37,7 +44,11 @@ def devices_here(gpus: Sequence[str], nodes: Sequence[str]) -> Devices:
         return Devices(({},), profile.batches, profile.precisions)
     gpu, found = find_gpu(gpus[0])
     place = {"device": "cuda", "gpu_uuid": gpu.uuid, "gpu_name": gpu.name}
-    return Devices((place,), found.batches, found.precisions)
+    if found is None:
+        return Devices((place,), _USUAL_BATCHES, _USUAL_PRECISIONS)
+    older = float(found.compute_capability) < _OLDEST_FOR_TENSORRT
+    too_old = f"{found.title} has {found.compute_capability}" if older else ""
+    return Devices((place,), found.batches, found.precisions, too_old=too_old)
 
 
 def devices_of_cluster(gpus: Sequence[str], nodes: Sequence[str], has_threads: bool) -> Devices:

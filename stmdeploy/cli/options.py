@@ -175,7 +175,25 @@ class SweepOptions(EngineOptions, CalibrationOptions, RowOptions):
     hint: str | None = option(
         SWEEP, "openvino: performance hint, latency or throughput. [default: latency]"
     )
-    use_cuda_graph: bool | None = option(GPU, "Replay the inference as one recorded CUDA graph.")
+    use_cuda_graph: bool | None = option(
+        GPU,
+        "Replay the inference as one recorded CUDA graph. [default: where the model can be "
+        "recorded]",
+        flag="--use-cuda-graph/--no-use-cuda-graph",
+    )
+    cold_l2: bool | None = option(
+        GPU, "Empty the GPU's L2 cache before every timed inference: what follows other work."
+    )
+    lock_clocks: int | None = option(
+        GPU,
+        "Lock the clock of the GPU's processors at so many MHz while measuring, and give it back. "
+        "Needs root.",
+    )
+    torch_mode: str | None = option(
+        SWEEP,
+        "torch-compile: default, reduce-overhead, max-autotune-no-cudagraphs or max-autotune. "
+        "[default: default]",
+    )
     nodes: Words = many(
         CLUSTER, "With --cluster: measure the processors of nodes with these accelerator_types."
     )

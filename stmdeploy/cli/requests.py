@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,11 @@ def sweep_spec(options: SweepOptions, *, on_cluster: bool = False) -> SweepSpec:
         devices = devices_here(options.gpu, options.nodes)
     batches = options.batch or _usual_batches(devices, check_task(options.task))
     engine = engine_spec((min(batches), max(batches), max(batches)), options)
+    if devices.too_old and "tensorrt" in (*(options.runtime or ()), options.provider):
+        raise StmdeployError(
+            f"TensorRT needs compute capability 7.5 or later; {devices.too_old}",
+            "take --runtime torch, or onnxruntime with an older onnxruntime-gpu",
+        )
     runs = _run_specs(options, devices, batches, engine)
     return SweepSpec(
         models=model_specs(options, default_scale="tiny" if options.stm else "micro"),
@@ -197,27 +204,42 @@ def _run_specs(
     """Every combination, place by place and runtime by runtime."""
     settings = RunSettings(
         engine=engine,
-        **_given(provider=options.provider, hint=options.hint, cuda_graph=options.use_cuda_graph),
+        **_given(
+            provider=options.provider,
+            hint=options.hint,
+            cuda_graph=options.use_cuda_graph,
+            cold_l2=options.cold_l2,
+            clock_mhz=options.lock_clocks,
+            torch_mode=options.torch_mode,
+        ),
     )
+    by_default = options.use_cuda_graph is None
+    graph = replace(settings, cuda_graph=True, cuda_graph_optional=True) if by_default else settings
     return tuple(
         RunSpec(
             runtime,
             batch,
             count,
             **place,
-            settings=settings,
+            settings=graph if place.get("device") == "cuda" and requests == 1 else settings,
             in_flight=requests,
             python=python,
             scenario=scenario,
         )
         for place in devices.places
         for python in options.python or ("",)
-        for runtime in options.runtime or ("onnxruntime",)
+        for runtime in options.runtime or _usual_runtimes(place, devices)
         for scenario in _scenarios(options)
         for count in options.threads or devices.threads or (available_threads(),)
         for requests in options.in_flight or (1,)
         for batch in batches
     )
+
+
+def _usual_runtimes(place: Mapping[str, str], devices: Devices) -> tuple[str, ...]:
+    """ONNX Runtime; on a GPU of this machine TensorRT before it, where that is installed."""
+    here = place.get("device") == "cuda" and not place.get("node") and not devices.too_old
+    return ("tensorrt", "onnxruntime") if here and find_spec("tensorrt") else ("onnxruntime",)
 
 
 def _scenarios(options: SweepOptions) -> list[ScenarioSpec]:

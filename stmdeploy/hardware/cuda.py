@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 from stmdeploy.errors import ExitCode, StmdeployError
 
@@ -39,6 +40,51 @@ def new_stream() -> int:
     runtime = _runtime()
     answer = runtime.cudaStreamCreateWithFlags(runtime.cudaStreamNonBlocking)
     return int(_checked(runtime, answer))
+
+
+def synchronize(stream: int) -> None:
+    """Waits until a stream has done all that was put on it; raises what `new_stream` raises."""
+    runtime = _runtime()
+    _checked(runtime, runtime.cudaStreamSynchronize(runtime.cudaStream_t(stream)))
+
+
+class L2Flush:
+    """Empties the GPU's L2 cache, as whatever ran in between would: it writes twice its size.
+
+    Raises:
+        StmdeployError: (exit code 5) there is no GPU, or cuda-bindings is not installed.
+    """
+
+    def __init__(self) -> None:
+        self._runtime = _runtime()
+        size = _checked(
+            self._runtime,
+            self._runtime.cudaDeviceGetAttribute(
+                self._runtime.cudaDeviceAttr.cudaDevAttrL2CacheSize, 0
+            ),
+        )
+        self._bytes = 2 * int(size)
+        self._memory = _checked(self._runtime, self._runtime.cudaMalloc(self._bytes))
+
+    def __call__(self) -> None:
+        """Writes, and waits for the end of it."""
+        runtime = self._runtime
+        _checked(runtime, runtime.cudaMemset(self._memory, 0, self._bytes))
+        _checked(runtime, runtime.cudaDeviceSynchronize())
+
+
+def visible_uuids() -> tuple[str, ...]:
+    """The UUIDs of the GPUs that CUDA lets this process use, in its own order; empty without any.
+    No context is made."""
+    try:
+        from cuda.bindings import runtime
+    except ImportError:
+        return ()
+    code, count = runtime.cudaGetDeviceCount()
+    if code != runtime.cudaError_t.cudaSuccess:
+        return ()
+    found = (_checked(runtime, runtime.cudaGetDeviceProperties(i)).uuid.bytes for i in range(count))
+    return tuple(f"GPU-{UUID(bytes=bytes(one)[:16])}" for one in found)
 
 
 class EventTimer:

@@ -16,7 +16,9 @@ from stmdeploy.schema.hardware import Environment
 #: Packages whose versions are recorded with every row, if they are installed.
 _RECORDED_PACKAGES = (
     "stmdeploy", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino",
-    "tensorrt", "tensorrt-rtx-cu12", "numpy", "mlcommons_loadgen",
+    "tensorrt", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "triton", "cuda-bindings",
+    "nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "nvidia-cublas-cu12", "nvidia-cublas",
+    "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime", "numpy", "mlcommons_loadgen",
 )  # fmt: skip
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 

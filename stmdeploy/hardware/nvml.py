@@ -5,11 +5,13 @@ Without its Python binding, a driver or an answer, every result here is empty or
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from stmdeploy.errors import StmdeployError
 from stmdeploy.files.reading import BYTES_PER_MIB
 
 T = TypeVar("T")
@@ -22,6 +24,12 @@ COMPUTE_MODES = {
     "NVML_COMPUTEMODE_EXCLUSIVE_PROCESS": EXCLUSIVE,
     "NVML_COMPUTEMODE_PROHIBITED": PROHIBITED,
 }
+#: NVML's counters of the time that a GPU was held back, and the ends of their names.
+_COUNTER = "NVML_FI_DEV_CLOCKS_EVENT_REASON_"
+_HELD_BACK_BY = (
+    "SW_POWER_CAP", "SW_THERM_SLOWDOWN", "HW_THERM_SLOWDOWN", "HW_POWER_BRAKE_SLOWDOWN",
+    "SYNC_BOOST",
+)  # fmt: skip
 #: Reasons for low clocks that do not disturb a measurement.
 _HARMLESS = {"None", "All", "GpuIdle", "ApplicationsClocksSetting", "UserDefinedClocks"}
 
@@ -129,8 +137,72 @@ def gpu_conditions(uuid: str) -> dict[str, Any]:
         "gpu_energy_j": lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu) * _MILLI,
         "gpu_throttle_reasons": lambda: _throttle(nvml, gpu),
         "gpu_memory_used_mib": lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).used / BYTES_PER_MIB,
+        "gpu_process_memory_mib": lambda: _memory_of_this_process(nvml, gpu),
+        "gpu_max_sm_mhz": lambda: nvml.nvmlDeviceGetMaxClockInfo(gpu, nvml.NVML_CLOCK_SM),
+        "gpu_power_limit_w": lambda: nvml.nvmlDeviceGetPowerManagementLimit(gpu) * _MILLI,
+        "gpu_ecc": lambda: bool(nvml.nvmlDeviceGetEccMode(gpu)[0]),
+        "gpu_persistence": lambda: bool(nvml.nvmlDeviceGetPersistenceMode(gpu)),
         "gpu_processes": lambda: len(nvml.nvmlDeviceGetComputeRunningProcesses(gpu)),
     })  # fmt: skip
+
+
+def throttled_ns(uuid: str) -> dict[str, int]:
+    """For how many nanoseconds a GPU has been held back so far, by reason; empty if it does not
+    say (drivers before 560, and consumer GPUs of some)."""
+    read = _answers(uuid, lambda nvml, gpu: {"counted": lambda: _counters(nvml, gpu)})
+    counted: dict[str, int] = read.get("counted", {})
+    return counted
+
+
+def _counters(nvml: Any, handle: Any) -> dict[str, int]:
+    fields = {name: getattr(nvml, f"{_COUNTER}{name}", None) for name in _HELD_BACK_BY}
+    known = {name: field for name, field in fields.items() if field is not None}
+    values = nvml.nvmlDeviceGetFieldValues(handle, list(known.values()))
+    return {
+        name.lower(): int(value.value.ullVal)
+        for name, value in zip(known, values, strict=True)
+        if value.nvmlReturn == nvml.NVML_SUCCESS
+    }
+
+
+def _memory_of_this_process(nvml: Any, handle: Any) -> float | None:
+    """MiB that this process holds on a GPU; None where NVML does not see it, as in a container."""
+    own = [
+        process.usedGpuMemory
+        for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        if process.pid == os.getpid() and process.usedGpuMemory is not None
+    ]
+    return sum(own) / BYTES_PER_MIB if own else None
+
+
+def lock_clocks(uuid: str, mhz: int) -> None:
+    """Locks the clock of a GPU's processors; it stays locked until `unlock_clocks`.
+
+    Raises:
+        StmdeployError: there is no NVML, or it refuses, for which it mostly wants root.
+    """
+    _set(uuid, lambda nvml, gpu: nvml.nvmlDeviceSetGpuLockedClocks(gpu, mhz, mhz))
+
+
+def unlock_clocks(uuid: str) -> None:
+    """Gives the clock of a GPU's processors back to its driver; raises as `lock_clocks`."""
+    _set(uuid, lambda nvml, gpu: nvml.nvmlDeviceResetGpuLockedClocks(gpu))
+
+
+def _set(uuid: str, change: Callable[[Any, Any], object]) -> None:
+    def work(nvml: Any) -> str:
+        try:
+            change(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid))
+        except nvml.NVMLError as error:
+            return str(error)
+        return ""
+
+    refused = _asked(work)
+    if refused is None or refused:
+        raise StmdeployError(
+            f"the clock of the GPU cannot be set: {refused or 'NVML is not there'}",
+            "run as root, or leave --lock-clocks out",
+        )
 
 
 def _answers(
@@ -143,7 +215,8 @@ def _answers(
         with suppress(nvml.NVMLError):
             for name, ask in questions(nvml, nvml.nvmlDeviceGetHandleByUUID(uuid)).items():
                 with suppress(nvml.NVMLError):
-                    read[name] = ask()
+                    if (answer := ask()) is not None:
+                        read[name] = answer
         return read
 
     return _asked(ask_all) or {}

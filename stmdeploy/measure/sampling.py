@@ -77,6 +77,7 @@ def take_turn(
     clock: Clock,
     turn_s: float,
     waited_ns: Callable[[], int] = lambda: 0,
+    flush_cache: Callable[[], None] | None = None,
 ) -> Turn:
     """Times single runs for one turn of so many seconds, at least one run.
 
@@ -88,10 +89,13 @@ def take_turn(
         run: one inference, complete on return.
         clock: read before and after every run.
         waited_ns: for how long the process's threads have waited for a processor so far.
+        flush_cache: called before every run, outside of its time; None for warm caches.
     """
 
     def one() -> tuple[int, int]:
         """How long it waited, and how long it took."""
+        if flush_cache is not None:
+            flush_cache()
         before = waited_ns()
         duration = timed(run, clock)
         return waited_ns() - before, duration
@@ -109,12 +113,19 @@ def take_turn(
     return Turn(durations, waited)
 
 
-def burst(run: Callable[[], None], clock: Clock, run_ns: float, burst_s: float) -> tuple[int, int]:
+def burst(
+    run: Callable[[], None],
+    clock: Clock,
+    run_ns: float,
+    burst_s: float,
+    wait: Callable[[], None] = lambda: None,
+) -> tuple[int, int]:
     """Runs back to back for about so many seconds, with no clock in between.
 
     Args:
-        run: one inference, complete on return.
+        run: one inference, complete on return, or enqueued.
         run_ns: how many nanoseconds one run takes, about.
+        wait: waits for all that were enqueued.
 
     Returns:
         How many runs, and how many nanoseconds all of them took.
@@ -124,6 +135,7 @@ def burst(run: Callable[[], None], clock: Clock, run_ns: float, burst_s: float) 
     def all_of_them() -> None:
         for _ in range(runs):
             run()
+        wait()
 
     return runs, timed(all_of_them, clock)
 

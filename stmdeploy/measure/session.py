@@ -36,6 +36,8 @@ from stmdeploy.spec.units import NS_PER_MS, NS_PER_S
 _BESIDE_SHARE, _BESIDE_MIN = 0.1, 5
 #: Inferences without a clock in between get this share.
 _BURST_SHARE = 0.2
+#: What stands for a turn that is left out, so that those of a cycle stay at the same place.
+_NO_TURN = Turn((), ())
 
 T = TypeVar("T")
 
@@ -43,7 +45,8 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Machine:
     """What the measuring process reads of the machine around it, as `calm.OthersUse` and
-    `calm.run_delay` say for two of them."""
+    `calm.run_delay` say for two of them; ``throttled_ns`` as `hardware.nvml.throttled_ns`, and
+    ``flush_cache`` empties the device's cache before every timed inference, if it is to be cold."""
 
     clock: Clock
     busy_s: Callable[[], float]
@@ -52,6 +55,8 @@ class Machine:
     load_average: Callable[[], float | None]
     environment: Environment
     device_timer: Callable[[int], DeviceTimer]
+    throttled_ns: Callable[[], dict[str, int]] = dict
+    flush_cache: Callable[[], None] | None = None
 
 
 class DeviceTimer(Protocol):
@@ -164,13 +169,16 @@ def measure(
     before = machine.conditions()
     sampled = _sample(lanes, run, sampling, machine, play, next_turn)
     energy, source = energy_j(sampled.before, sampled.after)
+    on_device = _on_device(runner, machine, beside_s)
     runner.feed(images)  # LoadGen's queries may have left others
     model.check(runner, images)
     return ProcessRun(
         samples_ms=_in_ms(sampled.durations_ns),
         copies_ms=_in_ms(_with_copies(runner, images, clock, beside_s)),
         warmup_ms=_in_ms(warm.durations_ns),
-        device_ms=_on_device(runner, machine, beside_s),
+        device_ms=tuple(ms for ms, _ in on_device),
+        enqueue_ms=tuple(ns / NS_PER_MS for _, ns in on_device),
+        throttled_turns=sampled.throttled_turns,
         warmup_ended_by=warm.ended_by,
         stopped_by=sampled.stopped_by,
         window_s=sampled.window_ns / NS_PER_S,
@@ -185,7 +193,7 @@ def measure(
         first_inference_ms=loaded.first_inference_ms,
         memory_before_load_mib=loaded.memory_before_load_mib,
         memory_peak_mib=peak_memory_mib(),
-        device_memory_peak_mib=sampled.after.gpu_memory_used_mib,
+        device_memory_peak_mib=sampled.after.gpu_process_memory_mib,
         energy_j=energy,
         energy_source=source,
         runtime_facts=runner.facts(),
@@ -213,6 +221,7 @@ class _Sampled:
     waited_ns: tuple[int, ...] = ()
     others_s: float = 0.0
     turns_s: float = 0.0
+    throttled_turns: int = 0
     scenario: ScenarioResult | None = None
 
 
@@ -238,17 +247,25 @@ def _sample(
     began = clock.now_ns()
     if run.by_turns:
         turns: list[Turn] = []
+        throttled: list[bool] = []
         others = OthersUse(machine.busy_s)
         while next_turn():
+            held_back = machine.throttled_ns()
             with machine.run_delay() as waited_ns:  # anew for every turn: threads come and go
-                turn = partial(take_turn, first.run, clock, sampling.turn_s, waited_ns)
+                turn = partial(
+                    take_turn, first.run, clock, sampling.turn_s, waited_ns, machine.flush_cache
+                )
                 turns.append(others.watched(turn))
+            now = machine.throttled_ns()
+            throttled.append(any(now[reason] > held_back.get(reason, 0) for reason in now))
         if not turns:
             raise StmdeployError("no turn was given", "run it as a row of stmdeploy profile")
+        if any(throttled) and not all(throttled):
+            turns = [_NO_TURN if out else turn for out, turn in zip(throttled, turns, strict=True)]
         window_ns = clock.now_ns() - began
         durations = tuple(chain.from_iterable(turn.durations_ns for turn in turns))
         before, burst_s = machine.conditions(), _BURST_SHARE * sampling.process_budget_s
-        runs, took_ns = burst(first.run, clock, median(durations), burst_s)
+        runs, took_ns = _burst(first, clock, median(durations), burst_s)
         counted = "turns", durations, window_ns, runs, took_ns, before
         return _Sampled(
             *counted,
@@ -257,6 +274,7 @@ def _sample(
             waited_ns=tuple(chain.from_iterable(turn.waited_ns for turn in turns)),
             others_s=others.others_s,
             turns_s=others.watched_s,
+            throttled_turns=sum(throttled),
         )
     before, began = machine.conditions(), clock.now_ns()
     if run.scenario.name == LOOP:
@@ -269,6 +287,14 @@ def _sample(
     # LoadGen keeps its own samples; a few of ours show what one request takes without it.
     own = tuple(timed(first.run, clock) for _ in range(sampling.min_samples))
     return _Sampled("loadgen", own, took_ns, 0, 0, before, after, scenario=result)
+
+
+def _burst(runner: Runner, clock: Clock, run_ns: float, burst_s: float) -> tuple[int, int]:
+    """Inferences back to back; on a GPU's stream each is enqueued while others still run."""
+    stream = runner.on_stream()
+    if stream is None:
+        return burst(runner.run, clock, run_ns, burst_s)
+    return burst(stream.submit, clock, run_ns, burst_s, stream.wait)
 
 
 def _repeated(once: Callable[[], T], clock: Clock, budget_s: float) -> tuple[T, ...]:
@@ -294,13 +320,22 @@ def _with_copies(runner: Runner, images: Array, clock: Clock, budget_s: float) -
     return _repeated(lambda: timed(whole, clock), clock, budget_s)
 
 
-def _on_device(runner: Runner, machine: Machine, budget_s: float) -> tuple[float, ...]:
-    """Milliseconds of inferences as the GPU times them; empty if the runner has no stream."""
+def _on_device(runner: Runner, machine: Machine, budget_s: float) -> tuple[tuple[float, int], ...]:
+    """Of inferences, the milliseconds as the GPU times them, and the nanoseconds that the host took
+    to enqueue them; empty if the runner has no stream."""
     stream = runner.on_stream()
     if stream is None:
         return ()
-    timer = machine.device_timer(stream.handle)
-    return _repeated(lambda: timer.time_ms(stream.submit), machine.clock, budget_s)
+    timer, clock = machine.device_timer(stream.handle), machine.clock
+
+    def once() -> tuple[float, int]:
+        if machine.flush_cache is not None:
+            machine.flush_cache()
+        enqueued: list[int] = []
+        device_ms = timer.time_ms(lambda: enqueued.append(timed(stream.submit, clock)))
+        return device_ms, enqueued[0]
+
+    return _repeated(once, clock, budget_s)
 
 
 def _in_ms(durations_ns: tuple[int, ...]) -> tuple[float, ...]:

@@ -26,6 +26,8 @@ _SPREAD_FACTOR, _SPREAD_SHARE = 6.0, 0.05
 _STILL_FASTER = 0.01
 #: A machine is busy if more than this many processes per thread can run; the sweep itself is one.
 _BUSY_FACTOR = 1.5
+#: An inference that takes the host this share of its time on the device is bound by the host.
+_HOST_SHARE = 0.9
 #: Seconds of a process beside warm-up and sampling: start, load, inferences with copies.
 PROCESS_OVERHEAD_S = 3.0
 
@@ -39,6 +41,7 @@ def summarize(processes: Sequence[ProcessRun], run: RunSpec) -> Measurement:
     energy, source = _energy(processes, run.batch)
     copies = [median(process.copies_ms) for process in processes if process.copies_ms]
     on_device = [median(process.device_ms) for process in processes if process.device_ms]
+    enqueue = [median(process.enqueue_ms) for process in processes if process.enqueue_ms]
     return Measurement(
         latency_ms_p50=latency.median,
         latency_ms_p50_low=latency.low,
@@ -48,6 +51,11 @@ def summarize(processes: Sequence[ProcessRun], run: RunSpec) -> Measurement:
         **_tails(samples),
         latency_with_copies_ms_p50=median(copies) if copies and run.in_flight == 1 else None,
         latency_on_device_ms_p50=median(on_device) if on_device else None,
+        enqueue_ms_p50=median(enqueue) if enqueue else None,
+        bound_by_host=bool(
+            enqueue and on_device and median(enqueue) >= _HOST_SHARE * median(on_device)
+        ),
+        throttled_turns=sum(process.throttled_turns for process in processes),
         **_throughput(processes, run.batch),
         runtime_import_ms=median(process.runtime_import_ms for process in processes),
         load_ms=median(process.load_ms for process in processes),
@@ -129,9 +137,11 @@ def _runs_s(process: ProcessRun) -> float:
 
 
 def _energy(processes: Sequence[ProcessRun], batch: int) -> tuple[float | None, str]:
-    """Joules per image, and by which meter; None for LoadGen, or if a process read none."""
+    """Joules per image, and by which meter; None for LoadGen, if a process read none, or if
+    processes read different ones."""
     spent = [process.energy_j for process in processes if process.energy_j is not None]
-    if len(spent) < len(processes) or processes[-1].scenario is not None:
+    meters = {process.energy_source for process in processes}
+    if len(spent) < len(processes) or len(meters) > 1 or processes[-1].scenario is not None:
         return None, ""
     runs = (process.burst_runs or len(process.samples_ms) for process in processes)
     images = batch * sum(runs)
@@ -149,7 +159,14 @@ def _advice(processes: Sequence[ProcessRun]) -> tuple[str, ...]:
     load, threads = processes[0].load_average_1min, processes[-1].environment.threads_available
     if load is not None and load > _BUSY_FACTOR * threads:
         found.append(f"the machine was busy (load {load:.1f}): close other programs")
-    if any(p.after.gpu_throttle_reasons for p in processes) or _throttled(processes):
+    held_back = sum(process.throttled_turns for process in processes)
+    if held_back:
+        turns = sum(len(process.turns) for process in processes)
+        found.append(
+            f"the GPU was held back in {held_back} of {turns} turns, which are left out unless all "
+            "were: cool it, or lower its clock with --lock-clocks"
+        )
+    elif any(p.after.gpu_throttle_reasons for p in processes) or _throttled(processes):
         found.append("clocks were throttled: cool the machine, or lock its clocks")
     if any((p.before.gpu_processes or 0) > p.alive for p in processes):
         found.append("other processes use the GPU: end them, or wait for them")

@@ -18,15 +18,17 @@ Array: TypeAlias = "npt.NDArray[np.float32]"
 
 @dataclass(frozen=True)
 class OnStream:
-    """Puts one inference on a CUDA stream without waiting for it.
+    """Puts inferences on a CUDA stream without waiting for them.
 
     Attributes:
         handle: address of the stream.
         submit: enqueues one inference on the stream.
+        wait: waits until the stream has done all that was enqueued.
     """
 
     handle: int
     submit: Callable[[], None]
+    wait: Callable[[], None]
 
 
 class Runner(Protocol):

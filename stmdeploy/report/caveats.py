@@ -48,6 +48,14 @@ def caveats(rows: Sequence[Row], failed_since: Sequence[Row] = ()) -> tuple[Topi
     shown, later = named[: len(rows)], named[len(rows) :]
     topics = (
         Topic(f"{UNSTEADY} Not measured steadily", _alike(_advice(shown), ranges=True)),
+        Topic(
+            "Bound by the host, which enqueues more slowly than the GPU computes",
+            _alike(
+                ("the latency is the host's: take --use-cuda-graph, or a larger batch", name)
+                for row, name in shown
+                if row.measurement is not None and row.measurement.bound_by_host
+            ),
+        ),
         Topic("Failed", _alike((row.failure, name) for row, name in shown if row.failure)),
         Topic(
             "Failed after the measurement that is shown",

@@ -49,6 +49,17 @@ class Conditions(Document):
     gpu_memory_used_mib: float | None = Field(
         None, description="Memory in use on the GPU by all processes, in MiB."
     )
+    gpu_process_memory_mib: float | None = Field(
+        None, description="Memory that this process holds on the GPU, in MiB."
+    )
+    gpu_max_sm_mhz: float | None = Field(
+        None, description="Highest clock of the GPU's processors, MHz."
+    )
+    gpu_power_limit_w: float | None = Field(None, description="Power limit in force, in watts.")
+    gpu_ecc: bool | None = Field(None, description="True if its memory corrects errors (ECC).")
+    gpu_persistence: bool | None = Field(
+        None, description="True if the driver stays loaded without users (persistence mode)."
+    )
     gpu_processes: int | None = Field(None, description="Processes on the GPU, this one included.")
 
 

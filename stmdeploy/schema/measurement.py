@@ -72,7 +72,7 @@ class ProcessRun(Document):
     memory_before_load_mib: Amount = Field(description="Peak host memory before loading, in MiB.")
     memory_peak_mib: Amount = Field(description="Peak host memory of the process, in MiB.")
     device_memory_peak_mib: float | None = Field(
-        description="Memory in use on the whole GPU after sampling, in MiB; None if not readable."
+        description="Memory that the process held on the GPU after sampling, in MiB; or None."
     )
     energy_j: float | None = Field(
         description="Energy of the burst, in joules; None without a meter."
@@ -85,6 +85,12 @@ class ProcessRun(Document):
     environment: Environment = Field(description="Machine and software that measured.")
     device_ms: tuple[float, ...] = Field(
         (), description="Latencies by the GPU's own clock, in ms; empty if it does not tell."
+    )
+    enqueue_ms: tuple[float, ...] = Field(
+        (), description="Times to put those inferences on the GPU's stream, in ms."
+    )
+    throttled_turns: int = Field(
+        0, description="Turns in which the GPU was held back; they are left out unless all were."
     )
     scenario: ScenarioResult | None = Field(
         None, description="Result of LoadGen; None for stmdeploy's own loop."
@@ -147,6 +153,15 @@ class Measurement(Document):
     latency_on_device_ms_p50: Ms | None = Field(
         None, description="Median by the GPU's own clock, in ms; None if it does not tell."
     )
+    enqueue_ms_p50: Amount | None = Field(
+        None, description="Median time to put an inference on the GPU's stream, in ms; or None."
+    )
+    bound_by_host: bool = Field(
+        False, description="True if the GPU waits for the host: enqueuing takes as long as running."
+    )
+    throttled_turns: Count = Field(
+        0, description="Turns in which the GPU was held back, of all processes."
+    )
     throughput_images_s: Amount = Field(
         description="Images per second, run back to back: the median of processes'; or LoadGen's."
     )
@@ -164,7 +179,7 @@ class Measurement(Document):
     memory_before_load_mib: Amount = Field(description="Peak host memory before loading, in MiB.")
     memory_peak_mib: Amount = Field(description="Peak host memory to the end, in MiB.")
     device_memory_peak_mib: float | None = Field(
-        description="Memory in use on the whole GPU after sampling, in MiB; None if not readable."
+        description="Memory that the process held on the GPU after sampling, in MiB; or None."
     )
     energy_j_per_image: float | None = Field(
         description="Energy per image, in joules; None without a meter, or in LoadGen's scenarios."

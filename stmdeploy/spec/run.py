@@ -9,6 +9,8 @@ from stmdeploy.spec.export import EngineSpec
 from stmdeploy.spec.limits import at_least, at_most, positive
 
 HINTS = ("latency", "throughput")
+#: Modes of torch.compile: the second and the last replay CUDA graphs of their own.
+TORCH_MODES = ("default", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune")
 LOOP = "loop"
 #: How long after its share of the budget a worker is ended, and after how long an export is.
 ROW_TIMEOUT_S, EXPORT_TIMEOUT_S = 600.0, 3600.0
@@ -28,21 +30,32 @@ class RunSettings:
         provider: ONNX Runtime's provider, one of `PROVIDERS`; empty for the device's default.
         hint: ``latency`` or ``throughput``, for runtimes that optimise for either.
         cuda_graph: whether a GPU replays the inference as one recorded CUDA graph.
+        cuda_graph_optional: whether a model that cannot be recorded goes on without one.
+        cold_l2: whether the GPU's L2 cache is emptied before every timed inference.
+        clock_mhz: clock that the GPU's processors are locked at; None to leave it alone.
+        torch_mode: mode of ``torch.compile``, one of `TORCH_MODES`.
         engine: settings for providers that build an engine when they load.
     """
 
     provider: str = ""
     hint: str = "latency"
     cuda_graph: bool = False
+    cuda_graph_optional: bool = False
+    cold_l2: bool = False
+    clock_mhz: int | None = None
+    torch_mode: str = "default"
     engine: EngineSpec = field(default_factory=EngineSpec)
 
     def __post_init__(self) -> None:
         for flag, word, known in (
             ("--hint", self.hint, HINTS),
             ("--provider", self.provider, ("", *PROVIDERS)),
+            ("--torch-mode", self.torch_mode, TORCH_MODES),
         ):
             if word not in known:
                 raise StmdeployError(f"unknown {flag} {word!r}", nearest(word, filter(None, known)))
+        if self.clock_mhz is not None:
+            at_least(1, self.clock_mhz, "clock in MHz")
 
 
 @dataclass(frozen=True)
@@ -131,6 +144,12 @@ class RunSpec:
                 "onnxruntime cannot share a CUDA graph between requests in flight",
                 "leave --use-cuda-graph or --in-flight out",
             )
+        for flag, given in (
+            ("--cold-l2", self.settings.cold_l2),
+            ("--lock-clocks", self.settings.clock_mhz is not None),
+        ):
+            if given and self.device != "cuda":
+                raise StmdeployError(f"{flag} is of a GPU", "name it, as in --gpu a100")
         provider = self.settings.provider
         if provider and (provider in GPU_PROVIDERS) != (self.device == "cuda"):
             where, hint = (

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stmdeploy.errors import DiskFullError, Failure, FailureKind, StmdeployError
+from stmdeploy.hardware.clocks import locked_clocks
 from stmdeploy.measure.summary import wants_more
 from stmdeploy.plugins.progress import Progress
 from stmdeploy.results.state import DONE, FAILED, MEASURING, Measured, PlannedRow
@@ -47,7 +48,14 @@ class SweepRun:
         self._complete: set[int] = set()
 
     def measure(self) -> None:
-        """Measures one process of every row, again and again, until no row needs more."""
+        """Measures one process of every row, again and again, until no row needs more; the GPU's
+        clock is locked meanwhile, if the sweep says so."""
+        on_gpu = next((run for run in self._spec.runs if run.settings.clock_mhz), None)
+        uuid, mhz = (on_gpu.gpu_uuid, on_gpu.settings.clock_mhz) if on_gpu else ("", None)
+        with locked_clocks(uuid, mhz):
+            self._measure_all()
+
+    def _measure_all(self) -> None:
         wave = 1 + max(self._waves(), default=-1)
         while open_rows := self._open_rows():
             if self._spec.explain:

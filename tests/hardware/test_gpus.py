@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from stmdeploy import StmdeployError
+from stmdeploy.hardware import cuda
 from stmdeploy.hardware.environment import environment
 from stmdeploy.hardware.gpus import find_gpu, installed_gpus, visible_gpus
 from stmdeploy.hardware.nvml import Gpu
@@ -77,6 +78,7 @@ def test_a_gpu_that_is_not_here(nvml: Install) -> None:
 def test_what_drivers_report(nvml: Install, reported: str | bytes, name: str, profile: str) -> None:
     nvml(("Quadro P400", "GPU-0", None), (reported, "GPU-1", 0))
     gpu, found = find_gpu(name)
+    assert found is not None
     assert (gpu.uuid, found.name) == ("GPU-1", profile)
     for other in profiles().keys() - {profile}:
         with pytest.raises(StmdeployError, match="this machine has no"):
@@ -93,6 +95,43 @@ def test_two_kinds_of_a_family_are_asked_about(nvml: Install) -> None:
 def test_the_first_of_several_equal_ones(nvml: Install) -> None:
     nvml(("NVIDIA L4", "GPU-0", None), ("NVIDIA L4", "GPU-1", None))
     assert find_gpu("l4")[0].uuid == "GPU-0"
+
+
+@pytest.mark.parametrize(
+    ("reported", "name"),
+    [
+        ("NVIDIA H100 PCIe", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA A10G", "a10g"),
+        ("NVIDIA GH200 480GB", "gh200"),
+        ("NVIDIA RTX 6000 Ada Generation", "rtx 6000"),
+    ],
+)
+def test_gpus_without_a_profile(nvml: Install, reported: str, name: str) -> None:
+    """They are measured by the driver's name, without a bound; others are not taken for them."""
+    nvml(("NVIDIA L4", "GPU-0", None), (reported, "GPU-1", None))
+    gpu, profile = find_gpu(name)
+    assert (gpu.uuid, profile) == ("GPU-1", None)
+    with pytest.raises(StmdeployError, match="this machine has no NVIDIA A10: "):
+        find_gpu("a10")
+
+
+def test_jetson_as_its_driver_names_it(nvml: Install) -> None:
+    nvml(("Orin (nvgpu)", "GPU-0", None))
+    assert find_gpu("jetson-orin")[0].uuid == "GPU-0"
+
+
+def test_indices_are_those_of_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA counts the fastest first; NVML by the bus. Where the GPUs are alike, both agree."""
+    slow, fast = Gpu("NVIDIA T4", "GPU-a"), Gpu("NVIDIA H200", "GPU-b")
+    monkeypatch.setattr(cuda, "visible_uuids", lambda: ("GPU-b",))
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    assert visible_gpus([slow, fast], "0") == (fast,)
+    assert visible_gpus([slow, fast], "GPU-a") == (slow,)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    assert visible_gpus([slow, fast], "0") == (slow,)
+    monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    assert visible_gpus([slow, slow], "0") == (slow,)
 
 
 def test_a_gpu_that_mig_divides(nvml: Install) -> None:

@@ -47,7 +47,7 @@ class OnGpu(FakeRunner):
     """A runner with a stream."""
 
     def on_stream(self) -> OnStream:
-        return OnStream(7, self.run)
+        return OnStream(7, self.run, lambda: None)
 
 
 def process_of(runner: FakeRunner, clock: FakeClock, run: RunSpec, **changes: object) -> ProcessRun:
@@ -65,6 +65,8 @@ def process_of(runner: FakeRunner, clock: FakeClock, run: RunSpec, **changes: ob
         load_average=lambda: 1.5,
         environment=Environment.model_validate(TEST_ENVIRONMENT),
         device_timer=lambda stream: FakeTimer(stream, clock),
+        throttled_ns=changes.get("throttled_ns", dict),  # type: ignore[arg-type]
+        flush_cache=changes.get("flush_cache"),  # type: ignore[arg-type]
     )
     return measure(
         Model(
@@ -88,6 +90,83 @@ def test_a_gpu_times_its_own_inferences() -> None:
     assert set(result.samples_ms) == {5.0}
     assert len(result.device_ms) >= 5 and set(result.device_ms) == {4.0}
     assert process_of(FakeRunner(clock, [5.0]), clock, RunSpec("fake", 8, 1)).device_ms == ()
+
+
+class Enqueued(FakeRunner):
+    """A runner whose inferences take 5 ms on the device, and 1 ms of the host to enqueue."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock, [5.0])
+        self.told: list[str] = []
+        self.busy_ms, self.clock = 0.0, clock
+
+    def run(self) -> None:
+        self.told.append("run")
+        super().run()
+
+    def on_stream(self) -> OnStream:
+        return OnStream(7, self._submit, self._wait)
+
+    def _submit(self) -> None:
+        self.told.append("submit")
+        self.clock.advance_ms(1.0)
+        self.busy_ms += 5.0
+
+    def _wait(self) -> None:
+        self.told.append("wait")
+        self.clock.advance_ms(self.busy_ms)
+        self.busy_ms = 0.0
+
+
+def test_throughput_is_of_inferences_enqueued_ahead() -> None:
+    """All of a burst are on the stream before the first wait; and how long enqueuing takes is
+    told."""
+    clock = FakeClock()
+    runner = Enqueued(clock)
+    process = process_of(runner, clock, RunSpec("fake", 8, 1))
+    first = runner.told.index("submit")
+    assert runner.told[first : first + process.burst_runs + 1] == [
+        *["submit"] * process.burst_runs, "wait"
+    ]  # fmt: skip
+    assert process.burst_runs >= 3
+    assert set(process.enqueue_ms) == {1.0}
+    assert len(process.enqueue_ms) == len(process.device_ms)
+
+
+def test_the_cache_is_emptied_before_every_timed_inference() -> None:
+    clock = FakeClock()
+    runner = Enqueued(clock)
+
+    def flush() -> None:
+        runner.told.append("flush")
+        clock.advance_ms(2.0)
+
+    process = process_of(runner, clock, RunSpec("fake", 8, 1), flush_cache=flush)
+    assert set(process.samples_ms) == {5.0}, "emptying it takes none of their time"
+    flushed = [runner.told[i + 1] for i, told in enumerate(runner.told) if told == "flush"]
+    assert set(flushed) == {"run", "submit"}
+    assert flushed.count("run") >= len(process.samples_ms)
+
+
+def test_turns_of_a_gpu_that_is_held_back_are_left_out() -> None:
+    """By the counters before and after each; if all were, they stay, and the row says so."""
+    counters = iter([0, 0, 0, 900, 900, 900, *[900] * 10, 900, 901])
+    clock = FakeClock()
+    process = process_of(
+        FakeRunner(clock, [5.0]), clock, RunSpec("fake", 8, 1),
+        throttled_ns=lambda: {"sw_power_cap": next(counters, 901)},
+    )  # fmt: skip
+    assert process.throttled_turns == 1
+    assert process.turns.count(0) == 1 and process.turns[1] == 0
+    assert sum(process.turns) == len(process.samples_ms) > 0
+    rising = iter(range(100))
+    clock = FakeClock()
+    process = process_of(
+        FakeRunner(clock, [5.0]), clock, RunSpec("fake", 8, 1),
+        throttled_ns=lambda: {"sw_power_cap": next(rising)},
+    )  # fmt: skip
+    assert process.throttled_turns == len(process.turns) == 8
+    assert 0 not in process.turns
 
 
 def test_a_process_of_known_times() -> None:

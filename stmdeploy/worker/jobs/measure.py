@@ -35,9 +35,10 @@ class MeasureJob(ArtifactJob[ProcessRun]):
         """
         limit_memory(self.memory_limit_mib)
         from stmdeploy.hardware.conditions import read_conditions
-        from stmdeploy.hardware.cuda import EventTimer
+        from stmdeploy.hardware.cuda import EventTimer, L2Flush
         from stmdeploy.hardware.environment import environment
         from stmdeploy.hardware.machine import load_average, processors_busy_s
+        from stmdeploy.hardware.nvml import throttled_ns
         from stmdeploy.measure.calm import run_delay
         from stmdeploy.measure.clock import HostClock
         from stmdeploy.measure.session import Machine, measure
@@ -50,6 +51,8 @@ class MeasureJob(ArtifactJob[ProcessRun]):
             load_average=load_average,
             environment=self.environment or environment(),
             device_timer=EventTimer,
+            throttled_ns=lambda: throttled_ns(self.run.gpu_uuid) if self.run.gpu_uuid else {},
+            flush_cache=L2Flush() if self.run.settings.cold_l2 else None,
         )
         model = self.loading(lambda: self.probe.batch(self.run.batch), self._check)
         return measure(model, self.run, self.sampling, machine, self._play, parent.next_turn)

@@ -1,0 +1,127 @@
+"""What TensorRT-RTX's builder makes of every form of every mixer: layers, kernels, attentions.
+
+Run: python -m benchmarks.engines [--scale micro] [--precision fp16] [--capability 8.9]
+[--batch 1 --batch 32 --batch 1,8,32]. Needs no GPU: engines are built ahead of time, not run. A
+batch is one number for an engine of it alone, or MIN,OPT,MAX. *Layers* are what the builder
+lists; *kernels* are those that compute (it also lists what streams wait for each other with);
+*attentions* are fused ones; *activations* are the memory that all of them share. The table for
+fp16 and compute capability 8.9, is in docs/gpu.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from stmdeploy.backbones.lowering import lower
+from stmdeploy.backbones.source import BuiltModel, build_model
+from stmdeploy.exporters.tensorrt import TensorRtRtxExporter
+from stmdeploy.files.reading import BYTES_PER_MIB
+from stmdeploy.plugins.exporter import Work
+from stmdeploy.plugins.progress import Silent
+from stmdeploy.schema.manifest import FusedLayer
+from stmdeploy.spec.export import EngineSpec, ExportSpec
+from stmdeploy.spec.model import ModelSpec
+
+STMS = ("halo", "swin", "pvt", "dcn_v3", "convnext")
+FORMS = ("reference", "tokens-plain", "gpu")
+#: Layers by which streams wait for each other.
+_SYNCHRONISATION = ("signal", "wait")
+#: How the builder names a fused attention.
+_ATTENTION = "_mha_"
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine, by its builder's list of layers."""
+
+    layers: tuple[FusedLayer, ...]
+    activation_mib: float
+
+    @property
+    def kernels(self) -> int:
+        """Layers that compute."""
+        return sum(layer.kind not in _SYNCHRONISATION for layer in self.layers)
+
+    @property
+    def attentions(self) -> int:
+        """Fused attentions."""
+        return sum(_ATTENTION in layer.name for layer in self.layers)
+
+    @property
+    def copies(self) -> int:
+        """Layers that only move data."""
+        return sum(
+            layer.kind == "reformat" or layer.name.startswith("__myl_Move") for layer in self.layers
+        )
+
+    @property
+    def known_percent(self) -> float:
+        """Share of the layers that are attributed to a part of the model."""
+        return 100 * sum(layer.part != "other" for layer in self.layers) / len(self.layers)
+
+
+def engine_of(
+    model: BuiltModel, spec: ModelSpec, form: str, precision: str, engine: EngineSpec
+) -> Built:
+    """Builds an engine of a model in a form; raises as `TensorRtRtxExporter.export`."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Work(
+            module=lower(model.module, form, spec.image_size),
+            form=form,
+            info=model.info,
+            outputs=model.outputs(),
+            spec=ExportSpec(spec, "tensorrt-rtx", Path(folder), precision, form, engine=engine),
+            folder=Path(folder),
+            images=None,
+            images_source="",
+            tell=lambda _: None,
+        )
+        draft = TensorRtRtxExporter().export(work)
+        listing = next(name for name in draft.files if name.endswith(".layers.json"))
+        text = (Path(folder) / listing).read_bytes()
+        assert draft.engine is not None
+        return Built(
+            TypeAdapter(tuple[FusedLayer, ...]).validate_json(text),
+            (draft.engine.activation_bytes or 0) / BYTES_PER_MIB,
+        )
+
+
+def _batches(word: str) -> tuple[int, int, int]:
+    numbers = [int(part) for part in word.split(",")]
+    return numbers[0], numbers[len(numbers) // 2], numbers[-1]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Prints one line per mixer, batch and form."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", default="micro")
+    parser.add_argument("--precision", default="fp16")
+    parser.add_argument("--capability", default="8.9")
+    parser.add_argument("--batch", action="append", type=_batches)
+    parser.add_argument("--stm", action="append")
+    parser.add_argument("--form", action="append")
+    options = parser.parse_args(words)
+    print("| mixer | batch | form | layers | kernels | fused attentions | copies "
+          "| activations, MiB | known part |")  # fmt: skip
+    print("| :--- | ---: | :--- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for stm in options.stm or STMS:
+        spec = ModelSpec(f"unified_{stm}_{options.scale}")
+        model = build_model(spec, Silent())
+        for batch in options.batch or [(1, 1, 1), (32, 32, 32)]:
+            for form in options.form or FORMS:
+                engine = EngineSpec(batch, compute_capabilities=(options.capability,))
+                one = engine_of(model, spec, form, options.precision, engine)
+                shown = str(batch[0]) if batch[0] == batch[2] else "..".join(map(str, batch[::2]))
+                print(f"| {stm} | {shown} | {form} | {len(one.layers)} | {one.kernels} | "
+                      f"{one.attentions} | {one.copies} | {one.activation_mib:.1f} | "
+                      f"{one.known_percent:.0f} % |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ SETUP := $(VENV)/.ready
 GPU_VENV := .venv-gpu
 GPU_EXTRAS ?= gpu,tensorrt,tensorrt-rtx,loadgen,cluster,dev
 
-.PHONY: help profile test test-gpu fast lint bench nightly locks clean
+.PHONY: help profile test test-gpu gpu-report fast lint bench nightly locks clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test     lint, types, import contracts, and the tests"
 	@echo "make nightly  every promise at micro and tiny, and the tests that are too long"
 	@echo "make test-gpu the tests that need an NVIDIA GPU, and a summary to paste"
+	@echo "make gpu-report  with a GPU: tests, the main table and a page, and one block to paste"
 	@echo "make fast     the tests that take seconds"
 	@echo "make bench    the benchmarks"
 	@echo "make locks    what CI and the containers install, by hash, written again"
@@ -65,6 +66,12 @@ test-gpu:
 	$(GPU_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[$(GPU_EXTRAS)]'
 	$(GPU_VENV)/bin/python -m pytest -m gpu tests/gpu
 
+# For whoever has a GPU: about 20 minutes, and one block to paste into an issue.
+gpu-report:
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[$(GPU_EXTRAS)]'
+	$(GPU_VENV)/bin/python -m benchmarks.gpu_report
+
 fast: $(SETUP)
 	$(BIN)/python -m pytest
 
@@ -78,6 +85,7 @@ bench: $(SETUP)
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.checking
 	$(BIN)/python -m benchmarks.dispatch
+	$(BIN)/python -m benchmarks.engines
 
 clean:
 	rm -rf $(VENV) $(GPU_VENV) *.egg-info

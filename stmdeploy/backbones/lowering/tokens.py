@@ -51,8 +51,10 @@ class Style:
     def of(cls, form: str, task: str) -> Style:
         """The style of one of `spec.export.LOWERINGS`, for one of `spec.model.TASKS`."""
         gpu, plain = form == GPU, form != TOKENS
-        # ONNX Runtime's products without a bias are faster, and its norms without a mean.
-        return cls(plain, gpu, centred=not gpu and task == CLASSIFICATION, folded=not plain)
+        # ONNX Runtime's products without a bias are faster, and its norms without a mean; TensorRT
+        # makes one product of several that read the same, if they have no bias.
+        folded = gpu or not plain
+        return cls(plain, gpu, centred=not gpu and task == CLASSIFICATION, folded=folded)
 
     @property
     def with_folding(self) -> Style:

@@ -13,7 +13,7 @@ from stmdeploy.plugins.exporter import Work
 from stmdeploy.plugins.quiet import quiet
 from stmdeploy.schema.manifest import Draft, ModelInfo, TensorInfo
 from stmdeploy.schema.onnx_files import PART_NOTE
-from stmdeploy.spec.export import HIGHEST_INT8_OPSET, LOWEST_OPSET, ExportSpec
+from stmdeploy.spec.export import HIGHEST_INT8_OPSET, LOWEST_OPSET, QUANTISED, ExportSpec
 from stmdeploy.spec.model import INPUT_NAME
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def notes_of(node: onnx.NodeProto) -> dict[str, str]:
 def _opset(work: Work) -> int:
     """The opset asked for; by default 20, or the lowest that the form and the precision need."""
     default, highest = OPSETS
-    if work.spec.precision.startswith("int8"):
+    if work.spec.precision in QUANTISED:
         highest = HIGHEST_INT8_OPSET
     least = max(LOWEST_OPSET[work.form], BF16_OPSET if work.spec.precision == "bf16" else 0)
     opset = max(default, least) if work.spec.opset is None else work.spec.opset

@@ -33,6 +33,8 @@ _POSITION_WEIGHTS = (".table", ".spread")
 _SHORT_TYPES = (10, 16)
 #: Work on positions, which 16 bits are too coarse for: see `stmdeploy.backbones.lowering.dcn`.
 _FINE_MODULE = "FineNeighbours"
+#: The largest values of int8 and of E4M3.
+_INT8_MOST, _FP8_MOST = 127, 448
 #: Products: what a grid of positions is made of begins with one.
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 #: Squares of activations from 256 on overflow float16, so a norm that is written out in single
@@ -61,7 +63,9 @@ def converted(draft: Draft, work: Work, *, rest_of_int8: str = "fp32") -> Draft:
                 _save(_in_bf16(path), path, data)
             else:
                 assert precision == "int8-dynamic" or work.images is not None
-                _to_int8(path, data, work.images)
+                _to_int8(path, data, work.images, floats=precision == "fp8")
+                if precision == "fp8":
+                    _save(_in_fp8(path), path, data)
                 if rest_of_int8 == "fp16":
                     _save(_in_fp16(path), path, data)
     except (ValueError, RuntimeError, TypeError, KeyError, NotImplementedError) as error:
@@ -323,10 +327,40 @@ def emulated(path: Path) -> Path:
     return beside
 
 
-def _to_int8(path: Path, data: tuple[str, ...], images: Array | None) -> None:
+def _in_fp8(path: Path) -> onnx.ModelProto:
+    """An int8 file whose weights are still floats, in floats of 8 bits (E4M3): the same largest
+    value, at 448 instead of at 127."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(path)
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    scales, zeros = set(), set()
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            scales.add(node.input[1])
+            zeros.add(node.input[2])
+    for name in scales:
+        scale = numpy_helper.to_array(values[name]) * np.float32(_INT8_MOST / _FP8_MOST)
+        values[name].CopyFrom(numpy_helper.from_array(scale, name))
+    for name in zeros:
+        shape, count = tuple(values[name].dims), int(np.prod(values[name].dims))
+        zero = helper.make_tensor(name, TensorProto.FLOAT8E4M3FN, shape, bytes(count), raw=True)
+        values[name].CopyFrom(zero)
+    del model.graph.value_info[:]
+    return model
+
+
+def _to_int8(
+    path: Path, data: tuple[str, ...], images: Array | None, *, floats: bool = False
+) -> None:
     """Quantises in place, symmetric, one scale per output channel, in the form that TensorRT reads.
 
     The scales of activations come from `images`; without any, every run finds its own.
+
+    Args:
+        floats: whether weights stay floats, quantised and back as the graph runs.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
@@ -356,6 +390,7 @@ def _to_int8(path: Path, data: tuple[str, ...], images: Array | None) -> None:
                 "ActivationSymmetric": True,
                 "WeightSymmetric": True,
                 "QuantizeBias": False,
+                "AddQDQPairToWeight": floats,
             },
             **common,
         )

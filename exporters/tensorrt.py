@@ -29,7 +29,7 @@ from .onnx_graph import described, write_onnx
 from .operator_times import Inferences, of_tensorrt, parts_of
 from .ort_session import OnnxRuntimeRunner, first_non_finite
 from .precision import converted, emulated
-from .tensorrt_build import Build
+from .tensorrt_build import Build, check_fp8
 from .tensorrt_log import fused_layers, memory_bytes
 from .tensorrt_runner import TensorRtRunner, gpu_capability, why_no_gpu
 
@@ -48,7 +48,7 @@ class TensorRtExporter(Exporter):
             name=self.name,
             suffix=self.suffix,
             runtimes=(self.name,),
-            tolerances={"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": None},
+            tolerances={"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": None, "fp8": None},
             travels="source",
             dynamic_size=True,
             packages=(self.package,),
@@ -67,6 +67,8 @@ class TensorRtExporter(Exporter):
                 failed build; in the builder's own words.
         """
         engine, suffix = work.spec.engine, f".{self.name}.onnx"
+        if work.spec.precision == "fp8":
+            check_fp8(engine.compute_capabilities)
         if engine.only_batch is not None and not work.spec.source_only:
             suffix = f"-batch{engine.only_batch}{suffix}"
         source = converted(write_onnx(work, suffix), work, rest_of_int8="fp16")
@@ -189,7 +191,7 @@ class TensorRtExporter(Exporter):
         ONNX Runtime, rounding as the engine would."""
         if draft.not_run:
             graph = path.with_name(draft.graph)
-            short = run.precision in ("fp16", "bf16", "int8")
+            short = run.precision != "fp32"
             return OnnxRuntimeRunner(emulated(graph) if short else graph, run)
         assert draft.engine is not None
         return TensorRtRunner(import_module(self.module_name), path, run, draft.engine)

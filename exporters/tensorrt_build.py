@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,20 @@ from .tensorrt_runner import gpu_capability, why_no_gpu
 
 #: The compute capability that TensorRT-RTX builds for by default where there is no GPU.
 _DEFAULT_CAPABILITY = "8.9"
+#: The compute capability that fp8 begins with.
+_LEAST_FOR_FP8 = 8.9
+
+
+def check_fp8(capabilities: Sequence[str]) -> None:
+    """Raises StmdeployError if a GPU has no products of fp8: one of the given compute capabilities,
+    or without any the GPU here."""
+    here = gpu_capability()
+    for capability in capabilities or ([here] if here else []):
+        if float(capability) < _LEAST_FOR_FP8:
+            raise StmdeployError(
+                f"compute capability {capability} has no fp8",
+                f"take --precision int8, or a GPU of {_LEAST_FOR_FP8} or later",
+            )
 
 
 def make_builder(trt: Any, log: Any) -> Any:

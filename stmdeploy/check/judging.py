@@ -21,7 +21,14 @@ from stmdeploy.spec.units import MS_PER_S, NS_PER_MS
 
 _OVERALL = ("the typical inference is not slower: some of the candidate's inferences are",)
 #: With equal weights, how far apart outputs may be, relative L2: by what a precision rounds.
-_TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 0.2, "int8-dynamic": 0.2}
+_TOLERANCE = {
+    "fp32": 1e-3,
+    "fp16": 2e-2,
+    "bf16": 1e-1,
+    "int8": 0.2,
+    "int8-dynamic": 0.2,
+    "fp8": 0.2,
+}
 #: Others are said to have treated the sides unequally if they kept so many processors more busy
 #: beside one of them.
 _UNEQUAL_PROCESSORS = 0.2

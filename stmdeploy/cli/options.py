@@ -77,7 +77,7 @@ class FormOptions:
     """In which precisions, and in which form."""
 
     precision: Words = many(
-        MODEL, "Precisions: fp32, fp16, bf16, int8, int8-dynamic. [default: fp32]"
+        MODEL, "Precisions: fp32, fp16, bf16, int8, int8-dynamic, fp8. [default: fp32]"
     )
     lowering: str | None = option(
         MODEL,
@@ -93,8 +93,8 @@ class CalibrationOptions:
 
     calibration: Path | None = option(
         MODEL,
-        "Folder of photographs: half of them set the scales of int8, the other half test how "
-        "closely low precisions agree with float64. [default: random images]",
+        "Folder of photographs: half of them set the scales of int8 and fp8, the other half test "
+        "how closely low precisions agree with float64. [default: random images]",
     )
     calibration_images: int | None = option(
         MODEL,

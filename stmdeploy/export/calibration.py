@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from stmdeploy.backbones.images import load_images
 from stmdeploy.plugins.progress import Progress
 from stmdeploy.plugins.runner import Array
-from stmdeploy.spec.export import FULL_PRECISION, CalibrationSpec, ExportSpec
+from stmdeploy.spec.export import CALIBRATED, FULL_PRECISION, CalibrationSpec, ExportSpec
 
 _RANDOM = "random"
 _CALIBRATION_SEED, _JUDGING_SEED = 1, 2
@@ -38,12 +38,13 @@ def images_for(spec: ExportSpec, progress: Progress) -> ExportImages:
     """
     if spec.precision == FULL_PRECISION:
         return ExportImages()
-    static = spec.precision == "int8"
+    static = spec.precision in CALIBRATED
     if spec.calibration.folder is None:
         if static:
             progress.warn(
-                "WARNING: int8 scales are set with random images, which look like no photograph: "
-                "good enough for latency, wrong for accuracy. Give --calibration FOLDER."
+                f"WARNING: {spec.precision} scales are set with random images, which look like no "
+                "photograph: good enough for latency, wrong for accuracy. "
+                "Give --calibration FOLDER."
             )
         calibrating, judging = _random_images(spec.calibration, spec.model.image_size)
         return ExportImages(calibrating if static else None, judging, _RANDOM)

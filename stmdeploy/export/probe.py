@@ -42,7 +42,7 @@ _FEW_VALUES = 16
 #: How much the outputs of one image may depend on its place in a batch and on its neighbours,
 #: relative L2: two roundings of the precision. Every runtime tried here gives zero, except with
 #: int8-dynamic, whose scales are those of the whole batch: reported, not judged.
-_INDEPENDENT = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 1e-2, "int8": 1e-2}
+_INDEPENDENT = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 1e-2, "int8": 1e-2, "fp8": 1e-2}
 _NO_FIGURE = "no figure was taken"
 
 

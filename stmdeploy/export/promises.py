@@ -26,6 +26,7 @@ from stmdeploy.spec.export import (
     LOWERINGS,
     LOWEST_OPSET,
     PRECISIONS,
+    QUANTISED,
     REFERENCE,
     ExportSpec,
 )
@@ -126,7 +127,7 @@ def forms_for(
     """
     has = forms_of(config) if config is not None else (REFERENCE,)
     highest = max(LOWEST_OPSET.values()) if opset is None else opset
-    if precision.startswith("int8"):
+    if precision in QUANTISED:
         highest = min(highest, HIGHEST_INT8_OPSET)
     lowerings = exporter.lowerings_on(provider)
     forms = [f for f in lowerings if f in has and LOWEST_OPSET[f] <= highest]

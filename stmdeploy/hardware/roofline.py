@@ -27,7 +27,7 @@ ASSUMPTIONS = (
     "processor busy, as far as that lasts."
 )
 #: Bytes of an element, the least that a runtime can move in a precision.
-_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int8-dynamic": 1}
+_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int8-dynamic": 1, "fp8": 1}
 #: The rate that a precision needs, then others it may run at; by default its own and float32's.
 _RATES = {"int8-dynamic": ("int8", "fp32")}
 

@@ -240,7 +240,9 @@ class Manifest(Sealed):
     )
     not_run: str = Field(description="Reason why it could not run; empty if it ran.")
     target: PlainText = Field(description="Target, as --target takes it.")
-    precision: PlainText = Field(description="Precision: fp32, fp16, bf16, int8 or int8-dynamic.")
+    precision: PlainText = Field(
+        description="Precision: fp32, fp16, bf16, int8, int8-dynamic or fp8."
+    )
     lowering: PlainText = Field(description="Form exported: reference, tokens or tokens-plain.")
     notes: tuple[str, ...] = Field(description="Reasons against better forms; often empty.")
     model: ModelInfo = Field(description="Model inside the artifact.")

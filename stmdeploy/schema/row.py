@@ -20,7 +20,7 @@ class PreparedArtifact(Document):
     """One export of a model, or the reason why it failed."""
 
     target: str = Field(description="Target, as --target takes it.")
-    precision: str = Field(description="Precision: fp32, fp16, bf16, int8 or int8-dynamic.")
+    precision: str = Field(description="Precision: fp32, fp16, bf16, int8, int8-dynamic or fp8.")
     batch: int | None = Field(None, description="Only batch that it takes; None if it takes any.")
     provider: str = Field("", description="ONNX Runtime's GPU provider it is made for, or none.")
     path: Path | None = Field(None, description="Path of the main file; None if the export failed.")
@@ -90,7 +90,9 @@ class Row(Document):
     image_height_px: Side = Field(description="Height of an image, in pixels.")
     image_width_px: Side = Field(description="Width of an image, in pixels.")
     batch: Number = Field(description="Images in one inference.")
-    precision: PlainText = Field(description="Precision: fp32, fp16, bf16, int8 or int8-dynamic.")
+    precision: PlainText = Field(
+        description="Precision: fp32, fp16, bf16, int8, int8-dynamic or fp8."
+    )
     lowering: PlainText | None = Field(description="Form exported; None if the export failed.")
     runtime: PlainText = Field(description="Runtime, as --runtime takes it.")
     device: PlainText = Field(description="Kind of device: cpu or cuda.")

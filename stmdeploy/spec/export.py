@@ -11,8 +11,11 @@ from stmdeploy.spec.model import CLASSIFICATION, ModelSpec, SizeRange
 
 FULL_PRECISION = "fp32"
 #: fp16 and bf16: weights and activations. int8: both, with scales from calibration images.
-#: int8-dynamic: matrix products only, with activations scaled at run time.
-PRECISIONS = (FULL_PRECISION, "fp16", "bf16", "int8", "int8-dynamic")
+#: int8-dynamic: matrix products only, with activations scaled at run time. fp8: as int8, in floats
+#: of 8 bits (E4M3).
+PRECISIONS = (FULL_PRECISION, "fp16", "bf16", "int8", "int8-dynamic", "fp8")
+#: Those whose scales are set by calibration images, and those that ONNX writes by quantisation.
+CALIBRATED, QUANTISED = ("int8", "fp8"), ("int8", "int8-dynamic", "fp8")
 #: Forms that a backbone can be exported in; see `stmdeploy.backbones.lowering`.
 REFERENCE, TOKENS, TOKENS_PLAIN, GPU = "reference", "tokens", "tokens-plain", "gpu"
 LOWERINGS = (REFERENCE, TOKENS, TOKENS_PLAIN, GPU)

@@ -60,7 +60,8 @@ def test_measured_peaks(capsys: pytest.CaptureFixture[str]) -> None:
     (peaks,) = json.loads(capsys.readouterr().out)["peaks"]
     assert (peaks["threads"], peaks["kind"]) == (1, "measured")
     assert [rate["precision"] for rate in peaks["rates"]] == ["fp32"]
-    assert main(["hardware", "measure", "--precision", "fp8"]) == 2
+    for unknown in ("fp4", "fp8"):
+        assert main(["hardware", "measure", "--precision", unknown]) == 2
 
 
 @pytest.mark.slow

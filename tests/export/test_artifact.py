@@ -93,10 +93,10 @@ def test_a_form_that_was_asked_for_does_not(
 def test_where_none_works_the_first_reason_counts(
     refusing: Refuses, tmp_path: Path, progress: RecordedProgress
 ) -> None:
-    refusing.forms = ("tokens", "tokens-plain", "reference")
+    refusing.forms = ("tokens", "tokens-plain", "reference", "gpu")
     with pytest.raises(StmdeployError, match="not what it was"):
         export_model(ExportSpec(MODEL, "onnx", tmp_path), progress)
-    assert refusing.tried == ["tokens", "tokens-plain", "reference"]
+    assert refusing.tried == ["tokens", "tokens-plain", "reference", "gpu"]
     assert not list(tmp_path.iterdir())
 
 

@@ -107,7 +107,8 @@ def test_a_mixer_that_nobody_has_lowered_is_exported_in_the_reference_form() -> 
 def test_a_target_from_elsewhere_promises_no_more_than_it_writes() -> None:
     """What nobody has tried is what it writes, in the forms that it takes."""
     target = replace(exporters()["onnx"].target, name="mine", tolerances={"fp32": 1e-3})
-    mine: Any = SimpleNamespace(target=target, lowerings=("reference",))
+    mine: Any = SimpleNamespace(target=target, lowerings=("reference",),
+                                lowerings_on=lambda _: ("reference",))  # fmt: skip
     assert promise(HALO, mine, "fp32", "reference").claim != "no"
     found = promise(HALO, mine, "int8", "reference")
     assert (found.claim, found.why) == ("no", "target mine does not write int8")

@@ -77,7 +77,7 @@ WINDOWED = ("unified_halo", "unified_swin")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("fp32", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("mixer", FORMS)
 def test_everything_runs_on_the_gpu(mixer: str, precision: str, artifacts: SharedArtifacts) -> None:
     name = f"unified_{mixer}_nano"

@@ -114,20 +114,28 @@ def test_deform_conv_is_refused_by_name(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_an_engine_for_one_batch_fuses_more(tmp_path: Path) -> None:
+def test_an_engine_for_one_batch_fuses_more(built: Artifact, tmp_path: Path) -> None:
     """And says in its name which batch that is; every layer is of a part of the model."""
-    layers = {}
-    for name, batch in (("one", (2, 2, 2)), ("many", (1, 2, 4))):
-        made = export(SMALL_DCN, tmp_path / name, engine=EngineSpec(batch=batch), precision="fp16")
-        engine = made.manifest.engine
-        assert engine is not None and engine.batch == batch
-        assert ("-batch2." in made.path.name) == (name == "one")
-        layers[name] = engine.layers_after or 0
-        listed = engine_layers(made)
-        known = [layer for layer in listed if layer.part != "other"]
+    one = export(SMALL, tmp_path, engine=EngineSpec(batch=(2, 2, 2)))
+    assert "-batch2." in one.path.name and "-batch" not in built.path.name
+    layers = engine_layers(one)
+    assert 20 < len(layers) < len(engine_layers(built))
+    for listed in (layers, engine_layers(built)):
+        known = [layer.part for layer in listed if layer.part != "other"]
         assert len(known) >= 0.95 * len(listed)
-        assert {"stem", "stage 1 mixer", "stage 4 mlp", "head"} <= {one.part for one in listed}
-    assert layers["one"] < layers["many"]
+        assert {"stem", "stage 1 mixer", "stage 4 mlp", "head"} <= set(known)
+
+
+@pytest.mark.slow
+def test_fp8_is_built_between_16_bits(tmp_path: Path) -> None:
+    artifact = export(SMALL, tmp_path, precision="fp8", engine=EngineSpec((1, 1, 1)))
+    dtypes = dtypes_of_products(artifact)
+    assert dtypes.count("FP8") > 0.7 * len(dtypes) > 5
+    engine, fidelity = artifact.manifest.engine, artifact.manifest.fidelity
+    assert engine is not None and engine.output_dtypes["Half"] > 10
+    assert fidelity is not None and fidelity.relative_l2_error < 0.3
+    with pytest.raises(StmdeployError, match=r"compute capability 8\.0 has no fp8"):
+        export(SMALL, tmp_path, precision="fp8", engine=EngineSpec(compute_capabilities=("8.0",)))
 
 
 @pytest.mark.parametrize(

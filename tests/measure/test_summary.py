@@ -35,6 +35,26 @@ def test_figures_of_known_processes(make_process: MakeProcess) -> None:
     assert m.advice == ()
 
 
+def test_energy_of_two_meters_is_not_added_up(make_process: MakeProcess) -> None:
+    processes = [
+        make_process(samples_ms=(10.0,) * 50, energy_j=2.0, energy_source=meter)
+        for meter in ("nvml", "rapl")
+    ]
+    m = summarize(processes, RunSpec("onnxruntime", 8, 2))
+    assert (m.energy_j_per_image, m.energy_source) == (None, "")
+
+
+def test_a_row_that_the_host_bounds_says_so(make_process: MakeProcess) -> None:
+    """Where enqueuing takes 90 % of the time on the device, or more."""
+    for enqueue_ms, bound in ((0.95, True), (0.5, False)):
+        one = make_process(samples_ms=(1.1,) * 50, device_ms=(1.0,) * 5,
+                           enqueue_ms=(enqueue_ms,) * 5, throttled_turns=1)  # fmt: skip
+        m = summarize([one], RunSpec("torch", 1, 1, "cuda"))
+        assert (m.enqueue_ms_p50, m.bound_by_host) == (enqueue_ms, bound)
+        assert m.throttled_turns == 1
+        assert any("held back in 1 of" in told for told in m.advice)
+
+
 def test_energy_that_one_process_could_not_read_is_absent(make_process: MakeProcess) -> None:
     processes = [make_process(energy_j=2.0), make_process(energy_j=None)]
     assert summarize(processes, RUN).energy_j_per_image is None

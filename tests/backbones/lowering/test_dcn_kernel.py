@@ -92,10 +92,11 @@ def test_it_compiles_for_every_kind_of_gpu(capability: int, dtype: torch.dtype) 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_the_operator_can_be_traced_and_exported(dtype: torch.dtype) -> None:
     value, offsets, logits = inputs(1, 4, 5, 2, 8, dtype, 0)
+    # What compiles the kernel for the GPU at hand is checked there, in tests/gpu.
     torch.library.opcheck(
         dcn_kernel.dcn_sample,
         (value, offsets, logits, 2),
-        test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
+        test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )
 
 

@@ -180,7 +180,7 @@ def of_tensorrt(trt: Any, runner: Any, repeats: int) -> Inferences:
 
 def of_torch(module: Any, inputs: Any, device: str, repeats: int) -> Inferences:
     """Profiles eager torch: operators under the module that calls them; on a GPU, the durations
-    are those of the kernels."""
+    are those of the kernels, and modules are NVTX ranges for NVIDIA's own profilers."""
     import torch
     from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -190,8 +190,12 @@ def of_torch(module: Any, inputs: Any, device: str, repeats: int) -> Inferences:
     def enter(part: Any, *_: Any) -> None:
         opened.append(record_function(_RANGE + names[part]))
         opened[-1].__enter__()  # type: ignore[no-untyped-call]
+        if device == "cuda":
+            torch.cuda.nvtx.range_push(names[part])  # type: ignore[no-untyped-call]
 
     def leave(*_: Any) -> None:
+        if device == "cuda":
+            torch.cuda.nvtx.range_pop()  # type: ignore[no-untyped-call]
         opened.pop().__exit__(None, None, None)
 
     activities = [ProfilerActivity.CPU]

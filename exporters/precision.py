@@ -7,34 +7,27 @@ DequantizeLinear around the products. Runtimes and builders get no flag for it.
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files.reading import one_line
 from stmdeploy.plugins.exporter import Work
 from stmdeploy.plugins.quiet import quiet
-from stmdeploy.plugins.runner import Array
 from stmdeploy.schema.manifest import Calibration, Draft
-from stmdeploy.spec.model import INPUT_NAME
 
-from .onnx_graph import ROUNDS_NOTE, described, graph_of, notes_of
+from .onnx_graph import ROUNDS_NOTE, described, notes_of
+from .quantised import in_fp8, to_int8
 
 if TYPE_CHECKING:
     import onnx
 
-#: Constants of halo's position terms, as `stmdeploy.backbones.lowering.halo` names them.
-_POSITION_WEIGHTS = (".table", ".spread")
 #: ONNX's float16 and bfloat16.
 _SHORT_TYPES = (10, 16)
 #: Work on positions, which 16 bits are too coarse for: see `stmdeploy.backbones.lowering.dcn`.
 _FINE_MODULE = "FineNeighbours"
-#: The largest values of int8 and of E4M3.
-_INT8_MOST, _FP8_MOST = 127, 448
 #: Products: what a grid of positions is made of begins with one.
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 #: Squares of activations from 256 on overflow float16, so a norm that is written out in single
@@ -63,9 +56,9 @@ def converted(draft: Draft, work: Work, *, rest_of_int8: str = "fp32") -> Draft:
                 _save(_in_bf16(path), path, data)
             else:
                 assert precision == "int8-dynamic" or work.images is not None
-                _to_int8(path, data, work.images, floats=precision == "fp8")
+                to_int8(path, data, work.images, floats=precision == "fp8")
                 if precision == "fp8":
-                    _save(_in_fp8(path), path, data)
+                    _save(in_fp8(path), path, data)
                 if rest_of_int8 == "fp16":
                     _save(_in_fp16(path), path, data)
     except (ValueError, RuntimeError, TypeError, KeyError, NotImplementedError) as error:
@@ -325,88 +318,3 @@ def emulated(path: Path) -> Path:
     graph.node.extend(nodes)
     onnx.save(model, beside, save_as_external_data=True, location=f"{beside.name}.data")
     return beside
-
-
-def _in_fp8(path: Path) -> onnx.ModelProto:
-    """An int8 file whose weights are still floats, in floats of 8 bits (E4M3): the same largest
-    value, at 448 instead of at 127."""
-    import numpy as np
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    model = onnx.load(path)
-    values = {tensor.name: tensor for tensor in model.graph.initializer}
-    scales, zeros = set(), set()
-    for node in model.graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            scales.add(node.input[1])
-            zeros.add(node.input[2])
-    for name in scales:
-        scale = numpy_helper.to_array(values[name]) * np.float32(_INT8_MOST / _FP8_MOST)
-        values[name].CopyFrom(numpy_helper.from_array(scale, name))
-    for name in zeros:
-        shape, count = tuple(values[name].dims), int(np.prod(values[name].dims))
-        zero = helper.make_tensor(name, TensorProto.FLOAT8E4M3FN, shape, bytes(count), raw=True)
-        values[name].CopyFrom(zero)
-    del model.graph.value_info[:]
-    return model
-
-
-def _to_int8(
-    path: Path, data: tuple[str, ...], images: Array | None, *, floats: bool = False
-) -> None:
-    """Quantises in place, symmetric, one scale per output channel, in the form that TensorRT reads.
-
-    The scales of activations come from `images`; without any, every run finds its own.
-
-    Args:
-        floats: whether weights stay floats, quantised and back as the graph runs.
-    """
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
-
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        source = Path(scratch) / path.name
-        for name in (path.name, *data):
-            path.with_name(name).rename(source.with_name(name))
-        common: dict[str, Any] = {
-            "per_channel": True,
-            "weight_type": QuantType.QInt8,
-            "nodes_to_exclude": _products_left(source),
-            "use_external_data_format": bool(data),
-        }
-        if images is None:
-            products = ["MatMul", "Gemm"]
-            quantize_dynamic(source, path, op_types_to_quantize=products, **common)
-            return
-        inputs = ({INPUT_NAME: image[None]} for image in images)
-        quantize_static(
-            source,
-            path,
-            SimpleNamespace(get_next=lambda: next(inputs, None)),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "MatMul", "Gemm"],
-            activation_type=QuantType.QInt8,
-            extra_options={
-                "ActivationSymmetric": True,
-                "WeightSymmetric": True,
-                "QuantizeBias": False,
-                "AddQDQPairToWeight": floats,
-            },
-            **common,
-        )
-
-
-def _products_left(path: Path) -> list[str]:
-    """Names the products that stay in float32: the two of attention, which have no weight, because
-    no int8 scale suits a softmax; and halo's position terms, whose mask would set the scale."""
-    graph = graph_of(path)
-    weights = {tensor.name for tensor in graph.initializer}
-    return [
-        node.name
-        for node in graph.node
-        if node.op_type == "MatMul"
-        and (
-            not weights & set(node.input)
-            or any(name.endswith(_POSITION_WEIGHTS) for name in node.input)
-        )
-    ]

@@ -89,7 +89,15 @@ class Build:
             layer = network.get_layer(index)
             if part := parts.get(layer.name):
                 layer.name = f"{part}{PART_MARK}{layer.name}"
+            self._let_it_decompose(layer)
         return network
+
+    def _let_it_decompose(self, layer: Any) -> None:
+        """Lets the builder take an Attention apart where it has no fused kernel for it: by default
+        it then builds nothing."""
+        if layer.type == getattr(self.trt.LayerType, "ATTENTION_INPUT", None):
+            layer.__class__ = self.trt.IAttentionInputLayer
+            layer.attention.decomposable = True
 
     def serialized(self, network: Any) -> bytes:
         """Builds the engine of a network.

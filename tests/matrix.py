@@ -51,7 +51,7 @@ class Told(Silent):
         self.warnings: list[str] = []
 
     def warn(self, text: str) -> None:
-        if not text.startswith("WARNING: int8 scales"):
+        if not text.startswith(("WARNING: int8 scales", "WARNING: fp8 scales")):
             self.warnings.append(text)
 
 

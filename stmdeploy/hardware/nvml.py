@@ -147,8 +147,8 @@ def gpu_conditions(uuid: str) -> dict[str, Any]:
 
 
 def throttled_ns(uuid: str) -> dict[str, int]:
-    """For how many nanoseconds a GPU has been held back so far, by reason; empty if it does not
-    say (drivers before 560, and consumer GPUs of some)."""
+    """For how many nanoseconds a GPU has been held back so far, by reason; empty if its driver does
+    not say."""
     read = _answers(uuid, lambda nvml, gpu: {"counted": lambda: _counters(nvml, gpu)})
     counted: dict[str, int] = read.get("counted", {})
     return counted

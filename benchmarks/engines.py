@@ -46,7 +46,11 @@ class Built:
     @property
     def kernels(self) -> int:
         """Layers that compute."""
-        return sum(layer.kind not in _SYNCHRONISATION for layer in self.layers)
+        return len(self._computing)
+
+    @property
+    def _computing(self) -> list[FusedLayer]:
+        return [layer for layer in self.layers if layer.kind not in _SYNCHRONISATION]
 
     @property
     def attentions(self) -> int:
@@ -62,8 +66,8 @@ class Built:
 
     @property
     def known_percent(self) -> float:
-        """Share of the layers that are attributed to a part of the model."""
-        return 100 * sum(layer.part != "other" for layer in self.layers) / len(self.layers)
+        """Share of the kernels that the builder's listing attributes to a part of the model."""
+        return 100 * sum(layer.part != "other" for layer in self._computing) / self.kernels
 
 
 def engine_of(

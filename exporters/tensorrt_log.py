@@ -20,7 +20,7 @@ _DTYPE = re.compile(r"Datatype: (\w+)")
 _SOURCE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 #: The end of the names of casts that `precision` puts around a tensor.
 _CAST = re.compile(r"_cast_to_\w+$")
-#: The part of layers before the first that is known.
+#: The part of layers that the listing names no node of.
 _NO_PART = "other"
 
 
@@ -31,21 +31,18 @@ def fused_layers(lines: list[str], parts: Mapping[str, str]) -> tuple[FusedLayer
 
     Args:
         parts: the part of the model of every ONNX node, by its name. A layer is of the part of most
-            of its nodes; one that the builder put in, of that of the layer before it.
+            of its nodes, and of none if the listing names none, as of those that streams wait by.
     """
     listing = next((line for line in lines if line.startswith(_LAYER_LIST)), "")
-    layers: list[FusedLayer] = []
-    for line in listing.splitlines():
-        if found := _NAME.match(line):
-            before = layers[-1].part if layers else _NO_PART
-            layers.append(_layer(line, found, parts, before))
-    return tuple(layers)
+    return tuple(
+        _layer(line, found, parts) for line in listing.splitlines() if (found := _NAME.match(line))
+    )
 
 
-def _part(nodes: tuple[str, ...], parts: Mapping[str, str], before: str) -> str:
+def _part(nodes: tuple[str, ...], parts: Mapping[str, str]) -> str:
     """The part of most of some nodes, the first of several."""
     known = Counter(part for node in nodes if (part := _part_of(node, parts)))
-    return known.most_common(1)[0][0] if known else before
+    return known.most_common(1)[0][0] if known else _NO_PART
 
 
 def _part_of(node: str, parts: Mapping[str, str]) -> str:
@@ -54,7 +51,7 @@ def _part_of(node: str, parts: Mapping[str, str]) -> str:
     return parts.get(name) or parts.get(_CAST.sub("", name), "")
 
 
-def _layer(line: str, name: re.Match[str], parts: Mapping[str, str], before: str) -> FusedLayer:
+def _layer(line: str, name: re.Match[str], parts: Mapping[str, str]) -> FusedLayer:
     _, *sections = _SECTION.split(line)
     dtypes = {
         section: tuple(_DTYPE.findall(content))
@@ -64,7 +61,7 @@ def _layer(line: str, name: re.Match[str], parts: Mapping[str, str], before: str
     return FusedLayer(
         name=name.group(1),
         kind=name.group(2),
-        part=_part(nodes, parts, before),
+        part=_part(nodes, parts),
         input_dtypes=dtypes.get("Inputs", ()),
         weight_dtypes=dtypes.get("Constants", ()),
         output_dtypes=dtypes.get("Outputs", ()),

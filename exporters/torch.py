@@ -10,7 +10,7 @@ from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.plugins.exporter import Exporter, Target, Work
 from stmdeploy.plugins.runner import Array, ModuleFactory
 from stmdeploy.schema.manifest import Draft
-from stmdeploy.spec.run import RunSpec
+from stmdeploy.spec.run import OWN_GRAPHS, RunSpec
 
 from .operator_times import OTHERS, Inferences, of_torch
 from .tensors import TensorRunner, torch_draft
@@ -130,7 +130,8 @@ class TorchRunner(TensorRunner):
         self._input = self.prepared(images)
         if self._stream is not None:
             self._torch.cuda.synchronize()
-            if self._run.settings.cuda_graph:
+            own = self._compiled and self._run.settings.torch_mode in OWN_GRAPHS
+            if self._run.settings.cuda_graph and not own:
                 with self._torch.inference_mode():
                     self._record()
 

@@ -9,7 +9,8 @@ from stmdeploy.spec.export import EngineSpec
 from stmdeploy.spec.limits import at_least, at_most, positive
 
 HINTS = ("latency", "throughput")
-#: Modes of torch.compile: the second and the last replay CUDA graphs of their own.
+#: Modes of torch.compile, and those that replay CUDA graphs of their own.
+OWN_GRAPHS = ("reduce-overhead", "max-autotune")
 TORCH_MODES = ("default", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune")
 LOOP = "loop"
 #: How long after its share of the budget a worker is ended, and after how long an export is.

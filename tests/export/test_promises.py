@@ -143,33 +143,29 @@ def test_what_a_version_broke_is_a_row_that_names_it(monkeypatch: pytest.MonkeyP
 
 def _smallest() -> dict[str, list[Promise]]:
     """Of every mixer, target, precision and task the default form; those that are written as ONNX
-    in one test for each mixer and task, which traces it once."""
+    in tests of few traces: in floats of 32 and 16 bits, and in what takes a trace of its own."""
     found: dict[str, list[Promise]] = {}
     for kept in (p for task in TASKS for p in matrix.kept_promises(["nano"], task)):
         of = resolve(kept.model), exporters()[kept.target], kept.precision, kept.task
         if kept.lowering == default_form(*of):
             one = matrix.key(kept)
             if kept.target in AS_ONNX:
-                also = "low engines" if _is_low_engine(kept) else "ONNX"
-                one = f"{kept.model} {kept.task} as {also}"
+                one = f"{kept.model} {kept.task} as {'low ' if _is_low(kept) else ''}ONNX"
             found.setdefault(one, []).append(kept)
     return found
 
 
-def _is_low_engine(kept: Promise) -> bool:
-    """Whether it is an engine in a precision that only DCNv3 has something of its own for."""
-    return kept.target == "tensorrt-rtx" and kept.precision in ("bf16", "int8", "fp8")
+def _is_low(kept: Promise) -> bool:
+    return kept.precision not in ("fp32", "fp16")
 
 
 def _marked(kept: list[Promise]) -> ParameterSet:
-    """Compiling a backbone ahead of time takes a core for 40 s: of one mixer by day. Of the others,
-    the classification or the detection form, which shares most of its code; engines in low
-    precisions of DCNv3."""
+    """By day the classification or the detection form, which share most of their code; the low
+    precisions of one mixer. Compiling a backbone ahead of time takes a core for 40 s."""
     stm, detection = resolve(kept[0].model).stm, kept[0].task == DETECTION
-    by_day = ("swin", "dcn") if detection else ("halo", "pvt", "convnext")
-    at_night = stm not in by_day
-    at_night |= kept[0].target == "aotinductor" and (stm != "convnext" or detection)
-    at_night |= _is_low_engine(kept[0]) and stm != "dcn"
+    at_night = stm not in (("halo", "swin", "dcn") if detection else ("pvt", "convnext"))
+    at_night |= kept[0].target == "aotinductor"
+    at_night |= kept[0].target in AS_ONNX and _is_low(kept[0]) and stm != "convnext"
     return pytest.param(kept, marks=[pytest.mark.nightly] if at_night else [])
 
 

@@ -13,8 +13,11 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
 
+from stmdeploy.cluster.fleet import Node
+from stmdeploy.cluster.planning import ClusterSpec, plan
+from stmdeploy.cluster.ray_fleet import RayFleet, Work
+from stmdeploy.cluster.shipping import Fetch
 from stmdeploy.hardware.environment import environment
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.results.state import now_utc
@@ -26,8 +29,7 @@ from stmdeploy.spec.run import RunSpec, SamplingSpec
 from stmdeploy.spec.sweep import SweepSpec
 from stmdeploy.sweeps.cluster.dispatching import ClusterRun
 from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask, RowAnswer
-from stmdeploy.sweeps.cluster.planning import ClusterSpec, plan
-from stmdeploy.sweeps.cluster.ray_fleet import RayFleet
+from stmdeploy.sweeps.cluster.node import MEASURING
 from stmdeploy.sweeps.prepared import PreparedSweep
 from stmdeploy.sweeps.process import ProcessLimits, Task, one_process
 from tests.sweeps.cluster.local_cluster import local_cluster
@@ -37,33 +39,27 @@ KINDS = ("A100", "H100")
 _SAMPLES = 1000
 
 
-class SleepingFleet(RayFleet):
+def _sleeping(process: ProcessRun) -> Work[BlockTask, BlockAnswer]:
     """Rows take a fixed time, and answer with what one real process measured."""
+    document = process.model_dump_json()
 
-    def __init__(self, address: str, process: ProcessRun) -> None:
-        super().__init__(address)
-        document = process.model_dump_json()
+    def sleep(task: BlockTask, _: bytes, here: Node, fetch: Fetch) -> BlockAnswer:
+        started = now_utc()
+        for file in task.rows[0].artifact.files:
+            fetch(file.sha256)
+        slept = ProcessRun.model_validate_json(document)
+        time.sleep(ROW_S * len(task.rows))
+        row = RowAnswer(device="asleep", processes=(slept,) * 3)
+        return BlockAnswer(
+            node_id=here.id,
+            node=here.label,
+            started_utc=started,
+            ended_utc=now_utc(),
+            environment=slept.environment,
+            rows=(row,) * len(task.rows),
+        )
 
-        def sleep(task: str, files: dict[str, Any]) -> str:
-            import ray
-
-            started = now_utc()
-            read = BlockTask.model_validate_json(task)
-            for file in read.rows[0].artifact.files:
-                ray.get(files[file.sha256])
-            slept = ProcessRun.model_validate_json(document)
-            time.sleep(ROW_S * len(read.rows))
-            row = RowAnswer(device="asleep", processes=(slept,) * 3)
-            return BlockAnswer(
-                node_id=ray.get_runtime_context().get_node_id(),
-                node=ray.get_runtime_context().get_node_id(),
-                started_utc=started,
-                ended_utc=now_utc(),
-                environment=slept.environment,
-                rows=(row,) * len(read.rows),
-            ).model_dump_json()
-
-        self._measure = self._ray.remote(num_cpus=0, max_retries=0)(sleep)
+    return replace(MEASURING, do=sleep)
 
 
 def _seconds(earlier: str, later: str) -> float:
@@ -97,7 +93,7 @@ def main() -> None:
         prepared.prepare()
         for kind in KINDS:
             cluster.add(f"{kind}-0", kind)
-        fleet = SleepingFleet(cluster.address, _measured(prepared, Path(name)))
+        fleet = RayFleet(cluster.address, _sleeping(_measured(prepared, Path(name))))
         where = ClusterSpec(cluster.address)
         done: list[Row] = []
         began = time.perf_counter()

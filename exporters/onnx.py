@@ -35,6 +35,7 @@ class OnnxExporter(Exporter):
         runtimes=("onnxruntime",),
         tolerances={"fp32": 1e-5, "fp16": 5e-3, "int8": None, "int8-dynamic": None},
         dynamic_size=True,
+        mixes=("fp16", "int8", "int8-dynamic"),
         packages=("onnxruntime", "onnxruntime-gpu"),
     )
     lowerings = ("tokens", "tokens-plain", "reference", "gpu")

@@ -273,7 +273,7 @@ def part_of(scopes: list[str]) -> str:
         return f"stage {int(place) + 1} {kind if inner else 'norm'}"
     if path[0] in ("conv_head", "head"):
         return "head"
-    return path[0] or "top level"
+    return " ".join(filter(None, (path[0], place))) or "top level"
 
 
 def _weight_bytes(module: nn.Module) -> int:

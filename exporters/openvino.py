@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from stmdeploy.spec.run import RunSpec
 
 from .onnx import not_installed
 from .onnx_graph import write_onnx
-from .operator_times import Inferences, name_by_part, of_openvino
+from .operator_times import PART_MARK, Inferences, name_by_part, nodes_of_parts, of_openvino
 from .ort_session import first_non_finite
 
 #: The type the CPU is asked to compute in, and the capability that takes; f32 without it.
@@ -40,6 +41,7 @@ class OpenVinoExporter(Exporter):
         runtimes=("openvino",),
         tolerances={"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": None},
         dynamic_size=True,
+        mixes=("int8",),
         packages=("openvino",),
     )
     lowerings = ("tokens-plain", "tokens", "reference")  # it cannot read ONNX's DeformConv
@@ -64,6 +66,9 @@ class OpenVinoExporter(Exporter):
         except Exception as error:  # OpenVINO's frontend errors share no type
             raise _refused(error, work) from error
         calibration = None
+        if work.spec.keep:
+            nodes_of_parts(graph, work.spec.keep)  # raises for a part that there is not
+            name_by_part(model, graph)
         if precision == "int8":
             model, calibration = _quantized(model, work)
         path = work.folder / (work.spec.stem + self.target.suffix)
@@ -137,7 +142,11 @@ def _refused(error: Exception, work: Work) -> StmdeployError:
 
 
 def _quantized(model: Any, work: Work) -> tuple[Any, Calibration]:
-    """Quantises a model to int8 with NNCF: symmetric weights, scales from `work.images`."""
+    """Quantises a model to int8 with NNCF: symmetric weights, scales from `work.images`.
+
+    Args:
+        model: its nodes are named by their parts, if any are to be kept.
+    """
     if not find_spec("nncf"):
         raise StmdeployError("nncf is not installed", "pip install 'stmdeploy[openvino]'")
     import logging
@@ -152,6 +161,10 @@ def _quantized(model: Any, work: Work) -> tuple[Any, Calibration]:
             nncf.Dataset(work.images, lambda image: {INPUT_NAME: image[None]}),
             subset_size=len(work.images),
             model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(
+                patterns=[f"{re.escape(part)}{re.escape(PART_MARK)}.*" for part in work.spec.keep],
+                validate=False,
+            ),
         )
     except Exception as error:  # NNCF and OpenVINO share no type of error
         raise StmdeployError(

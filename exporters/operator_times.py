@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from stmdeploy.errors import StmdeployError
+from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.files.writing import scratch_folder
 from stmdeploy.plugins.runner import Array
 from stmdeploy.schema.measurement import OperatorTime
@@ -104,6 +104,22 @@ def parts_of(path: Path) -> dict[str, str]:
     parts = _parts(graph, graph)
     outputs = {name: parts[node.name] for node in graph.node for name in node.output}
     return {**outputs, **parts}
+
+
+def nodes_of_parts(path: Path, parts: Iterable[str]) -> list[str]:
+    """The names of an exported ONNX file's nodes that belong to some parts.
+
+    Raises:
+        StmdeployError: the model has no such part.
+    """
+    by_node = parts_of(path)
+    nodes = [node.name for node in graph_of(path).node]
+    known = {by_node[name] for name in nodes}
+    for part in parts:
+        if part not in known:
+            raise StmdeployError(f"the model has no part {part!r}", nearest(part, sorted(known)))
+    wanted = set(parts)
+    return [name for name in nodes if by_node[name] in wanted]
 
 
 def name_by_part(model: Any, graph: Path) -> None:

@@ -19,7 +19,8 @@ from stmdeploy.plugins.quiet import quiet
 from stmdeploy.schema.manifest import Calibration, Draft
 
 from .onnx_graph import ROUNDS_NOTE, described, notes_of
-from .quantised import in_fp8, to_int8
+from .operator_times import nodes_of_parts
+from .quantised import How, in_fp8, to_int8
 
 if TYPE_CHECKING:
     import onnx
@@ -48,19 +49,21 @@ def converted(draft: Draft, work: Work, *, rest_of_int8: str = "fp32") -> Draft:
     precision, path, data = work.spec.precision, work.folder / draft.graph, draft.files[1:]
     if precision == "fp32":
         return draft
+    kept = nodes_of_parts(path, work.spec.keep)
     try:
         with quiet():
             if precision == "fp16":
-                _save(_in_fp16(path), path, data)
+                _save(_in_fp16(path, kept), path, data)
             elif precision == "bf16":
-                _save(_in_bf16(path), path, data)
+                _save(_in_bf16(path, kept), path, data)
             else:
                 assert precision == "int8-dynamic" or work.images is not None
-                to_int8(path, data, work.images, floats=precision == "fp8")
+                how = How(precision == "fp8", kept, work.spec.ranges)
+                to_int8(path, data, work.images, how)
                 if precision == "fp8":
                     _save(in_fp8(path), path, data)
                 if rest_of_int8 == "fp16":
-                    _save(_in_fp16(path), path, data)
+                    _save(_in_fp16(path, ()), path, data)
     except (ValueError, RuntimeError, TypeError, KeyError, NotImplementedError) as error:
         raise StmdeployError(
             f"{work.spec.model.name} cannot become {precision}: {one_line(str(error))[:200]}",
@@ -89,9 +92,9 @@ def _save(model: onnx.ModelProto, path: Path, data: tuple[str, ...]) -> None:
     onnx.save(model, path, save_as_external_data=bool(data), location=data[0] if data else None)
 
 
-def _in_fp16(path: Path) -> onnx.ModelProto:
-    """Casts everything but norms, and samples and their positions, to float16; input and output
-    stay float32."""
+def _in_fp16(path: Path, kept: Iterable[str]) -> onnx.ModelProto:
+    """Casts everything but norms, samples and their positions, and some named nodes, to float16;
+    input and output stay float32."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
@@ -99,6 +102,7 @@ def _in_fp16(path: Path) -> onnx.ModelProto:
     model = onnx.load(path)
     exact = [node.name for node in model.graph.node if _is_plain_norm(node)]
     exact += [node.name for node in _of_positions(model.graph)]
+    exact = list(dict.fromkeys([*exact, *kept]))
     half: onnx.ModelProto = convert_float_to_float16(
         model, keep_io_types=True, node_block_list=exact
     )
@@ -112,6 +116,12 @@ def _is_plain_norm(node: onnx.NodeProto) -> bool:
     """Whether a node is of a norm that is written out in single operators."""
     classes = notes_of(node).get(_CLASSES_NOTE, "")
     return _NORM_MODULE in classes and node.op_type != "RMSNormalization"
+
+
+def _exact(graph: onnx.GraphProto, kept: Iterable[str]) -> list[onnx.NodeProto]:
+    """The nodes that stay in float32: those of positions, and some named ones."""
+    names = {*kept, *(node.name for node in _of_positions(graph))}
+    return [node for node in graph.node if node.name in names]
 
 
 def _of_positions(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -165,9 +175,9 @@ def _remove_detours(graph: onnx.GraphProto) -> None:
             graph.node.remove(node)
 
 
-def _in_bf16(path: Path) -> onnx.ModelProto:
-    """Casts every float32 tensor to bfloat16 but those of positions; input and output stay
-    float32."""
+def _in_bf16(path: Path, kept: Iterable[str]) -> onnx.ModelProto:
+    """Casts every float32 tensor to bfloat16 but those of positions and of some named nodes; input
+    and output stay float32."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -175,14 +185,14 @@ def _in_bf16(path: Path) -> onnx.ModelProto:
     graph = model.graph
     inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
     floats = {v.name for v in inferred if v.type.tensor_type.elem_type == TensorProto.FLOAT}
-    _keep_positions(graph)
-    exact = {node.name for node in _of_positions(graph)}
+    _give_own_constants(graph, _exact(graph, kept))
+    exact = {node.name for node in _exact(graph, kept)}
     # Scales of a Resize are float32 by definition.
-    kept = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
-    kept |= {name for node in graph.node if node.name in exact for name in node.input}
+    floating = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
+    floating |= {name for node in graph.node if node.name in exact for name in node.input}
     _retype(
-        (tensor for tensor in graph.initializer if tensor.name not in kept),
-        (node for node in graph.node if not kept & set(node.output) and node.name not in exact),
+        (tensor for tensor in graph.initializer if tensor.name not in floating),
+        (node for node in graph.node if not floating & set(node.output) and node.name not in exact),
         (TensorProto.FLOAT,),
         TensorProto.BFLOAT16,
     )
@@ -197,15 +207,15 @@ def _in_bf16(path: Path) -> onnx.ModelProto:
     graph.node.extend(
         helper.make_node("Cast", [renamed[name]], [name], to=TensorProto.FLOAT) for name in last
     )
-    _cast_around_positions(graph, exact, floats)
+    _cast_around(graph, exact, floats)
     return model
 
 
-def _keep_positions(graph: onnx.GraphProto) -> None:
-    """Gives the nodes of positions constants of their own, in place, where others read them too."""
+def _give_own_constants(graph: onnx.GraphProto, exact: Iterable[onnx.NodeProto]) -> None:
+    """Gives nodes constants of their own, in place, where others read them too."""
     import onnx
 
-    exact = _of_positions(graph)
+    exact = list(exact)
     names = {node.name for node in exact}
     read = {name for node in graph.node if node.name not in names for name in node.input}
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -222,8 +232,8 @@ def _keep_positions(graph: onnx.GraphProto) -> None:
                 node.input[place] = own
 
 
-def _cast_around_positions(graph: onnx.GraphProto, exact: set[str], floats: set[str]) -> None:
-    """Casts, in place, what nodes of positions read to float32, and what others read of them to
+def _cast_around(graph: onnx.GraphProto, exact: set[str], floats: set[str]) -> None:
+    """Casts, in place, what nodes in float32 read to it, and what others read of them to
     bfloat16.
 
     Args:

@@ -7,6 +7,8 @@ output channel.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -50,15 +52,25 @@ def in_fp8(path: Path) -> onnx.ModelProto:
     return model
 
 
-def to_int8(
-    path: Path, data: tuple[str, ...], images: Array | None, *, floats: bool = False
-) -> None:
+@dataclass(frozen=True)
+class How:
+    """How a graph is quantised.
+
+    Attributes:
+        floats: whether weights stay floats, quantised and back as the graph runs.
+        kept: names of nodes that are left as they are.
+        ranges: file that keeps the ranges of activations; None for none.
+    """
+
+    floats: bool = False
+    kept: Sequence[str] = ()
+    ranges: Path | None = None
+
+
+def to_int8(path: Path, data: tuple[str, ...], images: Array | None, how: How) -> None:
     """Quantises in place, symmetric, one scale per output channel, in the form that TensorRT reads.
 
     The scales of activations come from `images`; without any, every run finds its own.
-
-    Args:
-        floats: whether weights stay floats, quantised and back as the graph runs.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
@@ -69,7 +81,12 @@ def to_int8(
         common: dict[str, Any] = {
             "per_channel": True,
             "weight_type": QuantType.QInt8,
-            "nodes_to_exclude": _products_left(source),
+            # A Gemm is made a MatMul first, under a name of its own.
+            "nodes_to_exclude": [
+                *_products_left(source),
+                *how.kept,
+                *(f"{name}_MatMul" for name in how.kept),
+            ],
             "use_external_data_format": bool(data),
         }
         if images is None:
@@ -88,8 +105,9 @@ def to_int8(
                 "ActivationSymmetric": True,
                 "WeightSymmetric": True,
                 "QuantizeBias": False,
-                "AddQDQPairToWeight": floats,
+                "AddQDQPairToWeight": how.floats,
             },
+            calibration_cache_path=how.ranges,
             **common,
         )
 

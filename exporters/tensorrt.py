@@ -51,6 +51,7 @@ class TensorRtExporter(Exporter):
             tolerances={"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2, "int8": None, "fp8": None},
             travels="source",
             dynamic_size=True,
+            mixes=("fp16", "bf16", "int8", "fp8"),
             packages=(self.package,),
         )
 

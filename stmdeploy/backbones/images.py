@@ -1,48 +1,38 @@
-"""Photographs as a network reads them: the transform behind the published accuracies."""
+"""Photographs as a network reads them, and folders of them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files.reading import DOCUMENT_MIB, one_line, parse_json, printable, read_bytes
 from stmdeploy.plugins.runner import Array
+from stmdeploy.spec.data import DataSpec
+from stmdeploy.spec.preparation import STANDARD, Preparation
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from PIL.Image import Image
 
-#: Mean and standard deviation of ImageNet's channels, of values in [0, 1].
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-#: The shorter side is resized to the wanted side over this (256 for 224), then the centre cut out.
-CROP_SHARE = 0.875
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+#: What `open_image` raises for a file that is no image, or a damaged one.
+UNREADABLE = (OSError, ValueError, SyntaxError)
 #: The largest photograph of ImageNet has 60 million; a few kilobytes can unpack to far more.
 _MOST_PIXELS = 80_000_000
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
-
-
-@dataclass(frozen=True)
-class LabelledBatch:
-    """Images, N 3 H W float32 and normalised, and their classes, N."""
-
-    images: Array
-    labels: npt.NDArray[np.int64]
+#: The class of an image that nobody has labelled.
+NO_LABEL = -1
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Labelled images on disk: a folder for each class.
+    """Images on disk: a folder for each class, or images without labels.
 
     Attributes:
-        folder: the folder that holds the class folders.
+        folder: the folder that holds all of them.
         files: path and class of every image, class by class, sorted by path.
     """
 
@@ -67,6 +57,15 @@ class ImageFolder:
         return digest.hexdigest()
 
 
+def images_of(data: DataSpec, num_classes: int) -> ImageFolder:
+    """Finds the images that are asked for; raises as `image_folder` and `unlabelled_folder`."""
+    if data.labelled:
+        found = image_folder(data.folder, num_classes, data.class_map)
+    else:
+        found = unlabelled_folder(data.folder)
+    return found.limited(data.limit)
+
+
 def image_folder(folder: Path, num_classes: int, class_map: Path | None = None) -> ImageFolder:
     """Finds the labelled images in a folder of class folders.
 
@@ -89,6 +88,20 @@ def image_folder(folder: Path, num_classes: int, class_map: Path | None = None) 
         raise StmdeployError(f"{folder} holds no folders", "make one for the images of each class")
     classes = _mapped(names, num_classes, class_map) if class_map else _counted(names, num_classes)
     files = tuple((path, classes[name]) for name in names for path in _images_below(folder / name))
+    if not files:
+        raise StmdeployError(f"{folder} holds no images", f"known: {', '.join(sorted(SUFFIXES))}")
+    return ImageFolder(folder, files)
+
+
+def unlabelled_folder(folder: Path) -> ImageFolder:
+    """Finds images in a folder, at any depth, of no class.
+
+    Raises:
+        StmdeployError: no such folder, or no images.
+    """
+    if not folder.is_dir():
+        raise StmdeployError(f"{folder} is not a folder", "give a folder of photographs")
+    files = tuple((path, NO_LABEL) for path in _images_below(folder))
     if not files:
         raise StmdeployError(f"{folder} holds no images", f"known: {', '.join(sorted(SUFFIXES))}")
     return ImageFolder(folder, files)
@@ -121,51 +134,12 @@ def _mapped(names: list[str], num_classes: int, class_map: Path) -> dict[str, in
     return {name: table[name] for name in names}
 
 
-def batches_of(
-    data: ImageFolder,
-    batch: int,
-    size: tuple[int, int],
-    threads: int,
-    skip: Callable[[Path, str], None],
-) -> Iterator[LabelledBatch]:
-    """Reads images in batches; the next batch is read while the last one is used.
-
-    Args:
-        data: the images.
-        batch: images of a batch, of which some may be missing: skipped, or past the end.
-        size: (height, width) in pixels.
-        threads: how many threads read and transform images.
-        skip: called with the path of every image that cannot be read, and the reason.
-    """
-    import numpy as np
-
-    def read(path: Path) -> Array | str:
-        from PIL.Image import DecompressionBombError
-
-        try:
-            return load_image(path, size)
-        except (OSError, ValueError, SyntaxError, DecompressionBombError) as error:
-            return one_line(str(error))
-
-    chunks = [data.files[i : i + batch] for i in range(0, len(data.files), batch)]
-    with ThreadPoolExecutor(threads) as pool:
-        reading = pool.map(read, (path for path, _ in data.files[:batch]))
-        for chunk, following in pairwise([*chunks, ()]):
-            found = list(reading)
-            reading = pool.map(read, (path for path, _ in following))
-            images, labels = [], []
-            for (path, label), image in zip(chunk, found, strict=True):
-                if isinstance(image, str):
-                    skip(path, image)
-                else:
-                    images.append(image)
-                    labels.append(label)
-            if images:
-                yield LabelledBatch(np.stack(images), np.array(labels))
-
-
 def load_images(
-    folder: Path, count: int, size: tuple[int, int], tell: Callable[[str], None]
+    folder: Path,
+    count: int,
+    size: tuple[int, int],
+    tell: Callable[[str], None],
+    preparation: Preparation = STANDARD,
 ) -> Array:
     """Reads at most `count` images of a folder, spread evenly over their sorted paths.
 
@@ -174,6 +148,7 @@ def load_images(
         count: how many at most.
         size: (height, width) in pixels.
         tell: called with a line about every file that cannot be read.
+        preparation: how they are resized, cropped and normalised.
 
     Returns:
         N 3 H W float32, normalised.
@@ -181,46 +156,74 @@ def load_images(
     Raises:
         StmdeployError: there is no such folder, or no readable image in it.
     """
+    import numpy as np
+
     hint = "give a folder of photographs"
     if not folder.is_dir():
         raise StmdeployError(f"{folder} is not a folder", hint)
-    data = ImageFolder(folder, tuple((path, 0) for path in _images_below(folder))).limited(count)
-    batches = batches_of(data, count, size, 1, lambda path, why: tell(f"skipped {path}: {why}"))
-    whole = next(batches, None)
-    if whole is None:
+    data = ImageFolder(folder, tuple((path, NO_LABEL) for path in _images_below(folder)))
+    read = []
+    for path, _ in data.limited(count).files:
+        try:
+            read.append(load_image(path, size, preparation))
+        except UNREADABLE as error:
+            tell(f"skipped {path}: {one_line(str(error))}")
+    if not read:
         raise StmdeployError(f"{folder} holds no image that can be read", hint)
-    return whole.images
+    return np.stack(read)
 
 
-def load_image(path: Path, size: tuple[int, int]) -> Array:
-    """Reads an image as 3 H W float32: resized (bicubic), centre cropped, scaled, normalised.
+def load_image(path: Path, size: tuple[int, int], preparation: Preparation = STANDARD) -> Array:
+    """Reads an image as 3 H W float32: resized, centre cropped, scaled, normalised.
 
     Raises:
-        OSError, ValueError: the file is not an image, or a damaged or too large one.
+        OSError, ValueError, SyntaxError: the file is not an image, or a damaged or too large one.
     """
-    import numpy as np
+    image = resized(open_image(path), preparation.resized(size), preparation)
+    return normalised(centre(image, size), preparation)
+
+
+def open_image(source: Path | BinaryIO) -> Image:
+    """Reads and unpacks an image, in red, green and blue; raises as `load_image`."""
     from PIL import Image
+    from PIL.Image import DecompressionBombError
 
-    # Listed: Pillow hands some other formats to external programs.
-    with Image.open(path, formats=_FORMATS) as opened:
-        if opened.width * opened.height > _MOST_PIXELS:
-            raise ValueError(f"it has more than {_MOST_PIXELS} pixels")
-        cropped = _crop(opened.convert("RGB"), size)
-    values = np.asarray(cropped, np.float32) / 255
-    mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)
-    return np.ascontiguousarray(((values - mean) / std).transpose(2, 0, 1))
+    try:
+        # Listed: Pillow hands some other formats to external programs.
+        with Image.open(source, formats=_FORMATS) as opened:
+            if opened.width * opened.height > _MOST_PIXELS:
+                raise ValueError(f"it has more than {_MOST_PIXELS} pixels")
+            return opened.convert("RGB")
+    except DecompressionBombError as error:
+        raise ValueError(str(error)) from error
 
 
-def _crop(image: Image, size: tuple[int, int]) -> Image:
+def resized(image: Image, cover: tuple[int, int], preparation: Preparation) -> Image:
+    """An image of the same shape that just covers (height, width) pixels."""
     from PIL.Image import Resampling
 
-    height, width = size
-    target = (round(width / CROP_SHARE), round(height / CROP_SHARE))
+    height, width = cover
     # The side that has less to spare becomes exactly the target; the other follows.
-    if image.width * target[1] <= image.height * target[0]:
-        shape = (target[0], max(target[1], int(image.height * target[0] / image.width)))
+    if image.width * height <= image.height * width:
+        shape = (width, max(height, int(image.height * width / image.width)))
     else:
-        shape = (max(target[0], int(image.width * target[1] / image.height)), target[1])
-    resized = image.resize(shape, Resampling.BICUBIC)
-    left, top = round((resized.width - width) / 2), round((resized.height - height) / 2)
-    return resized.crop((left, top, left + width, top + height))
+        shape = (max(width, int(image.width * height / image.height)), height)
+    return image.resize(shape, Resampling[preparation.interpolation.upper()])
+
+
+def centre(image: Image, size: tuple[int, int], shift: tuple[int, int] = (0, 0)) -> Image:
+    """The centre of an image, (height, width) pixels, or what lies (down, right) of it; black where
+    the image has ended."""
+    (height, width), (down, right) = size, shift
+    left = round((image.width - width) / 2) + right
+    top = round((image.height - height) / 2) + down
+    return image.crop((left, top, left + width, top + height))
+
+
+def normalised(image: Image, preparation: Preparation) -> Array:
+    """An image as 3 H W float32, every channel by its mean and deviation."""
+    import numpy as np
+
+    values = np.asarray(image, np.float32) / 255
+    mean, std = (np.array(three, np.float32) for three in (preparation.mean, preparation.std))
+    return np.ascontiguousarray(((values - mean) / std).transpose(2, 0, 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from stmdeploy.errors import StmdeployError
 from stmdeploy.plugins.progress import Progress
 from stmdeploy.schema.manifest import ModelInfo, TensorInfo, WeightsInfo
 from stmdeploy.spec.model import CLASSIFICATION, DETECTION, OUTPUT_NAMES, ModelSpec
+from stmdeploy.spec.preparation import STANDARD, Preparation
 
 #: The value of `ModelSpec.checkpoint` that means the authors' weights.
 OFFICIAL = "official"
@@ -158,6 +159,7 @@ def build_model(spec: ModelSpec, progress: Progress) -> BuiltModel:
         task=spec.task,
         neck=spec.neck,
         num_classes=_num_classes(module, spec),
+        preparation=_own_preparation(module),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         weights=weights,
     )
@@ -180,6 +182,26 @@ def _official_url(spec: ModelSpec, config: BackboneConfig | None) -> str | None:
     if config is None:
         return None
     return config.checkpoint_url if spec.task == CLASSIFICATION else config.detector_url
+
+
+def _own_preparation(module: nn.Module) -> Preparation:
+    """How a model says that photographs are prepared for it: as timm's models do, by the dictionary
+    ``pretrained_cfg``; the standard one if it does not, or not understandably."""
+    told = getattr(module, "pretrained_cfg", None)
+    if not isinstance(told, Mapping):
+        return STANDARD
+    try:
+        mean, std = (
+            tuple(map(float, told.get(name) or getattr(STANDARD, name))) for name in ("mean", "std")
+        )
+        return Preparation(
+            mean=(mean[0], mean[1], mean[2]),
+            std=(std[0], std[1], std[2]),
+            crop=float(told.get("crop_pct") or STANDARD.crop),
+            interpolation=str(told.get("interpolation") or STANDARD.interpolation),
+        )
+    except (StmdeployError, TypeError, ValueError, IndexError):
+        return STANDARD
 
 
 def _custom_module(spec: ModelSpec) -> nn.Module:

@@ -19,6 +19,8 @@ from stmdeploy.cli.options import (
     FormOptions,
     JsonOption,
     ModelOptions,
+    PreparationOptions,
+    TrialOptions,
 )
 from stmdeploy.errors import StmdeployError
 from stmdeploy.spec.run import EXPORT_TIMEOUT_S
@@ -30,12 +32,36 @@ if TYPE_CHECKING:
     from stmdeploy.spec.model import ModelSpec
 
 
+#: The precision that is chosen, part by part.
+AUTO = "auto"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(
-    JsonOption, EngineOptions, CalibrationOptions, FormOptions, CheckpointOption, ModelOptions
-):
+    JsonOption, EngineOptions, TrialOptions, PreparationOptions, CalibrationOptions, FormOptions,
+    CheckpointOption, ModelOptions,
+):  # fmt: skip
     """What is exported, and to what."""
 
+    keep: Words = many(
+        MODEL,
+        "Parts of the model that a low precision leaves as they are, such as 'stage 1 mixer,head'; "
+        "`stmdeploy sensitivity` names them.",
+    )
+    low_precision: str = option(
+        MODEL, "--precision auto: the low precision that as many parts as possible get.", "int8"
+    )
+    max_error: float | None = option(
+        MODEL, "--precision auto: highest relative L2 error of the logits against fp32."
+    )
+    min_agreement: float | None = option(
+        MODEL, "--precision auto: least share of images with the top-1 class of fp32, in per cent."
+    )
+    max_top1_drop: float | None = option(
+        MODEL,
+        "--precision auto: most that top-1 may fall by, in percentage points; needs --data with a "
+        "folder for each class.",
+    )
     all_scales: bool = option(MODEL, "Export every scale of the STMs named.", False)
     target: Words = many(MODEL, "Export targets: see `stmdeploy list targets`. [default: onnx]")
     dynamic_size: bool = option(
@@ -71,6 +97,9 @@ def export(options: ExportOptions) -> None:
     from stmdeploy.spec.limits import positive
 
     positive(options.export_timeout_s, "export timeout")
+    if options.precision == (AUTO,):
+        _export_auto(options)
+        return
     specs = _specs(options)
     if options.layout == "triton":
         for spec in (spec for some in specs.values() for spec in some):
@@ -87,26 +116,80 @@ def export(options: ExportOptions) -> None:
         )
 
 
+def _export_auto(options: ExportOptions) -> None:
+    """Exports each model with the precision of every part chosen.
+
+    Raises:
+        StmdeployError: nothing is asked to hold, or as `export_mixed`.
+    """
+    from stmdeploy.cli.requests import model_specs, trial_spec
+    from stmdeploy.export.promises import check_precision
+    from stmdeploy.files.writing import writable
+    from stmdeploy.plugins.registry import exporter_for_target
+    from stmdeploy.report.choice import choice_table
+    from stmdeploy.spec.fidelity import FidelityLimits
+    from stmdeploy.tuning.precision import export_mixed
+
+    limits = FidelityLimits(options.max_error, options.min_agreement, options.max_top1_drop)
+    if not limits.any:
+        raise StmdeployError(
+            "--precision auto needs to know what must hold",
+            "give --max-error, --min-agreement or --max-top1-drop",
+        )
+    if options.keep or options.dynamic_size or options.opset or options.layout != "plain":
+        raise StmdeployError(
+            "--precision auto chooses the parts, for one image size",
+            "leave --keep, --dynamic-size, --opset and --layout out",
+        )
+    if not options.stm and not options.model:
+        raise StmdeployError("no model to export is named", "give --stm, as in --stm dcn")
+    specs = []
+    for model in model_specs(options, all_scales=options.all_scales):
+        for target in options.target or ("onnx",):
+            check_precision(exporter_for_target(target), options.low_precision)
+            specs.append(
+                trial_spec(
+                    options, model, target, options.low_precision, options.lowering, options.out,
+                    labelled=options.max_top1_drop is not None, limits=limits,
+                )
+            )  # fmt: skip
+    made = []
+    with writable(options.out), console.progress() as progress:
+        for spec in specs:
+            made.append(export_mixed(spec, options.export_timeout_s, progress))
+            progress.warn(f"wrote {made[-1].path} ({_in_words(made[-1])})")
+    documents = [{"path": str(a.path), **a.manifest.model_dump(mode="json")} for a in made]
+    tables = [choice_table(a.manifest) for a in made]
+    console.show({"artifacts": documents, "triton_models": []}, *tables, json=options.json)
+
+
 def _specs(options: ExportOptions) -> dict[ModelSpec, list[ExportSpec]]:
     """The exports of every model.
 
     Raises:
         StmdeployError: no model is named, or a target or precision is unknown or does not fit.
     """
-    from stmdeploy.cli.requests import calibration_spec, engine_spec, model_specs
-    from stmdeploy.export.promises import check_dynamic_size, check_precision
+    from stmdeploy.cli.requests import (
+        calibration_spec,
+        engine_spec,
+        model_specs,
+        preparation_of,
+    )
+    from stmdeploy.export.promises import check_dynamic_size, check_keep, check_precision
     from stmdeploy.plugins.registry import exporter_for_target
     from stmdeploy.spec.export import ExportSpec
     from stmdeploy.spec.model import DETECTION
 
     if not options.stm and not options.model:
         raise StmdeployError("no model to export is named", "give --stm, as in --stm dcn")
+    _refuse_trials(options)
     if options.all_scales and options.scale:
         raise StmdeployError("--all-scales and --scale exclude each other", "give one of them")
     models = model_specs(options, all_scales=options.all_scales)
     usual = (1, 1, 4) if options.task == DETECTION else (1, 8, 32)
     engine = engine_spec(options.batch or usual, options)
     calibration = calibration_spec(options.calibration, options.calibration_images)
+    preparation = preparation_of(options)
     found: dict[ModelSpec, list[ExportSpec]] = {}
     for model in models:
         for target in options.target or ("onnx",):
@@ -114,11 +197,25 @@ def _specs(options: ExportOptions) -> dict[ModelSpec, list[ExportSpec]]:
                 spec = ExportSpec(
                     model, target, options.out, precision, options.lowering, options.opset,
                     calibration, engine, dynamic_size=options.dynamic_size,
+                    preparation=preparation, keep=options.keep,
                 )  # fmt: skip
                 check_precision(exporter_for_target(target), precision)
                 check_dynamic_size(exporter_for_target(target), spec)
+                check_keep(exporter_for_target(target), spec)
                 found.setdefault(model, []).append(spec)
     return found
+
+
+def _refuse_trials(options: ExportOptions) -> None:
+    """Raises StmdeployError for options that only a choice of precision takes."""
+    if AUTO in options.precision:
+        raise StmdeployError("--precision auto stands alone", "export the others by themselves")
+    limits = (options.max_error, options.min_agreement, options.max_top1_drop, options.data)
+    if any(one is not None for one in limits):
+        raise StmdeployError(
+            "--max-error, --min-agreement, --max-top1-drop and --data choose a precision",
+            "give --precision auto; the images of int8 are --calibration FOLDER",
+        )
 
 
 def _export(

@@ -21,10 +21,13 @@ from stmdeploy.cli.count import count
 from stmdeploy.cli.evaluate import evaluate
 from stmdeploy.cli.export import export
 from stmdeploy.cli.inspect import inspect
+from stmdeploy.cli.invariance import invariance
 from stmdeploy.cli.list import list_
 from stmdeploy.cli.profile import profile
+from stmdeploy.cli.receptive_field import receptive_field
 from stmdeploy.cli.recommend import recommend
 from stmdeploy.cli.report import report
+from stmdeploy.cli.sensitivity import sensitivity
 from stmdeploy.errors import ExitCode, StmdeployError
 
 #: Exit codes by the shell's conventions: 128 + SIGINT, 128 + SIGPIPE, and EX_SOFTWARE.
@@ -40,7 +43,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _reading_or_writing in (list_, count, export, inspect, profile, evaluate, bound):
+for _reading_or_writing in (
+    list_,
+    count,
+    export,
+    inspect,
+    profile,
+    evaluate,
+    invariance,
+    receptive_field,
+    sensitivity,
+    bound,
+):
     add_command(app, _reading_or_writing)
 app.add_typer(hardware.app, name="hardware")
 app.add_typer(baseline.app, name="baseline")

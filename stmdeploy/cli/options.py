@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
-from stmdeploy.cli.command import Numbers, Words, many, option
+from stmdeploy.cli.command import REQUIRED, Numbers, Words, many, option
 from stmdeploy.spec.export import CalibrationSpec
 from stmdeploy.spec.run import EXPORT_TIMEOUT_S, ROW_TIMEOUT_S, SamplingSpec, ScenarioSpec
 
@@ -77,7 +77,9 @@ class FormOptions:
     """In which precisions, and in which form."""
 
     precision: Words = many(
-        MODEL, "Precisions: fp32, fp16, bf16, int8, int8-dynamic, fp8. [default: fp32]"
+        MODEL,
+        "Precisions: fp32, fp16, bf16, int8, int8-dynamic, fp8; for `export` also auto, which "
+        "chooses for every part. [default: fp32]",
     )
     lowering: str | None = option(
         MODEL,
@@ -101,6 +103,88 @@ class CalibrationOptions:
         "Number of images that set the scales; as many again test the result. "
         f"[default: {CalibrationSpec.images}]",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparationOptions:
+    """How photographs are prepared."""
+
+    mean: str | None = option(
+        MEASURING,
+        "Mean of the channels R,G,B, of values in [0, 1]. [default: as the model says, as timm's "
+        "do; or 0.485,0.456,0.406]",
+    )
+    std: str | None = option(
+        MEASURING, "Their standard deviation. [default: as the model says, or 0.229,0.224,0.225]"
+    )
+    crop: float | None = option(
+        MEASURING,
+        "Share of the resized photograph's shorter side that is cut out of its centre. [default: "
+        "as the model says, or 0.875]",
+    )
+    interpolation: str | None = option(
+        MEASURING,
+        "Interpolation of the resizing: bicubic, bilinear, nearest or lanczos. [default: as the "
+        "model says, or bicubic]",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesOptions(PreparationOptions):
+    """Which images artifacts are run over, and how."""
+
+    data: Path = option(MEASURING, "Folder with one folder of images per class.", REQUIRED)
+    class_map: Path | None = option(
+        MEASURING,
+        "JSON file with the class of every folder. [default: folders in alphabetical order are "
+        "classes 0, 1, ...]",
+    )
+    limit: int | None = option(MEASURING, "Number of images, taken evenly from all. [default: all]")
+    batch: int = option(MEASURING, "Images per inference.", 32)
+    threads: int | None = option(
+        MEASURING, "CPU threads that one operator uses, and that read images. [default: all]"
+    )
+    runtime: str | None = option(
+        MEASURING, "Runtime of the artifacts. [default: the usual one of each]"
+    )
+    provider: str | None = option(MEASURING, "onnxruntime: execution provider. [default: cpu]")
+    gpu: str | None = option(
+        GPU, "Run on this GPU, or with --cluster on nodes with it: see `stmdeploy hardware list`."
+    )
+    cluster: str | None = option(
+        CLUSTER,
+        "Run on the nodes of this Ray cluster: ray://HOST:10001, HOST:PORT, auto or local. Images "
+        "are sent there in shards.",
+    )
+    nodes: str | None = option(
+        CLUSTER, "With --cluster: run on the processors of nodes with this accelerator_type."
+    )
+    allow_version_differences: bool = option(
+        CLUSTER, "With --cluster: let versions of runtimes differ between nodes.", False
+    )
+    timeout_s: float = option(
+        OUTPUT, "Seconds that a worker may spend on one batch before it is ended.", 600.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialOptions:
+    """Over which images a low precision is tried."""
+
+    data: Path | None = option(
+        MEASURING,
+        "Photographs that set scales, choose, and test what was chosen; no photograph does two of "
+        "these. [default: noise, which looks like none]",
+    )
+    class_map: Path | None = option(
+        MEASURING, "JSON file with the class of every folder of --data."
+    )
+    choosing: int = option(
+        MEASURING, "Images that choose; at most a third of those that set no scale.", 64
+    )
+    held_out: int = option(MEASURING, "Other images that test what was chosen, at most.", 512)
+    seed: int = option(MEASURING, "Seed by which images are parted.", 0)
+    threads: int | None = option(MEASURING, "CPU threads that one operator uses. [default: all]")
 
 
 @dataclass(frozen=True, kw_only=True)

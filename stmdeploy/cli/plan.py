@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from stmdeploy.cli import console
+from stmdeploy.cluster.kinds import Chosen, Kind
 from stmdeploy.errors import StmdeployError
 from stmdeploy.measure.summary import longest_row_s
 from stmdeploy.report.text_table import TextTable, counted
@@ -15,7 +16,6 @@ from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import LOOP, RunSpec
 from stmdeploy.spec.sweep import SweepSpec
 from stmdeploy.sweeps.asked import check_sweep
-from stmdeploy.sweeps.cluster.kinds import Chosen, Kind
 from stmdeploy.sweeps.profile import Place, plan_cluster
 
 #: Settings that are numbers, and stand on the right.

@@ -110,7 +110,7 @@ def _resume(options: ProfileOptions) -> None:
 
 
 def _place(options: ProfileOptions) -> Place:
-    from stmdeploy.sweeps.cluster.planning import ClusterSpec
+    from stmdeploy.cluster.planning import ClusterSpec
     from stmdeploy.sweeps.profile import Place
 
     cluster = None

@@ -39,6 +39,11 @@ class LimitOptions:
     min_mask_ap: float | None = option(
         _LIMITS, "detection: lowest COCO mask AP in per cent, published (Mask R-CNN 1x)."
     )
+    min_consistency: float | None = option(
+        _LIMITS,
+        "Lowest consistency in per cent, the mean over the transforms that `stmdeploy invariance` "
+        "measured.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,7 @@ def recommend(options: RecommendOptions) -> None:
         options.min_top1,
         options.min_box_ap,
         options.min_mask_ap,
+        options.min_consistency,
     )
     measured, title = _of_device(open_store(options).newest_rows(), options)
     rows = _only(measured, options)

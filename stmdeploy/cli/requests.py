@@ -13,16 +13,23 @@ from stmdeploy.cli.devices import Devices, devices_here, devices_of_cluster
 from stmdeploy.cli.options import (
     CheckpointOption,
     EngineOptions,
+    ImagesOptions,
     ModelOptions,
+    PreparationOptions,
     StoreOptions,
     SweepOptions,
+    TrialOptions,
 )
+from stmdeploy.cluster.planning import ClusterSpec
 from stmdeploy.errors import StmdeployError, nearest
+from stmdeploy.hardware.gpus import find_gpu
 from stmdeploy.hardware.machine import available_threads
 from stmdeploy.results.state import SweepInfo
 from stmdeploy.results.store import Store
 from stmdeploy.schema.row import Row
-from stmdeploy.spec.export import CalibrationSpec, EngineSpec
+from stmdeploy.spec.data import DataSpec
+from stmdeploy.spec.export import CalibrationSpec, EngineSpec, ExportSpec
+from stmdeploy.spec.fidelity import FidelityLimits
 from stmdeploy.spec.model import (
     CLASSIFICATION,
     DEFAULT_CLASSES,
@@ -32,8 +39,10 @@ from stmdeploy.spec.model import (
     ModelSpec,
     parse_image_size,
 )
+from stmdeploy.spec.preparation import Prepared, parse_channels
 from stmdeploy.spec.run import LOOP, SCENARIOS, RunSettings, RunSpec, SamplingSpec, ScenarioSpec
 from stmdeploy.spec.sweep import SweepSpec
+from stmdeploy.spec.trials import TrialSpec
 
 #: The five spatial token mixers of the paper.
 FIVE_STMS = ("halo", "pvt", "swin", "convnext", "dcn")
@@ -257,6 +266,112 @@ def _scenarios(options: SweepOptions) -> list[ScenarioSpec]:
         )
         for name in names
     ]
+
+
+def preparation_of(options: PreparationOptions) -> Prepared:
+    """What is asked of how photographs are prepared."""
+    return Prepared(
+        mean=None if options.mean is None else parse_channels(options.mean, "--mean"),
+        std=None if options.std is None else parse_channels(options.std, "--std"),
+        crop=options.crop,
+        interpolation=options.interpolation,
+    )
+
+
+def images_spec(options: ImagesOptions, *, trust: bool, labelled: bool = True) -> dict[str, Any]:
+    """The fields of an `ImagesSpec`, but for the artifacts.
+
+    Raises:
+        StmdeployError: a figure out of range, or no such GPU.
+    """
+    return {
+        "data": DataSpec(options.data, options.class_map, options.limit, labelled),
+        "batch": options.batch,
+        "threads": available_threads() if options.threads is None else options.threads,
+        "preparation": preparation_of(options),
+        "runtime": options.runtime or "",
+        "settings": RunSettings(provider=options.provider or ""),
+        "timeout_s": options.timeout_s,
+        "trust": trust,
+        **_where(options),
+    }
+
+
+def _where(options: ImagesOptions) -> dict[str, Any]:
+    """The fields of an `ImagesSpec` that say where artifacts run.
+
+    Raises:
+        StmdeployError: no such GPU, or not one kind of nodes.
+    """
+    if options.cluster is None:
+        if options.nodes or options.allow_version_differences:
+            flag = "--nodes" if options.nodes else "--allow-version-differences"
+            raise StmdeployError(f"{flag} needs a cluster", "add --cluster ADDRESS")
+        return {"gpu": find_gpu(options.gpu)[0] if options.gpu else None}
+    if (options.gpu is None) == (options.nodes is None):
+        raise StmdeployError(
+            "--cluster needs to know which nodes",
+            "give --gpu, as in --gpu a100, or --nodes ACCELERATOR_TYPE for processors",
+        )
+    if options.nodes is not None and options.threads is None:
+        raise StmdeployError(
+            "--nodes needs --threads: how many those processors have is not known here",
+            "add --threads, as in --threads 8",
+        )
+    return {
+        "cluster": ClusterSpec(options.cluster, options.allow_version_differences),
+        "node": options.nodes or str(options.gpu).strip().lower(),
+        "node_gpu": options.gpu is not None,
+        **({"threads": 1} if options.threads is None else {}),
+    }
+
+
+def trial_spec(
+    options: TrialOptions,
+    model: ModelSpec,
+    target: str,
+    precision: str,
+    lowering: str | None,
+    folder: Path,
+    *,
+    labelled: bool,
+    limits: FidelityLimits = FidelityLimits(),  # noqa: B008  (it is frozen)
+) -> TrialSpec:
+    """What is tried of a model in a low precision; the artifact goes into a folder, and what was
+    tried into one inside it.
+
+    Raises:
+        StmdeployError: a figure out of range.
+    """
+    images = getattr(options, "calibration_images", None)
+    if getattr(options, "calibration", None) is not None:
+        raise StmdeployError(
+            "--calibration belongs to a precision that is asked for", "give the images by --data"
+        )
+    data = None
+    if options.data is not None:
+        data = DataSpec(options.data, options.class_map, None, labelled)
+    export = ExportSpec(
+        model,
+        target,
+        folder,
+        precision,
+        lowering,
+        calibration=calibration_spec(None, images),
+        preparation=preparation_of(options)
+        if isinstance(options, PreparationOptions)
+        else Prepared(),
+    )
+    return TrialSpec(
+        export,
+        folder / "trials",
+        data,
+        options.choosing,
+        options.held_out,
+        options.seed,
+        threads=available_threads() if options.threads is None else options.threads,
+        limits=limits,
+    )
 
 
 def open_store(options: StoreOptions, *, create: bool = False) -> Store:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,13 @@ from stmdeploy.backbones.source import BuiltModel, build_module
 from stmdeploy.errors import DestinationError, StmdeployError
 from stmdeploy.export.calibration import ExportImages, images_for
 from stmdeploy.export.graph import graph_cost, operations
-from stmdeploy.export.promises import check_dynamic_size, check_precision, forms_for, why_not
+from stmdeploy.export.promises import (
+    check_dynamic_size,
+    check_keep,
+    check_precision,
+    forms_for,
+    why_not,
+)
 from stmdeploy.export.verification import (
     Reference,
     draft_runner,
@@ -60,8 +66,12 @@ def export_built(
     """
     check_precision(exporter, spec.precision, spec.provider)
     check_dynamic_size(exporter, spec)
-    images = images_for(spec, progress)
-    forms, notes = _forms(built, exporter, spec, progress)
+    check_keep(exporter, spec)
+    info = built.info
+    preparation = spec.preparation.over(info.preparation)
+    built = replace(built, info=info.model_copy(update={"preparation": preparation}))
+    images = images_for(spec, preparation, progress)
+    forms, notes = usable_forms(built, exporter, spec, progress)
     first: StmdeployError | None = None
     for attempt, form in enumerate(forms):
         progress_of = progress.detail if attempt else progress.step
@@ -82,10 +92,14 @@ def export_built(
     raise first
 
 
-def _forms(
+def usable_forms(
     built: BuiltModel, exporter: Exporter, spec: ExportSpec, progress: Progress
 ) -> tuple[list[str], list[str]]:
-    """The forms to try, the best first, and notes on better ones that are known to fail."""
+    """The forms to try, the best first, and notes on better ones that are known to fail.
+
+    Raises:
+        StmdeployError: the form that is asked for is not one of the target's.
+    """
     task = spec.model.task
     forms = forms_for(built.config, exporter, spec.precision, spec.opset, spec.provider)
     if spec.dynamic_size:
@@ -151,6 +165,7 @@ class _Export:
                 state="built, not run" if draft.not_run else "verified",
                 target=spec.target,
                 precision=spec.precision,
+                kept=spec.keep,
                 lowering=self.form,
                 notes=tuple(notes),
                 model=self.built.info,

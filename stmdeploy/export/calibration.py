@@ -8,6 +8,7 @@ from stmdeploy.backbones.images import load_images
 from stmdeploy.plugins.progress import Progress
 from stmdeploy.plugins.runner import Array
 from stmdeploy.spec.export import CALIBRATED, FULL_PRECISION, CalibrationSpec, ExportSpec
+from stmdeploy.spec.preparation import Preparation
 
 _RANDOM = "random"
 _CALIBRATION_SEED, _JUDGING_SEED = 1, 2
@@ -30,8 +31,11 @@ class ExportImages:
     source: str = ""
 
 
-def images_for(spec: ExportSpec, progress: Progress) -> ExportImages:
+def images_for(spec: ExportSpec, preparation: Preparation, progress: Progress) -> ExportImages:
     """The images that an export needs: read from the calibration folder, or random noise.
+
+    Args:
+        preparation: how photographs are prepared for the model.
 
     Raises:
         StmdeployError: the folder holds no image that can be read.
@@ -50,7 +54,8 @@ def images_for(spec: ExportSpec, progress: Progress) -> ExportImages:
         return ExportImages(calibrating if static else None, judging, _RANDOM)
     folder = spec.calibration.folder
     progress.step(f"reading images from {folder}")
-    images = load_images(folder, 2 * spec.calibration.images, spec.model.image_size, progress.warn)
+    count, size = 2 * spec.calibration.images, spec.model.image_size
+    images = load_images(folder, count, size, progress.warn, preparation)
     if len(images) == 1:
         progress.warn(f"{folder} holds one image, which sets the scales and judges them: add more")
     # Every other image, so that no scale is judged by the image that set it.

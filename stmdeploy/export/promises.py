@@ -177,6 +177,18 @@ def check_precision(exporter: Exporter, precision: str, provider: str = "") -> N
     )
 
 
+def check_keep(exporter: Exporter, spec: ExportSpec) -> None:
+    """Raises StmdeployError if parts are to be kept that a target or a precision cannot keep."""
+    target = exporter.target
+    if not spec.keep or spec.precision in target.mixes:
+        return
+    able = ", ".join(target.mixes)
+    raise StmdeployError(
+        f"target {target.name!r} keeps no parts of a model apart in {spec.precision}",
+        f"leave --keep out, or choose one of: {able}" if able else "leave --keep out",
+    )
+
+
 def check_dynamic_size(exporter: Exporter, spec: ExportSpec) -> None:
     """Raises StmdeployError if a dynamic size is asked for that a target or a form cannot have."""
     if not spec.dynamic_size:

@@ -1,90 +1,24 @@
-"""How often an artifact is right: top-1 and top-5 over labelled images, and agreement."""
+"""How often a classifier is right, and how little it minds a transform, with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stmdeploy.backbones.images import LabelledBatch
-from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.plugins.runner import Array, Runner
+from stmdeploy.measure.predictions import Predictions
 from stmdeploy.schema.evaluation import Share95
+from stmdeploy.schema.invariance import Curve, Estimate, Level
+from stmdeploy.spec.views import UNITS, ViewSpec
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-#: A label counts for top-5 if it is among so many of the highest logits.
-_TOP = 5
+    Floats = npt.NDArray[np.float64]
 
-
-@dataclass
-class Score:
-    """Counts of images; ``agreed`` and ``reference_top1`` are None without a reference."""
-
-    images: int = 0
-    top1: int = 0
-    top5: int = 0
-    agreed: int | None = None
-    reference_top1: int | None = None
-
-
-def score(
-    runner: Runner,
-    reference: Runner | None,
-    batches: Iterable[LabelledBatch],
-    batch: int,
-    tell: Callable[[Score], None],
-) -> Score:
-    """Runs labelled images through an artifact, and through its reference beside it.
-
-    Args:
-        runner, reference: loaded for `batch` images; a smaller batch is filled up.
-        batches: of at most `batch` images.
-        tell: called with the score so far, after every batch.
-
-    Raises:
-        StmdeployError: (exit code 4) logits that are not finite.
-    """
-    total = Score()
-    if reference is not None:
-        total.agreed = total.reference_top1 = 0
-    for some in batches:
-        ranked = _ranked(_logits(runner, some.images, batch))
-        total.images += len(some.labels)
-        total.top1 += int((ranked[:, 0] == some.labels).sum())
-        total.top5 += int((ranked[:, :_TOP] == some.labels[:, None]).any(axis=1).sum())
-        if reference is not None:
-            first = _ranked(_logits(reference, some.images, batch))[:, 0]
-            assert total.agreed is not None and total.reference_top1 is not None
-            total.agreed += int((first == ranked[:, 0]).sum())
-            total.reference_top1 += int((first == some.labels).sum())
-        tell(total)
-    return total
-
-
-def _logits(runner: Runner, images: Array, batch: int) -> Array:
-    import numpy as np
-
-    missing = batch - len(images)
-    filled = np.concatenate((images, np.repeat(images[-1:], missing, axis=0)))
-    runner.prepare(filled)
-    runner.run()
-    logits = runner.outputs()[0][: len(images)]
-    if not np.isfinite(logits).all():
-        raise StmdeployError(
-            "the artifact gives logits that are not finite", "export it with another --precision",
-            ExitCode.OUTPUTS_DIFFER,
-        )  # fmt: skip
-    return logits
-
-
-def _ranked(logits: Array) -> npt.NDArray[np.int64]:
-    """Classes by falling logit, N x classes; of equal ones the first comes first."""
-    import numpy as np
-
-    return np.argsort(-logits, axis=1, kind="stable")
+#: Resamples of the images, and how many of them are weighed at once: weights take memory.
+RESAMPLES, _AT_ONCE = 1000, 50
+_SEED = 0
 
 
 def share95(part: int, whole: int) -> Share95:
@@ -95,3 +29,133 @@ def share95(part: int, whole: int) -> Share95:
     return Share95(
         percent=100 * part / whole, low=100 * float(interval.low), high=100 * float(interval.high)
     )
+
+
+class Resampled:
+    """Means over images, and the same over images drawn with replacement (Efron, Annals of
+    Statistics 7, 1979): what another choice of as many images might give.
+
+    Args:
+        values: V x N, a line for each figure.
+    """
+
+    def __init__(self, values: Floats) -> None:
+        import numpy as np
+
+        count = values.shape[1]
+        self._values, self.means = values, values.mean(axis=1)
+        dice, drawn = np.random.default_rng(_SEED), []
+        for _ in range(0, RESAMPLES, _AT_ONCE):
+            weights = dice.multinomial(count, np.full(count, 1 / count), size=_AT_ONCE)
+            drawn.append(weights @ values.T / count)
+        self._drawn: Floats = np.concatenate(drawn)
+
+    def estimate(self, weights: Floats | Sequence[float], scale: float = 1.0) -> Estimate:
+        """A weighted sum of the means, times `scale`, with its 95 % interval (percentiles)."""
+        import numpy as np
+
+        how = np.asarray(weights, np.float64)
+        low, high = np.percentile(self._drawn @ how, [2.5, 97.5])
+        value = float(self.means @ how)
+        return Estimate(
+            value=scale * value,
+            low=scale * min(float(low), value),
+            high=scale * max(float(high), value),
+        )
+
+    def line(self, place: int, scale: float = 1.0) -> Estimate:
+        """The mean of one line."""
+        import numpy as np
+
+        return self.estimate(np.eye(len(self.means))[place], scale)
+
+    def share(self, place: int) -> Estimate:
+        """The mean of one line of zeros and ones, in per cent; where all images agree, and thus all
+        resamples, the interval is Wilson's."""
+        found = self.line(place, 100)
+        if 0 < found.value < 100:
+            return found
+        wilson = share95(int(self._values[place].sum()), self._values.shape[1])
+        return Estimate(value=found.value, low=wilson.low, high=wilson.high)
+
+
+def area_weights(levels: Sequence[float]) -> Floats:
+    """Weights of a curve's points in its mean over the range of levels (trapezoids)."""
+    import numpy as np
+
+    x = np.asarray(levels, np.float64)
+    steps = np.diff(x)
+    weights = np.zeros(len(x))
+    weights[:-1] += steps / 2
+    weights[1:] += steps / 2
+    shares: Floats = weights / (x[-1] - x[0])
+    return shares
+
+
+class Scores:
+    """The figures of predictions, all resampled together.
+
+    Args:
+        found: of at least one image.
+        views: what they are of.
+        beside: the same network's in float32, over the same images; None without one.
+    """
+
+    def __init__(self, found: Predictions, views: ViewSpec, beside: Predictions | None) -> None:
+        import numpy as np
+
+        lines = {"consistency": found.consistent, "cross_entropy": found.cross_entropy}
+        if (found.labels >= 0).all():
+            lines |= {"top1": found.right, "top5": found.in_top5}
+        if beside is not None:
+            lines["more"] = found.consistent.astype(np.float64) - beside.consistent
+        self._views, self._count = views, len(views.views)
+        self._blocks = {name: self._count * i for i, name in enumerate(lines)}
+        self._all = Resampled(np.concatenate([one.astype(np.float64) for one in lines.values()]))
+
+    @property
+    def curves(self) -> tuple[Curve, ...]:
+        """A curve for every transform."""
+        return tuple(map(self._curve, self._views.transforms))
+
+    def area(self, name: str, *transforms: str) -> Estimate | None:
+        """Mean over transforms of the area under a line's curve, in per cent; None if there is no
+        such line.
+
+        Args:
+            name: ``consistency``, or ``more`` for what it has more than in float32.
+        """
+        import numpy as np
+
+        if name not in self._blocks:
+            return None
+        weights = np.zeros(self._all.means.shape)
+        for transform in transforms:
+            first, levels = self._views.of(transform)
+            begin = self._blocks[name] + first
+            weights[begin : begin + len(levels)] = area_weights(levels) / len(transforms)
+        return self._all.estimate(weights, 100)
+
+    def _curve(self, name: str) -> Curve:
+        first, levels = self._views.of(name)
+        area = self.area("consistency", name)
+        assert area is not None
+        return Curve(
+            transform=name,
+            unit=UNITS[name],
+            area=area,
+            area_more_than_fp32=self.area("more", name),
+            levels=tuple(
+                Level(
+                    level=level,
+                    consistency=self._all.share(self._blocks["consistency"] + place),
+                    cross_entropy=self._all.line(self._blocks["cross_entropy"] + place),
+                    top1=self._share("top1", place),
+                    top5=self._share("top5", place),
+                )
+                for place, level in enumerate(levels, first)
+            ),
+        )
+
+    def _share(self, name: str, place: int) -> Estimate | None:
+        return self._all.share(self._blocks[name] + place) if name in self._blocks else None

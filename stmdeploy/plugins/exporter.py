@@ -44,6 +44,7 @@ class Target:
             is loaded into the model's Python module.
         travels: what another machine can use.
         dynamic_size: whether its artifacts can take images of any size.
+        mixes: precisions in which it can leave parts of a model as they are.
         packages: names under which the library is distributed; the nodes of a cluster must have
             the same version of it.
     """
@@ -55,6 +56,7 @@ class Target:
     holds_code: bool = True
     travels: Travels = "artifact"
     dynamic_size: bool = False
+    mixes: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
 
 

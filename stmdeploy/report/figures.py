@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from stmdeploy.backbones.complexity import KINDS
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files.writing import write_atomically
+from stmdeploy.report.invariance import invariance_figure
 from stmdeploy.report.layers import percent_by_kind
 from stmdeploy.report.recommendation import accuracy_of, latency_of
 from stmdeploy.schema.row import Row
@@ -30,7 +31,8 @@ def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
     """Draws every figure that the rows have the data for, each as PNG and SVG.
 
     Returns:
-        The files: ``accuracy-latency``, ``ap-latency``, ``throughput-batch`` and ``time-by-part``.
+        The files: ``accuracy-latency``, ``ap-latency``, ``throughput-batch``, ``time-by-part`` and
+        ``invariance``.
 
     Raises:
         StmdeployError: matplotlib is missing, the rows have data for no figure, or a file cannot
@@ -51,6 +53,7 @@ def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
         "ap-latency": _accuracy_latency(measured, DETECTION),
         "throughput-batch": _throughput_batch(measured),
         "time-by-part": _time_by_part(measured),
+        "invariance": _invariance(rows),
     }
     written = []
     for name, figure in drawn.items():
@@ -134,6 +137,13 @@ def _time_by_part(rows: Sequence[Row]) -> Figure | None:
     panel.set_xlabel("% of an inference, by the runtime's profiler")
     panel.legend(ncols=len(KINDS), fontsize=7, loc="lower center", bbox_to_anchor=(0.4, 1.0))
     return figure
+
+
+def _invariance(rows: Sequence[Row]) -> Figure | None:
+    """The curves of consistency of every artifact that has them."""
+    found = [row.invariance for row in rows if row.invariance is not None]
+    once = {(one.artifact_sha256, one.runtime, one.provider): one for one in found}
+    return invariance_figure(list(once.values())) if once else None
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -11,6 +11,7 @@ from stmdeploy.backbones.complexity import KINDS
 from stmdeploy.hardware.roofline import ASSUMPTIONS
 from stmdeploy.report.caveats import caveats, is_unsteady
 from stmdeploy.report.columns import COLUMNS, figures_of
+from stmdeploy.report.invariance import invariance_data
 from stmdeploy.report.layers import percent_by_kind
 from stmdeploy.report.profile_table import UNSTEADY, peaks_in_words, profile_notes
 from stmdeploy.report.ratios import compared, figures_beside, sentences
@@ -18,7 +19,10 @@ from stmdeploy.schema.row import Row
 from stmdeploy.spec.model import DETECTION
 
 #: Keys that plots need beside the columns'.
-_PLOTTED = ("top1", "top1_low", "top1_high", "top1_kind", "graph_macs", "graph_bytes", "advice")
+_PLOTTED = (
+    "top1", "top1_low", "top1_high", "top1_kind", "graph_macs", "graph_bytes", "advice",
+    "consistency_percent_low", "consistency_percent_high",
+)  # fmt: skip
 _DIGITS = 6
 
 
@@ -61,6 +65,7 @@ def report_page(
         has_detection=any(row.task == DETECTION for row in rows),
         assumptions=ASSUMPTIONS,
         has_bounds=any(row.bound for row in rows),
+        invariances=[row.invariance for row in rows if row.invariance is not None],
         sentences=sentences(rows, compared(rows, reference)),
         data=page_data(rows, reference),
         plotly=get_plotlyjs(),
@@ -82,6 +87,7 @@ def page_data(rows: Sequence[Row], reference: str = "") -> dict[str, Any]:
         "kinds": KINDS,
         "shares": [_shares(row) for row in rows],
         "roofs": _roofs(rows),
+        "invariances": invariance_data(rows),
         "unsteady": UNSTEADY,
     }
 

@@ -33,7 +33,8 @@ class Limits:
     """What is asked of a row, as positive numbers; None asks nothing.
 
     Latency is of one inference of the whole batch; memory is the GPU's, or on a CPU the worker's;
-    top-1 is the measured one, or else the published; AP is published, of detection backbones.
+    top-1 is the measured one, or else the published; AP is published, of detection backbones;
+    consistency is the measured one, to whatever transforms it was measured to.
 
     Raises:
         StmdeployError: a number is not positive.
@@ -46,6 +47,7 @@ class Limits:
     min_top1_percent: float | None = None
     min_box_ap_percent: float | None = None
     min_mask_ap_percent: float | None = None
+    min_consistency_percent: float | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -107,6 +109,16 @@ def top1_of(row: Row) -> Figure | None:
     return _exactly(row.published_top1_percent, "published")
 
 
+def consistency_of(row: Row) -> Figure | None:
+    """A row's measured consistency in per cent; that of synthetic weights does not count."""
+    found = row.invariance
+    if found is None or found.weights == "synthetic":
+        return None
+    value = found.consistency
+    kind = f"measured, {found.images} images, {found.transforms}, {found.protocol}"
+    return Figure(value.value, value.low, value.high, kind)
+
+
 def _ap(row: Row, value: float | None) -> Figure | None:
     return _exactly(value, "published") if row.task == DETECTION else None
 
@@ -148,6 +160,7 @@ _FIGURES: dict[str, Callable[[Row, Measurement], Figure | None]] = {
     "min_top1_percent": lambda row, _: top1_of(row),
     "min_box_ap_percent": lambda row, _: _ap(row, row.published_box_ap_percent),
     "min_mask_ap_percent": lambda row, _: _ap(row, row.published_mask_ap_percent),
+    "min_consistency_percent": lambda row, _: consistency_of(row),
 }
 
 

@@ -11,7 +11,9 @@ from stmdeploy.errors import StmdeployError
 from stmdeploy.files.writing import write_atomically
 from stmdeploy.schema.evaluation import Evaluation
 from stmdeploy.schema.hardware import Bound
+from stmdeploy.schema.invariance import Invariance
 from stmdeploy.schema.measurement import Measurement, ScenarioResult
+from stmdeploy.schema.receptive_field import ReceptiveField
 from stmdeploy.schema.row import Row
 from stmdeploy.spec.model import CLASSIFICATION
 from stmdeploy.spec.run import LOOP
@@ -37,6 +39,22 @@ _ACCURACY: dict[str, Callable[[Evaluation], object]] = {
     "measured_images": lambda found: found.images,
     "measured_data": lambda found: found.data,
 }
+#: Columns of the artifact's invariance.
+_INVARIANCE: dict[str, Callable[[Invariance], object]] = {
+    "consistency_percent": lambda found: found.consistency.value,
+    "consistency_percent_low": lambda found: found.consistency.low,
+    "consistency_percent_high": lambda found: found.consistency.high,
+    "consistency_transforms": lambda found: found.transforms,
+    "consistency_protocol": lambda found: found.protocol,
+    "consistency_images": lambda found: found.images,
+    "consistency_data": lambda found: found.data,
+}
+#: Columns of the network's receptive fields: of the last stage.
+_RECEPTIVE_FIELD: dict[str, Callable[[ReceptiveField], object]] = {
+    "receptive_field_px_50_percent": lambda found: found.stages[-1].sides_px.get("50"),
+    "receptive_field_px_99_percent": lambda found: found.stages[-1].sides_px.get("99"),
+    "receptive_field_data": lambda found: found.data,
+}
 #: Columns of a row's bound, and of the peaks that it is computed from.
 _BOUND: dict[str, Callable[[Bound], object]] = {
     "bound_ms": lambda found: found.bound_ms,
@@ -50,7 +68,8 @@ _BOUND: dict[str, Callable[[Bound], object]] = {
     "memory_gb_s": lambda found: found.peaks.memory[-1].gb_s,
 }
 _APART = set(
-    "measurement environment uncounted_operators bound parts_ms accuracy tries contrasts".split()
+    "measurement environment uncounted_operators bound parts_ms accuracy invariance "
+    "receptive_field tries contrasts".split()
 )
 
 
@@ -81,6 +100,8 @@ def flat(row: Row) -> dict[str, Any]:
         "node_name": row.tries[-1].node if row.tries else "",
         "tries": len(row.tries),
         **_figures(row.accuracy, _ACCURACY),
+        **_figures(row.invariance, _INVARIANCE),
+        **_figures(row.receptive_field, _RECEPTIVE_FIELD),
         "efficiency": row.efficiency,
         **_figures(row.bound, _BOUND),
         "uncounted_operators": " ".join(f"{op}:{n}" for op, n in row.uncounted_operators.items()),

@@ -7,14 +7,27 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, func, select, tuple_, update
 
-from stmdeploy.results.schema import evaluations, models, processes, rows, same_key, sweeps
+from stmdeploy.results.schema import (
+    evaluations,
+    invariances,
+    models,
+    processes,
+    receptive_fields,
+    rows,
+    same_key,
+    sweeps,
+)
 
+#: Tables that belong to no sweep.
+_apart = (evaluations, invariances, receptive_fields)
 #: Lines that are copied at a time: samples are large.
 _AT_ONCE = 200
 #: Columns that a newer line overwrites in an older one; the last of them is the date.
 _RENEWED = {
     rows.name: ("state", "row", "measured_utc"),
     evaluations.name: ("evaluation", "created_utc"),
+    invariances.name: ("invariance", "created_utc"),
+    receptive_fields.name: ("field", "created_utc"),
 }
 
 
@@ -25,7 +38,7 @@ def take_over(source: Connection, target: Connection) -> tuple[int, int]:
         How many sweeps, and how many processes, were added.
     """
     added = {}
-    for table in (sweeps, models, rows, processes, evaluations):
+    for table in (sweeps, models, rows, processes, *_apart):
         added[table.name] = 0
         for lines in _lines_of(source, table):
             if table.name in _RENEWED:

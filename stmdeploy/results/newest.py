@@ -1,4 +1,4 @@
-"""Which of a row's results counts: its newest measurement or failure, its largest evaluation."""
+"""Which of a row's results counts: its newest measurement or failure, its largest evaluations."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from stmdeploy.schema.evaluation import Evaluation
+from stmdeploy.schema.invariance import Invariance
+from stmdeploy.schema.receptive_field import ReceptiveField
 from stmdeploy.schema.row import Row
 
+#: Fields of a row that are measured apart from it.
+APART = ("accuracy", "invariance", "receptive_field")
 _age, _place = attrgetter("row.started_utc"), attrgetter("sweep", "position")
 
 
@@ -87,16 +91,38 @@ def _is_same(failed: Entry, other: Entry) -> bool:
     return bool(one.node) or here == (two.device_name, two.environment.processor)
 
 
-def with_accuracy(found: Iterable[Entry], evaluations: Sequence[Evaluation]) -> tuple[Row, ...]:
-    """Rows, each with its evaluation over the most images; the newest of several such.
+def with_accuracy(
+    found: Iterable[Entry],
+    evaluations: Sequence[Evaluation],
+    invariances: Sequence[Invariance] = (),
+    receptive_fields: Sequence[ReceptiveField] = (),
+) -> tuple[Row, ...]:
+    """Rows, each with its evaluation and its invariance over the most images, the newest of several
+    such, and of invariances first of all that to the most transforms; and with the receptive fields
+    of its network.
 
     So a quick look at a few images does not replace one over a whole data set.
     """
     by_size = sorted(evaluations, key=lambda e: (e.images, e.created_utc))
-    best = {(e.artifact_sha256, e.runtime, e.provider): e for e in by_size}
+    accuracy = {_subject(e): e for e in by_size}
+    by_views = sorted(invariances, key=lambda i: (len(i.curves), i.images, i.created_utc))
+    invariance = {_subject(i): i for i in by_views}
 
-    def of_row(row: Row) -> Evaluation | None:
+    fields = {(f.weights_sha256, f.task, f.image_size): f for f in receptive_fields}
+
+    def of_row(row: Row) -> Row:
         facts = row.measurement.runtime_facts if row.measurement else {}
-        return best.get((str(row.artifact_sha256), row.runtime, facts.get("provider", "")))
+        key = str(row.artifact_sha256), row.runtime, facts.get("provider", "")
+        size = row.image_height_px, row.image_width_px
+        more = (
+            accuracy.get(key),
+            invariance.get(key),
+            fields.get((row.weights_sha256, row.task, size)),
+        )
+        return row.model_copy(update=dict(zip(APART, more, strict=True)))
 
-    return tuple(e.row.model_copy(update={"accuracy": of_row(e.row)}) for e in found)
+    return tuple(of_row(entry.row) for entry in found)
+
+
+def _subject(measured: Evaluation | Invariance) -> tuple[str, str, str]:
+    return measured.artifact_sha256, measured.runtime, measured.provider

@@ -15,8 +15,8 @@ from stmdeploy.results.faults import RESTORE, damaged, no_results
 #: 1: first version.  2: rows say when they were last measured.  3: evaluations.  4: rows of
 #: clusters, in the documents alone.  5: an artifact's failure has a kind and a hint; models of
 #: older stores lack them and are dropped: `profile --resume` prepares them again.  6: processes
-#: take turns, and rows are compared, in the documents alone.
-SCHEMA_VERSION = 6
+#: take turns, and rows are compared, in the documents alone.  7: invariance, receptive fields.
+SCHEMA_VERSION = 7
 
 metadata = sa.MetaData()
 version_table = Table("schema_version", metadata, sa.Column("version", sa.Integer, nullable=False))
@@ -74,6 +74,29 @@ evaluations = Table(
     sa.Column("created_utc", sa.String(32), nullable=False),
     sa.Column("evaluation", sa.Text, nullable=False),
 )
+#: Invariance of an artifact on a runtime over some data, to some transforms.
+invariances = Table(
+    "invariances",
+    metadata,
+    sa.Column("artifact_sha256", sa.String(64), primary_key=True),
+    sa.Column("runtime", sa.String(64), primary_key=True),
+    sa.Column("provider", sa.String(64), primary_key=True),
+    sa.Column("data_sha256", sa.String(64), primary_key=True),
+    sa.Column("protocol", sa.String(16), primary_key=True),
+    sa.Column("transforms", sa.String(64), primary_key=True),
+    sa.Column("created_utc", sa.String(32), nullable=False),
+    sa.Column("invariance", sa.Text, nullable=False),
+)
+#: Receptive fields of a network, for images of a size.
+receptive_fields = Table(
+    "receptive_fields",
+    metadata,
+    sa.Column("weights_sha256", sa.String(64), primary_key=True),
+    sa.Column("task", sa.String(32), primary_key=True),
+    sa.Column("image", sa.String(32), primary_key=True),
+    sa.Column("created_utc", sa.String(32), nullable=False),
+    sa.Column("field", sa.Text, nullable=False),
+)
 #: Statements that turn a store of the previous version into one of this version.
 MIGRATIONS = {
     2: ("ALTER TABLE rows ADD COLUMN measured_utc VARCHAR(32)",),
@@ -81,6 +104,10 @@ MIGRATIONS = {
     4: (),
     5: (str(sa.delete(models)),),
     6: (),
+    7: tuple(
+        str(sa.schema.CreateTable(table, if_not_exists=True))
+        for table in (invariances, receptive_fields)
+    ),
 }
 
 

@@ -7,7 +7,7 @@ and nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sqlalchemy import ColumnElement, Connection, Table, Update, delete, func, select, update
@@ -19,6 +19,7 @@ from stmdeploy.results.database import FILE_NAME, Database, PostgresServer, Sqli
 from stmdeploy.results.faults import RESTORE, parsed
 from stmdeploy.results.merging import take_over
 from stmdeploy.results.newest import (
+    APART,
     Entry,
     NewestRows,
     newest_measured,
@@ -26,7 +27,16 @@ from stmdeploy.results.newest import (
     with_accuracy,
 )
 from stmdeploy.results.samples import pack, unpack
-from stmdeploy.results.schema import evaluations, models, processes, replace_line, rows, sweeps
+from stmdeploy.results.schema import (
+    evaluations,
+    invariances,
+    models,
+    processes,
+    receptive_fields,
+    replace_line,
+    rows,
+    sweeps,
+)
 from stmdeploy.results.state import (
     DONE,
     FAILED,
@@ -37,7 +47,9 @@ from stmdeploy.results.state import (
     now_utc,
 )
 from stmdeploy.schema.evaluation import Evaluation
+from stmdeploy.schema.invariance import Invariance
 from stmdeploy.schema.measurement import ProcessRun
+from stmdeploy.schema.receptive_field import ReceptiveField
 from stmdeploy.schema.row import Prepared, Row
 from stmdeploy.spec.sweep import SweepSpec
 
@@ -270,20 +282,23 @@ class Store:
 
     def rows(self, sweep: str) -> tuple[Row, ...]:
         """The figures of a sweep's rows so far, without rows that were not started."""
-        return with_accuracy(self._begun(_of(rows, sweep)), self.evaluations())
+        return self._with_accuracy(self._begun(_of(rows, sweep)))
 
     def newest_rows(self) -> tuple[Row, ...]:
         """The newest measurement of every row that was ever finished, sweep by sweep."""
         found = newest_measured(self._begun(rows.c.state == DONE))
-        return with_accuracy(found, self.evaluations())
+        return self._with_accuracy(found)
 
     def newest_states(self) -> NewestRows:
         """As `newest_rows`, and the rows that failed, those that will be retried included."""
         done = self._begun(rows.c.state == DONE)
         failed = self._begun(rows.c.state.in_((FAILED, PLANNED)))
         found, since = newest_states(done, failed)
-        known = self.evaluations()
-        return NewestRows(with_accuracy(found, known), with_accuracy(since, known))
+        return NewestRows(self._with_accuracy(found), self._with_accuracy(since))
+
+    def _with_accuracy(self, found: Iterable[Entry]) -> tuple[Row, ...]:
+        known = self.evaluations(), self.invariances(), self.receptive_fields()
+        return with_accuracy(found, *known)
 
     def _begun(self, *which: ColumnElement[bool]) -> Sequence[Entry]:
         """The figures so far of the rows that were started and meet all conditions."""
@@ -306,6 +321,36 @@ class Store:
         query = select(evaluations.c.evaluation).order_by(evaluations.c.created_utc)
         found, where = self._database.read(query), f"an evaluation of {self.name}"
         return tuple(parsed(Evaluation, document, where) for (document,) in found)
+
+    def add_invariance(self, invariance: Invariance) -> None:
+        """Saves an invariance, in place of an earlier one over the same data."""
+        columns = set(invariances.columns.keys()) - {"invariance", "transforms"}
+        line = invariance.model_dump(include=columns)
+        line |= {"transforms": invariance.transforms, "invariance": invariance.model_dump_json()}
+        with self._database.writing(alone=True) as connection:
+            replace_line(connection, invariances, line)
+
+    def invariances(self) -> tuple[Invariance, ...]:
+        """Every invariance, the oldest first."""
+        query = select(invariances.c.invariance).order_by(invariances.c.created_utc)
+        found, where = self._database.read(query), f"an invariance of {self.name}"
+        return tuple(parsed(Invariance, document, where) for (document,) in found)
+
+    def add_receptive_field(self, field: ReceptiveField) -> None:
+        """Saves receptive fields, in place of earlier ones of the same network."""
+        line = {
+            **field.model_dump(include={"weights_sha256", "task", "created_utc"}),
+            "image": "{}x{}".format(*field.image_size),
+            "field": field.model_dump_json(),
+        }
+        with self._database.writing(alone=True) as connection:
+            replace_line(connection, receptive_fields, line)
+
+    def receptive_fields(self) -> tuple[ReceptiveField, ...]:
+        """All receptive fields, the oldest first."""
+        query = select(receptive_fields.c.field).order_by(receptive_fields.c.created_utc)
+        found, where = self._database.read(query), f"a receptive field of {self.name}"
+        return tuple(parsed(ReceptiveField, document, where) for (document,) in found)
 
     def merge(self, other: Store) -> tuple[int, int]:
         """Copies what is new or newer in another store into this one.
@@ -333,11 +378,11 @@ def _of(table: Table, sweep: str, position: int | None = None) -> ColumnElement[
 
 
 def _set_row(sweep: str, position: int, row: Row, state: str = "") -> Update:
-    """A statement that saves a row without its accuracy, which is added when it is read.
+    """A statement that saves a row without what is measured apart, and added when it is read.
 
     With a state, the row was measured just now, and a row that someone has finished stays as it is.
     """
-    document = row.model_dump_json(exclude={"accuracy"})
+    document = row.model_dump_json(exclude=set(APART))
     change = update(rows).where(_of(rows, sweep, position)).values(row=document)
     if state:
         change = change.values(state=state, measured_utc=now_utc())

@@ -57,5 +57,10 @@ class Evaluation(Document):
         description="Share of images that the reference puts in the same class; None without one."
     )
     reference_top1: Share95 | None = Field(description="Reference's own top-1; None without one.")
+    waiting_percent: Percent | None = Field(
+        None,
+        description="Share of the time for which the runtime waited for images, in per cent; None "
+        "if it was not measured.",
+    )
     created_utc: PlainText = Field(description="Time of the end of the evaluation, UTC, ISO 8601.")
     environment: Environment = Field(description="Machine and software that ran the artifact.")

@@ -7,12 +7,15 @@ from typing import Literal
 from pydantic import Field
 
 from stmdeploy.schema.document import Document, PlainName, PlainText, Sealed, Sha256, Side
+from stmdeploy.schema.mixed import Choice
 from stmdeploy.spec.model import CLASSIFICATION, MAX_CLASSES
+from stmdeploy.spec.preparation import STANDARD, Preparation
 
 #: 1: first version. 2: precisions, fidelity, engines, cost, a seal over the manifest itself.
 #: 3: the operations of the graph. 4: known outputs; errors are those of the worst row.
-#: 5: the usual length of known outputs. 6: the task, and several outputs.
-MANIFEST_SCHEMA_VERSION = 6
+#: 5: the usual length of known outputs. 6: the task, and several outputs. 7: how photographs are
+#: prepared; parts kept in float32.
+MANIFEST_SCHEMA_VERSION = 7
 #: Far more than any backbone needs; a file without end must not be hashed for ever.
 _MOST_BYTES = 16 * 2**30
 
@@ -39,6 +42,9 @@ class ModelInfo(Document):
     neck: PlainText = Field("", description="Neck of a detector behind the backbone; often empty.")
     num_classes: int | None = Field(
         ge=1, le=MAX_CLASSES, description="Logits per image; None for detection."
+    )
+    preparation: Preparation = Field(
+        STANDARD, description="How photographs are resized, cropped and normalised for it."
     )
     parameters: int = Field(description="Number of parameters, in single values.")
     weights: WeightsInfo = Field(description="Origin and hash of the weights.")
@@ -243,7 +249,12 @@ class Manifest(Sealed):
     precision: PlainText = Field(
         description="Precision: fp32, fp16, bf16, int8, int8-dynamic or fp8."
     )
-    lowering: PlainText = Field(description="Form exported: reference, tokens or tokens-plain.")
+    kept: tuple[PlainText, ...] = Field(
+        (), description="Parts of the model that the precision leaves as they are; often empty."
+    )
+    lowering: PlainText = Field(
+        description="Form exported: reference, tokens, tokens-plain or gpu."
+    )
     notes: tuple[str, ...] = Field(description="Reasons against better forms; often empty.")
     model: ModelInfo = Field(description="Model inside the artifact.")
     files: tuple[FileInfo, ...] = Field(min_length=1, description="Files, the main one first.")
@@ -255,6 +266,9 @@ class Manifest(Sealed):
     verification: Verification = Field(description="Comparison with the float64 reference.")
     dynamic_size: DynamicSize | None = Field(
         description="Image sizes that it takes; None for that of the model alone."
+    )
+    choice: Choice | None = Field(
+        None, description="How the precision of every part was chosen; None if it was asked for."
     )
     fidelity: Fidelity | None = Field(description="Fidelity of a low precision; None for fp32.")
     calibration: Calibration | None = Field(description="Calibration of int8; None otherwise.")

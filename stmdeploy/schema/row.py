@@ -10,8 +10,10 @@ from stmdeploy.errors import Failure, FailureKind
 from stmdeploy.schema.document import Amount, Count, Document, Number, Percent, PlainText, Side
 from stmdeploy.schema.evaluation import Evaluation, Published
 from stmdeploy.schema.hardware import Bound, Environment
+from stmdeploy.schema.invariance import Invariance
 from stmdeploy.schema.manifest import ModelInfo, Operation
 from stmdeploy.schema.measurement import Measurement
+from stmdeploy.schema.receptive_field import ReceptiveField
 from stmdeploy.spec.model import CLASSIFICATION, label
 from stmdeploy.spec.run import LOOP
 
@@ -152,6 +154,12 @@ class Row(Document):
     )
     accuracy: Evaluation | None = Field(
         None, description="Evaluation with the most images, same runtime and provider; or None."
+    )
+    invariance: Invariance | None = Field(
+        None, description="Invariance to the most transforms, same runtime and provider; or None."
+    )
+    receptive_field: ReceptiveField | None = Field(
+        None, description="Receptive fields of the network, at this image size; or None."
     )
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.spec.limits import at_least, at_most
 from stmdeploy.spec.model import CLASSIFICATION, ModelSpec, SizeRange
+from stmdeploy.spec.preparation import Prepared
 
 FULL_PRECISION = "fp32"
 #: fp16 and bf16: weights and activations. int8: both, with scales from calibration images.
@@ -23,6 +24,8 @@ LOWERINGS = (REFERENCE, TOKENS, TOKENS_PLAIN, GPU)
 LOWEST_OPSET = {REFERENCE: 19, TOKENS: 23, TOKENS_PLAIN: 19, GPU: 19}
 #: ONNX Runtime's optimiser mixes up the types of quantised graphs of later opsets.
 HIGHEST_INT8_OPSET = 20
+#: Ends the precision in the names of artifacts that keep parts of the model as they are.
+MIXED = "-mixed"
 MAX_BATCH = 2**31 - 1
 #: Between these sides, in pixels, a file of dynamic size takes images of any.
 LEAST_SIDE, MOST_SIDE = 64, 1344
@@ -105,6 +108,11 @@ class ExportSpec:
         source_only: for such targets, whether the engine is built later, on the machine it runs on.
         provider: ONNX Runtime's provider on a GPU that an ONNX file is made for, such as ``cuda``;
             empty if for none in particular.
+        keep: parts of the model that a low precision leaves as they are, as `inspect` names them,
+            such as ``stage 1 mixer``.
+        ranges: file in which the ranges of activations are kept from one quantisation of the same
+            graph by the same images to the next; None keeps none.
+        preparation: how photographs are prepared for the model, where not as it says itself.
         dynamic_size: whether the artifact takes images of any size in `sizes`; that of the model is
             then the best one.
     """
@@ -120,6 +128,9 @@ class ExportSpec:
     source_only: bool = False
     dynamic_size: bool = False
     provider: str = ""
+    keep: tuple[str, ...] = ()
+    ranges: Path | None = None
+    preparation: Prepared = field(default_factory=Prepared)
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -151,4 +162,5 @@ class ExportSpec:
         neck = f"-{self.model.neck}" if self.model.neck else ""
         size = "dynamic" if self.dynamic_size else f"{height}x{width}"
         provider = f"-{self.provider}" if self.provider else ""
-        return f"{safe}{task}{neck}-{size}-{self.precision}{provider}"
+        mixed = MIXED if self.keep else ""
+        return f"{safe}{task}{neck}-{size}-{self.precision}{mixed}{provider}"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from stmdeploy.cluster.planning import ClusterSpec, Plan, plan
+from stmdeploy.cluster.ray_fleet import RayFleet
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files.writing import writable
 from stmdeploy.hardware.environment import environment
@@ -29,8 +31,7 @@ from stmdeploy.spec.run import RunSpec
 from stmdeploy.spec.sweep import SweepSpec
 from stmdeploy.sweeps.asked import check_sweep
 from stmdeploy.sweeps.cluster.dispatching import ClusterRun
-from stmdeploy.sweeps.cluster.planning import ClusterSpec, Plan, plan
-from stmdeploy.sweeps.cluster.ray_fleet import RayFleet
+from stmdeploy.sweeps.cluster.node import MEASURING
 from stmdeploy.sweeps.folder import remove_partial
 from stmdeploy.sweeps.here import SweepRun
 from stmdeploy.sweeps.prepared import PreparedSweep
@@ -151,7 +152,7 @@ def _measuring(
     if not spec.nodes:
         raise StmdeployError("the sweep is for a single machine", "leave --cluster out")
     progress.detail(f"asking the nodes of the cluster {cluster.address}")
-    with closing(RayFleet(cluster.address)) as fleet:
+    with closing(RayFleet(cluster.address, MEASURING)) as fleet:
         chosen = plan(fleet, runs, environment(), cluster)
         yield lambda prepared, told, on_row: ClusterRun(
             prepared, fleet, cluster, told, on_row
@@ -162,10 +163,10 @@ def plan_cluster(spec: SweepSpec, cluster: ClusterSpec) -> Plan:
     """Which nodes of a cluster would run which rows.
 
     Raises:
-        StmdeployError: as `stmdeploy.sweeps.cluster.planning.plan`.
+        StmdeployError: as `stmdeploy.cluster.planning.plan`.
     """
     check_sweep(spec)
-    with closing(RayFleet(cluster.address)) as fleet:
+    with closing(RayFleet(cluster.address, MEASURING)) as fleet:
         return plan(fleet, spec.runs, environment(), cluster)
 
 

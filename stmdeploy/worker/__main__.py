@@ -13,16 +13,19 @@ from pydantic import TypeAdapter
 
 from stmdeploy.errors import StmdeployError
 from stmdeploy.worker.jobs.engine import EngineJob
-from stmdeploy.worker.jobs.evaluate import EvaluateJob
 from stmdeploy.worker.jobs.job import Answer, Job, Parent
 from stmdeploy.worker.jobs.layers import LayersJob
 from stmdeploy.worker.jobs.measure import MeasureJob
 from stmdeploy.worker.jobs.peaks import PeaksJob
+from stmdeploy.worker.jobs.predict import PredictJob
 from stmdeploy.worker.jobs.prepare import PrepareJob
+from stmdeploy.worker.jobs.trials import TrialsJob
 from stmdeploy.worker.jobs.turns import TurnsJob
 from stmdeploy.worker.process import failure_of
 
-_JOBS = PrepareJob | MeasureJob | LayersJob | PeaksJob | EvaluateJob | EngineJob | TurnsJob
+_JOBS = (
+    PrepareJob | MeasureJob | LayersJob | PeaksJob | PredictJob | EngineJob | TurnsJob | TrialsJob
+)
 _PR_SET_PDEATHSIG = 1
 
 

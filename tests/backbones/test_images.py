@@ -9,7 +9,18 @@ import pytest
 from PIL import Image
 
 from stmdeploy import StmdeployError
-from stmdeploy.backbones.images import MEAN, STD, batches_of, image_folder, load_image, load_images
+from stmdeploy.backbones.images import (
+    NO_LABEL,
+    image_folder,
+    images_of,
+    load_image,
+    load_images,
+    unlabelled_folder,
+)
+from stmdeploy.spec.data import DataSpec
+from stmdeploy.spec.preparation import IMAGENET_MEAN as MEAN
+from stmdeploy.spec.preparation import IMAGENET_STD as STD
+from stmdeploy.spec.preparation import Preparation
 
 
 def save(path: Path, width: int, height: int, colour: tuple[int, int, int] = (255, 0, 51)) -> Path:
@@ -121,14 +132,27 @@ def test_data_that_is_not_the_models(tmp_path: Path) -> None:
         image_folder(class_folders(tmp_path / "e", a=0, b=0), 2)
 
 
-def test_unreadable_images_are_named_and_left_out(tmp_path: Path) -> None:
-    folder = class_folders(tmp_path / "d", a=3, b=2)
-    (folder / "a" / "1.png").write_bytes(b"no picture")
-    (folder / "b" / "0.png").write_bytes((folder / "b" / "1.png").read_bytes()[:40])
-    skipped: list[str] = []
-    found = list(
-        batches_of(image_folder(folder, 2), 2, (32, 32), 2, lambda p, _: skipped.append(p.name))
-    )
-    assert [list(batch.labels) for batch in found] == [[0], [0], [1]]
-    assert all(batch.images.shape[1:] == (3, 32, 32) for batch in found)
-    assert skipped == ["1.png", "0.png"]
+def test_images_without_labels(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", 8, 8)
+    class_folders(tmp_path / "more", b=1)
+    found = unlabelled_folder(tmp_path)
+    assert [(path.name, label) for path, label in found.files] == [
+        ("a.png", NO_LABEL), ("0.png", NO_LABEL),
+    ]  # fmt: skip
+    assert images_of(DataSpec(tmp_path, limit=1, labelled=False), 1000).files == found.files[:1]
+    with pytest.raises(StmdeployError, match="holds no images"):
+        unlabelled_folder(class_folders(tmp_path / "empty", a=0))
+    with pytest.raises(StmdeployError, match="is not a folder"):
+        unlabelled_folder(tmp_path / "nowhere")
+
+
+def test_a_models_own_preparation(tmp_path: Path) -> None:
+    """Half as large a crop shows half of the picture, in the network's own units."""
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[16:48, 16:48] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    own = Preparation((0.5, 0.5, 0.5), (0.25, 0.5, 1.0), crop=0.5, interpolation="nearest")
+    image = load_image(tmp_path / "a.png", (32, 32), own)
+    assert np.allclose(image, np.array([2.0, 1.0, 0.5])[:, None, None])
+    (whole,) = load_images(tmp_path, 1, (64, 64), print, Preparation(crop=1.0))
+    assert np.allclose(whole[:, 0, 0], -np.array(MEAN) / STD, atol=1e-6)

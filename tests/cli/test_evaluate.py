@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from sklearn.datasets import load_digits
-from torch.nn.functional import cross_entropy
 
 from stmdeploy import create_backbone
-from stmdeploy.backbones.images import batches_of, image_folder
 from stmdeploy.cli.main import main
+from tests.digits import CLASSES, images_in, train, write_digits
 
-SIDE, CLASSES = 32, 10
+SIDE = 32
 MODEL = ["--stm", "convnext", "--scale", "nano", "--image-size", "32", "--num-classes", "10"]
 
 
@@ -27,38 +23,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write_digits(root: Path, which: slice) -> Path:
-    """Digits as pictures, a folder for each."""
-    digits = load_digits()
-    for i in range(len(digits.target))[which]:
-        folder = root / str(digits.target[i])
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = (digits.images[i] * 255 / 16).astype(np.uint8)
-        Image.fromarray(pixels).resize((64, 64)).save(folder / f"{i:04}.png")
-    return root
-
-
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two folders, train and test, and the checkpoint of a backbone that saw the first."""
     root = tmp_path_factory.mktemp("digits")
-    train = image_folder(write_digits(root / "train", slice(0, 1200)), CLASSES)
+    write_digits(root / "train", slice(0, 1200))
     write_digits(root / "test", slice(1200, None))
-    batches = list(batches_of(train, 1200, (SIDE, SIDE), 2, lambda *_: None))
-    images, labels = torch.from_numpy(batches[0].images), torch.from_numpy(batches[0].labels)
-    torch.manual_seed(0)
-    model = create_backbone("convnext", "nano", image_size=SIDE, num_classes=CLASSES).train()
-    rate, steps = 2e-3, 80
-    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
-    for _ in range(steps):
-        some = torch.randint(0, len(labels), (64,))
-        loss = cross_entropy(model(images[some]), labels[some])
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-    torch.save({"model": model.eval().state_dict()}, root / "digits.pth")
+    train(root / "train", root / "digits.pth", "convnext", "nano", SIDE)
     return root
 
 
@@ -101,11 +72,10 @@ def torch_top1(digits: Path) -> float:
     """The same figure by PyTorch, without anything of evaluation but the images."""
     model = create_backbone("convnext", "nano", image_size=SIDE, num_classes=CLASSES)
     model.load_state_dict(torch.load(digits / "digits.pth", weights_only=True)["model"])
-    data = image_folder(digits / "test", CLASSES)
-    (batch,) = batches_of(data, 1000, (SIDE, SIDE), 1, lambda *_: None)
+    images, labels = images_in(digits / "test", SIDE)
     with torch.inference_mode():
-        right = model(torch.from_numpy(batch.images)).argmax(1).numpy() == batch.labels
-    return 100 * float(right.mean())
+        right = model(images).argmax(1) == labels
+    return 100 * float(right.double().mean())
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ const ACCURACIES = [
   { key: "top1", label: "top-1 %, measured, else published", low: "top1_low", high: "top1_high" },
   { key: "measured_top1_percent", label: "top-1 %, measured", low: "top1_low", high: "top1_high" },
   { key: "published_top1_percent", label: "top-1 %, published" },
+  { key: "consistency_percent", label: "consistency %, measured", low: "consistency_percent_low", high: "consistency_percent_high" },
   { key: "published_box_ap_percent", label: "box AP, published" },
   { key: "published_mask_ap_percent", label: "mask AP, published" },
 ];
@@ -56,8 +57,8 @@ function layout(changes) {
     legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" }, autosize: true,
     hoverlabel: { align: "left", font: { size: NARROW.matches ? 10 : 13 } },
   };
-  for (const name of ["xaxis", "yaxis", "xaxis2", "yaxis2"]) {
-    if (name in changes) changes[name] = { ...axis, ...changes[name] };
+  for (const name of Object.keys(changes)) {
+    if (/^[xy]axis\d*$/.test(name)) changes[name] = { ...axis, ...changes[name] };
   }
   return { ...base, ...changes };
 }
@@ -266,4 +267,42 @@ function drawParts(rows, kinds) {
     barmode: "stack", height, xaxis: { title: { text: "% of an inference" }, range: [0, 100] },
     yaxis: { automargin: true }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, margin: { t: 50, r: 10, b: 50, l: 60 },
   });
+}
+
+// One panel for each transform; colours are mixers, dashes what else differs: model, precision, runtime.
+function drawInvariance(rows, all, invariances) {
+  const left = new Set(rows.map((row) => row.place));
+  const some = invariances.filter((one) => one.rows.some((place) => left.has(place))).slice(0, MOST_LINES);
+  const transforms = [...new Set(some.flatMap((one) => one.curves.map((curve) => curve.transform)))];
+  const count = Math.max(transforms.length, 1), named = new Set(), alike = new Map();
+  const traces = [], changes = {
+    grid: { rows: NARROW.matches ? count : 1, columns: NARROW.matches ? 1 : count, pattern: "independent" },
+  };
+  for (const one of some) {
+    const number = alike.get(one.stm) || 0;
+    alike.set(one.stm, number + 1);
+    const title = plain(`${one.model}, ${one.precision}, ${one.runtime}`);
+    for (const curve of one.curves) {
+      const at = transforms.indexOf(curve.transform) + 1, suffix = at === 1 ? "" : String(at);
+      const common = { xaxis: `x${suffix}`, yaxis: `y${suffix}`, legendgroup: title, x: curve.levels };
+      traces.push({
+        ...common, type: "scatter", mode: "lines", showlegend: false, hoverinfo: "skip",
+        x: [...curve.levels, ...[...curve.levels].reverse()], y: [...curve.high, ...[...curve.low].reverse()],
+        fill: "toself", line: { width: 0, color: colourOf(one.stm, all) }, opacity: 0.15,
+      });
+      traces.push({
+        ...common, type: "scatter", mode: "lines", name: title, showlegend: !named.has(title),
+        y: curve.consistency, line: { color: colourOf(one.stm, all), dash: DASHES[number % DASHES.length] },
+        hovertemplate: `${title}<br>${plain(curve.transform)} %{x}: %{y:.1f} %<extra></extra>`,
+      });
+      named.add(title);
+      changes[`xaxis${suffix}`] = { title: { text: `${plain(curve.transform)}, ${plain(curve.unit)}` } };
+      changes[`yaxis${suffix}`] = { range: [0, 102], title: at === 1 || NARROW.matches ? { text: "consistency, %" } : undefined };
+    }
+  }
+  document.getElementById("invariance-note").textContent = some.length
+    ? "" : "No row that the filters leave has its invariance measured.";
+  const height = NARROW.matches ? 120 + 240 * count : 420;
+  document.getElementById("invariance").style.height = `${height}px`;
+  return draw("invariance", traces, { ...changes, height });
 }

@@ -5,6 +5,7 @@
   const rows = data.rows.map((values, i) => {
     const row = Object.fromEntries(data.keys.map((key, k) => [key, values[k]]));
     row.shares = data.shares[i];
+    row.place = i;
     return row;
   });
   const dimensions = [
@@ -179,6 +180,7 @@
     roofline: () => drawRoofline(drawn().filter((row) => row.in_flight === 1), all, data.roofs),
     parts: () => drawParts(drawn(), data.kinds),
   };
+  if (data.invariances.length) plots.invariance = () => drawInvariance(left(), all, data.invariances);
   // A plot is drawn when it comes into sight, and again when something changes while it is there.
   const stale = new Set(Object.keys(plots)), inSight = new Set();
 

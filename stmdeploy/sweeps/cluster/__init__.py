@@ -1,5 +1,5 @@
 """A sweep measured on the nodes of a Ray cluster.
 
-``planning`` finds which nodes can run which rows (``kinds``), ``dispatching`` hands rows out and
-stores them, ``ray_fleet`` is the only module that uses Ray, and ``node`` runs on a node.
+``dispatching`` hands rows out and stores them, and ``node`` runs on a node; which nodes there are,
+and how tasks reach them, is told by `stmdeploy.cluster`.
 """

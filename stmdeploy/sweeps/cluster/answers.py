@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stmdeploy.cluster.fleet import Lost
 from stmdeploy.errors import Failure
 from stmdeploy.files.writing import write_atomically
 from stmdeploy.results.state import DONE, Measured, PlannedRow, now_utc
@@ -11,7 +12,6 @@ from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import PreparedArtifact, Row, Try
 from stmdeploy.spec.sweep import RowSpec
 from stmdeploy.sweeps.cluster.documents import BlockAnswer, RowAnswer
-from stmdeploy.sweeps.cluster.fleet import Lost
 from stmdeploy.sweeps.cluster.queues import Running
 from stmdeploy.sweeps.comparing import as_document, contrasts_of, waves_of
 from stmdeploy.sweeps.explanation import bound_by

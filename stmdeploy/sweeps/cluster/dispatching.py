@@ -7,6 +7,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
+from stmdeploy.cluster.fleet import Fleet, Lost, Place
+from stmdeploy.cluster.kinds import Kind, kind_of
+from stmdeploy.cluster.planning import ClusterSpec, Plan
 from stmdeploy.errors import DiskFullError, Failure, FailureKind, StmdeployError
 from stmdeploy.plugins.progress import Progress
 from stmdeploy.results.state import DONE, FAILED, MEASURING, PlannedRow, now_utc
@@ -15,9 +18,6 @@ from stmdeploy.schema.row import Row, Try
 from stmdeploy.spec.sweep import RowSpec, shuffled
 from stmdeploy.sweeps.cluster.answers import measured_rows, try_of
 from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask, RowTask
-from stmdeploy.sweeps.cluster.fleet import Fleet, Lost, Place
-from stmdeploy.sweeps.cluster.kinds import Kind, kind_of
-from stmdeploy.sweeps.cluster.planning import ClusterSpec, Plan
 from stmdeploy.sweeps.cluster.queues import Queue, Queues, Running
 from stmdeploy.sweeps.cluster.shipping import Shipping
 from stmdeploy.sweeps.comparing import compare_by_reference
@@ -42,7 +42,7 @@ class ClusterRun:
     def __init__(
         self,
         prepared: PreparedSweep,
-        fleet: Fleet,
+        fleet: Fleet[BlockTask, BlockAnswer],
         cluster: ClusterSpec,
         progress: Progress,
         on_row: Callable[[Row], None],

@@ -4,38 +4,16 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from stmdeploy.cluster.shipping import Shipped
 from stmdeploy.errors import Failure
 from stmdeploy.schema.document import Document, PlainPath
 from stmdeploy.schema.hardware import Environment, Peaks
-from stmdeploy.schema.manifest import FileInfo
 from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import PreparedArtifact
 from stmdeploy.spec.export import EngineSpec
 from stmdeploy.spec.run import SamplingSpec
 from stmdeploy.spec.sweep import RowSpec
 from stmdeploy.sweeps.blocks import Memory
-
-
-class NodeGpu(Document):
-    """A GPU of a node: its name, as the driver calls it, and whether MIG divides it."""
-
-    name: str
-    sliced: bool
-
-
-class NodeFacts(Document):
-    """What a node is; ``unavailable`` says why it cannot run a runtime, or LoadGen."""
-
-    environment: Environment
-    gpus: tuple[NodeGpu, ...]
-    unavailable: dict[str, str]
-
-
-class Shipped(Document):
-    """An artifact sent to a node: the text of its manifest, and the files listed there."""
-
-    manifest: str
-    files: tuple[FileInfo, ...]
 
 
 class RowTask(Document):

@@ -1,30 +1,29 @@
-"""Runs on a node of a cluster: reports what the node is, and measures rows by turns."""
+"""Runs on a node of a cluster: measures rows by turns."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from stmdeploy.cluster.fleet import Node
+from stmdeploy.cluster.ray_fleet import Work
+from stmdeploy.cluster.shipping import Fetch, cache_folder, place_artifact
 from stmdeploy.errors import Failure, FailureKind, StmdeployError
-from stmdeploy.files import places
-from stmdeploy.files.writing import publish, scratch_folder, staging
+from stmdeploy.files.writing import scratch_folder
 from stmdeploy.hardware.environment import environment
 from stmdeploy.hardware.gpus import find_gpu
-from stmdeploy.hardware.nvml import all_gpus
-from stmdeploy.measure.loadgen import why_no_loadgen
 from stmdeploy.measure.summary import processes_of
 from stmdeploy.plugins.progress import Silent
-from stmdeploy.plugins.registry import exporter_of, exporters
+from stmdeploy.plugins.registry import exporter_of
 from stmdeploy.results.state import now_utc
-from stmdeploy.schema.artifact import Artifact, manifest_path, read_artifact
+from stmdeploy.schema.artifact import Artifact, read_artifact
 from stmdeploy.schema.hardware import Environment, Peaks
 from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import PreparedArtifact
@@ -33,44 +32,14 @@ from stmdeploy.sweeps.blocks import blocks, free_memory
 from stmdeploy.sweeps.cluster.documents import (
     BlockAnswer,
     BlockTask,
-    NodeFacts,
-    NodeGpu,
     RowAnswer,
-    Shipped,
 )
-from stmdeploy.sweeps.cluster.fleet import Node
-from stmdeploy.sweeps.cluster.kinds import LOADGEN
 from stmdeploy.sweeps.explanation import gpu_peaks, measured_peaks, parts_of
 from stmdeploy.sweeps.exports import path_of
 from stmdeploy.sweeps.process import ProcessLimits, Task, in_turns, one_process
 from stmdeploy.worker.client import run_job, worker_settings
 from stmdeploy.worker.jobs.engine import EngineJob
 from stmdeploy.worker.process import failure_of
-
-#: Returns the content of a file, given its SHA-256.
-Fetch = Callable[[str], bytes]
-
-
-def facts_here() -> NodeFacts:
-    """What this node is and can run; all its GPUs are listed, also those that Ray hides."""
-    unavailable = {
-        runtime: reason
-        for exporter in exporters().values()
-        if (reason := exporter.unavailable())
-        for runtime in exporter.target.runtimes
-    }
-    if hint := why_no_loadgen():
-        unavailable[LOADGEN] = hint
-    return NodeFacts(
-        environment=environment(),
-        gpus=tuple(NodeGpu(name=gpu.name, sliced=gpu.sliced) for gpu in all_gpus()),
-        unavailable=unavailable,
-    )
-
-
-def cache_folder() -> Path:
-    """The folder of a node's artifacts and engines: ``$XDG_CACHE_HOME/stmdeploy/node``."""
-    return places.cache_folder() / "node"
 
 
 def measure_block(task: BlockTask, here: Node, fetch: Fetch) -> BlockAnswer:
@@ -224,28 +193,6 @@ def _texts_in(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder).as_posix()): p.read_text("utf-8", "replace") for p in files}
 
 
-def place_artifact(shipped: Shipped, fetch: Fetch) -> Path:
-    """Puts an artifact into this node's cache, fetching what is not there; returns its main file.
-
-    Raises:
-        StmdeployError: the cache cannot be written to, or a hash does not match.
-    """
-    main = shipped.files[0]
-    content = "".join(file.sha256 for file in shipped.files)
-    folder = cache_folder() / "artifacts" / hashlib.sha256(content.encode()).hexdigest()
-    path = folder / main.name
-    with suppress(StmdeployError):
-        return read_artifact(path).path
-    with staging(folder) as scratch:  # it is not there yet, or not whole
-        for file in shipped.files:
-            (scratch / file.name).write_bytes(fetch(file.sha256))
-        manifest = manifest_path(scratch / main.name)
-        manifest.write_text(shipped.manifest, "utf-8")
-        names = [file.name for file in shipped.files]
-        publish(scratch, [*reversed(names), manifest.name], folder)
-    return read_artifact(path).path
-
-
 def _built(task: BlockTask, row: RowSpec, source: Path) -> PreparedArtifact:
     # A home may be shared by nodes, and an engine must not change while it is measured.
     folder = cache_folder() / "engines" / os.uname().nodename
@@ -256,6 +203,20 @@ def _built(task: BlockTask, row: RowSpec, source: Path) -> PreparedArtifact:
     except StmdeployError as error:
         kind = FailureKind.NOT_EXPORTED  # whatever the batch, so half of it would not help
         raise StmdeployError(f"no engine: {error.message}", error.hint, error.code, kind) from error
+
+
+def _measure(task: BlockTask, _: bytes, here: Node, fetch: Fetch) -> BlockAnswer:
+    return measure_block(task, here, fetch)
+
+
+#: What nodes of a sweep do.
+MEASURING = Work(
+    do=_measure,
+    task=BlockTask,
+    answer=BlockAnswer,
+    title=lambda task: task.rows[0].row.model.label,
+    files=lambda task: [file.sha256 for row in task.rows for file in row.artifact.files],
+)
 
 
 @cache

@@ -7,12 +7,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from stmdeploy.cluster.fleet import Fleet, Handle, Node, Place
+from stmdeploy.cluster.kinds import Kind, why_not
+from stmdeploy.cluster.planning import ClusterSpec, Plan
 from stmdeploy.errors import ExitCode, FailureKind, StmdeployError
 from stmdeploy.plugins.progress import Progress
 from stmdeploy.results.state import PlannedRow
-from stmdeploy.sweeps.cluster.fleet import Fleet, Handle, Node, Place
-from stmdeploy.sweeps.cluster.kinds import Kind, why_not
-from stmdeploy.sweeps.cluster.planning import ClusterSpec, Plan
+from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask
 
 #: Seconds between two looks at the nodes.
 _LOOK_S = 10.0
@@ -66,7 +67,7 @@ class Queues:
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: Fleet[BlockTask, BlockAnswer],
         cluster: ClusterSpec,
         plan: Plan,
         progress: Progress,

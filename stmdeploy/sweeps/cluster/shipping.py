@@ -1,22 +1,22 @@
-"""Artifacts on their way to the nodes, each file once."""
+"""The artifacts of a sweep's rows on their way to the nodes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from stmdeploy.cluster.fleet import Fleet
+from stmdeploy.cluster.shipping import Shipped, ship
 from stmdeploy.errors import FailureKind, StmdeployError
 from stmdeploy.plugins.registry import exporter_of
-from stmdeploy.schema.artifact import manifest_path, read_artifact
 from stmdeploy.spec.sweep import RowSpec
-from stmdeploy.sweeps.cluster.documents import RowTask, Shipped
-from stmdeploy.sweeps.cluster.fleet import Fleet
+from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask, RowTask
 from stmdeploy.sweeps.prepared import PreparedSweep
 
 
 class Shipping:
     """What was shared with the nodes of a fleet."""
 
-    def __init__(self, prepared: PreparedSweep, fleet: Fleet) -> None:
+    def __init__(self, prepared: PreparedSweep, fleet: Fleet[BlockTask, BlockAnswer]) -> None:
         self._prepared, self._fleet = prepared, fleet
         self._shipped: dict[Path, Shipped] = {}
 
@@ -40,9 +40,5 @@ class Shipping:
 
     def _ship(self, path: Path) -> Shipped:
         if path not in self._shipped:
-            manifest = read_artifact(path).manifest
-            for file in manifest.files:
-                self._fleet.share(file.sha256, path.with_name(file.name))
-            text = manifest_path(path).read_text("utf-8")
-            self._shipped[path] = Shipped(manifest=text, files=manifest.files)
+            self._shipped[path] = ship(path, self._fleet.share)
         return self._shipped[path]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from stmdeploy.cluster.shipping import Shipped
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.results.store import Store
 from stmdeploy.schema.artifact import manifest_path, read_artifact
@@ -18,7 +19,7 @@ from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec, SamplingSpec
 from stmdeploy.spec.sweep import SweepSpec
 from stmdeploy.sweeps.blocks import Memory
-from stmdeploy.sweeps.cluster.documents import BlockTask, RowTask, Shipped
+from stmdeploy.sweeps.cluster.documents import BlockTask, RowTask
 from stmdeploy.sweeps.prepared import PreparedSweep
 from tests.sweeps.cluster.local_cluster import LocalCluster, local_cluster
 

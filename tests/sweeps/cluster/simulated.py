@@ -11,18 +11,17 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stmdeploy.cluster.facts import NodeFacts, NodeGpu
+from stmdeploy.cluster.fleet import Handle, Lost, Node, Place
 from stmdeploy.errors import Failure
 from stmdeploy.schema.hardware import Environment
 from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.sweeps.cluster.documents import (
     BlockAnswer,
     BlockTask,
-    NodeFacts,
-    NodeGpu,
     RowAnswer,
     RowTask,
 )
-from stmdeploy.sweeps.cluster.fleet import Handle, Lost, Node, Place
 from tests.conftest import TEST_ENVIRONMENT
 
 
@@ -99,7 +98,7 @@ class SimulatedFleet:
         assert path.is_file()
         self.shared.append(sha256)
 
-    def start(self, task: BlockTask, place: Place) -> Handle:
+    def start(self, task: BlockTask, place: Place, payload: bytes = b"") -> Handle:  # noqa: ARG002
         handle = _Task(task, place)
         self._waiting.append(handle)
         self.most_in_hand = max(self.most_in_hand, len(self._waiting) + len(self._busy))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.sweeps.cluster.ray_fleet import LOCAL, _connect
+from stmdeploy.cluster.ray_fleet import LOCAL, _connect
 
 
 class Ray:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from stmdeploy import StmdeployError
+from stmdeploy.cluster.fleet import Node
+from stmdeploy.cluster.planning import ClusterSpec, Plan, check_cluster_sweep, plan
 from stmdeploy.errors import DiskFullError, ExitCode, Failure, FailureKind
 from stmdeploy.results.state import DONE, FAILED
 from stmdeploy.results.store import Store
@@ -23,8 +25,6 @@ from stmdeploy.spec.run import RunSpec, ScenarioSpec
 from stmdeploy.spec.sweep import SweepSpec
 from stmdeploy.sweeps.cluster.dispatching import ClusterRun
 from stmdeploy.sweeps.cluster.documents import BlockAnswer, RowTask
-from stmdeploy.sweeps.cluster.fleet import Node
-from stmdeploy.sweeps.cluster.planning import ClusterSpec, Plan, check_cluster_sweep, plan
 from stmdeploy.sweeps.prepared import PreparedSweep
 from stmdeploy.sweeps.profile import Place, ResumeSpec, resume
 from tests.fakes import RecordedProgress

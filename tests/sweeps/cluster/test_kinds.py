@@ -7,10 +7,8 @@ from dataclasses import replace
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.hardware.profiles import profiles
-from stmdeploy.spec.run import RunSpec
-from stmdeploy.sweeps.cluster.documents import NodeFacts
-from stmdeploy.sweeps.cluster.kinds import (
+from stmdeploy.cluster.facts import NodeFacts
+from stmdeploy.cluster.kinds import (
     Kind,
     check_runtimes,
     differences,
@@ -18,6 +16,8 @@ from stmdeploy.sweeps.cluster.kinds import (
     kind_of,
     nodes_for,
 )
+from stmdeploy.hardware.profiles import profiles
+from stmdeploy.spec.run import RunSpec
 from tests.sweeps.cluster.simulated import environment, facts, nodes
 
 A100 = Kind("a100", gpu=True, accelerator_type="A100")

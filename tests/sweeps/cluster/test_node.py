@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from stmdeploy import StmdeployError
+from stmdeploy.cluster.facts import facts_here
+from stmdeploy.cluster.fleet import Node
+from stmdeploy.cluster.shipping import Fetch, Shipped, cache_folder, place_artifact
 from stmdeploy.errors import Failure, FailureKind
 from stmdeploy.export.engine import built_engine
 from stmdeploy.plugins.progress import Silent
@@ -17,15 +20,8 @@ from stmdeploy.schema.artifact import manifest_path, read_artifact
 from stmdeploy.spec.export import EngineSpec, ExportSpec
 from stmdeploy.spec.run import RunSpec, SamplingSpec, ScenarioSpec
 from stmdeploy.sweeps.blocks import Memory
-from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask, RowAnswer, RowTask, Shipped
-from stmdeploy.sweeps.cluster.fleet import Node
-from stmdeploy.sweeps.cluster.node import (
-    Fetch,
-    cache_folder,
-    facts_here,
-    measure_block,
-    place_artifact,
-)
+from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask, RowAnswer, RowTask
+from stmdeploy.sweeps.cluster.node import measure_block
 from stmdeploy.sweeps.exports import path_of
 from stmdeploy.worker.exports import export_model
 from tests.sweeps.cluster.conftest import MODEL

@@ -16,13 +16,18 @@ from pathlib import Path
 import pytest
 
 from stmdeploy.cli.main import main
+from stmdeploy.cluster.facts import NodeFacts
+from stmdeploy.cluster.fleet import Lost, Place
+from stmdeploy.cluster.ray_fleet import RayFleet
+from stmdeploy.cluster.shipping import Shipped
 from stmdeploy.results.state import DONE
 from stmdeploy.results.store import Store
 from stmdeploy.schema.row import Row
-from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask, NodeFacts, RowTask, Shipped
-from stmdeploy.sweeps.cluster.fleet import Lost, Place
-from stmdeploy.sweeps.cluster.ray_fleet import RayFleet
+from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask, RowTask
+from stmdeploy.sweeps.cluster.node import MEASURING
 from tests.sweeps.cluster.local_cluster import LocalCluster
+
+Fleet = RayFleet[BlockTask, BlockAnswer]
 
 pytestmark = pytest.mark.slow
 KINDS = {"A100": 2, "H100": 1, "L4": 1}
@@ -122,13 +127,13 @@ def test_a_killed_node_and_a_killed_driver_cost_no_row(
 
 
 @pytest.fixture
-def fleet(cluster: LocalCluster) -> Iterator[RayFleet]:
-    fleet = RayFleet(cluster.address)
+def fleet(cluster: LocalCluster) -> Iterator[Fleet]:
+    fleet = RayFleet(cluster.address, MEASURING)
     yield fleet
     fleet.close()
 
 
-def test_the_nodes_and_what_they_say(fleet: RayFleet) -> None:
+def test_the_nodes_and_what_they_say(fleet: Fleet) -> None:
     found = {node.name: node for node in fleet.nodes()}
     assert found["H100-0"].accelerator_types == {"H100"}
     said = fleet.survey([found["H100-0"], found["L4-0"]])
@@ -142,7 +147,7 @@ def test_the_nodes_and_what_they_say(fleet: RayFleet) -> None:
 
 
 def test_a_file_that_is_not_what_it_should_be_is_a_failure(
-    fleet: RayFleet,
+    fleet: Fleet,
     make_task: Callable[..., BlockTask],
     make_row_task: Callable[..., RowTask],
     tmp_path: Path,
@@ -164,7 +169,9 @@ def test_a_file_that_is_not_what_it_should_be_is_a_failure(
 
 @pytest.mark.nightly
 def test_avoided_nodes_get_nothing(
-    cluster: LocalCluster, fleet: RayFleet, make_task: Callable[..., BlockTask]
+    cluster: LocalCluster,
+    fleet: Fleet,
+    make_task: Callable[..., BlockTask],
 ) -> None:
     """Both tasks go to the other one, which tells a wrong version instead of measuring."""
     for name in ("T4-0", "T4-1"):
@@ -181,7 +188,7 @@ def test_avoided_nodes_get_nothing(
         assert answer.misplaced.startswith("it has onnxruntime ")
 
 
-def _until_ended(fleet: RayFleet, handle: object) -> list[tuple[object, BlockAnswer | Lost]]:
+def _until_ended(fleet: Fleet, handle: object) -> list[tuple[object, BlockAnswer | Lost]]:
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         if found := fleet.wait([handle], 1.0):

@@ -6,16 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from stmdeploy.cluster.facts import LOADGEN, NodeFacts
+from stmdeploy.cluster.fleet import Node
 from stmdeploy.errors import StmdeployError
 from stmdeploy.hardware.profiles import find_profiles
 from stmdeploy.plugins.registry import exporter_of
 from stmdeploy.schema.hardware import Environment
 from stmdeploy.spec.run import RunSpec
-from stmdeploy.sweeps.cluster.documents import NodeFacts
-from stmdeploy.sweeps.cluster.fleet import Node
-
-#: Name of LoadGen among the runtimes of a node.
-LOADGEN = "loadgen"
 
 
 @dataclass(frozen=True)

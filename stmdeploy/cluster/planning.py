@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from stmdeploy.errors import StmdeployError
-from stmdeploy.plugins.registry import exporter_of
-from stmdeploy.schema.hardware import Environment
-from stmdeploy.spec.run import LOOP, RunSpec
-from stmdeploy.spec.sweep import SweepSpec
-from stmdeploy.sweeps.cluster.fleet import Fleet
-from stmdeploy.sweeps.cluster.kinds import (
-    LOADGEN,
+from stmdeploy.cluster.facts import LOADGEN
+from stmdeploy.cluster.fleet import Fleet
+from stmdeploy.cluster.kinds import (
     Chosen,
     Kind,
     check_runtimes,
@@ -21,6 +17,11 @@ from stmdeploy.sweeps.cluster.kinds import (
     kind_of,
     nodes_for,
 )
+from stmdeploy.errors import StmdeployError
+from stmdeploy.plugins.registry import exporter_of
+from stmdeploy.schema.hardware import Environment
+from stmdeploy.spec.run import LOOP, RunSpec
+from stmdeploy.spec.sweep import SweepSpec
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def check_cluster_sweep(spec: SweepSpec) -> None:
         )
 
 
-def plan(fleet: Fleet, runs: Iterable[RunSpec], here: Environment, spec: ClusterSpec) -> Plan:
+def plan(
+    fleet: Fleet[Any, Any], runs: Iterable[RunSpec], here: Environment, spec: ClusterSpec
+) -> Plan:
     """Asks the nodes of a cluster what they can run.
 
     Args:

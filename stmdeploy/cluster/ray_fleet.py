@@ -8,14 +8,17 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
+from stmdeploy.cluster.facts import NodeFacts
+from stmdeploy.cluster.fleet import Handle, Lost, Node, Place
+from stmdeploy.cluster.shipping import Fetch
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask, NodeFacts
-from stmdeploy.sweeps.cluster.fleet import Handle, Lost, Node, Place
+from stmdeploy.schema.document import Document
 
 #: Prefix of the Ray resource that says which accelerator type a node has.
 _TYPE_PREFIX = "accelerator_type:"
@@ -28,17 +31,41 @@ _SECRETS = ("STMDEPLOY_STORE", "PGPASSWORD")
 LOCAL, AUTO = "local", "auto"
 
 
-class RayFleet:
+TaskT = TypeVar("TaskT", bound=Document)
+AnswerT = TypeVar("AnswerT", bound=Document)
+
+
+@dataclass(frozen=True)
+class Work(Generic[TaskT, AnswerT]):
+    """What nodes do with tasks of a kind.
+
+    Attributes:
+        do: runs on a node: task, payload, the node, and how it fetches shared files -> answer. A
+            function of a module, because nodes find it by its name.
+        task, answer: their types.
+        title: names a task in Ray's own tools.
+        files: hashes of the shared files that a task needs.
+    """
+
+    do: Callable[[TaskT, bytes, Node, Fetch], AnswerT]
+    task: type[TaskT]
+    answer: type[AnswerT]
+    title: Callable[[TaskT], str]
+    files: Callable[[TaskT], Iterable[str]]
+
+
+class RayFleet(Generic[TaskT, AnswerT]):
     """A connection to a Ray cluster, as a `Fleet`.
 
     A node has one unit of its accelerator type and a task takes it, so Ray never runs two tasks on
     one node. Ray does not retry failed tasks: the dispatcher does, and records each try.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, work: Work[TaskT, AnswerT]) -> None:
         """Connects to a cluster.
 
         Args:
+            work: what its nodes are to do.
             address: ``ray://HOST:PORT`` from outside the cluster, ``HOST:PORT`` or ``auto`` on one
                 of its machines, ``local`` to start a cluster on this machine alone.
 
@@ -55,7 +82,8 @@ class RayFleet:
         self._ray: Any = ray
         _connect(ray, address)
         self._survey = ray.remote(num_cpus=0, max_retries=0)(_facts)
-        self._measure = ray.remote(num_cpus=0, max_retries=0)(_measure)
+        self._do = ray.remote(num_cpus=0, max_retries=0)(_do)
+        self._work = work
         self._files: dict[str, Any] = {}
 
     def nodes(self) -> tuple[Node, ...]:
@@ -106,25 +134,26 @@ class RayFleet:
             with _lost_cluster():
                 self._files[sha256] = self._ray.put(path.read_bytes())
 
-    def start(self, task: BlockTask, place: Place) -> Handle:
+    def start(self, task: TaskT, place: Place, payload: bytes = b"") -> Handle:
         """Hands a task to Ray, which finds a node for it."""
         options: dict[str, Any] = {
             "resources": {_TYPE_PREFIX + place.accelerator_type: 1},
             "num_gpus": 1 if place.gpu else 0,
-            "name": f"stmdeploy {task.rows[0].row.model.label}",
+            "name": f"stmdeploy {self._work.title(task)}",
         }
         if place.avoided:
             listed = ",".join(sorted(place.avoided))
             options["label_selector"] = {_NODE_ID: f"!in({listed})"}
-        listed_files = (file for row in task.rows for file in row.artifact.files)
-        files = {file.sha256: self._files[file.sha256] for file in listed_files}
+        files = {sha256: self._files[sha256] for sha256 in self._work.files(task)}
+        work = (self._work.do, self._work.task)
         with _lost_cluster():
-            handle: Handle = self._measure.options(**options).remote(task.model_dump_json(), files)
+            do = self._do.options(**options)
+            handle: Handle = do.remote(work, task.model_dump_json(), payload, files)
         return handle
 
     def wait(
         self, started: Collection[Handle], timeout_s: float
-    ) -> list[tuple[Handle, BlockAnswer | Lost]]:
+    ) -> list[tuple[Handle, AnswerT | Lost]]:
         """Waits for at least one task to end; returns those that have, none after a timeout."""
         if not started:
             time.sleep(timeout_s)
@@ -135,9 +164,9 @@ class RayFleet:
                 ended, _ = self._ray.wait(list(started), num_returns=len(started), timeout=0)
             return [(reference, self._answer_of(reference)) for reference in ended]
 
-    def _answer_of(self, reference: Any) -> BlockAnswer | Lost:
+    def _answer_of(self, reference: Any) -> AnswerT | Lost:
         try:
-            return BlockAnswer.model_validate_json(self._ray.get(reference))
+            return self._work.answer.model_validate_json(self._ray.get(reference))
         except self._ray.exceptions.RayError as error:
             return Lost(f"{type(error).__name__}: {_last_line(error)}")
         except ValueError as error:
@@ -238,16 +267,14 @@ def _last_line(error: BaseException) -> str:
 
 def _facts() -> str:
     """Runs on a node: its `NodeFacts` as JSON."""
-    from stmdeploy.sweeps.cluster.node import facts_here
+    from stmdeploy.cluster.facts import facts_here
 
     return facts_here().model_dump_json()
 
 
-def _measure(task: str, files: dict[str, Any]) -> str:
-    """Runs on a node: measures a task, fetching files that the node does not have yet."""
+def _do(work: tuple[Any, type[Document]], task: str, payload: bytes, files: dict[str, Any]) -> str:
+    """Runs on a node: does a task, fetching files that the node does not have yet."""
     import ray
-
-    from stmdeploy.sweeps.cluster.node import measure_block
 
     def fetch(sha256: str) -> bytes:
         content: bytes = ray.get(files[sha256])
@@ -257,4 +284,6 @@ def _measure(task: str, files: dict[str, Any]) -> str:
     listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     names = {node["NodeID"]: node.get("NodeName") for node in listed}
     here = Node(id, names.get(id) or os.uname().nodename, frozenset())
-    return measure_block(BlockTask.model_validate_json(task), here, fetch).model_dump_json()
+    do, kind = work
+    answer: Document = do(kind.model_validate_json(task), payload, here, fetch)
+    return answer.model_dump_json()

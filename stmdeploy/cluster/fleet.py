@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from stmdeploy.sweeps.cluster.documents import BlockAnswer, BlockTask, NodeFacts
+from stmdeploy.cluster.facts import NodeFacts
+from stmdeploy.schema.document import Document
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,12 @@ class Place:
 
 #: Identifies a task that was started.
 Handle = Hashable
+TaskT = TypeVar("TaskT", bound=Document, contravariant=True)
+AnswerT = TypeVar("AnswerT", bound=Document)
 
 
-class Fleet(Protocol):
-    """Nodes that run tasks, each node one at a time."""
+class Fleet(Protocol[TaskT, AnswerT]):
+    """Nodes that run tasks of a kind, each node one at a time."""
 
     def nodes(self) -> tuple[Node, ...]:
         """The nodes that are alive now."""
@@ -63,12 +66,16 @@ class Fleet(Protocol):
     def share(self, sha256: str, path: Path) -> None:
         """Makes a file available to every node under its hash; repeated calls do nothing."""
 
-    def start(self, task: BlockTask, place: Place) -> Handle:
-        """Starts a task, which waits for a free node of its place."""
+    def start(self, task: TaskT, place: Place, payload: bytes = b"") -> Handle:
+        """Starts a task, which waits for a free node of its place.
+
+        Args:
+            payload: goes with this task alone.
+        """
 
     def wait(
         self, started: Collection[Handle], timeout_s: float
-    ) -> list[tuple[Handle, BlockAnswer | Lost]]:
+    ) -> list[tuple[Handle, AnswerT | Lost]]:
         """Waits for at least one task to end; returns those that have, none after a timeout."""
 
     def cancel(self, started: Collection[Handle]) -> None:

@@ -1,0 +1,185 @@
+"""How much of a model a low precision keeps, image by image, and what can be promised of it.
+
+A promise is a one-sided confidence bound over images that had no part in choosing the candidate.
+Where several candidates are tried on the same images, one after another from the fastest to the
+safest, the n-th is tested with 1 / (n (n + 1)) of the error that all may have together, so that the
+first that holds is wrong with at most that probability (Bonferroni; it is learn-then-test of
+Angelopoulos et al., arXiv 2110.01052, with that for the multiple tests).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stmdeploy.spec.fidelity import FidelityLimits
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from stmdeploy.plugins.runner import Array
+
+    Floats = npt.NDArray[np.float64]
+    Bools = npt.NDArray[np.bool_]
+
+#: Probability that a promise is wrong.
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A candidate against the model in float32 over N images.
+
+    Attributes:
+        squared_errors, squared_lengths: ||y - r||^2 and ||r||^2 of every image's logits.
+        agrees: whether the top-1 class is the same.
+        right, reference_right: whether the top-1 class is the label, of either; None without
+            labels.
+    """
+
+    squared_errors: Floats
+    squared_lengths: Floats
+    agrees: Bools
+    right: Bools | None = None
+    reference_right: Bools | None = None
+
+    def __len__(self) -> int:
+        return len(self.agrees)
+
+    @property
+    def relative_l2_error(self) -> float:
+        """||y - r|| / ||r|| over all images."""
+        return math.sqrt(float(self.squared_errors.sum() / self.squared_lengths.sum()))
+
+    @property
+    def agreement_percent(self) -> float:
+        """Share of images with the same top-1 class, in per cent."""
+        return 100 * float(self.agrees.mean())
+
+    @property
+    def top1_drop_percent(self) -> float | None:
+        """How much lower top-1 is, in percentage points; None without labels."""
+        if self.right is None or self.reference_right is None:
+            return None
+        return 100 * float(self.reference_right.mean() - self.right.mean())
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """One-sided bounds, each at the same level: highest error, least agreement, highest drop."""
+
+    error: float
+    agreement_percent: float
+    top1_drop_percent: float | None
+
+    def keep(self, limits: FidelityLimits) -> bool:
+        """Whether all that is asked is kept."""
+        if limits.max_error is not None and not self.error <= limits.max_error:
+            return False
+        least = limits.min_agreement_percent
+        if least is not None and not self.agreement_percent >= least:
+            return False
+        most, drop = limits.max_top1_drop_percent, self.top1_drop_percent
+        return most is None or (drop is not None and drop <= most)
+
+
+def outcome(got: Array, reference: Array, labels: npt.NDArray[np.int64] | None = None) -> Outcome:
+    """Compares logits N x classes; labels are classes, N."""
+    import numpy as np
+
+    mine, theirs = got.astype(np.float64), reference.astype(np.float64)
+    first, other = mine.argmax(axis=1), theirs.argmax(axis=1)
+    return Outcome(
+        squared_errors=((mine - theirs) ** 2).sum(axis=1),
+        squared_lengths=(theirs**2).sum(axis=1),
+        agrees=first == other,
+        right=None if labels is None else first == labels,
+        reference_right=None if labels is None else other == labels,
+    )
+
+
+def level(tested: int) -> float:
+    """The error that the n-th candidate is tested with, from 1: all together make `ALPHA`."""
+    return ALPHA / (tested * (tested + 1))
+
+
+def bounds(found: Outcome, alpha: float, images: int | None = None) -> Bounds:
+    """What holds of all images like these, each figure with probability 1 - alpha.
+
+    Args:
+        images: what so many images would show if as large a share of them were lost; by default as
+            many as there are.
+    """
+    count = len(found) if images is None else images
+    scale = count / len(found)
+    drop = None
+    if found.right is not None and found.reference_right is not None:
+        lost = scale * int((found.reference_right & ~found.right).sum())
+        won = scale * int((found.right & ~found.reference_right).sum())
+        # Half of the error for either share.
+        drop = 100 * (_most(lost, count, alpha / 2) - (1 - _most(count - won, count, alpha / 2)))
+    agreed = 1 - _most(count - scale * int(found.agrees.sum()), count, alpha)
+    return Bounds(_highest_error(found, alpha), 100 * agreed, drop)
+
+
+def _most(hits: float, count: int, alpha: float) -> float:
+    """Upper bound of a share (Clopper and Pearson, Biometrika 26, 1934)."""
+    from scipy.stats import beta
+
+    return 1.0 if hits >= count else float(beta.ppf(1 - alpha, hits + 1, count - hits))
+
+
+def _highest_error(found: Outcome, alpha: float) -> float:
+    """The least e for which the mean of ||y - r||^2 - e^2 ||r||^2 is surely not above 0 (Fieller,
+    J. R. Stat. Soc. B 16, 1954); infinite if there is none.
+
+    Errors have long tails: the t statistic is corrected for skewness (Hall, J. R. Stat. Soc. B 54,
+    1992).
+    """
+    import numpy as np
+    from scipy.stats import skew, t
+
+    count = len(found)
+    if count < 2:
+        return math.inf
+    errors, lengths = found.squared_errors, found.squared_lengths
+    quantile, root = float(t.ppf(1 - alpha, count - 1)), math.sqrt(count)
+
+    def above(square: float) -> bool:
+        left = errors - square * lengths
+        deviation = float(np.std(left, ddof=1))
+        if deviation <= 1e-12 * float(np.abs(left).max()):  # all alike
+            return float(left.mean()) > 0
+        ours, skewness = root * float(left.mean()) / deviation, float(skew(left, bias=False))
+        a = skewness / root if math.isfinite(skewness) else 0.0
+        corrected = ours + a * ours**2 / 3 + a**2 * ours**3 / 27 + a / 6
+        return corrected > -quantile
+
+    low = float(errors.sum() / lengths.sum())
+    high = max(low, 1e-30)
+    for _ in range(60):
+        if not above(high):
+            break
+        low, high = high, 2 * high
+    else:
+        return math.inf
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if above(middle) else (low, middle)
+    return math.sqrt(high)
+
+
+def images_needed(limits: FidelityLimits) -> int:
+    """How many images at least show that a limit is kept, if none of them differs."""
+    shares = [1.0]
+    if limits.min_agreement_percent is not None:
+        shares.append((100 - limits.min_agreement_percent) / 100)
+    needed = 2 if limits.max_error is not None else 1
+    if limits.max_top1_drop_percent is not None:
+        # The other half of the error is spent on what is won, of which there may be none.
+        share = limits.max_top1_drop_percent / 100
+        needed = max(needed, math.ceil(math.log(level(1) / 2) / math.log(1 - share)))
+    least = min(shares)
+    return max(needed, math.ceil(math.log(level(1)) / math.log(1 - least)) if least < 1 else 1)

@@ -1,0 +1,75 @@
+"""How the precision of every part was chosen, as a table."""
+
+from __future__ import annotations
+
+from stmdeploy.report.text_table import TextTable, fixed
+from stmdeploy.schema.manifest import Manifest
+from stmdeploy.schema.mixed import Choice, Tried
+
+
+def choice_table(manifest: Manifest) -> TextTable:
+    """A line for every candidate that was tried, in the order of the trials; the manifest has a
+    choice."""
+    choice = manifest.choice
+    assert choice is not None
+    low = choice.sensitivity.precision
+    return TextTable(
+        ("kept in fp32", "over", "images", "error", "at most", "agrees %", "at least", "top-1 drop",
+         "at most", "limits"),
+        tuple(_line(one) for one in choice.tried),
+        left=2,
+        keys=2,
+        wrap=("kept in fp32",),
+        drop_first=("images", "top-1 drop", "agrees %", "error"),
+        title=f"{manifest.model.name} for {manifest.target}: {_chosen(manifest, low)}",
+        notes=(_promise(choice), *_latency(choice)),
+    )  # fmt: skip
+
+
+def _line(one: Tried) -> tuple[str, ...]:
+    kept, drop = one.kept, one.kept.top1_drop_percent
+    bound = one.top1_drop_bound_percent
+    return (
+        ", ".join(one.kept_parts) or "nothing",
+        one.over,
+        str(one.images),
+        f"{kept.relative_l2_error:.2e}",
+        "-" if one.error_bound is None else f"{one.error_bound:.2e}",
+        fixed(kept.agreement_percent, 2),
+        fixed(one.agreement_bound_percent, 2),
+        "-" if drop is None else f"{drop:+.2f}",
+        "-" if bound is None else f"{bound:+.2f}",
+        "hold" if one.holds else "not shown",
+    )
+
+
+def _chosen(manifest: Manifest, low: str) -> str:
+    if manifest.precision == "fp32":
+        return "fp32 is written"
+    return (
+        f"{low}, but {', '.join(manifest.kept)} in fp32" if manifest.kept else f"{low} throughout"
+    )
+
+
+def _promise(choice: Choice) -> str:
+    asked = [
+        f"error at most {choice.max_error:g}" if choice.max_error is not None else "",
+        f"agreement at least {choice.min_agreement_percent:g} %"
+        if choice.min_agreement_percent is not None
+        else "",
+        f"top-1 at most {choice.max_top1_drop_percent:g} points lower"
+        if choice.max_top1_drop_percent is not None
+        else "",
+    ]
+    return (
+        f"Asked: {'; '.join(filter(None, asked))}. Bounds hold with 95 % together, over images "
+        f"held out ({choice.sensitivity.data}), which chose nothing."
+    )
+
+
+def _latency(choice: Choice) -> list[str]:
+    return [
+        f"The choice takes {one.ratio:.3f} ({one.low:.3f} .. {one.high:.3f}) of the time of "
+        f"{one.of}, by turns, batch {choice.latency_batch}, on {choice.processor}."
+        for one in choice.latency
+    ]

@@ -1,0 +1,1 @@
+"""Finding what is fastest, and keeps what is asked."""

@@ -53,6 +53,7 @@ def test_every_part_in_a_table_and_a_picture(
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("here")
 def test_an_artifact_brings_its_model(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = ["--checkpoint", str(digits / "digits.pth")]
@@ -70,6 +71,7 @@ def test_an_artifact_brings_its_model(digits: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("here")
 def test_the_choice_keeps_its_promise(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["export", *MODEL, "--checkpoint", str(digits / "digits.pth"), "--precision", "auto"]
@@ -80,16 +82,17 @@ def test_the_choice_keeps_its_promise(digits: Path, capsys: pytest.CaptureFixtur
     choice = artifact.manifest.choice
     assert choice is not None and choice.max_top1_drop_percent == 3
     held_out = [one for one in choice.tried if one.over == "held out"]
-    assert held_out[-1].images > 300
-    assert choice.latency and choice.processor
-    (to_fp32,) = (one for one in choice.latency if one.of == "fp32")
+    assert all(one.images > 300 for one in held_out)
+    to_fp32 = next((one for one in choice.latency if one.of == "fp32"), None)
     if artifact.manifest.precision == "int8":
+        assert to_fp32 is not None and choice.processor
         assert choice.held and to_fp32.high < 1
         drop = held_out[-1].top1_drop_bound_percent
         assert held_out[-1].holds and drop is not None and drop <= 3
         assert artifact.manifest.kept == held_out[-1].kept_parts
     else:
-        assert artifact.manifest.precision == "fp32" and to_fp32.high >= 1
+        assert artifact.manifest.precision == "fp32"
+        assert to_fp32.high >= 1 if to_fp32 is not None else not choice.held
     # Whatever is written is an artifact like any other.
     assert main(["inspect", made["path"]]) == 0
     assert main(["evaluate", made["path"], "--data", str(digits / "test")]) == 0

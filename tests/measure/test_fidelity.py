@@ -63,20 +63,20 @@ def test_which_limits_are_kept() -> None:
 @pytest.mark.parametrize("skewed", [False, True])
 def test_the_highest_error_holds(skewed: bool) -> None:
     dice, wrong = np.random.default_rng(5), 0
-    for _ in range(800):
+    for _ in range(300):
         lengths = dice.uniform(50, 150, 64)
         spread = dice.exponential(size=64) if skewed else dice.uniform(0.5, 1.5, 64)
         found = Outcome(lengths * spread * 1e-4, lengths, np.ones(64, bool))
         wrong += bounds(found, ALPHA).error < 0.01
-    assert wrong / 800 < ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / 800)
+    assert wrong / 300 < ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / 300)
 
 
 def test_the_shares_hold() -> None:
     dice, wrong = np.random.default_rng(6), 0
-    for _ in range(800):
+    for _ in range(300):
         agrees = dice.random(300) >= 0.02
         wrong += bounds(Outcome(np.ones(300), np.ones(300), agrees), ALPHA).agreement_percent > 98
-    assert wrong / 800 < ALPHA * 1.5
+    assert wrong / 300 < ALPHA * 1.5
 
 
 def test_all_candidates_together_have_the_error_of_one() -> None:

@@ -172,7 +172,7 @@ def invariance_figure(found: Sequence[Invariance]) -> Figure:
 
     transforms = list(dict.fromkeys(curve.transform for one in found for curve in one.curves))
     models = list(dict.fromkeys(one.model for one in found))
-    ways = list(dict.fromkeys((one.precision, one.runtime) for one in found))
+    ways = sorted({(one.precision, one.runtime) for one in found}, key=lambda way: way[0] != "fp32")
     figure = Figure(figsize=(1 + 3.2 * len(transforms), 3.8), layout="constrained")
     panels = figure.subplots(1, len(transforms), sharey=True, squeeze=False)[0]
     for panel, transform in zip(panels, transforms, strict=True):

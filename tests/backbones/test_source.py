@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from stmdeploy import StmdeployError, create_backbone
 from stmdeploy.backbones.source import build_model
+from stmdeploy.plugins.progress import Silent
 from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.preparation import STANDARD, Preparation
 from tests.fakes import RecordedProgress
 
 RIVAL = """
@@ -139,3 +142,39 @@ def test_classes_of_a_users_model(
     assert classes("asked", 7) == 7
     with pytest.raises(StmdeployError, match="gives 5 classes, not 7; leave --num-classes out"):
         classes("fixed", 7)
+
+
+class Configured(nn.Module):
+    """As timm's models are: it says how photographs are prepared for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 5)
+        self.pretrained_cfg = {
+            "mean": (0.5, 0.5, 0.5), "std": [0.25, 0.5, 1.0], "crop_pct": 0.95,
+            "interpolation": "bilinear", "input_size": (3, 32, 32),
+        }  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """N 3 H W -> N 5."""
+        logits: torch.Tensor = self.layer(x.mean((2, 3)))
+        return logits
+
+
+class Odd(Configured):
+    """One whose configuration is not understood."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pretrained_cfg = {"interpolation": "random", "mean": "none"}
+
+
+def test_a_model_says_how_photographs_are_prepared() -> None:
+    def prepared(name: str) -> Preparation:
+        spec = ModelSpec(f"tests.backbones.test_source:{name}", (32, 32))
+        return build_model(spec, Silent()).info.preparation
+
+    assert prepared("Configured") == Preparation(
+        (0.5, 0.5, 0.5), (0.25, 0.5, 1.0), crop=0.95, interpolation="bilinear"
+    )
+    assert prepared("Odd") == STANDARD

@@ -43,7 +43,7 @@ class Resampled:
         import numpy as np
 
         count = values.shape[1]
-        self._values, self.means = values, values.mean(axis=1)
+        self.values, self.means = values, values.mean(axis=1)
         dice, drawn = np.random.default_rng(_SEED), []
         for _ in range(0, RESAMPLES, _AT_ONCE):
             weights = dice.multinomial(count, np.full(count, 1 / count), size=_AT_ONCE)
@@ -75,7 +75,7 @@ class Resampled:
         found = self.line(place, 100)
         if 0 < found.value < 100:
             return found
-        wilson = share95(int(self._values[place].sum()), self._values.shape[1])
+        wilson = share95(int(self.values[place].sum()), self.values.shape[1])
         return Estimate(value=found.value, low=wilson.low, high=wilson.high)
 
 
@@ -134,6 +134,10 @@ class Scores:
             first, levels = self._views.of(transform)
             begin = self._blocks[name] + first
             weights[begin : begin + len(levels)] = area_weights(levels) / len(transforms)
+        if name == "more" and not self._all.values[weights > 0].any():
+            # No image differs, and so no resample does; of others a few may, each by 100 at most.
+            most = share95(0, self._all.values.shape[1]).high
+            return Estimate(value=0.0, low=-most, high=most)
         return self._all.estimate(weights, 100)
 
     def _curve(self, name: str) -> Curve:

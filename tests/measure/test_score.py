@@ -93,6 +93,14 @@ def test_what_a_precision_costs_is_told_image_by_image() -> None:
     assert more.high <= 0 and more.high - more.low < curve.area.high - curve.area.low
 
 
+def test_where_no_image_differs_another_might() -> None:
+    views = ViewSpec(("rotation",))
+    (curve,) = Scores(known(views), views, known(views)).curves
+    more = curve.area_more_than_fp32
+    assert more is not None and more.value == 0
+    assert more.high == -more.low == pytest.approx(share95(0, 40).high)
+
+
 def test_without_labels_there_is_no_accuracy() -> None:
     views, seen = ViewSpec(("scale",)), known(ViewSpec(("scale",)))
     seen.labels[3] = -1

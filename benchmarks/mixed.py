@@ -96,8 +96,9 @@ def pool(built: BuiltModel, target: str, folder: Path, limit: float, progress: P
 
 def between(found: Sensitivity) -> float:
     """A limit that some parts keep, but not all together."""
-    alone = [part.kept.relative_l2_error for part in found.parts]
-    return math.sqrt(min(alone) * found.together.relative_l2_error)
+    errors = [one.relative_l2_error for one in (*(p.kept for p in found.parts), found.together)]
+    *alone, together = [error for error in errors if error is not None]
+    return math.sqrt(min(alone) * together)
 
 
 def promises(stm: str, folder: Path, seeds: int) -> None:
@@ -147,7 +148,7 @@ def beside_nncf(stm: str, folder: Path) -> None:
         ))  # fmt: skip
     made = [one.path for one in export_model(plain.model, specs, 3600.0, Silent()).artifacts]
     assert all(made)
-    images, reference = trials.images, trials._reference(trials.images.held_out)
+    images, reference = trials.images, trials._reference(held_out=True)
     choosing = trials.part("choosing")
 
     def validate(compiled: Any, dataset: Any) -> tuple[float, None]:

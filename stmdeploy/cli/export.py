@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stmdeploy.cli import console
-from stmdeploy.cli.command import Numbers, Words, many, option
+from stmdeploy.cli.command import Numbers, Words, flag_of, many, option
 from stmdeploy.cli.options import (
     ARTIFACTS_ROOT,
     GPU,
     MODEL,
     OUTPUT,
-    CalibrationOptions,
     CheckpointOption,
     EngineOptions,
     FormOptions,
     JsonOption,
     ModelOptions,
-    PreparationOptions,
     TrialOptions,
 )
 from stmdeploy.errors import StmdeployError
@@ -34,12 +32,16 @@ if TYPE_CHECKING:
 
 #: The precision that is chosen, part by part.
 AUTO = "auto"
+#: Options that only such a choice takes.
+_OF_CHOICE = frozenset(
+    "low_precision max_error min_agreement max_top1_drop data class_map choosing held_out seed "
+    "threads".split()
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(
-    JsonOption, EngineOptions, TrialOptions, PreparationOptions, CalibrationOptions, FormOptions,
-    CheckpointOption, ModelOptions,
+    JsonOption, EngineOptions, TrialOptions, FormOptions, CheckpointOption, ModelOptions
 ):  # fmt: skip
     """What is exported, and to what."""
 
@@ -122,7 +124,7 @@ def _export_auto(options: ExportOptions) -> None:
     Raises:
         StmdeployError: nothing is asked to hold, or as `export_mixed`.
     """
-    from stmdeploy.cli.requests import model_specs, trial_spec
+    from stmdeploy.cli.requests import engine_spec, model_specs, trial_spec
     from stmdeploy.export.promises import check_precision
     from stmdeploy.files.writing import writable
     from stmdeploy.plugins.registry import exporter_for_target
@@ -150,7 +152,8 @@ def _export_auto(options: ExportOptions) -> None:
             specs.append(
                 trial_spec(
                     options, model, target, options.low_precision, options.lowering, options.out,
-                    labelled=options.max_top1_drop is not None, limits=limits,
+                    labelled=options.max_top1_drop is not None,
+                    engine=engine_spec(options.batch or (1, 8, 32), options), limits=limits,
                 )
             )  # fmt: skip
     made = []
@@ -210,12 +213,13 @@ def _refuse_trials(options: ExportOptions) -> None:
     """Raises StmdeployError for options that only a choice of precision takes."""
     if AUTO in options.precision:
         raise StmdeployError("--precision auto stands alone", "export the others by themselves")
-    limits = (options.max_error, options.min_agreement, options.max_top1_drop, options.data)
-    if any(one is not None for one in limits):
-        raise StmdeployError(
-            "--max-error, --min-agreement, --max-top1-drop and --data choose a precision",
-            "give --precision auto; the images of int8 are --calibration FOLDER",
-        )
+    plain = {one.name: one for one in fields(ExportOptions) if one.name in _OF_CHOICE}
+    for name, declared in plain.items():
+        if getattr(options, name) != declared.default:
+            raise StmdeployError(
+                f"{flag_of(declared)} belongs to a precision that is chosen",
+                "give --precision auto; the images of int8 are --calibration FOLDER",
+            )
 
 
 def _export(

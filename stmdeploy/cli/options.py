@@ -168,7 +168,7 @@ class ImagesOptions(PreparationOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialOptions:
+class TrialOptions(PreparationOptions, CalibrationOptions):
     """Over which images a low precision is tried."""
 
     data: Path | None = option(

@@ -50,7 +50,7 @@ def receptive_field(options: ReceptiveFieldOptions) -> None:
 
     models = model_specs(options)
     spec = ReceptiveFieldSpec(
-        models, options.data, options.images, options.contribution, preparation_of(options)
+        options.data, options.images, options.contribution, preparation_of(options)
     )
     found, files = [], []
     with writable(options.folder), console.progress() as progress:

@@ -335,7 +335,8 @@ def trial_spec(
     folder: Path,
     *,
     labelled: bool,
-    limits: FidelityLimits = FidelityLimits(),  # noqa: B008  (it is frozen)
+    engine: EngineSpec | None = None,
+    limits: FidelityLimits | None = None,
 ) -> TrialSpec:
     """What is tried of a model in a low precision; the artifact goes into a folder, and what was
     tried into one inside it.
@@ -343,8 +344,7 @@ def trial_spec(
     Raises:
         StmdeployError: a figure out of range.
     """
-    images = getattr(options, "calibration_images", None)
-    if getattr(options, "calibration", None) is not None:
+    if options.calibration is not None:
         raise StmdeployError(
             "--calibration belongs to a precision that is asked for", "give the images by --data"
         )
@@ -357,10 +357,9 @@ def trial_spec(
         folder,
         precision,
         lowering,
-        calibration=calibration_spec(None, images),
-        preparation=preparation_of(options)
-        if isinstance(options, PreparationOptions)
-        else Prepared(),
+        calibration=calibration_spec(None, options.calibration_images),
+        engine=engine or EngineSpec(),
+        preparation=preparation_of(options),
     )
     return TrialSpec(
         export,
@@ -370,7 +369,7 @@ def trial_spec(
         options.held_out,
         options.seed,
         threads=available_threads() if options.threads is None else options.threads,
-        limits=limits,
+        limits=limits or FidelityLimits(),
     )
 
 

@@ -13,12 +13,9 @@ from stmdeploy.cli.options import (
     MEASURING,
     MODEL,
     OUTPUT,
-    CalibrationOptions,
     CheckpointOption,
-    EngineOptions,
     JsonOption,
     ModelOptions,
-    PreparationOptions,
     TrialOptions,
     TrustOption,
 )
@@ -32,8 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SensitivityOptions(
-    JsonOption, TrustOption, EngineOptions, TrialOptions, PreparationOptions, CalibrationOptions,
-    CheckpointOption, ModelOptions,
+    JsonOption, TrustOption, TrialOptions, CheckpointOption, ModelOptions
 ):  # fmt: skip
     """Which models, in which precisions, over which images."""
 

@@ -14,12 +14,12 @@ from stmdeploy.evaluate.predicting import (
     check_subject,
     fp32_beside,
     is_reference,
+    measured_of,
     predictions_of,
 )
 from stmdeploy.files.writing import writable
 from stmdeploy.measure.score import share95
 from stmdeploy.plugins.progress import Progress
-from stmdeploy.results.state import now_utc
 from stmdeploy.results.store import Store
 from stmdeploy.schema.artifact import Artifact, read_artifact
 from stmdeploy.schema.evaluation import Evaluation
@@ -97,36 +97,21 @@ def _reference(
 
 
 def _evaluation(subject: Subject, found: Found) -> Evaluation:
-    model, predictions, data = subject.manifest.model, found.predictions, subject.data
+    predictions, data = found.predictions, subject.data
     images, right = len(predictions), predictions.right[0]
     agreement = reference_top1 = None
     if subject.reference is not None:
         theirs = predictions.reference_top1
         agreement = share95(int((theirs == predictions.top1[0]).sum()), images)
         reference_top1 = share95(int((theirs == predictions.labels).sum()), images)
-    skipped = [data.files[place][0] for place in predictions.skipped]
-    names = [path.relative_to(data.folder).as_posix() for path in skipped[:_NAMED_FILES]]
+    skipped = [data.files[place][0] for place in predictions.skipped[:_NAMED_FILES]]
+    names = [path.relative_to(data.folder).as_posix() for path in skipped]
     return Evaluation(
-        artifact_sha256=subject.manifest.files[0].sha256,
-        model=model.name,
-        weights=model.weights.kind,
-        weights_sha256=model.weights.sha256,
-        image_size=model.image_size,
-        precision=subject.manifest.precision,
-        runtime=subject.run.runtime,
-        runtime_version=found.how.runtime_facts.get("version", ""),
-        provider=found.how.runtime_facts.get("provider", ""),
-        data=data.folder.resolve().name,
-        data_sha256=found.data_sha256,
-        images=images,
-        skipped=len(skipped),
+        **measured_of(subject, found),
         skipped_files=tuple(names),
         top1=share95(int(right.sum()), images),
         top5=share95(int(predictions.in_top5[0].sum()), images),
         reference=subject.reference.path.name if subject.reference else None,
         agreement=agreement,
         reference_top1=reference_top1,
-        waiting_percent=found.waiting_percent,
-        created_utc=now_utc(),
-        environment=found.how.environment,
     )

@@ -11,23 +11,23 @@ import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from stmdeploy.backbones.images import NO_LABEL, images_of
+from stmdeploy.cluster.facts import run_here
 from stmdeploy.cluster.fleet import Fleet, Handle, Lost, Node, Place
 from stmdeploy.cluster.kinds import kind_of
 from stmdeploy.cluster.planning import ClusterSpec, Plan, plan
 from stmdeploy.cluster.ray_fleet import RayFleet, Work
 from stmdeploy.cluster.shipping import Fetch, Shipped, place_artifact, ship
 from stmdeploy.errors import ExitCode, Failure, FailureKind, StmdeployError
+from stmdeploy.files.reading import one_line
 from stmdeploy.files.writing import scratch_folder, write_atomically
 from stmdeploy.hardware.environment import environment
-from stmdeploy.hardware.gpus import find_gpu
 from stmdeploy.measure.predictions import Predictions
 from stmdeploy.plugins.progress import Progress, Silent
-from stmdeploy.plugins.registry import exporter_of
 from stmdeploy.schema.document import Document
 from stmdeploy.spec.data import DataSpec
 from stmdeploy.spec.run import RunSpec
@@ -46,6 +46,7 @@ _MOST_TRIES = 3
 #: Shards handed out per node, so that no node waits for the driver.
 _AHEAD = 2
 _TICK_S, _LOOK_S = 1.0, 10.0
+_NOTHING = Failure(FailureKind.ERROR, "it does not say how its predictions were made")
 
 
 class ShardTask(Document):
@@ -79,58 +80,26 @@ class ShardAnswer(Document):
     how: Predicted | None = None
     failure: Failure | None = None
     misplaced: str = ""
-    warnings: tuple[str, ...] = ()
 
 
 def look_at_shard(task: ShardTask, payload: bytes, here: Node, fetch: Fetch) -> ShardAnswer:
     """Runs on a node: a shard's images through the artifact; what goes wrong is in the answer."""
     known = {"node_id": here.id, "node": here.label}
     try:
-        run = _run_here(task)
+        run = run_here(task.job.run, task.profile, task.versions)
     except StmdeployError as error:
         return ShardAnswer(**known, misplaced=error.message)
-    told = _Told()
     try:
-        predictions, how = _look(task, payload, run, fetch, told)
+        content, how = _look(task, payload, run, fetch)
     except StmdeployError as error:
         return ShardAnswer(**known, failure=Failure.of(error))
     except Exception as error:  # noqa: BLE001  (without an answer nobody knows which node it was)
         return ShardAnswer(**known, failure=failure_of(error))
-    content = base64.b64encode(predictions.to_bytes()).decode()
-    return ShardAnswer(**known, predictions=content, how=how, warnings=tuple(told.warnings))
+    return ShardAnswer(**known, predictions=base64.b64encode(content).decode(), how=how)
 
 
-class _Told(Silent):
-    """Remembers warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-
-def _run_here(task: ShardTask) -> RunSpec:
-    """The run, with the GPU of this node filled in.
-
-    Raises:
-        StmdeployError: another version of a package; a runtime or a GPU that is not there.
-    """
-    mine, run = environment().versions, task.job.run
-    for package, version in task.versions.items():
-        if mine.get(package, version) != version:
-            raise StmdeployError(f"it has {package} {mine[package]}, the others {version}")
-    if reason := exporter_of(run.runtime).unavailable():
-        raise StmdeployError(f"it cannot run {run.runtime}: {reason}")
-    if run.device == "cpu":
-        return run
-    gpu, _ = find_gpu(task.profile)
-    return replace(run, gpu_uuid=gpu.uuid, gpu_name=gpu.name)
-
-
-def _look(
-    task: ShardTask, payload: bytes, run: RunSpec, fetch: Fetch, progress: Progress
-) -> tuple[Predictions, Predicted]:
+def _look(task: ShardTask, payload: bytes, run: RunSpec, fetch: Fetch) -> tuple[bytes, Predicted]:
+    """The file of the shard's predictions, and how they were made."""
     artifact = place_artifact(task.artifact, fetch)
     reference = place_artifact(task.reference, fetch) if task.reference else None
     with scratch_folder("shard") as folder:
@@ -145,9 +114,8 @@ def _look(
                 "places": places,
             }
         )  # fmt: skip
-        how = run_job(job, worker_settings(run), task.timeout_s, progress, while_silent=True)
-        content = (folder / shard_name(task.shard)).read_bytes()
-    return Predictions.from_bytes(content, len(task.job.views.views)), how
+        how = run_job(job, worker_settings(run), task.timeout_s, Silent(), while_silent=True)
+        return (folder / shard_name(task.shard)).read_bytes(), how
 
 
 def _packed(data: ImageFolder, shard: Shard) -> bytes:
@@ -195,12 +163,6 @@ LOOKING = Work(
         for file in shipped.files
     ],
 )
-
-
-@dataclass(frozen=True)
-class _Running:
-    shard: Shard
-    place: Place
 
 
 def run_on_cluster(
@@ -254,15 +216,16 @@ class ShardRun:
 
     def run(self, shards: Sequence[Shard]) -> Predicted:
         """Until every shard has its file; raises as `run_on_cluster`."""
-        waiting, running = deque(shards), dict[Handle, _Running]()
+        waiting, running = deque(shards), dict[Handle, Shard]()
         total, done = len(waiting), 0
         try:
             while waiting or running:
                 self._look()
                 while waiting and len(running) < _AHEAD * len(self._nodes):
-                    self._start(waiting.popleft(), running)
+                    shard = waiting.popleft()
+                    running[self._start(shard)] = shard
                 for handle, answer in self._fleet.wait(running.keys(), _TICK_S):
-                    shard = running.pop(handle).shard
+                    shard = running.pop(handle)
                     if self._keep(shard, answer):
                         done += 1
                         self._progress.detail(f"{done} of {total} shards")
@@ -306,7 +269,7 @@ class ShardRun:
                 FailureKind.DEVICE,
             )
 
-    def _start(self, shard: Shard, running: dict[Handle, _Running]) -> None:
+    def _start(self, shard: Shard) -> Handle:
         failed = self._failed_on.get(shard, set())
         spared = failed if any(node.id not in failed for node in self._nodes) else set()
         task = ShardTask(
@@ -320,8 +283,7 @@ class ShardRun:
         )
         avoided = frozenset(self._avoided | spared)
         place = Place(self._kind.accelerator_type, self._kind.gpu, avoided)
-        handle = self._fleet.start(task, place, _packed(self._data, shard))
-        running[handle] = _Running(shard, place)
+        return self._fleet.start(task, place, _packed(self._data, shard))
 
     def _keep(self, shard: Shard, answer: ShardAnswer | Lost) -> bool:
         """Saves a shard's predictions; False if it has to be looked at again.
@@ -338,16 +300,11 @@ class ShardRun:
             self._looked = -float("inf")
             self._progress.warn(f"{answer.node} is left out: {answer.misplaced}")
             return False
-        if answer.failure is not None or answer.how is None:
-            failure = answer.failure or Failure(FailureKind.ERROR, "it gave nothing")
+        found = self._predictions(shard, answer)
+        if isinstance(found, Failure) or answer.how is None:
+            failure = found if isinstance(found, Failure) else _NOTHING
             self._failed_on.setdefault(shard, set()).add(answer.node_id)
             self._again(shard, failure)
-            return False
-        content = base64.b64decode(answer.predictions)
-        found = Predictions.from_bytes(content, len(self._job.views.views))
-        covered = sorted([*found.places.tolist(), *found.skipped.tolist()])
-        if covered != list(range(*shard)):
-            self._again(shard, Failure(FailureKind.ERROR, f"{answer.node} told of other images"))
             return False
         labels = _labels(self._data, found.places)
         write_atomically(
@@ -357,6 +314,20 @@ class ShardRun:
             self._progress.warn(f"skipped {self._data.files[int(place)][0]}: it cannot be read")
         self._how.append(answer.how)
         return True
+
+    def _predictions(self, shard: Shard, answer: ShardAnswer) -> Predictions | Failure:
+        """What a node says of all images of a shard, or why it does not."""
+        if answer.failure is not None:
+            return answer.failure
+        try:
+            content = base64.b64decode(answer.predictions)
+            found = Predictions.from_bytes(content, len(self._job.views.views))
+        except ValueError as error:
+            told = f"the answer of {answer.node} cannot be read: {one_line(str(error))}"
+            return Failure(FailureKind.ERROR, told)
+        if not found.covers(*shard):
+            return Failure(FailureKind.ERROR, f"{answer.node} told of other images")
+        return found
 
     def _again(self, shard: Shard, failure: Failure) -> None:
         self._tries[shard] += 1

@@ -12,13 +12,13 @@ from stmdeploy.evaluate.predicting import (
     Subject,
     check_subject,
     is_reference,
+    measured_of,
     predictions_of,
 )
 from stmdeploy.files.writing import writable
 from stmdeploy.measure.predictions import Predictions
 from stmdeploy.measure.score import Scores
 from stmdeploy.plugins.progress import Progress
-from stmdeploy.results.state import now_utc
 from stmdeploy.results.store import Store
 from stmdeploy.schema.artifact import read_artifact
 from stmdeploy.schema.invariance import Invariance
@@ -98,29 +98,14 @@ def _invariance(
     consistency = scores.area("consistency", *views.transforms)
     assert consistency is not None
     return Invariance(
-        artifact_sha256=subject.manifest.files[0].sha256,
-        model=model.name,
+        **measured_of(subject, found),
         stm=model.stm,
         scale=model.scale,
-        weights=model.weights.kind,
-        weights_sha256=model.weights.sha256,
-        image_size=model.image_size,
-        precision=subject.manifest.precision,
-        runtime=subject.run.runtime,
-        runtime_version=found.how.runtime_facts.get("version", ""),
-        provider=found.how.runtime_facts.get("provider", ""),
-        data=subject.data.folder.resolve().name,
-        data_sha256=found.data_sha256,
-        images=len(predictions),
-        skipped=len(predictions.skipped),
         protocol=views.protocol,
         seed=views.seed,
         consistency=consistency,
         consistency_more_than_fp32=scores.area("more", *views.transforms),
         curves=scores.curves,
-        waiting_percent=found.waiting_percent,
-        created_utc=now_utc(),
-        environment=found.how.environment,
     )
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stmdeploy.backbones.images import images_of
 from stmdeploy.cluster.planning import ClusterSpec
@@ -23,10 +23,11 @@ from stmdeploy.measure.predictions import Predictions, merged
 from stmdeploy.plugins.progress import Progress
 from stmdeploy.plugins.registry import exporter_for_target
 from stmdeploy.plugins.trust import refuse_wishes, wishes_of_artifact, wishes_of_model
+from stmdeploy.results.state import now_utc
 from stmdeploy.schema.artifact import Artifact, read_artifact
 from stmdeploy.schema.manifest import Manifest
 from stmdeploy.spec.data import DataSpec
-from stmdeploy.spec.export import FULL_PRECISION
+from stmdeploy.spec.export import FULL_PRECISION, MIXED
 from stmdeploy.spec.limits import positive
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.preparation import Preparation, Prepared
@@ -117,6 +118,29 @@ class Found:
         return 100 * self.how.waited_s / self.how.total_s if self.how.total_s else 0.0
 
 
+def measured_of(subject: Subject, found: Found) -> dict[str, Any]:
+    """The fields of an `OverImages`."""
+    model, facts = subject.manifest.model, found.how.runtime_facts
+    return {
+        "artifact_sha256": subject.manifest.files[0].sha256,
+        "model": model.name,
+        "weights": model.weights.kind,
+        "weights_sha256": model.weights.sha256,
+        "image_size": model.image_size,
+        "precision": subject.manifest.precision,
+        "runtime": subject.run.runtime,
+        "runtime_version": facts.get("version", ""),
+        "provider": facts.get("provider", ""),
+        "data": subject.data.folder.resolve().name,
+        "data_sha256": found.data_sha256,
+        "images": len(found.predictions),
+        "skipped": len(found.predictions.skipped),
+        "waiting_percent": found.waiting_percent,
+        "created_utc": now_utc(),
+        "environment": found.how.environment,
+    }
+
+
 def check_subject(
     spec: ImagesSpec, artifact: Artifact, reference: Artifact | None, progress: Progress
 ) -> Subject:
@@ -205,7 +229,7 @@ def fp32_beside(artifact: Artifact, others: Sequence[Artifact]) -> Artifact | No
 
 
 def _beside(artifact: Artifact) -> list[Artifact]:
-    stem = artifact.path.stem.removesuffix(artifact.manifest.precision)
+    stem = artifact.path.stem.removesuffix(MIXED).removesuffix(artifact.manifest.precision)
     suffixes = dict.fromkeys([artifact.path.suffix, ".onnx"])
     paths = [artifact.path.with_name(f"{stem}{FULL_PRECISION}{suffix}") for suffix in suffixes]
     found = []
@@ -330,8 +354,7 @@ class _Shards:
             found = Predictions.from_bytes(read_bytes(path, "", "", _SHARD_MIB), self._views)
         except (StmdeployError, ValueError):
             return None
-        whole = sorted([*found.places.tolist(), *found.skipped.tolist()]) == [*range(*shard)]
-        return found if whole else None
+        return found if found.covers(*shard) else None
 
     def merged(self) -> Predictions:
         """All of them; raises StmdeployError if any is missing."""

@@ -42,17 +42,15 @@ _RANDOM, _SEED = "random", 3
 
 @dataclass(frozen=True)
 class ReceptiveFieldSpec:
-    """Whose receptive fields, over which images.
+    """Over which images receptive fields are measured, and how.
 
     Attributes:
-        models: models of the catalogue, or modules with `forward_features`.
         data: a folder of photographs, at any depth; None for noise.
         images: how many, at most.
         contribution: one of `CONTRIBUTIONS`.
         preparation: how photographs are prepared, where not as the model says.
     """
 
-    models: tuple[ModelSpec, ...]
     data: Path | None
     images: int
     contribution: str

@@ -179,14 +179,19 @@ def check_precision(exporter: Exporter, precision: str, provider: str = "") -> N
 
 def check_keep(exporter: Exporter, spec: ExportSpec) -> None:
     """Raises StmdeployError if parts are to be kept that a target or a precision cannot keep."""
+    if spec.keep:
+        check_mixes(exporter, spec.precision)
+
+
+def check_mixes(exporter: Exporter, precision: str) -> None:
+    """Raises StmdeployError if a target cannot leave parts as they are in a precision."""
     target = exporter.target
-    if not spec.keep or spec.precision in target.mixes:
-        return
-    able = ", ".join(target.mixes)
-    raise StmdeployError(
-        f"target {target.name!r} keeps no parts of a model apart in {spec.precision}",
-        f"leave --keep out, or choose one of: {able}" if able else "leave --keep out",
-    )
+    if precision not in target.mixes:
+        able = ", ".join(target.mixes)
+        raise StmdeployError(
+            f"target {target.name!r} keeps no parts of a model apart in {precision}",
+            f"choose one of: {able}" if able else "choose one precision for all of it",
+        )
 
 
 def check_dynamic_size(exporter: Exporter, spec: ExportSpec) -> None:

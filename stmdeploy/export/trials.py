@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +27,14 @@ from stmdeploy.backbones.source import BuiltModel
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.export.artifact import usable_forms
 from stmdeploy.export.graph import graph_cost
+from stmdeploy.export.promises import check_mixes
 from stmdeploy.export.verification import draft_runner
 from stmdeploy.files.reading import one_line
 from stmdeploy.files.writing import staging, write_atomically
 from stmdeploy.measure.fidelity import Bounds, Outcome, bounds, images_needed, level, outcome
 from stmdeploy.plugins.exporter import Exporter, OperatorProfiler, Work
 from stmdeploy.plugins.progress import Progress
-from stmdeploy.plugins.runner import Array, Runner
+from stmdeploy.plugins.runner import Array
 from stmdeploy.schema.manifest import Draft
 from stmdeploy.schema.mixed import Choice, Kept, PartCost, Sensitivity, Tried
 from stmdeploy.spec.export import CALIBRATED, FULL_PRECISION, QUANTISED, ExportSpec
@@ -74,22 +77,9 @@ class Trials:
     def __init__(
         self, built: BuiltModel, exporter: Exporter, spec: TrialSpec, progress: Progress
     ) -> None:
-        target = exporter.target
-        if built.info.num_classes is None:
-            raise StmdeployError(
-                "a detection backbone gives maps, not classes",
-                "give --precision and --keep by hand; fidelity is in the manifest",
-            )
-        if spec.export.precision not in target.mixes:
-            able = ", ".join(target.mixes) or "no precision"
-            raise StmdeployError(
-                f"target {target.name!r} keeps no parts of a model apart in "
-                f"{spec.export.precision}",
-                f"it does in {able}",
-            )
+        check_mixes(exporter, spec.export.precision)
         self._built, self._exporter, self._spec, self._progress = built, exporter, spec, progress
         self.form = usable_forms(built, exporter, spec.export, progress)[0][0]
-        self.runtime = ""
 
     @cached_property
     def images(self) -> TrialImages:
@@ -127,7 +117,7 @@ class Trials:
             target=self._exporter.target.name,
             precision=self._spec.export.precision,
             lowering=self.form,
-            runtime=self.runtime or self._exporter.target.runtimes[0],
+            runtime=" ".join((self._exporter.target.runtimes[0], *self._versions)),
             data=images.source,
             calibrating=len(images.calibrating) if self._calibrates else 0,
             images=len(images.choosing),
@@ -158,8 +148,11 @@ class Trials:
             seen = self.outcome(kept, held_out=held_out)
             # Those that choose are to foretell what those held out will show, who are more.
             bound = bounds(seen, alpha, len(seen) if held_out else len(self.images.held_out))
-            tried.append(_tried(kept, seen, bound, alpha, bound.keep(limits), held_out=held_out))
-            return tried[-1].holds
+            one = _tried(
+                kept, seen, bound, alpha=alpha, holds=bound.keep(limits), held_out=held_out
+            )
+            tried.append(one)
+            return one.holds
 
         most = _largest(len(order), lambda k: holds(k, level(1), held_out=False))
         chosen = None
@@ -190,26 +183,37 @@ class Trials:
         images = self.images
         given = images.held_out if held_out else images.choosing
         labels = images.held_out_labels if held_out else images.choosing_labels
-        if set(kept) == set(self.parts):
-            found = outcome(self._reference(given), self._reference(given), labels)
-        else:
-            found = outcome(self._logits(kept, given), self._reference(given), labels)
+        found = outcome(self._logits(kept, given), self._reference(held_out=held_out), labels)
         write_atomically(path, json.dumps(_as_table(found)).encode())
         return found
 
     def _key(self, kept: tuple[str, ...], *, held_out: bool) -> str:
         """What an outcome depends on, as one word."""
-        info, images, spec = self._built.info, self.images, self._spec
-        digest = hashlib.sha256()
-        for array in (images.calibrating, images.held_out if held_out else images.choosing):
-            digest.update(array.tobytes())
-        packages = [version(name) for name in self._exporter.target.packages if _has(name)]
+        info, spec = self._built.info, self._spec
         words = (
             info.model_dump_json(), spec.export.precision, spec.export.target, self.form,
-            sorted(kept), spec.batch, version("stmdeploy"), packages,
+            sorted(kept), spec.batch, version("stmdeploy"), self._versions, self._hashes[held_out],
         )  # fmt: skip
-        digest.update(json.dumps(words).encode())
-        return digest.hexdigest()[:24]
+        return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:24]
+
+    @cached_property
+    def _hashes(self) -> tuple[str, str]:
+        """Of the images that set scales with those that choose, and with those held out."""
+        images = self.images
+
+        def of(array: Array) -> str:
+            return hashlib.sha256(images.calibrating.tobytes() + array.tobytes()).hexdigest()
+
+        return of(images.choosing), of(images.held_out)
+
+    @cached_property
+    def _versions(self) -> tuple[str, ...]:
+        """Those of the runtime's packages that are installed here."""
+        found = []
+        for package in self._exporter.target.packages:
+            with suppress(PackageNotFoundError):
+                found.append(version(package))
+        return tuple(found)
 
     def _plain(self, form: str | None) -> ExportSpec:
         return replace(self._spec.export, precision=FULL_PRECISION, keep=(), lowering=form)
@@ -234,60 +238,55 @@ class Trials:
     def _calibrates(self) -> bool:
         return self._spec.export.precision in CALIBRATED
 
+    def _low(self, kept: tuple[str, ...]) -> ExportSpec:
+        """The low precision but for some parts; the images that set scales are run once for all."""
+        export = replace(self._spec.export, keep=kept)
+        if not self._calibrates:
+            return export
+        name = f"ranges-{self._key(('ranges',), held_out=False)}"
+        return replace(export, ranges=(self._spec.folder / name).resolve())
+
     def _logits(self, kept: tuple[str, ...], images: Array) -> Array:
         """The logits of a candidate, of which nothing but these is left."""
-        ranges = None
-        if self._calibrates:
-            ranges = (
-                self._spec.folder / f"ranges-{self._key(('ranges',), held_out=False)}"
-            ).resolve()
-        export = replace(self._spec.export, keep=kept, ranges=ranges)
-        with staging(self._spec.folder) as scratch:
-            draft = self._draft(export, self.form, scratch)
-            return self._run(self._runner(draft, export.precision, scratch), images)
+        return self._run(self._low(kept), self.form, images)
 
-    def _reference(self, images: Array) -> Array:
+    def _reference(self, *, held_out: bool) -> Array:
         """The logits in float32."""
-        key = hashlib.sha256(images.tobytes()).digest()
-        if key not in self._references:
-            form = usable_forms(self._built, self._exporter, self._plain(None), self._progress)[0][
-                0
-            ]
-            with staging(self._spec.folder) as scratch:
-                draft = self._draft(self._plain(form), form, scratch)
-                runner = self._runner(draft, FULL_PRECISION, scratch)
-                self._references[key] = self._run(runner, images)
-        return self._references[key]
+        return self._of_held_out if held_out else self._of_choosing
 
     @cached_property
-    def _references(self) -> dict[bytes, Array]:
-        return {}
+    def _of_choosing(self) -> Array:
+        return self._run(self._plain(self._plain_form), self._plain_form, self.images.choosing)
 
-    def _runner(self, draft: Draft, precision: str, scratch: Path, batch: int = 0) -> Runner:
-        run = self._run_spec(precision, batch or self._spec.batch)
-        runner = draft_runner(
-            self._exporter, scratch / draft.files[0], draft, run, lambda: self._built.module
-        )
-        facts = runner.facts()
-        self.runtime = " ".join(filter(None, map(facts.get, ("runtime", "version", "provider"))))
-        return runner
+    @cached_property
+    def _of_held_out(self) -> Array:
+        return self._run(self._plain(self._plain_form), self._plain_form, self.images.held_out)
+
+    @cached_property
+    def _plain_form(self) -> str:
+        """The form that the model has in float32."""
+        return usable_forms(self._built, self._exporter, self._plain(None), self._progress)[0][0]
 
     def _run_spec(self, precision: str, batch: int) -> RunSpec:
         target, spec = self._exporter.target, self._spec
         return RunSpec(target.runtimes[0], batch, spec.threads, precision=precision)
 
-    def _run(self, runner: Runner, images: Array) -> Array:
+    def _run(self, export: ExportSpec, form: str, images: Array) -> Array:
+        """Exports, and runs images."""
         import numpy as np
 
         batch, parts = self._spec.batch, []
-        for start in range(0, len(images), batch):
-            some = images[start : start + batch]
-            runner.prepare(np.concatenate((some, np.repeat(some[-1:], batch - len(some), axis=0))))
-            runner.run()
-            parts.append(runner.outputs()[0][: len(some)])
+        with staging(self._spec.folder) as scratch:
+            draft = self._draft(export, form, scratch)
+            run, main = self._run_spec(export.precision, batch), scratch / draft.files[0]
+            runner = draft_runner(self._exporter, main, draft, run, lambda: self._built.module)
+            for start in range(0, len(images), batch):
+                some = images[start : start + batch]
+                missing = np.repeat(some[-1:], batch - len(some), axis=0)
+                runner.prepare(np.concatenate((some, missing)))
+                runner.run()
+                parts.append(runner.outputs()[0][: len(some)])
         found: Array = np.concatenate(parts)
-        if not np.isfinite(found).all():  # as far off as can be
-            found = np.nan_to_num(found, nan=1e6, posinf=1e6, neginf=-1e6)
         return found
 
     def _part_times(self) -> tuple[dict[str, float] | None, dict[str, float] | None]:
@@ -295,7 +294,7 @@ class Trials:
         where the runtime has no profiler, or does not run here."""
         if not isinstance(self._exporter, OperatorProfiler):
             return None, None
-        low = self._times_of(self._spec.export, self.form)
+        low = self._times_of(self._low(()), self.form)
         return low, low and self._times_of(self._plain(self.form), self.form)
 
     def _times_of(self, export: ExportSpec, form: str) -> dict[str, float] | None:
@@ -340,14 +339,17 @@ def _medians(inferences: Iterable[Iterable[Any]]) -> dict[str, float]:
 
 def in_order(parts: Sequence[PartCost]) -> list[str]:
     """Parts that are worth a low precision, those first that save most for the error they add;
-    where no profiler tells, those that add least."""
+    where no profiler tells, those that add least. Without those whose outputs are not finite."""
 
     def worth(one: PartCost) -> float:
-        error = max(one.kept.relative_l2_error, 1e-12) ** 2
+        error = max(one.kept.relative_l2_error or 0.0, 1e-12) ** 2
         saved = one.saved_ms
         return (1.0 if saved is None else saved) / error
 
-    gaining = [one for one in parts if one.saved_ms is None or one.saved_ms > 0]
+    gaining = [
+        one for one in parts
+        if (one.saved_ms is None or one.saved_ms > 0) and one.kept.relative_l2_error is not None
+    ]  # fmt: skip
     return [one.part for one in sorted(gaining, key=worth, reverse=True)]
 
 
@@ -367,7 +369,7 @@ def _largest(most: int, holds: Callable[[int], bool]) -> int:
 
 def _kept(found: Outcome) -> Kept:
     return Kept(
-        relative_l2_error=found.relative_l2_error,
+        relative_l2_error=found.relative_l2_error if found.is_finite else None,
         agreement_percent=found.agreement_percent,
         top1_drop_percent=found.top1_drop_percent,
     )
@@ -377,32 +379,22 @@ def _tried(
     kept: tuple[str, ...],
     found: Outcome,
     bound: Bounds,
+    *,
     alpha: float,
     holds: bool,
-    *,
     held_out: bool,
 ) -> Tried:
-    finite = bound.error if bound.error < 1e30 else None
     return Tried(
         kept_parts=kept,
         over="held out" if held_out else "choosing",
         images=len(found),
         kept=_kept(found),
         level=alpha,
-        error_bound=finite,
+        error_bound=bound.error if math.isfinite(bound.error) else None,
         agreement_bound_percent=bound.agreement_percent,
         top1_drop_bound_percent=bound.top1_drop_percent,
         holds=holds,
     )
-
-
-def _has(package: str) -> bool:
-    from importlib.metadata import PackageNotFoundError
-
-    try:
-        return bool(version(package))
-    except PackageNotFoundError:
-        return False
 
 
 def _as_table(found: Outcome) -> dict[str, Any]:

@@ -49,8 +49,13 @@ class Outcome:
         return len(self.agrees)
 
     @property
+    def is_finite(self) -> bool:
+        """Whether all logits are."""
+        return math.isfinite(float(self.squared_errors.sum()))
+
+    @property
     def relative_l2_error(self) -> float:
-        """||y - r|| / ||r|| over all images."""
+        """||y - r|| / ||r|| over all images; infinite if a logit is not finite."""
         return math.sqrt(float(self.squared_errors.sum() / self.squared_lengths.sum()))
 
     @property
@@ -86,16 +91,18 @@ class Bounds:
 
 
 def outcome(got: Array, reference: Array, labels: npt.NDArray[np.int64] | None = None) -> Outcome:
-    """Compares logits N x classes; labels are classes, N."""
+    """Compares logits N x classes; labels are classes, N. Logits that are not finite are wrong."""
     import numpy as np
 
     mine, theirs = got.astype(np.float64), reference.astype(np.float64)
+    finite = np.isfinite(mine).all(axis=1)
+    mine[~finite] = 0.0
     first, other = mine.argmax(axis=1), theirs.argmax(axis=1)
     return Outcome(
-        squared_errors=((mine - theirs) ** 2).sum(axis=1),
+        squared_errors=np.where(finite, ((mine - theirs) ** 2).sum(axis=1), np.inf),
         squared_lengths=(theirs**2).sum(axis=1),
-        agrees=first == other,
-        right=None if labels is None else first == labels,
+        agrees=finite & (first == other),
+        right=None if labels is None else finite & (first == labels),
         reference_right=None if labels is None else other == labels,
     )
 
@@ -142,7 +149,7 @@ def _highest_error(found: Outcome, alpha: float) -> float:
     from scipy.stats import t
 
     count = len(found)
-    if count < 2:
+    if count < 2 or not found.is_finite:
         return math.inf
     errors, lengths = found.squared_errors, found.squared_lengths
     quantile, root = float(t.ppf(1 - alpha, count - 1)), math.sqrt(count)

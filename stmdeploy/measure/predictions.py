@@ -61,6 +61,10 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.places)
 
+    def covers(self, begin: int, end: int) -> bool:
+        """Whether it is about all places of a range and no others, skipped ones included."""
+        return sorted([*self.places.tolist(), *self.skipped.tolist()]) == [*range(begin, end)]
+
     @property
     def consistent(self) -> npt.NDArray[np.bool_]:
         """Whether a view's class is that of the image's standard view, V x N."""

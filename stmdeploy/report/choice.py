@@ -33,7 +33,7 @@ def _line(one: Tried) -> tuple[str, ...]:
         ", ".join(one.kept_parts) or "nothing",
         one.over,
         str(one.images),
-        f"{kept.relative_l2_error:.2e}",
+        "not finite" if kept.relative_l2_error is None else f"{kept.relative_l2_error:.2e}",
         "-" if one.error_bound is None else f"{one.error_bound:.2e}",
         fixed(kept.agreement_percent, 2),
         fixed(one.agreement_bound_percent, 2),

@@ -106,6 +106,12 @@ def _notes(found: Sequence[Invariance]) -> tuple[str, ...]:
     )
 
 
+def measured_over(found: Sequence[Invariance]) -> str:
+    """``72 images of val, protocol clean``, for each data set and protocol."""
+    told = (f"{one.images} images of {one.data}, protocol {one.protocol}" for one in found)
+    return "; ".join(dict.fromkeys(told))
+
+
 def invariance_data(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The curves of the page, each artifact's once, with the places of its rows."""
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -194,9 +200,5 @@ def invariance_figure(found: Sequence[Invariance]) -> Figure:
     panels[0].set_ylabel("consistency, % of images")
     lines, names = panels[0].get_legend_handles_labels()
     figure.legend(lines, names, loc="outside lower center", ncols=2, fontsize=7)
-    first = found[0]
-    figure.suptitle(
-        f"{first.images} images of {first.data}, {first.protocol}; bands: 95 % over the images",
-        fontsize=9,
-    )
+    figure.suptitle(f"{measured_over(found)}; bands: 95 % over the images", fontsize=9)
     return figure

@@ -11,7 +11,7 @@ from stmdeploy.backbones.complexity import KINDS
 from stmdeploy.hardware.roofline import ASSUMPTIONS
 from stmdeploy.report.caveats import caveats, is_unsteady
 from stmdeploy.report.columns import COLUMNS, figures_of
-from stmdeploy.report.invariance import invariance_data
+from stmdeploy.report.invariance import invariance_data, measured_over
 from stmdeploy.report.layers import percent_by_kind
 from stmdeploy.report.profile_table import UNSTEADY, peaks_in_words, profile_notes
 from stmdeploy.report.ratios import compared, figures_beside, sentences
@@ -65,7 +65,7 @@ def report_page(
         has_detection=any(row.task == DETECTION for row in rows),
         assumptions=ASSUMPTIONS,
         has_bounds=any(row.bound for row in rows),
-        invariances=[row.invariance for row in rows if row.invariance is not None],
+        invariances=measured_over([row.invariance for row in rows if row.invariance]),
         sentences=sentences(rows, compared(rows, reference)),
         data=page_data(rows, reference),
         plotly=get_plotlyjs(),

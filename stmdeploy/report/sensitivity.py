@@ -54,8 +54,9 @@ def _lines(one: Sensitivity) -> list[tuple[str, ...]]:
 
 def _kept(kept: Kept) -> tuple[str, str, str]:
     drop = kept.top1_drop_percent
+    error = kept.relative_l2_error
     return (
-        f"{kept.relative_l2_error:.1e}",
+        "not finite" if error is None else f"{error:.1e}",
         fixed(kept.agreement_percent),
         "-" if drop is None else f"{drop:+.2f}",
     )
@@ -79,8 +80,8 @@ def write_sensitivity_figure(found: Sequence[Sensitivity], path: Path) -> None:
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for panel, one in zip(panels, found, strict=True):
         names = [part.part for part in one.parts] + ["together"]
-        errors = [part.kept.relative_l2_error for part in one.parts]
-        errors.append(one.together.relative_l2_error)
+        every = [*(part.kept for part in one.parts), one.together]
+        errors = [kept.relative_l2_error or float("nan") for kept in every]
         colours = ["C0"] * len(one.parts) + ["C3"]
         panel.barh(range(len(names)), errors, color=colours)
         panel.set_yticks(range(len(names)), names, fontsize=7)

@@ -33,8 +33,8 @@ class Share95(Document):
     high: Percent = Field(description="Upper end of the 95 % interval (Wilson), in per cent.")
 
 
-class Evaluation(Document):
-    """Accuracy of one artifact, as measured over labelled images."""
+class OverImages(Document):
+    """What was measured of one artifact over images, and where."""
 
     artifact_sha256: PlainText = Field(description="SHA-256 of the artifact's main file.")
     model: PlainText = Field(description="Name of the model.")
@@ -49,6 +49,18 @@ class Evaluation(Document):
     data_sha256: PlainText = Field(description="SHA-256 of the images' names, sizes and classes.")
     images: Number = Field(description="Images that were read and classified.")
     skipped: Count = Field(description="Images that could not be read.")
+    waiting_percent: Percent | None = Field(
+        None,
+        description="Share of the time for which the runtime waited for images, in per cent; None "
+        "if it was not measured.",
+    )
+    created_utc: PlainText = Field(description="Time of the end of the evaluation, UTC, ISO 8601.")
+    environment: Environment = Field(description="Machine and software that ran the artifact.")
+
+
+class Evaluation(OverImages):
+    """Accuracy of one artifact, as measured over labelled images."""
+
     skipped_files: tuple[str, ...] = Field(description="Paths of the first 100 skipped images.")
     top1: Share95 = Field(description="Share of images whose label has the highest logit.")
     top5: Share95 = Field(description="Share of images whose label is among the 5 highest logits.")
@@ -57,10 +69,3 @@ class Evaluation(Document):
         description="Share of images that the reference puts in the same class; None without one."
     )
     reference_top1: Share95 | None = Field(description="Reference's own top-1; None without one.")
-    waiting_percent: Percent | None = Field(
-        None,
-        description="Share of the time for which the runtime waited for images, in per cent; None "
-        "if it was not measured.",
-    )
-    created_utc: PlainText = Field(description="Time of the end of the evaluation, UTC, ISO 8601.")
-    environment: Environment = Field(description="Machine and software that ran the artifact.")

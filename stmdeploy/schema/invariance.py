@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from stmdeploy.schema.document import Count, Document, Number, Percent, PlainText, Side
-from stmdeploy.schema.hardware import Environment
+from stmdeploy.schema.document import Count, Document, PlainText
+from stmdeploy.schema.evaluation import OverImages
 
 _Finite = Annotated[float, Field(ge=-1e30, le=1e30)]
 
@@ -49,24 +49,11 @@ class Curve(Document):
     levels: tuple[Level, ...] = Field(min_length=2, description="Levels, growing.")
 
 
-class Invariance(Document):
+class Invariance(OverImages):
     """Invariance of one artifact, as measured over images."""
 
-    artifact_sha256: PlainText = Field(description="SHA-256 of the artifact's main file.")
-    model: PlainText = Field(description="Name of the model.")
     stm: PlainText = Field(description="Spatial token mixer; custom for a user's own model.")
     scale: PlainText = Field(description="Scale, such as tiny; empty for a user's own model.")
-    weights: PlainText = Field(description="Origin of the weights: checkpoint, synthetic or own.")
-    weights_sha256: PlainText = Field(description="SHA-256 of the content of the state_dict.")
-    image_size: tuple[Side, Side] = Field(description="Height and width of the images, in pixels.")
-    precision: PlainText = Field(description="Precision of the artifact, such as fp32 or int8.")
-    runtime: PlainText = Field(description="Runtime that ran the artifact, such as onnxruntime.")
-    runtime_version: PlainText = Field(description="Version of the runtime; empty if unknown.")
-    provider: PlainText = Field(description="Provider that the runtime reports; empty if none.")
-    data: PlainText = Field(description="Name of the folder of images, without its path.")
-    data_sha256: PlainText = Field(description="SHA-256 of the images' names, sizes and classes.")
-    images: Number = Field(description="Images that were read and classified.")
-    skipped: Count = Field(description="Images that could not be read.")
     protocol: PlainText = Field(description="Protocol: clean, or authors for that of the paper.")
     seed: Count = Field(description="Seed of the directions that content moves in.")
     consistency: Estimate = Field(
@@ -76,11 +63,6 @@ class Invariance(Document):
         description="The same less that of the fp32 artifact; None if that was not measured."
     )
     curves: tuple[Curve, ...] = Field(min_length=1, description="Curves, one for each transform.")
-    waiting_percent: Percent = Field(
-        description="Share of the time for which the runtime waited for images, in per cent."
-    )
-    created_utc: PlainText = Field(description="Time of the end of the measurement, UTC, ISO 8601.")
-    environment: Environment = Field(description="Machine and software that ran the artifact.")
 
     @property
     def transforms(self) -> str:

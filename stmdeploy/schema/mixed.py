@@ -14,7 +14,9 @@ _Points = Annotated[float, Field(ge=-100, le=100)]
 class Kept(Document):
     """How much of the model in float32 a candidate keeps over images."""
 
-    relative_l2_error: Amount = Field(description="||y - r|| / ||r|| of the logits of all images.")
+    relative_l2_error: Amount | None = Field(
+        description="||y - r|| / ||r|| of the logits of all images; None if they are not finite."
+    )
     agreement_percent: Percent = Field(
         description="Share of images with the same top-1 class, in per cent."
     )
@@ -51,7 +53,7 @@ class Sensitivity(Document):
     target: PlainText = Field(description="Target, as --target takes it.")
     precision: PlainText = Field(description="Low precision, such as int8.")
     lowering: PlainText = Field(description="Form of the model.")
-    runtime: PlainText = Field(description="Runtime, its version and provider.")
+    runtime: PlainText = Field(description="Runtime, and its version.")
     data: PlainText = Field(description="Name of the folder of images; random for noise.")
     calibrating: Count = Field(description="Images that set the scales; 0 where none do.")
     images: Number = Field(description="Other images, that the outputs were compared over.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stmdeploy.errors import StmdeployError
@@ -35,7 +35,7 @@ class TrialSpec:
     seed: int = 0
     batch: int = 8
     threads: int = 1
-    limits: FidelityLimits = FidelityLimits()  # noqa: RUF009  (it is frozen)
+    limits: FidelityLimits = field(default_factory=FidelityLimits)
 
     def __post_init__(self) -> None:
         at_least(2, self.choosing, "number of choosing images")

@@ -19,7 +19,7 @@ from stmdeploy.results.state import now_utc
 from stmdeploy.schema.artifact import Artifact, publish_artifact, read_artifact
 from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.mixed import Choice, RatioTo, Sensitivity
-from stmdeploy.spec.export import FULL_PRECISION, ExportSpec
+from stmdeploy.spec.export import FULL_PRECISION
 from stmdeploy.spec.run import ROW_TIMEOUT_S, RunSpec, SamplingSpec
 from stmdeploy.spec.sweep import RowSpec
 from stmdeploy.spec.trials import TrialSpec
@@ -159,11 +159,3 @@ def _published(artifact: Artifact, choice: Choice, folder: Path) -> Artifact:
     """Moves an artifact into a folder, with the choice in its manifest."""
     manifest = artifact.manifest.model_copy(update={"choice": choice}).sealed()
     return publish_artifact(artifact.path.parent, manifest, folder)
-
-
-def check_mixed(spec: ExportSpec) -> None:
-    """Raises StmdeployError for what cannot be chosen automatically."""
-    if spec.dynamic_size:
-        raise StmdeployError("--precision auto is of one image size", "leave --dynamic-size out")
-    if spec.source_only:
-        raise StmdeployError("--precision auto needs the engine", "export it where it runs")

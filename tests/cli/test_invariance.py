@@ -17,31 +17,28 @@ from PIL import Image
 from stmdeploy.cli.main import main
 from stmdeploy.report.page import report_page
 from stmdeploy.results.store import Store
-from tests.digits import train, write_digits
+from tests.artifacts import SharedArtifacts
+from tests.cli.conftest import LEARNER
+from tests.digits import write_digits
 
-SIDE = 32
-MODEL = ["--stm", "convnext", "--scale", "nano", "--image-size", "32", "--num-classes", "10"]
 
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, empty."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # for models of the tests
-    return tmp_path
+@pytest.fixture(autouse=True)
+def models_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker imports by --model."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of digits, and fp32, fp16 and int8 artifacts of a backbone that has learned some."""
-    root = tmp_path_factory.mktemp("digits")
-    write_digits(root / "train", slice(0, 1200))
-    write_digits(root / "test", slice(1700, None))
-    train(root / "train", root / "digits.pth", "convnext", "nano", SIDE)
-    words = ["--checkpoint", str(root / "digits.pth"), "--calibration", str(root / "train")]
-    precisions = ["--precision", "fp32,fp16,int8", "--out", str(root / "artifacts")]
-    assert main(["export", *MODEL, *words, *precisions]) == 0
-    return root
+def made(digits: Path, artifacts: SharedArtifacts) -> Path:
+    """A folder artifacts in fp32, fp16 and int8, and a folder test of 97 digits."""
+
+    def make(root: Path) -> None:
+        write_digits(root / "test", slice(1700, None))
+        words = ["--checkpoint", str(digits / "digits.pth"), "--calibration", str(digits / "train")]
+        precisions = ["--precision", "fp32,fp16,int8", "--out", str(root / "artifacts")]
+        assert main(["export", *LEARNER, *words, *precisions]) == 0
+
+    return artifacts.made("digits in three precisions", make)
 
 
 def measured(capsys: pytest.CaptureFixture[str], *words: str | Path) -> list[dict[str, Any]]:
@@ -85,9 +82,9 @@ def test_convolutions_alone_mind_no_shift_and_positions_do(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
-def test_three_precisions(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    artifacts = sorted((digits / "artifacts").glob("*.onnx"))
-    data = ["--data", str(digits / "test")]
+def test_three_precisions(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    artifacts = sorted((made / "artifacts").glob("*.onnx"))
+    data = ["--data", str(made / "test")]
     some = ["--transform", "translation,scale", "--figure", "curves.png"]
     found = {one["precision"]: one for one in measured(capsys, *artifacts, *data, *some)}
     assert set(found) == {"fp32", "fp16", "int8"}
@@ -108,12 +105,12 @@ def test_three_precisions(digits: Path, capsys: pytest.CaptureFixture[str]) -> N
     fp16 = found["fp16"]["consistency_more_than_fp32"]
     assert abs(fp16["value"]) < 1
     assert Image.open("curves.png").size[0] > 400
-    shown_text(digits, artifacts, capsys)
+    shown_text(made, artifacts, capsys)
 
 
-def shown_text(digits: Path, artifacts: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def shown_text(made: Path, artifacts: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     """What stands in the table, and that nothing unfinished is left."""
-    data = ["--data", str(digits / "test"), "--transform", "rotation", "--limit", "20"]
+    data = ["--data", str(made / "test"), "--transform", "rotation", "--limit", "20"]
     assert main(["invariance", str(artifacts[0]), *data]) == 0
     out = capsys.readouterr().out
     assert "rotation" in out and "consistency %" in out and "bootstrap" in out
@@ -124,12 +121,12 @@ def shown_text(digits: Path, artifacts: list[Path], capsys: pytest.CaptureFixtur
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_it_stands_in_rows_reports_and_recommendations(
-    digits: Path, capsys: pytest.CaptureFixture[str]
+    digits: Path, made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--checkpoint", str(digits / "digits.pth"), "--no-explain", "--budget-s", "0.3"]
-    assert main(["profile", *MODEL, *words, "--batch", "1", "--processes", "2"]) == 0
+    assert main(["profile", *LEARNER, *words, "--batch", "1", "--processes", "2"]) == 0
     (artifact,) = Path("stmdeploy-results/artifacts").rglob("*.onnx")
-    (one,) = measured(capsys, artifact, "--data", digits / "test", "--transform", "rotation")
+    (one,) = measured(capsys, artifact, "--data", made / "test", "--transform", "rotation")
     assert main(["results", "show", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["consistency_percent"] == one["consistency"]["value"]
@@ -146,8 +143,10 @@ def test_it_stands_in_rows_reports_and_recommendations(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
-def test_what_was_killed_goes_on(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    artifact = next((digits / "artifacts").glob("*fp32.onnx"))
+def test_what_was_killed_goes_on(
+    digits: Path, made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = next((made / "artifacts").glob("*fp32.onnx"))
     words = ["--data", str(digits / "train"), "--transform", "translation", "--batch", "32"]
     command = [sys.executable, "-m", "stmdeploy", "invariance", str(artifact), *words, "--json"]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -167,11 +166,9 @@ def test_what_was_killed_goes_on(digits: Path, capsys: pytest.CaptureFixture[str
     assert again["curves"] == whole["curves"]
 
 
-def test_bad_input_is_one_line(
-    digits: Path, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    artifact = str(next((digits / "artifacts").glob("*fp32.onnx")))
-    data = ["--data", str(digits / "test")]
+def test_bad_input_is_one_line(made: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    artifact = str(next((made / "artifacts").glob("*fp32.onnx")))
+    data = ["--data", str(made / "test")]
     for words, told in (
         ([artifact, *data, "--transform", "shear"], "unknown transform 'shear'"),
         ([artifact, *data, "--protocol", "own"], "unknown protocol 'own'"),
@@ -180,7 +177,7 @@ def test_bad_input_is_one_line(
         ([artifact, *data, "--crop", "2"], "crop 2"),
         ([artifact, *data, "--mean", "a"], "--mean a"),
         ([artifact, "--data", "nowhere"], "is not a folder"),
-        ([artifact, "--data", str(digits / "test" / "3")], "holds no folders"),
+        ([artifact, "--data", str(made / "test" / "3")], "holds no folders"),
         (["none.onnx", *data], "none.onnx"),
     ):
         assert main(["invariance", *words]) == 2

@@ -10,27 +10,7 @@ from PIL import Image
 
 from stmdeploy.cli.main import main
 from stmdeploy.schema.artifact import read_artifact
-from tests.digits import train, write_digits
-
-SIDE = 32
-MODEL = ["--stm", "convnext", "--scale", "nano", "--image-size", "32", "--num-classes", "10"]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, empty."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two folders, train and test, and the checkpoint of a backbone that saw the first."""
-    root = tmp_path_factory.mktemp("digits")
-    write_digits(root / "train", slice(0, 1200))
-    write_digits(root / "test", slice(1200, None))
-    train(root / "train", root / "digits.pth", "convnext", "nano", SIDE)
-    return root
+from tests.cli.conftest import LEARNER
 
 
 @pytest.mark.slow
@@ -38,7 +18,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_part_in_a_table_and_a_picture(
     digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*MODEL, "--checkpoint", str(digits / "digits.pth"), "--data", str(digits / "test")]
+    words = [*LEARNER, "--checkpoint", str(digits / "digits.pth"), "--data", str(digits / "test")]
     few = ["--calibration-images", "8", "--choosing", "16", "--held-out", "8", "--labels"]
     assert main(["sensitivity", *words, *few, "--figure", "parts.png", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["sensitivities"]
@@ -57,7 +37,7 @@ def test_every_part_in_a_table_and_a_picture(
 @pytest.mark.usefixtures("here")
 def test_an_artifact_brings_its_model(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = ["--checkpoint", str(digits / "digits.pth")]
-    assert main(["export", *MODEL, *weights, "--lowering", "tokens-plain"]) == 0
+    assert main(["export", *LEARNER, *weights, "--lowering", "tokens-plain"]) == 0
     artifact = str(next(Path("stmdeploy-artifacts").glob("*.onnx")))
     few = ["--calibration-images", "4", "--choosing", "4", "--held-out", "4"]
     assert main(["sensitivity", artifact, *few]) == 2
@@ -74,7 +54,7 @@ def test_an_artifact_brings_its_model(digits: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.nightly
 @pytest.mark.usefixtures("here")
 def test_the_choice_keeps_its_promise(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["export", *MODEL, "--checkpoint", str(digits / "digits.pth"), "--precision", "auto"]
+    words = ["export", *LEARNER, "--checkpoint", str(digits / "digits.pth"), "--precision", "auto"]
     data = ["--data", str(digits / "test"), "--calibration-images", "16", "--held-out", "400"]
     assert main([*words, *data, "--max-top1-drop", "3", "--json"]) in (0,)
     (made,) = json.loads(capsys.readouterr().out)["artifacts"]
@@ -106,7 +86,7 @@ def test_bad_input_is_one_line(
     digits: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ["--data", str(digits / "test")]
-    auto = ["export", *MODEL, "--precision", "auto"]
+    auto = ["export", *LEARNER, "--precision", "auto"]
     for words, told in (
         (auto, "needs to know what must hold"),
         ([*auto, "--max-error", "0"], "--max-error 0"),
@@ -116,11 +96,12 @@ def test_bad_input_is_one_line(
         ([*auto, "--max-error", "1", "--target", "torch"], "no precision 'int8'"),
         ([*auto, "--max-error", "1", "--calibration", "x"], "give the images by --data"),
         ([*auto[:-1], "auto,fp32", "--max-error", "1"], "stands alone"),
-        (["export", *MODEL, *data], "give --precision auto"),
+        (["export", *LEARNER, *data], "--data belongs to a precision that is chosen"),
+        (["export", *LEARNER, "--held-out", "9"], "--held-out belongs to a precision"),
         (["sensitivity"], "no model is named"),
-        (["sensitivity", *MODEL, "--choosing", "1"], "choosing images"),
+        (["sensitivity", *LEARNER, "--choosing", "1"], "choosing images"),
         (["sensitivity", "a.onnx", "--stm", "dcn"], "brings its own model"),
-        (["sensitivity", *MODEL, "--precision", "bf16"], "no precision 'bf16'"),
+        (["sensitivity", *LEARNER, "--precision", "bf16"], "no precision 'bf16'"),
     ):
         assert main(words) == 2, words
         err = capsys.readouterr().err

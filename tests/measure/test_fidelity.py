@@ -34,6 +34,15 @@ def test_an_outcome_by_hand() -> None:
     assert outcome(got, reference).top1_drop_percent is None
 
 
+def test_logits_that_are_not_finite_are_wrong() -> None:
+    reference = np.array([[3.0, 4.0], [5.0, 0.0]], np.float32)
+    got = np.array([[np.nan, 4.0], [5.0, 0.0]], np.float32)
+    found = outcome(got, reference, np.array([1, 0]))
+    assert not found.is_finite and found.agrees.tolist() == [False, True]
+    assert found.top1_drop_percent == 50
+    assert bounds(found, 0.05).error == math.inf
+
+
 def test_bounds_by_hand() -> None:
     """None of 100 disagrees: 1 - 0.05^(1/100)."""
     found = bounds(shares(100, 0), 0.05)

@@ -12,16 +12,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from stmdeploy.cluster.facts import run_here
 from stmdeploy.cluster.fleet import Node
 from stmdeploy.cluster.ray_fleet import Work
 from stmdeploy.cluster.shipping import Fetch, cache_folder, place_artifact
 from stmdeploy.errors import Failure, FailureKind, StmdeployError
 from stmdeploy.files.writing import scratch_folder
 from stmdeploy.hardware.environment import environment
-from stmdeploy.hardware.gpus import find_gpu
 from stmdeploy.measure.summary import processes_of
 from stmdeploy.plugins.progress import Silent
-from stmdeploy.plugins.registry import exporter_of
 from stmdeploy.results.state import now_utc
 from stmdeploy.schema.artifact import Artifact, read_artifact
 from stmdeploy.schema.hardware import Environment, Peaks
@@ -53,7 +52,7 @@ def measure_block(task: BlockTask, here: Node, fetch: Fetch) -> BlockAnswer:
         "environment": machine,
     }
     try:
-        rows = _rows_here(task, machine)
+        rows = [_row_here(one.row, task) for one in task.rows]
     except StmdeployError as error:
         return BlockAnswer(**answer, ended_utc=now_utc(), misplaced=error.message)
     with scratch_folder("logs") as logs:
@@ -64,26 +63,8 @@ def measure_block(task: BlockTask, here: Node, fetch: Fetch) -> BlockAnswer:
     return BlockAnswer(**answer, ended_utc=now_utc(), rows=answers)
 
 
-def _rows_here(task: BlockTask, machine: Environment) -> list[RowSpec]:
-    """The rows, with the GPU of this node filled in.
-
-    Raises:
-        StmdeployError: as `find_gpu`; another version of a package; a runtime is not installed.
-    """
-    mine = machine.versions
-    for package, version in task.versions.items():
-        if mine.get(package, version) != version:
-            raise StmdeployError(f"it has {package} {mine[package]}, the others {version}")
-    return [_row_here(one.row, task.profile) for one in task.rows]
-
-
-def _row_here(row: RowSpec, profile: str) -> RowSpec:
-    if reason := exporter_of(row.run.runtime).unavailable():
-        raise StmdeployError(f"it cannot run {row.run.runtime}: {reason}")
-    if row.run.device == "cpu":
-        return row
-    gpu, _ = find_gpu(profile)
-    return replace(row, run=replace(row.run, gpu_uuid=gpu.uuid, gpu_name=gpu.name))
+def _row_here(row: RowSpec, task: BlockTask) -> RowSpec:
+    return replace(row, run=run_here(row.run, task.profile, task.versions))
 
 
 class _Block:

@@ -152,7 +152,7 @@ def beside_nncf(stm: str, folder: Path) -> None:
     choosing = trials.part("choosing")
 
     def validate(compiled: Any, dataset: Any) -> tuple[float, None]:
-        got = np.concatenate([compiled(item)[0] for item in dataset])
+        got = np.concatenate([compiled(item[None])[0] for item in dataset])
         return -outcome(got, reference[choosing]).relative_l2_error, None
 
     begun = time.perf_counter()

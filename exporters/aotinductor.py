@@ -25,6 +25,7 @@ class AotInductorExporter(Exporter):
         runtimes=("aotinductor",),
         tolerances={"fp32": 1e-5},
         travels="nothing",
+        devices=("cpu",),
     )
     lowerings = ("tokens-plain", "reference")
 

@@ -43,6 +43,7 @@ class OpenVinoExporter(Exporter):
         dynamic_size=True,
         mixes=("int8",),
         packages=("openvino",),
+        devices=("cpu",),
     )
     lowerings = ("tokens-plain", "tokens", "reference")  # it cannot read ONNX's DeformConv
 

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
+#: Its own names for how far it rewrites a graph.
+_OPTIMIZATIONS = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "disabled": "ORT_DISABLE_ALL",
+}
+
+
 class OnnxRuntimeRunner(Runner):
     """A session whose input and outputs stay on the device; the same code for every provider."""
 
@@ -104,8 +113,9 @@ class OnnxRuntimeRunner(Runner):
             "version": self._ort.__version__,
             "provider": provider,
             "intra_op_threads": str(self._run.threads),
-            "inter_op_threads": "1",
-            "graph_optimization": "all",
+            "inter_op_threads": str(self._run.settings.inter_op_threads),
+            "graph_optimization": self._run.settings.graph_optimization,
+            "spinning": str(self._run.settings.spinning).lower(),
             **_placement(self._session, provider),
             **{
                 f"provider.{key}": value
@@ -176,9 +186,16 @@ def session_options(run: RunSpec) -> onnxruntime.SessionOptions:
     """The options that all sessions of a run share."""
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
+    settings, options = run.settings, ort.SessionOptions()
     options.intra_op_num_threads = run.threads
-    options.inter_op_num_threads = 1
+    options.inter_op_num_threads = settings.inter_op_threads
+    if settings.inter_op_threads > 1:
+        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    if not settings.spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    level = _OPTIMIZATIONS[settings.graph_optimization]
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
     options.log_severity_level = 3
     return options
 

@@ -53,6 +53,7 @@ class TensorRtExporter(Exporter):
             dynamic_size=True,
             mixes=("fp16", "bf16", "int8", "fp8"),
             packages=(self.package,),
+            devices=("cuda",),
         )
 
     def unavailable(self, *, source_only: bool = False) -> str:

@@ -108,9 +108,12 @@ class TorchRunner(TensorRunner):
         self._dtype = getattr(torch, DTYPES[run.precision])
         self.module = module.eval().to(run.device, self._dtype)
         if run.device == "cuda":
-            # What whoever serves it would set: cuDNN measures its kernels, and convolutions in 16
-            # bits want channels last.
-            torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.benchmark = (
+                True  # as whoever serves it would: measures its kernels
+            )
+        # Convolutions in 16 bits want channels last on a GPU.
+        self._channels_last = run.device == "cuda" or run.settings.channels_last
+        if self._channels_last:
             self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._compiled = run.runtime == "torch-compile"
         if self._compiled:
@@ -120,7 +123,7 @@ class TorchRunner(TensorRunner):
     def prepared(self, images: Array) -> Tensor:
         """A copy of the input on the device, in the run's precision."""
         image: Tensor = self._torch.from_numpy(images).to(self._run.device, self._dtype, copy=True)
-        if self._run.device == "cuda":
+        if self._channels_last:
             image = image.contiguous(memory_format=self._torch.channels_last)
         return image
 
@@ -151,6 +154,6 @@ class TorchRunner(TensorRunner):
             "intra_op_threads": str(self._torch.get_num_threads()),
             "tf32": "off",
             **({"mode": self._run.settings.torch_mode} if self._compiled else {}),
-            **({"layout": "channels last"} if self._run.device == "cuda" else {}),
+            **({"layout": "channels last"} if self._channels_last else {}),
             "cuda_graph": str(self._graph is not None).lower(),
         }

@@ -158,19 +158,29 @@ def load_images(
     """
     import numpy as np
 
-    hint = "give a folder of photographs"
-    if not folder.is_dir():
-        raise StmdeployError(f"{folder} is not a folder", hint)
-    data = ImageFolder(folder, tuple((path, NO_LABEL) for path in _images_below(folder)))
     read = []
-    for path, _ in data.limited(count).files:
+    for path in evenly(folder, count):
         try:
             read.append(load_image(path, size, preparation))
         except UNREADABLE as error:
             tell(f"skipped {path}: {one_line(str(error))}")
     if not read:
-        raise StmdeployError(f"{folder} holds no image that can be read", hint)
+        raise StmdeployError(
+            f"{folder} holds no image that can be read", "give a folder of photographs"
+        )
     return np.stack(read)
+
+
+def evenly(folder: Path, count: int) -> list[Path]:
+    """At most `count` of a folder's images, at any depth, spread evenly over their sorted paths.
+
+    Raises:
+        StmdeployError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise StmdeployError(f"{folder} is not a folder", "give a folder of photographs")
+    data = ImageFolder(folder, tuple((path, NO_LABEL) for path in _images_below(folder)))
+    return [path for path, _ in data.limited(count).files]
 
 
 def load_image(path: Path, size: tuple[int, int], preparation: Preparation = STANDARD) -> Array:

@@ -40,11 +40,15 @@ def create(options: CreateOptions) -> None:
     """Export and measure backbones, and keep artifacts and figures as a baseline."""
     from stmdeploy.check.baseline import create_baseline
     from stmdeploy.cli.requests import sweep_spec
-    from stmdeploy.cli.sweep_file import with_file
+    from stmdeploy.cli.sweep_file import file_of_flags, with_file
+    from stmdeploy.cli.tuned_file import tuned_of, warn_if_elsewhere
 
-    asked = with_file(part_of(options, SweepOptions), options.sweep, trust=options.trust)
+    file = file_of_flags(options)
+    asked = with_file(part_of(options, SweepOptions), file, trust=options.trust)
     spec = sweep_spec(asked)
     with console.progress() as progress:
+        if options.config is not None:
+            warn_if_elsewhere(tuned_of(options.config), str(options.config), progress)
         baseline = create_baseline(spec, options.out, progress)
     if options.json:
         console.print_json(_described(baseline, options.out))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,8 +17,11 @@ from stmdeploy.cli.options import (
     EngineOptions,
     FormOptions,
     JsonOption,
+    LimitOptions,
     ModelOptions,
+    SweepOptions,
     TrialOptions,
+    TrustOption,
 )
 from stmdeploy.errors import StmdeployError
 from stmdeploy.spec.run import EXPORT_TIMEOUT_S
@@ -41,8 +44,15 @@ _OF_CHOICE = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(
-    JsonOption, EngineOptions, TrialOptions, FormOptions, CheckpointOption, ModelOptions
-):  # fmt: skip
+    JsonOption,
+    TrustOption,
+    EngineOptions,
+    TrialOptions,
+    LimitOptions,
+    FormOptions,
+    CheckpointOption,
+    ModelOptions,
+):
     """What is exported, and to what."""
 
     keep: Words = many(
@@ -53,16 +63,8 @@ class ExportOptions(
     low_precision: str = option(
         MODEL, "--precision auto: the low precision that as many parts as possible get.", "int8"
     )
-    max_error: float | None = option(
-        MODEL, "--precision auto: highest relative L2 error of the logits against fp32."
-    )
-    min_agreement: float | None = option(
-        MODEL, "--precision auto: least share of images with the top-1 class of fp32, in per cent."
-    )
-    max_top1_drop: float | None = option(
-        MODEL,
-        "--precision auto: most that top-1 may fall by, in percentage points; needs --data with a "
-        "folder for each class.",
+    config: Path | None = option(
+        MODEL, "What `stmdeploy tune` found: its TOML file; flags given here override it."
     )
     all_scales: bool = option(MODEL, "Export every scale of the STMs named.", False)
     target: Words = many(MODEL, "Export targets: see `stmdeploy list targets`. [default: onnx]")
@@ -99,6 +101,7 @@ def export(options: ExportOptions) -> None:
     from stmdeploy.spec.limits import positive
 
     positive(options.export_timeout_s, "export timeout")
+    options = _with_config(options)
     if options.precision == (AUTO,):
         _export_auto(options)
         return
@@ -118,21 +121,46 @@ def export(options: ExportOptions) -> None:
         )
 
 
+#: What a file of flags says of an export; the rest of it is about measuring.
+_OF_CONFIG = (
+    "stm scale model task neck image_size num_classes checkpoint precision lowering calibration "
+    "calibration_images builder_optimization_level"
+).split()
+
+
+def _with_config(options: ExportOptions) -> ExportOptions:
+    """The options, completed by what a race found; raises as `with_file`."""
+    from stmdeploy.cli.sweep_file import with_file
+    from stmdeploy.plugins.registry import exporter_of
+
+    if options.config is None:
+        return options
+    given = SweepOptions(**{name: getattr(options, name) for name in _OF_CONFIG})
+    used = with_file(given, options.config, trust=options.trust)
+    targets = tuple(exporter_of(runtime).target.name for runtime in used.runtime)
+    batch = used.batch if any(name.startswith("tensorrt") for name in targets) else ()
+    return replace(
+        options,
+        target=options.target or targets,
+        batch=options.batch or batch,
+        **{name: getattr(used, name) for name in _OF_CONFIG},
+    )
+
+
 def _export_auto(options: ExportOptions) -> None:
     """Exports each model with the precision of every part chosen.
 
     Raises:
         StmdeployError: nothing is asked to hold, or as `export_mixed`.
     """
-    from stmdeploy.cli.requests import engine_spec, model_specs, trial_spec
+    from stmdeploy.cli.requests import engine_spec, fidelity_limits, model_specs, trial_spec
     from stmdeploy.export.promises import check_precision
     from stmdeploy.files.writing import writable
     from stmdeploy.plugins.registry import exporter_for_target
     from stmdeploy.report.choice import choice_table
-    from stmdeploy.spec.fidelity import FidelityLimits
     from stmdeploy.tuning.precision import export_mixed
 
-    limits = FidelityLimits(options.max_error, options.min_agreement, options.max_top1_drop)
+    limits = fidelity_limits(options)
     if not limits.any:
         raise StmdeployError(
             "--precision auto needs to know what must hold",

@@ -28,6 +28,7 @@ from stmdeploy.cli.receptive_field import receptive_field
 from stmdeploy.cli.recommend import recommend
 from stmdeploy.cli.report import report
 from stmdeploy.cli.sensitivity import sensitivity
+from stmdeploy.cli.tune import tune
 from stmdeploy.errors import ExitCode, StmdeployError
 
 #: Exit codes by the shell's conventions: 128 + SIGINT, 128 + SIGPIPE, and EX_SOFTWARE.
@@ -49,6 +50,7 @@ for _reading_or_writing in (
     export,
     inspect,
     profile,
+    tune,
     evaluate,
     invariance,
     receptive_field,

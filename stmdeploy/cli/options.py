@@ -90,6 +90,26 @@ class FormOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LimitOptions:
+    """What a low precision must keep of a model."""
+
+    max_error: float | None = option(
+        MODEL,
+        "Limit of a chosen precision: highest relative L2 error of the logits against fp32.",
+    )
+    min_agreement: float | None = option(
+        MODEL,
+        "Limit of a chosen precision: least share of images with the top-1 class of fp32, in per "
+        "cent.",
+    )
+    max_top1_drop: float | None = option(
+        MODEL,
+        "Limit of a chosen precision: most that top-1 may fall by, in percentage points; needs "
+        "--data with a folder for each class.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibrationOptions:
     """What int8 is calibrated with."""
 
@@ -278,6 +298,22 @@ class SweepOptions(EngineOptions, CalibrationOptions, RowOptions):
         "torch-compile: default, reduce-overhead, max-autotune-no-cudagraphs or max-autotune. "
         "[default: default]",
     )
+    channels_last: bool | None = option(
+        SWEEP, "torch, torch-compile: keep images with their channels last. [default: on a GPU]"
+    )
+    spinning: bool | None = option(
+        SWEEP,
+        "onnxruntime: threads spin while they wait for work. [default: spinning]",
+        flag="--spinning/--no-spinning",
+    )
+    graph_optimization: str | None = option(
+        SWEEP,
+        "onnxruntime: how far it rewrites the graph: all, extended, basic or disabled. "
+        "[default: all]",
+    )
+    inter_op_threads: int | None = option(
+        SWEEP, "onnxruntime: threads that run operators beside each other. [default: 1]"
+    )
     nodes: Words = many(
         CLUSTER, "With --cluster: measure the processors of nodes with these accelerator_types."
     )
@@ -328,6 +364,9 @@ class SweepFileOption:
 
     sweep: Path | None = option(
         SWEEP, "TOML file whose keys are the flags of `profile`; flags given here override it."
+    )
+    config: Path | None = option(
+        SWEEP, "What `stmdeploy tune` found: its TOML file; flags given here override it."
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -64,7 +65,8 @@ def profile(options: ProfileOptions) -> None:
     Without arguments: the five micro backbones at batches 1 and 8 on the CPU.
     """
     from stmdeploy.cli.requests import sweep_spec
-    from stmdeploy.cli.sweep_file import with_file
+    from stmdeploy.cli.sweep_file import file_of_flags, with_file
+    from stmdeploy.cli.tuned_file import tuned_of
     from stmdeploy.plugins.trust import needs_trust
 
     if options.resume:
@@ -75,7 +77,7 @@ def profile(options: ProfileOptions) -> None:
     if options.trace is not None and not options.layers:
         raise StmdeployError("--trace needs --layers", "add --layers")
     place = _place(options)
-    asked = with_file(part_of(options, SweepOptions), options.sweep, trust=options.trust)
+    asked = with_file(part_of(options, SweepOptions), file_of_flags(options), trust=options.trust)
     spec = sweep_spec(asked, on_cluster=place.cluster is not None)
     if options.dry_run:
         from stmdeploy.cli.plan import show_plan
@@ -91,14 +93,15 @@ def profile(options: ProfileOptions) -> None:
         from stmdeploy.sweeps.profile import profile as measure
 
         work = partial(measure, spec, place)
-        _measure(work, place, trust=needs_trust(spec), json=options.json)
+        told = tuned_of(options.config) if options.config is not None else {}
+        _measure(work, place, trust=needs_trust(spec), json=options.json, tuned=told)
 
 
 def _resume(options: ProfileOptions) -> None:
     from stmdeploy.sweeps.profile import ResumeSpec
     from stmdeploy.sweeps.profile import resume as measure
 
-    if part_of(options, SweepOptions) != SweepOptions() or options.sweep is not None:
+    if part_of(options, SweepOptions) != SweepOptions() or options.sweep or options.config:
         raise StmdeployError(
             "--resume takes no flags that describe rows", "leave them out: the sweep has its own"
         )
@@ -137,12 +140,24 @@ def _check_secret(store_url: str | None) -> None:
 
 
 def _measure(
-    work: Callable[[Progress, OnRow], SweepResult], place: Place, *, trust: bool, json: bool
+    work: Callable[[Progress, OnRow], SweepResult],
+    place: Place,
+    *,
+    trust: bool,
+    json: bool,
+    tuned: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Measures and prints; when interrupted, says what is finished and how to go on."""
+    """Measures and prints; when interrupted, says what is finished and how to go on.
+
+    Args:
+        tuned: what a race found, which the outcome is held against; empty for nothing.
+    """
+    from stmdeploy.cli.tuned_file import compared_with, warn_if_elsewhere
+
     done: list[Row] = []
     try:
         with console.progress() as progress:
+            warn_if_elsewhere(tuned, "this configuration", progress)
             result = work(progress, done.append)
     except KeyboardInterrupt:
         console.say(
@@ -151,6 +166,8 @@ def _measure(
         )
         raise
     console.show_rows(result.rows, place.folder, result.sweep.id, result.reference, json=json)
+    if told := compared_with(tuned, result.rows):
+        console.say(told)
     if codes := {row.failure_code for row in result.rows if row.failure}:
         differ = int(ExitCode.OUTPUTS_DIFFER)
         raise typer.Exit(differ if differ in codes else int(ExitCode.WORKER_FAILED))

@@ -14,6 +14,7 @@ from stmdeploy.cli.options import (
     CheckpointOption,
     EngineOptions,
     ImagesOptions,
+    LimitOptions,
     ModelOptions,
     PreparationOptions,
     StoreOptions,
@@ -220,6 +221,10 @@ def _run_specs(
             cold_l2=options.cold_l2,
             clock_mhz=options.lock_clocks,
             torch_mode=options.torch_mode,
+            channels_last=options.channels_last,
+            spinning=options.spinning,
+            graph_optimization=options.graph_optimization,
+            inter_op_threads=options.inter_op_threads,
         ),
     )
     by_default = options.use_cuda_graph is None
@@ -324,6 +329,11 @@ def _where(options: ImagesOptions) -> dict[str, Any]:
         "node_gpu": options.gpu is not None,
         **({"threads": 1} if options.threads is None else {}),
     }
+
+
+def fidelity_limits(options: LimitOptions) -> FidelityLimits:
+    """The limits that are asked for; raises StmdeployError for a figure out of range."""
+    return FidelityLimits(options.max_error, options.min_agreement, options.max_top1_drop)
 
 
 def trial_spec(

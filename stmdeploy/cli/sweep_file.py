@@ -14,7 +14,8 @@ from typing import Any, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from stmdeploy.cli.command import flag_of, is_list, parse_list
-from stmdeploy.cli.options import SweepOptions
+from stmdeploy.cli.options import SweepFileOption, SweepOptions
+from stmdeploy.cli.tuned_file import TUNED
 from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.files.reading import printable, read_toml
 from stmdeploy.plugins.trust import Wish, refuse_wishes
@@ -27,6 +28,17 @@ _WISHES = {
     "calibration": "to read images of a folder",
     "timing_cache_file": "to read and write a file",
 }
+
+
+def file_of_flags(options: SweepFileOption) -> Path | None:
+    """The file of flags that is given, if one is.
+
+    Raises:
+        StmdeployError: two are given.
+    """
+    if options.sweep is not None and options.config is not None:
+        raise StmdeployError("--sweep and --config exclude each other", "give one of them")
+    return options.sweep or options.config
 
 
 def with_file(options: SweepOptions, path: Path | None, *, trust: bool) -> SweepOptions:
@@ -50,7 +62,7 @@ def with_file(options: SweepOptions, path: Path | None, *, trust: bool) -> Sweep
         for name, would in _WISHES.items()
         if (value := getattr(used, name)) and name not in given
     ]
-    refuse_wishes(wishes, f"--sweep {path}", trust=trust, has_flags=True)
+    refuse_wishes(wishes, str(path), trust=trust, has_flags=True)
     return used
 
 
@@ -61,10 +73,12 @@ def read_options(path: Path) -> SweepOptions:
         StmdeployError: there is no such file, it is not TOML, has an unknown key, or a value of
             the wrong type.
     """
-    table = read_toml(path, "--sweep", "give a TOML file: see the README")
+    table = read_toml(path, str(path), "give a TOML file: see the README")
     known = get_type_hints(SweepOptions)
     values = {}
     for key, value in table.items():
+        if key == TUNED:
+            continue
         name = key.replace("-", "_")
         if name not in known:
             shown = printable(key)[:60]

@@ -173,7 +173,7 @@ class Trials:
         """How a candidate does; taken from the folder if it was tried there before."""
         path = self._spec.folder / f"{self._key(kept, held_out=held_out)}.json"
         try:
-            return _outcome_of(json.loads(path.read_text("utf-8")))
+            return Outcome.of_table(json.loads(path.read_text("utf-8")))
         except (OSError, ValueError, TypeError, KeyError):
             pass
         what = "held-out" if held_out else "choosing"
@@ -184,7 +184,7 @@ class Trials:
         given = images.held_out if held_out else images.choosing
         labels = images.held_out_labels if held_out else images.choosing_labels
         found = outcome(self._logits(kept, given), self._reference(held_out=held_out), labels)
-        write_atomically(path, json.dumps(_as_table(found)).encode())
+        write_atomically(path, json.dumps(found.as_table()).encode())
         return found
 
     def _key(self, kept: tuple[str, ...], *, held_out: bool) -> str:
@@ -395,21 +395,6 @@ def _tried(
         top1_drop_bound_percent=bound.top1_drop_percent,
         holds=holds,
     )
-
-
-def _as_table(found: Outcome) -> dict[str, Any]:
-    return {k: None if v is None else v.tolist() for k, v in vars(found).items()}
-
-
-def _outcome_of(table: dict[str, Any]) -> Outcome:
-    import numpy as np
-
-    floats, bools = ("squared_errors", "squared_lengths"), ("agrees", "right", "reference_right")
-    given: dict[str, Any] = {name: np.array(table[name], np.float64) for name in floats}
-    given |= {n: None if table[n] is None else np.array(table[n], bool) for n in bools}
-    if len({len(one) for one in given.values() if one is not None}) != 1:
-        raise ValueError("lengths differ")
-    return Outcome(**given)
 
 
 def _images(built: BuiltModel, spec: TrialSpec, progress: Progress) -> TrialImages:

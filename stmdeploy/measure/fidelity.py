@@ -10,8 +10,9 @@ Angelopoulos et al., arXiv 2110.01052, with that for the multiple tests).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stmdeploy.spec.fidelity import FidelityLimits
 
@@ -47,6 +48,27 @@ class Outcome:
 
     def __len__(self) -> int:
         return len(self.agrees)
+
+    def as_table(self) -> dict[str, Any]:
+        """Lists by their names, which `of_table` reads."""
+        return {name: None if v is None else v.tolist() for name, v in vars(self).items()}
+
+    @classmethod
+    def of_table(cls, table: Mapping[str, Any]) -> Outcome:
+        """Reads what `as_table` gave.
+
+        Raises:
+            ValueError, TypeError, KeyError: it is damaged.
+        """
+        import numpy as np
+
+        floats = ("squared_errors", "squared_lengths")
+        bools = ("agrees", "right", "reference_right")
+        given: dict[str, Any] = {name: np.array(table[name], np.float64) for name in floats}
+        given |= {n: None if table[n] is None else np.array(table[n], bool) for n in bools}
+        if len({len(one) for one in given.values() if one is not None}) != 1:
+            raise ValueError("lengths differ")
+        return cls(**given)
 
     @property
     def is_finite(self) -> bool:
@@ -178,8 +200,13 @@ def _highest_error(found: Outcome, alpha: float) -> float:
     return math.sqrt(high)
 
 
-def images_needed(limits: FidelityLimits) -> int:
-    """How many images at least show that a limit is kept, if none of them differs."""
+def images_needed(limits: FidelityLimits, alpha: float | None = None) -> int:
+    """How many images at least show that a limit is kept, if none of them differs.
+
+    Args:
+        alpha: probability that the bound is wrong; None for that of the first candidate.
+    """
+    alpha = level(1) if alpha is None else alpha
     shares = [1.0]
     if limits.min_agreement_percent is not None:
         shares.append((100 - limits.min_agreement_percent) / 100)
@@ -187,6 +214,6 @@ def images_needed(limits: FidelityLimits) -> int:
     if limits.max_top1_drop_percent is not None:
         # The other half of the error is spent on what is won, of which there may be none.
         share = limits.max_top1_drop_percent / 100
-        needed = max(needed, math.ceil(math.log(level(1) / 2) / math.log(1 - share)))
+        needed = max(needed, math.ceil(math.log(alpha / 2) / math.log(1 - share)))
     least = min(shares)
-    return max(needed, math.ceil(math.log(level(1)) / math.log(1 - least)) if least < 1 else 1)
+    return max(needed, math.ceil(math.log(alpha) / math.log(1 - least)) if least < 1 else 1)

@@ -47,6 +47,7 @@ class Target:
         mixes: precisions in which it can leave parts of a model as they are.
         packages: names under which the library is distributed; the nodes of a cluster must have
             the same version of it.
+        devices: what its artifacts run on: ``cpu``, ``cuda``.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Target:
     dynamic_size: bool = False
     mixes: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)

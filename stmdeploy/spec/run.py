@@ -11,6 +11,7 @@ from stmdeploy.spec.limits import at_least, at_most, positive
 HINTS = ("latency", "throughput")
 #: Modes of torch.compile, and those that replay CUDA graphs of their own.
 OWN_GRAPHS = ("reduce-overhead", "max-autotune")
+GRAPH_OPTIMIZATIONS = ("all", "extended", "basic", "disabled")
 TORCH_MODES = ("default", "reduce-overhead", "max-autotune-no-cudagraphs", "max-autotune")
 LOOP = "loop"
 #: How long after its share of the budget a worker is ended, and after how long an export is.
@@ -35,6 +36,12 @@ class RunSettings:
         cold_l2: whether the GPU's L2 cache is emptied before every timed inference.
         clock_mhz: clock that the GPU's processors are locked at; None to leave it alone.
         torch_mode: mode of ``torch.compile``, one of `TORCH_MODES`.
+        channels_last: whether torch keeps images with their channels last; on a GPU it always does.
+        spinning: whether ONNX Runtime's threads spin while they wait for work.
+        graph_optimization: how far ONNX Runtime rewrites a graph, one of `GRAPH_OPTIMIZATIONS`;
+            ``extended`` leaves out other layouts of tensors.
+        inter_op_threads: threads that run operators beside each other in ONNX Runtime; 1 runs one
+            after another.
         engine: settings for providers that build an engine when they load.
     """
 
@@ -45,6 +52,10 @@ class RunSettings:
     cold_l2: bool = False
     clock_mhz: int | None = None
     torch_mode: str = "default"
+    channels_last: bool = False
+    spinning: bool = True
+    graph_optimization: str = "all"
+    inter_op_threads: int = 1
     engine: EngineSpec = field(default_factory=EngineSpec)
 
     def __post_init__(self) -> None:
@@ -52,9 +63,11 @@ class RunSettings:
             ("--hint", self.hint, HINTS),
             ("--provider", self.provider, ("", *PROVIDERS)),
             ("--torch-mode", self.torch_mode, TORCH_MODES),
+            ("--graph-optimization", self.graph_optimization, GRAPH_OPTIMIZATIONS),
         ):
             if word not in known:
                 raise StmdeployError(f"unknown {flag} {word!r}", nearest(word, filter(None, known)))
+        at_least(1, self.inter_op_threads, "inter-op threads")
         if self.clock_mhz is not None:
             at_least(1, self.clock_mhz, "clock in MHz")
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from stmdeploy.files.reading import BYTES_PER_MIB
 from stmdeploy.hardware.machine import memory_available_mib
 from stmdeploy.hardware.nvml import memory_free_mib
+from stmdeploy.spec.run import RunSpec
 
 #: Rows that are alive at once, at most: every one holds a process.
 _MOST_ALIVE = 24
 #: Share of the free memory that all of them may take.
 _MEMORY_SHARE = 0.6
+#: Estimated memory of a process: this on the host and on a GPU, so many times the size of its
+#: artifact, and so many bytes for every element that products write; runtimes use most of them
+#: again and again.
+_PROCESS_MIB, _GPU_PROCESS_MIB, _ARTIFACT_TIMES, _BYTES_PER_ACTIVATION = 200.0, 800.0, 4.0, 8
 #: The host's memory, where a GPU's has its UUID.
 HOST = ""
 
@@ -26,6 +32,21 @@ class Memory:
     def by_place(self, gpu_uuid: str) -> dict[str, float]:
         """The same by `HOST` and the UUID of its GPU, if it has one."""
         return {HOST: self.host_mib, **({gpu_uuid: self.gpu_mib} if gpu_uuid else {})}
+
+
+def estimated(run: RunSpec, artifact_mib: float, activations: int) -> Memory:
+    """How much memory a process takes.
+
+    Args:
+        artifact_mib: size of its artifact.
+        activations: elements that products write for one image.
+    """
+    written_mib = _BYTES_PER_ACTIVATION * activations * run.batch / BYTES_PER_MIB
+    held_mib = _ARTIFACT_TIMES * artifact_mib
+    if run.device == "cpu":
+        return Memory(_PROCESS_MIB + held_mib + written_mib)
+    host_mib = _PROCESS_MIB + _GPU_PROCESS_MIB + held_mib
+    return Memory(host_mib, _GPU_PROCESS_MIB + held_mib + written_mib)
 
 
 def free_memory(gpu_uuids: Iterable[str]) -> dict[str, float]:

@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from stmdeploy.errors import Failure, FailureKind, StmdeployError
-from stmdeploy.files.reading import BYTES_PER_MIB
 from stmdeploy.hardware.environment import environment
 from stmdeploy.measure.summary import summarize
 from stmdeploy.plugins.progress import Progress
@@ -19,14 +18,10 @@ from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import Prepared, PreparedArtifact, Row
 from stmdeploy.spec.model import CLASSIFICATION, ModelSpec
 from stmdeploy.spec.sweep import RowSpec
-from stmdeploy.sweeps.blocks import Memory
+from stmdeploy.sweeps.blocks import Memory, estimated
 from stmdeploy.sweeps.exports import artifact_for, export_for, path_of
 from stmdeploy.sweeps.folder import artifacts_of
 
-#: Estimated memory of a process: this on the host and on a GPU, so many times the size of its
-#: artifact, and so many bytes for every element that products write; runtimes use most of them
-#: again and again.
-_PROCESS_MIB, _GPU_PROCESS_MIB, _ARTIFACT_TIMES, _BYTES_PER_ACTIVATION = 200.0, 800.0, 4.0, 8
 #: After these failures half the batch may fit: the system kills a process that takes too much.
 _MEMORY_KINDS = frozenset({FailureKind.OUT_OF_MEMORY, FailureKind.KILLED})
 
@@ -98,12 +93,8 @@ class PreparedSweep:
 
     def memory(self, spec: RowSpec) -> Memory:
         """How much memory a process of a row takes."""
-        written = _BYTES_PER_ACTIVATION * self._models[spec.model].activations * spec.run.batch
-        held_mib = _ARTIFACT_TIMES * (self.artifact_of(spec).mib or 0.0)
-        if spec.run.device == "cpu":
-            return Memory(_PROCESS_MIB + held_mib + written / BYTES_PER_MIB)
-        host_mib = _PROCESS_MIB + _GPU_PROCESS_MIB + held_mib
-        return Memory(host_mib, _GPU_PROCESS_MIB + held_mib + written / BYTES_PER_MIB)
+        activations = self._models[spec.model].activations
+        return estimated(spec.run, self.artifact_of(spec).mib or 0.0, activations)
 
     def row(
         self,

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from stmdeploy.errors import StmdeployError
 from stmdeploy.worker.jobs.engine import EngineJob
+from stmdeploy.worker.jobs.fidelity import FidelityJob
 from stmdeploy.worker.jobs.job import Answer, Job, Parent
 from stmdeploy.worker.jobs.layers import LayersJob
 from stmdeploy.worker.jobs.measure import MeasureJob
@@ -24,7 +25,15 @@ from stmdeploy.worker.jobs.turns import TurnsJob
 from stmdeploy.worker.process import failure_of
 
 _JOBS = (
-    PrepareJob | MeasureJob | LayersJob | PeaksJob | PredictJob | EngineJob | TurnsJob | TrialsJob
+    PrepareJob
+    | MeasureJob
+    | LayersJob
+    | PeaksJob
+    | PredictJob
+    | EngineJob
+    | TurnsJob
+    | TrialsJob
+    | FidelityJob
 )
 _PR_SET_PDEATHSIG = 1
 

@@ -1,0 +1,146 @@
+"""What `tune` finds, and how sure it is.
+
+Run: python -m benchmarks.tuning [--stm halo,pvt,swin,convnext,dcn] [--scale micro] [--batch 1,8]
+[--min-agreement 99] [--folder FOLDER], which races every mixer at every batch, and tells the winner
+beside the model as torch.onnx gives it, in ONNX Runtime; first exact, then within the limit.
+
+Or: python -m benchmarks.tuning --exhaustive 30 --races 20 --stm pvt --folder FOLDER, which first
+runs so many waves of everything that a race could run, without dropping anybody; then as many races,
+live; and tells how far each winner is from the best of the exhaustive sweep, and what either took.
+
+What was run is kept in FOLDER, and not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from stmdeploy.hardware.machine import available_threads, processor_name
+from stmdeploy.measure.racing import Race
+from stmdeploy.plugins.progress import Progress, Silent
+from stmdeploy.schema.tuned import Tuned
+from stmdeploy.spec.fidelity import FidelityLimits
+from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.run import RunSpec
+from stmdeploy.spec.tuning import TuneSpec
+from stmdeploy.tuning.candidates import artifacts, usual, variants
+from stmdeploy.tuning.tune import Tuning, tune
+
+STMS = ("halo", "pvt", "swin", "convnext", "dcn_v3")
+
+
+def spec_of(stm: str, scale: str, batch: int, folder: Path, agreement: float | None) -> TuneSpec:
+    """A race of one backbone with the defaults of the command line."""
+    every = available_threads()
+    return TuneSpec(
+        ModelSpec(f"unified_{stm}_{scale}"),
+        (RunSpec("onnxruntime", batch, every),),
+        folder,
+        threads=tuple(dict.fromkeys((every, max(1, every // 2)))),
+        limits=FidelityLimits(min_agreement_percent=agreement),
+        held_out=1024,
+    )
+
+
+def line(found: Tuned, what: str) -> str:
+    """The winner in words."""
+    best = found.named(found.best)
+    ratios = {ratio.of: ratio for ratio in best.ratios}
+    over = [
+        f"{1 / ratio.ratio:.2f} ({1 / ratio.high:.2f} .. {1 / ratio.low:.2f})" if ratio else "1"
+        for ratio in map(ratios.get, (found.reference, found.usual))
+    ]
+    equal = sum(one.state == "as good" for one in found.candidates)
+    return (
+        f"{found.model}, batch {best.batch}, {what}: {best.runtime} {best.precision} "
+        f"{best.lowering} {best.settings or ''}, {best.threads} threads: {over[0]} times the "
+        f"reference form in ONNX Runtime, {over[1]} times the usual; {equal} as good; "
+        f"{len(found.candidates)} candidates, {found.waves} waves, {found.measured_s:.0f} s, "
+        f"exports {found.exported_s:.0f} s; surely within {found.within_percent or math.inf:.1f} %"
+    )
+
+
+def races(options: argparse.Namespace, folder: Path) -> None:
+    """Every mixer at every batch, exact and within a limit."""
+    for stm in options.stm.split(","):
+        for batch in map(int, options.batch.split(",")):
+            print(line(tune(spec_of(stm, options.scale, batch, folder, None), Silent()), "exact"),
+                  flush=True)  # fmt: skip
+            if options.min_agreement:
+                spec = spec_of(stm, options.scale, batch, folder, options.min_agreement)
+                told = f"agreement at least {options.min_agreement:g} %"
+                print(line(tune(spec, Silent()), told), flush=True)
+
+
+class Exhaustive(Tuning):
+    """All that a race could run, and nobody is dropped."""
+
+    def __init__(self, spec: TuneSpec, progress: Progress) -> None:
+        super().__init__(spec, progress)
+        first = list(dict.fromkeys((self._usual, self._reference, *artifacts(spec))))
+        self.enter(first)
+        self.enter([variant for one in first for variant in variants(spec, one)])
+
+    def waves(self, count: int) -> Iterator[dict[tuple[str, str], float]]:
+        """The differences of so many waves."""
+        for number in range(1, count + 1):
+            yield self.play(number)
+            print(f"wave {number} of {count}, {self.measured_s:.0f} s", flush=True)
+
+
+def against_exhaustive(options: argparse.Namespace, folder: Path) -> None:
+    """Races against everything at length."""
+    for stm in options.stm.split(","):
+        for batch in map(int, options.batch.split(",")):
+            spec = spec_of(stm, options.scale, batch, folder, None)
+            long = replace(spec, race=replace(spec.race, process_budget_s=1.0))
+            every, truth = Exhaustive(long, Silent()), Race(0.05, usual(spec).name)
+            names: dict[str, None] = {}
+            for differences in every.waves(options.exhaustive):
+                truth.add(differences)
+                names |= dict.fromkeys(name for pair in differences for name in pair)
+            truth.enter(names)
+            costs = {name: truth.ratio(name, usual(spec).name) for name in names}
+            best = min(r.ratio for r in costs.values() if r)
+            spent = every.measured_s
+            behind, took = [], []
+            for seed in range(1, options.races + 1):
+                found = tune(replace(spec, seed=seed), Silent())
+                cost = costs[found.best]
+                assert cost is not None
+                behind.append(cost.ratio / best - 1)
+                took.append(found.measured_s)
+                print(f"race {seed}: {found.best}, {100 * behind[-1]:.1f} % behind the best of the "
+                      f"exhaustive sweep, {took[-1]:.0f} s", flush=True)  # fmt: skip
+            near = sum(one <= 0.02 for one in behind)
+            print(f"{stm}, batch {batch}: {near} of {len(behind)} races within 2 % of the best of "
+                  f"{len(names)} configurations ({options.exhaustive} waves, {spent:.0f} s); a race "
+                  f"takes {statistics.median(took):.0f} s (median), "
+                  f"{100 * statistics.median(took) / spent:.0f} % of that", flush=True)  # fmt: skip
+
+
+def main() -> None:
+    """As above."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--stm", default=",".join(STMS))
+    parser.add_argument("--scale", default="micro")
+    parser.add_argument("--batch", default="1,8")
+    parser.add_argument("--min-agreement", type=float, default=99.0)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--exhaustive", type=int, default=0)
+    parser.add_argument("--races", type=int, default=20)
+    options = parser.parse_args()
+    print(processor_name())
+    with tempfile.TemporaryDirectory() as name:
+        folder = options.folder or Path(name)
+        (against_exhaustive if options.exhaustive else races)(options, folder)
+
+
+if __name__ == "__main__":
+    main()

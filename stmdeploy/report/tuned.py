@@ -1,0 +1,138 @@
+"""The outcome of a race, as a table."""
+
+from __future__ import annotations
+
+from stmdeploy.report.text_table import ABSENT, TextTable, significant
+from stmdeploy.schema.tuned import Tuned, TunedCandidate
+
+
+def tuned_table(found: Tuned) -> TextTable:
+    """A line for every candidate, the best first."""
+    several = len({(one.batch, one.in_flight) for one in found.candidates}) > 1
+    cells = [_line(one, found, several=several) for one in found.candidates]
+    headers = (
+        "", "runtime", "precision", "lowering", "settings", "latency ms", "images/s", "MiB",
+        "x usual", "x best", "why",
+    )  # fmt: skip
+    return TextTable(
+        headers,
+        tuple(cells),
+        left=5,
+        keys=4,
+        drop_first=("MiB", "images/s", "latency ms", "why"),
+        wrap=("settings", "why"),
+        title=f"{found.model}, batch {found.named(found.best).batch}: least {_cost(found)}",
+        notes=tuple(_notes(found)),
+    )
+
+
+def _cost(found: Tuned) -> str:
+    return {"throughput": "time per image, back to back", "memory": "memory"}.get(
+        found.objective, found.objective
+    )
+
+
+def _line(one: TunedCandidate, found: Tuned, *, several: bool) -> tuple[str, ...]:
+    settings = [f"{one.threads} threads" if one.threads > 1 else "1 thread"]
+    if several:
+        settings.append(f"batch {one.batch}")
+        settings += [f"{one.in_flight} in flight"] if one.in_flight > 1 else []
+    settings += [_setting(flag, value) for flag, value in one.settings.items()]
+    return (
+        one.state,
+        one.runtime,
+        one.precision,
+        one.lowering,
+        ", ".join(settings),
+        significant(one.latency_ms_p50),
+        significant(one.throughput_images_s),
+        significant(one.memory_peak_mib),
+        ratio_cell(one, found.usual, found.best),
+        ratio_cell(one, found.best, found.best),
+        one.reason,
+    )
+
+
+def _setting(flag: str, value: object) -> str:
+    words = flag.replace("_", "-")
+    if value is True:
+        return words
+    return f"no {words}" if value is False else f"{words} {value}"
+
+
+def ratio_cell(one: TunedCandidate, other: str, best: str) -> str:
+    """The cost over another's, with its interval; of those that were hopeless, beyond what."""
+    if one.name == other:
+        return "1"
+    ratio = next((ratio for ratio in one.ratios if ratio.of == other), None)
+    if ratio is None:
+        return _beyond(one) if other == best else ABSENT
+    shown = (significant(value) for value in (ratio.ratio, ratio.low, ratio.high))
+    return "{} ({} .. {})".format(*shown)
+
+
+def _beyond(one: TunedCandidate) -> str:
+    return ABSENT if one.dropped_beyond is None else f"> {significant(one.dropped_beyond)}"
+
+
+def _notes(found: Tuned) -> list[str]:
+    best = found.named(found.best)
+    notes = [f"Best: {best.name}. {_gain(best, found)}"]
+    equal = [one.name for one in found.candidates if one.state == "as good"]
+    if equal:
+        notes.append(f"Cannot be told apart from it: {'; '.join(equal)}.")
+    within = (
+        "not known how near the best it is"
+        if found.within_percent is None
+        else f"surely within {found.within_percent:.1f} % of the best of these"
+    )
+    notes.append(
+        f"The race was ended because {found.ended_by}; the winner is {within}, with a probability "
+        f"of {100 * (1 - found.error):g} %. {found.waves} waves of fresh processes, by turns, "
+        f"{found.measured_s:.0f} s; exports and tests of the limits {found.exported_s:.0f} s."
+    )
+    notes.append(_limits(found))
+    where = found.environment
+    notes.append(
+        f"Measured on {where.processor}, {where.threads_available} processors, "
+        f"{found.started_utc[:10]}, stmdeploy {found.stmdeploy_version}: on another machine, tune "
+        "again."
+    )
+    return notes
+
+
+def _gain(best: TunedCandidate, found: Tuned) -> str:
+    told = []
+    for words, other in (
+        ("the usual configuration", found.usual),
+        ("the model as torch.onnx gives it", found.reference),
+    ):
+        ratio = next((ratio for ratio in best.ratios if ratio.of == other), None)
+        if ratio is not None:
+            gain, low, high = (1 / value for value in (ratio.ratio, ratio.high, ratio.low))
+            told.append(f"{gain:.2f} times ({low:.2f} .. {high:.2f}) as good as {words}")
+    if not told:
+        return "It is what is run unless told otherwise."
+    return f"It is {' and '.join(told)}, both in ONNX Runtime and fp32."
+
+
+def _limits(found: Tuned) -> str:
+    asked = [
+        f"error at most {found.max_error:g}" if found.max_error is not None else "",
+        f"agreement at least {found.min_agreement_percent:g} %"
+        if found.min_agreement_percent is not None
+        else "",
+        f"top-1 at most {found.max_top1_drop_percent:g} points lower"
+        if found.max_top1_drop_percent is not None
+        else "",
+        f"memory at most {found.max_memory_mib} MiB" if found.max_memory_mib is not None else "",
+    ]
+    told = "; ".join(filter(None, asked))
+    if not any(asked[:3]):
+        exact = "Only fp32 raced, whose outputs are within 1e-5 of PyTorch's in float64"
+        return f"{exact}. Limit: {told}." if told else f"{exact}."
+    over = "noise, which looks like no photograph" if found.data == "random" else found.data
+    return (
+        f"Limits: {told}. Each is kept by a bound over images that had no part in anything "
+        f"({over}); all bounds of this race hold together with 95 %."
+    )

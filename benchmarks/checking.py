@@ -57,7 +57,7 @@ from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
 from stmdeploy.worker.jobs.turns import TurnsJob
-from tests.artifacts import export_model
+from tests.sharing import export_model
 
 MODELS = ("convnext", "pvt", "swin", "halo", "dcn_v3")
 #: Kind of check: by how much the candidate is slower, by more layers.

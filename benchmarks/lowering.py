@@ -24,7 +24,7 @@ from stmdeploy.measure.session import peak_memory_mib
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.spec.export import LOWERINGS, ExportSpec
 from stmdeploy.spec.model import CLASSIFICATION, DEFAULT_SIZES, DETECTION, TASKS, ModelSpec
-from tests.artifacts import export_model
+from tests.sharing import export_model
 
 STMS = {
     CLASSIFICATION: ("halo", "dcn_v3", "swin", "pvt", "pvt_v2", "convnext"),

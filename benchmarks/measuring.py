@@ -30,7 +30,7 @@ from stmdeploy.spec.run import RunSpec, SamplingSpec, ScenarioSpec
 from stmdeploy.spec.sweep import RowSpec, SweepSpec
 from stmdeploy.sweeps.process import ProcessLimits, Task, one_process
 from stmdeploy.sweeps.profile import Place, profile
-from tests.artifacts import export_model
+from tests.sharing import export_model
 
 ROUNDS, SECONDS, COPIES = 30, 1.0, 4
 MODEL = ModelSpec("unified_convnext_micro")

@@ -5,7 +5,7 @@ Run: python -m benchmarks.tuning [--stm halo,pvt,swin,convnext,dcn] [--scale mic
 beside the model as torch.onnx gives it, in ONNX Runtime; first exact, then within the limit.
 
 Or: python -m benchmarks.tuning --exhaustive 30 --races 20 --stm pvt --folder FOLDER, which first
-runs so many waves of everything that a race could run, without dropping anybody; then as many races,
+runs so many waves of everything that a race could run, without dropping anybody; then races,
 live; and tells how far each winner is from the best of the exhaustive sweep, and what either took.
 
 What was run is kept in FOLDER, and not run again.
@@ -35,16 +35,19 @@ from stmdeploy.tuning.tune import Tuning, tune
 STMS = ("halo", "pvt", "swin", "convnext", "dcn_v3")
 
 
-def spec_of(stm: str, scale: str, batch: int, folder: Path, agreement: float | None) -> TuneSpec:
+def spec_of(
+    stm: str, options: argparse.Namespace, batch: int, folder: Path, agreement: float | None
+) -> TuneSpec:
     """A race of one backbone with the defaults of the command line."""
     every = available_threads()
     return TuneSpec(
-        ModelSpec(f"unified_{stm}_{scale}"),
+        ModelSpec(f"unified_{stm}_{options.scale}"),
         (RunSpec("onnxruntime", batch, every),),
         folder,
+        tuple(filter(None, options.runtime.split(","))),
         threads=tuple(dict.fromkeys((every, max(1, every // 2)))),
         limits=FidelityLimits(min_agreement_percent=agreement),
-        held_out=1024,
+        held_out=700,
     )
 
 
@@ -70,10 +73,10 @@ def races(options: argparse.Namespace, folder: Path) -> None:
     """Every mixer at every batch, exact and within a limit."""
     for stm in options.stm.split(","):
         for batch in map(int, options.batch.split(",")):
-            print(line(tune(spec_of(stm, options.scale, batch, folder, None), Silent()), "exact"),
+            print(line(tune(spec_of(stm, options, batch, folder, None), Silent()), "exact"),
                   flush=True)  # fmt: skip
             if options.min_agreement:
-                spec = spec_of(stm, options.scale, batch, folder, options.min_agreement)
+                spec = spec_of(stm, options, batch, folder, options.min_agreement)
                 told = f"agreement at least {options.min_agreement:g} %"
                 print(line(tune(spec, Silent()), told), flush=True)
 
@@ -98,7 +101,7 @@ def against_exhaustive(options: argparse.Namespace, folder: Path) -> None:
     """Races against everything at length."""
     for stm in options.stm.split(","):
         for batch in map(int, options.batch.split(",")):
-            spec = spec_of(stm, options.scale, batch, folder, None)
+            spec = spec_of(stm, options, batch, folder, None)
             long = replace(spec, race=replace(spec.race, process_budget_s=1.0))
             every, truth = Exhaustive(long, Silent()), Race(0.05, usual(spec).name)
             names: dict[str, None] = {}
@@ -120,7 +123,7 @@ def against_exhaustive(options: argparse.Namespace, folder: Path) -> None:
                       f"exhaustive sweep, {took[-1]:.0f} s", flush=True)  # fmt: skip
             near = sum(one <= 0.02 for one in behind)
             print(f"{stm}, batch {batch}: {near} of {len(behind)} races within 2 % of the best of "
-                  f"{len(names)} configurations ({options.exhaustive} waves, {spent:.0f} s); a race "
+                  f"{len(names)} configurations ({options.exhaustive} waves, {spent:.0f} s); one "
                   f"takes {statistics.median(took):.0f} s (median), "
                   f"{100 * statistics.median(took) / spent:.0f} % of that", flush=True)  # fmt: skip
 
@@ -133,6 +136,7 @@ def main() -> None:
     parser.add_argument("--batch", default="1,8")
     parser.add_argument("--min-agreement", type=float, default=99.0)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--runtime", default="", help="by default all that are installed")
     parser.add_argument("--exhaustive", type=int, default=0)
     parser.add_argument("--races", type=int, default=20)
     options = parser.parse_args()

@@ -16,8 +16,8 @@ from stmdeploy.backbones.catalogue import CATALOG_VARIABLE
 from stmdeploy.schema.hardware import Conditions, Environment
 from stmdeploy.schema.measurement import Measurement, ProcessRun
 from stmdeploy.schema.row import Row
-from tests.artifacts import SharedArtifacts
 from tests.fakes import RecordedProgress
+from tests.sharing import SharedArtifacts
 
 DATA = Path(__file__).parent / "data"
 pytest_plugins = ["tests.hostile.good"]

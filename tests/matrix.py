@@ -24,8 +24,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import tests.conftest  # noqa: F401  (the scale nano)
+from stmdeploy.artifacts.promises import Promise, promises
 from stmdeploy.errors import StmdeployError
-from stmdeploy.export.promises import Promise, promises
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.plugins.registry import exporters
 from stmdeploy.report.text_table import TextTable
@@ -77,8 +77,8 @@ def kept_promises(scales: Iterable[str], task: str = CLASSIFICATION) -> list[Pro
 
 def keep(promise: Promise, model: ModelSpec, engine: EngineSpec | None = None) -> dict[str, Any]:
     """Exports and verifies one combination; what came of it."""
+    from stmdeploy.artifacts.artifact import export_built
     from stmdeploy.backbones.source import build_model
-    from stmdeploy.export.artifact import export_built
 
     begun, told = time.monotonic(), Told()
     result: dict[str, Any] = {"key": key(promise), **vars(promise), "failure": ""}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -173,9 +174,16 @@ def _aliases() -> dict[str, str]:
     return {stm: stm for stm in _table()} | aliases
 
 
-def list_backbones() -> list[str]:
-    """The official names of all backbones that can be built, family by family."""
-    return list(_by_name())
+def list_backbones(pattern: str = "*") -> list[str]:
+    """The official names of all backbones that can be built, family by family.
+
+    Args:
+        pattern: which of them, as a shell would match names: ``"*dcn*"``.
+
+    >>> list_backbones("*dcn*micro")
+    ['unified_dcn_v3_micro']
+    """
+    return [name for name in _by_name() if fnmatchcase(name, pattern)]
 
 
 def resolve(stm: str, scale: str | None = None) -> BackboneConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import sys
@@ -165,6 +166,41 @@ def build_model(spec: ModelSpec, progress: Progress) -> BuiltModel:
     )
     official = spec.checkpoint is not None and spec.checkpoint == _official_url(spec, config)
     return BuiltModel(module, info, config, official)
+
+
+def built_of(
+    module: nn.Module, image_size: tuple[int, int], num_classes: int | None = None
+) -> tuple[BuiltModel, ModelSpec]:
+    """A module that somebody has made, with its weights, and the spec that stands for it.
+
+    Args:
+        module: maps images to logits; it is copied. A backbone of the catalogue has the image size
+            that it was built for.
+        num_classes: how many it must have; None for any.
+
+    Raises:
+        StmdeployError: it does not give logits.
+    """
+    copied = copy.deepcopy(module).to("cpu", torch.float32).eval()
+    config = copied.config if isinstance(copied, Backbone) else None
+    if isinstance(copied, Backbone):
+        image_size = copied.image_size
+    kind = type(module)
+    name = config.name if config else f"{kind.__module__}:{kind.__qualname__}"
+    spec = ModelSpec(name, image_size, num_classes)
+    logits = replace(spec, name=f"{kind.__module__}:{kind.__qualname__}")
+    info = ModelInfo(
+        name=name,
+        stm=config.stm if config else "custom",
+        scale=config.scale if config else "",
+        image_size=image_size,
+        num_classes=_num_classes(copied, logits),
+        preparation=_own_preparation(copied),
+        parameters=sum(parameter.numel() for parameter in copied.parameters()),
+        weights=WeightsInfo(kind="own", source=kind.__qualname__, sha256=content_hash(copied)),
+    )
+    spec = replace(spec, num_classes=info.num_classes)
+    return BuiltModel(copied, info, config, official=False), spec
 
 
 def _checkpoint_source(spec: ModelSpec, config: BackboneConfig | None) -> str | None:

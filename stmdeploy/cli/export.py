@@ -97,7 +97,7 @@ class ExportOptions(
 
 def export(options: ExportOptions) -> None:
     """Export backbones, verify them against PyTorch in float64, and describe each in a manifest."""
-    from stmdeploy.export.triton import check_target
+    from stmdeploy.artifacts.triton import check_target
     from stmdeploy.spec.limits import positive
 
     positive(options.export_timeout_s, "export timeout")
@@ -153,8 +153,8 @@ def _export_auto(options: ExportOptions) -> None:
     Raises:
         StmdeployError: nothing is asked to hold, or as `export_mixed`.
     """
+    from stmdeploy.artifacts.promises import check_precision
     from stmdeploy.cli.requests import engine_spec, fidelity_limits, model_specs, trial_spec
-    from stmdeploy.export.promises import check_precision
     from stmdeploy.files.writing import writable
     from stmdeploy.plugins.registry import exporter_for_target
     from stmdeploy.report.choice import choice_table
@@ -200,13 +200,13 @@ def _specs(options: ExportOptions) -> dict[ModelSpec, list[ExportSpec]]:
     Raises:
         StmdeployError: no model is named, or a target or precision is unknown or does not fit.
     """
+    from stmdeploy.artifacts.promises import check_dynamic_size, check_keep, check_precision
     from stmdeploy.cli.requests import (
         calibration_spec,
         engine_spec,
         model_specs,
         preparation_of,
     )
-    from stmdeploy.export.promises import check_dynamic_size, check_keep, check_precision
     from stmdeploy.plugins.registry import exporter_for_target
     from stmdeploy.spec.export import ExportSpec
     from stmdeploy.spec.model import DETECTION
@@ -263,7 +263,7 @@ def _export(
     Raises:
         StmdeployError: the first failure, once every export was tried.
     """
-    from stmdeploy.export.triton import write_repository
+    from stmdeploy.artifacts.triton import write_repository
     from stmdeploy.files.writing import writable
     from stmdeploy.schema.artifact import read_artifact
     from stmdeploy.worker.exports import export_model

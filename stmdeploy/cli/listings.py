@@ -11,7 +11,7 @@ from stmdeploy.report.text_table import ABSENT, TextTable
 from stmdeploy.spec.model import CLASSIFICATION, DETECTION
 
 if TYPE_CHECKING:
-    from stmdeploy.export.promises import Promise
+    from stmdeploy.artifacts.promises import Promise
     from stmdeploy.hardware.profiles import CpuProfile, Profile
 
 Listed = tuple[list[dict[str, Any]], TextTable]
@@ -72,7 +72,7 @@ _ACCURACY_NOTES = {
 
 def targets() -> Listed:
     """Every export target, its runtimes, and whether it can be used here."""
-    from stmdeploy.export.promises import promises
+    from stmdeploy.artifacts.promises import promises
     from stmdeploy.plugins.registry import exporters
 
     promised: dict[str, list[str]] = {name: [] for name in exporters()}
@@ -111,7 +111,7 @@ def targets() -> Listed:
 
 def promised(task: str) -> Listed:
     """Whether the export of every mixer to every target works, by precision and lowering."""
-    from stmdeploy.export.promises import promises
+    from stmdeploy.artifacts.promises import promises
     from stmdeploy.spec.export import PRECISIONS
 
     everything = [p for p in promises() if p.task == task]

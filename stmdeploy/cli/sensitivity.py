@@ -78,8 +78,8 @@ def sensitivity(options: SensitivityOptions) -> None:
 
 
 def _specs(options: SensitivityOptions) -> list[TrialSpec]:
+    from stmdeploy.artifacts.promises import check_precision
     from stmdeploy.cli.requests import model_specs, trial_spec
-    from stmdeploy.export.promises import check_precision
     from stmdeploy.plugins.registry import exporter_for_target
 
     if options.artifact is not None:

@@ -79,7 +79,7 @@ class KnownOutput(Document):
 
 
 class KnownOutputs(Document):
-    """The model's float64 outputs for three random images (see `stmdeploy.export.probe`)."""
+    """The model's float64 outputs for three random images (see `stmdeploy.artifacts.probe`)."""
 
     seed: int = Field(ge=0, lt=2**32, description="Seed of the three random images.")
     outputs: tuple[KnownOutput, ...] = Field(

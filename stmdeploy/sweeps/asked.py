@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 from importlib.metadata import version
 
+from stmdeploy.artifacts.promises import check_precision
 from stmdeploy.cluster.planning import check_cluster_sweep
 from stmdeploy.errors import StmdeployError
-from stmdeploy.export.promises import check_precision
 from stmdeploy.measure.loadgen import why_no_loadgen
 from stmdeploy.plugins.registry import exporter_for_runtime
 from stmdeploy.spec.run import LOOP

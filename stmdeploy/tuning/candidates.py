@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stmdeploy.artifacts.promises import forms_for, why_not
 from stmdeploy.backbones.catalogue import BackboneConfig, resolve
 from stmdeploy.errors import StmdeployError, nearest
-from stmdeploy.export.promises import forms_for, why_not
 from stmdeploy.plugins.exporter import EngineBuilder, Exporter
 from stmdeploy.plugins.registry import exporter_for_runtime, exporters
 from stmdeploy.spec.export import FULL_PRECISION, GPU, REFERENCE, EngineSpec

@@ -14,9 +14,9 @@ from stmdeploy.check.bundle import open_bundle
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec, SamplingSpec
 from stmdeploy.spec.sweep import SweepSpec
-from tests.artifacts import SharedArtifacts
 from tests.check.known import KnownPairs
 from tests.fakes import RecordedProgress
+from tests.sharing import SharedArtifacts
 
 #: Batch 2 dies in a worker where a file says so; other batches are well behaved.
 RIVAL = """

@@ -21,10 +21,10 @@ from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
 from stmdeploy.spec.sweep import SweepSpec
-from tests.artifacts import export_model
 from tests.check.conftest import FAST, Made, rival, sweep
 from tests.check.known import KnownPairs
 from tests.fakes import RecordedProgress
+from tests.sharing import export_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("known_pairs")]
 

@@ -21,8 +21,8 @@ from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
 from stmdeploy.worker.jobs.turns import TurnsJob
-from tests.artifacts import export_model
 from tests.fakes import RecordedProgress
+from tests.sharing import export_model
 
 #: Writes when it begins and ends to a file, in one write each, and misbehaves on request.
 RIVAL = """

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.artifacts import SharedArtifacts
 from tests.digits import train, write_digits
+from tests.sharing import SharedArtifacts
 
 #: Side of the pictures that it has learned, in pixels.
 SIDE = 32

@@ -17,9 +17,9 @@ from PIL import Image
 from stmdeploy.cli.main import main
 from stmdeploy.report.page import report_page
 from stmdeploy.results.store import Store
-from tests.artifacts import SharedArtifacts
 from tests.cli.conftest import LEARNER
 from tests.digits import write_digits
+from tests.sharing import SharedArtifacts
 
 
 @pytest.fixture(autouse=True)

@@ -34,9 +34,9 @@ from stmdeploy.spec.preparation import STANDARD
 from stmdeploy.spec.run import RunSpec
 from stmdeploy.spec.views import ViewSpec
 from stmdeploy.worker.jobs.predict import Predicted, PredictJob, Shard, shard_name
-from tests.artifacts import SharedArtifacts
 from tests.digits import write_digits
 from tests.fakes import RecordedProgress
+from tests.sharing import SharedArtifacts
 from tests.sweeps.cluster.local_cluster import local_cluster
 from tests.sweeps.cluster.simulated import environment, facts, nodes
 

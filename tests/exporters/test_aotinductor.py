@@ -16,11 +16,11 @@ from stmdeploy.schema.artifact import read_artifact
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
-from tests.artifacts import export_model
 from tests.fakes import RecordedProgress
+from tests.sharing import export_model
 
 #: Small, because every operator is compiled by the C++ compiler; a backbone of one block a stage by
-#: day: tests/export/test_promises.py.
+#: day: tests/artifacts/test_promises.py.
 SMALL = ModelSpec("small_rival:Net", image_size=(32, 32), num_classes=8)
 
 

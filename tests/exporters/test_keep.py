@@ -15,8 +15,8 @@ from stmdeploy.exporters.operator_times import nodes_of_parts, parts_of
 from stmdeploy.schema.artifact import Artifact
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
-from tests.artifacts import FEW, SharedArtifacts, export_model
 from tests.fakes import RecordedProgress
+from tests.sharing import FEW, SharedArtifacts, export_model
 
 SMALL = ModelSpec("unified_convnext_nano", image_size=(64, 64), num_classes=10)
 KEPT = ("stage 1 mlp", "head")

@@ -24,9 +24,9 @@ from stmdeploy.schema.artifact import read_artifact
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
-from tests.artifacts import SharedArtifacts, export_model
 from tests.conftest import relative_l2
 from tests.fakes import RecordedProgress
+from tests.sharing import SharedArtifacts, export_model
 
 NANO = ModelSpec("unified_convnext_nano", image_size=(64, 64))
 

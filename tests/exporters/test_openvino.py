@@ -15,8 +15,8 @@ from stmdeploy.schema.artifact import read_artifact
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSettings, RunSpec
-from tests.artifacts import FEW, SharedArtifacts, export_model
 from tests.fakes import RecordedProgress
+from tests.sharing import FEW, SharedArtifacts, export_model
 
 openvino = pytest.importorskip("openvino")
 SMALL = ModelSpec("unified_convnext_nano", image_size=(64, 64), num_classes=10)

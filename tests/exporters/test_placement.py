@@ -12,8 +12,8 @@ from stmdeploy import StmdeployError
 from stmdeploy.exporters.placement import check_on_gpu, has_kernel, misplaced
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
-from tests.artifacts import FEW, SharedArtifacts, export_model
 from tests.fakes import RecordedProgress
+from tests.sharing import FEW, SharedArtifacts, export_model
 
 #: The form that each mixer takes on CUDA: DCNv3 has no DeformConv there.
 FORMS = {"halo": "tokens", "pvt": "tokens", "swin": "tokens", "convnext": "tokens",

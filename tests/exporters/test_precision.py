@@ -22,8 +22,8 @@ from stmdeploy.exporters.precision import emulated
 from stmdeploy.schema.artifact import Artifact, read_artifact
 from stmdeploy.spec.export import CalibrationSpec, ExportSpec
 from stmdeploy.spec.model import ModelSpec
-from tests.artifacts import FEW, SharedArtifacts, export_model
 from tests.fakes import RecordedProgress
+from tests.sharing import FEW, SharedArtifacts, export_model
 
 #: Of 32 pixels the last stage sees one: too few for 16 bits to stay well within tolerance.
 SMALL = ModelSpec("unified_convnext_nano", image_size=(64, 64), num_classes=10)

@@ -22,8 +22,8 @@ from stmdeploy.schema.manifest import Manifest
 from stmdeploy.spec.export import EngineSpec, ExportSpec
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
-from tests.artifacts import FEW, SharedArtifacts, export_model
 from tests.fakes import RecordedProgress
+from tests.sharing import FEW, SharedArtifacts, export_model
 
 trt = pytest.importorskip("tensorrt_rtx")
 SMALL = ModelSpec("unified_convnext_nano", image_size=(64, 64), num_classes=10)

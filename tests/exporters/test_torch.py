@@ -16,8 +16,8 @@ from stmdeploy.schema.artifact import read_artifact
 from stmdeploy.spec.export import CalibrationSpec, ExportSpec
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
-from tests.artifacts import export_model
 from tests.fakes import RecordedProgress
+from tests.sharing import export_model
 
 MODEL = ModelSpec("unified_pvt_nano", image_size=(64, 96), num_classes=5)
 

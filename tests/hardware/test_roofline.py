@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from stmdeploy.artifacts.graph import operations
 from stmdeploy.errors import StmdeployError
-from stmdeploy.export.graph import operations
 from stmdeploy.hardware.profiles import peaks_of, profiles
 from stmdeploy.hardware.roofline import bound, memory_s
 from stmdeploy.schema.hardware import MemoryLevel, Peaks, Rate

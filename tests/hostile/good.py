@@ -30,7 +30,7 @@ from stmdeploy.schema.row import Prepared, PreparedArtifact, Row
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
 from stmdeploy.spec.sweep import SweepSpec
-from tests.artifacts import SharedArtifacts
+from tests.sharing import SharedArtifacts
 
 MODEL = ModelSpec("unified_convnext_nano", (32, 32), 10)
 #: Finished, so that going on with it has nothing to do.

@@ -17,8 +17,8 @@ from stmdeploy.schema.artifact import _state_of, file_info, manifest_path, read_
 from stmdeploy.schema.manifest import MANIFEST_SCHEMA_VERSION, Manifest
 from stmdeploy.schema.onnx_files import external_files
 from stmdeploy.spec.model import ModelSpec
-from tests.artifacts import SharedArtifacts
 from tests.hostile.good import Good
+from tests.sharing import SharedArtifacts
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from stmdeploy.spec.sweep import SweepSpec
 from stmdeploy.sweeps.asked import check_sweep
 from stmdeploy.sweeps.folder import prune
 from stmdeploy.sweeps.profile import Place, ResumeSpec, SweepResult, profile, resume
-from tests.artifacts import export_model
 from tests.fakes import RecordedProgress
+from tests.sharing import export_model
 
 #: One process of each row.
 FAST = SamplingSpec(

@@ -20,8 +20,8 @@ from stmdeploy.worker.client import WORKER, run_job
 from stmdeploy.worker.jobs.measure import MeasureJob
 from stmdeploy.worker.player import Player
 from stmdeploy.worker.process import WorkerError, run_worker
-from tests.artifacts import export_model
 from tests.fakes import RecordedProgress
+from tests.sharing import export_model
 
 CHATTY = """
 from torch import nn

@@ -17,8 +17,8 @@ from stmdeploy.spec.run import RunSpec, SamplingSpec
 from stmdeploy.worker.jobs.measure import MeasureJob
 from stmdeploy.worker.player import Player
 from stmdeploy.worker.process import WorkerError
-from tests.artifacts import export_model
 from tests.fakes import RecordedProgress
+from tests.sharing import export_model
 
 #: A model with a thread of its own, in a worker alone: in the tests' process it would never end.
 RESTLESS = """

@@ -23,6 +23,6 @@ class EngineJob(Job[PreparedArtifact]):
 
     def do(self, parent: Parent) -> PreparedArtifact:
         """The engine; raises as `built_engine`."""
-        from stmdeploy.export.engine import built_engine
+        from stmdeploy.artifacts.engine import built_engine
 
         return as_prepared(built_engine(self.source, self.run, self.engine, self.folder, parent))

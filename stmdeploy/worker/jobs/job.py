@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from stmdeploy.export.probe import Probe
+    from stmdeploy.artifacts.probe import Probe
     from stmdeploy.measure.session import Model
     from stmdeploy.plugins.exporter import Exporter
     from stmdeploy.plugins.runner import Array, Runner
@@ -132,7 +132,7 @@ class ArtifactJob(Job[T], Generic[T]):
     def probe(self) -> Probe:
         """Images, and the outputs that the manifest says the model gives for them. Asked for after
         the runtime is imported, which may share a library with it."""
-        from stmdeploy.export.probe import Probe
+        from stmdeploy.artifacts.probe import Probe
         from stmdeploy.schema.artifact import read_manifest
 
         known, size = read_manifest(self.artifact).verification, self.model.image_size

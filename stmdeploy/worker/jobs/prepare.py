@@ -55,7 +55,7 @@ class PrepareJob(Job[Prepared]):
 
 
 def _exported(built: BuiltModel, spec: ExportSpec, parent: Parent) -> PreparedArtifact:
-    from stmdeploy.export.artifact import export_built
+    from stmdeploy.artifacts.artifact import export_built
     from stmdeploy.plugins.registry import exporter_for_target
 
     try:

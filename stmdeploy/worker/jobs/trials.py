@@ -31,8 +31,8 @@ class TrialsJob(Job[TrialsAnswer]):
         Raises:
             StmdeployError: as `build_model` and `Trials`.
         """
+        from stmdeploy.artifacts.trials import Trials
         from stmdeploy.backbones.source import build_model
-        from stmdeploy.export.trials import Trials
         from stmdeploy.plugins.registry import exporter_for_target
 
         export = self.trials.export

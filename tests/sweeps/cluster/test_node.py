@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from stmdeploy import StmdeployError
+from stmdeploy.artifacts.engine import built_engine
 from stmdeploy.cluster.facts import facts_here
 from stmdeploy.cluster.fleet import Node
 from stmdeploy.cluster.shipping import Fetch, Shipped, cache_folder, place_artifact
 from stmdeploy.errors import Failure, FailureKind
-from stmdeploy.export.engine import built_engine
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.schema.artifact import manifest_path, read_artifact
 from stmdeploy.spec.export import EngineSpec, ExportSpec

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
+from stmdeploy.artifacts.verification import draft_runner, verified_batches, verify
 from stmdeploy.errors import StmdeployError
-from stmdeploy.export.verification import draft_runner, verified_batches, verify
 from stmdeploy.files.writing import staging
 from stmdeploy.hardware.nvml import driver_version
 from stmdeploy.plugins.exporter import BuildWork, EngineBuilder, Exporter

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from stmdeploy import StmdeployError
+from stmdeploy.artifacts import promises as table
 from stmdeploy.cli.main import main
 from stmdeploy.errors import ExitCode
-from stmdeploy.export import promises as table
 from stmdeploy.exporters.onnx import OnnxExporter
 from stmdeploy.plugins.exporter import Work
 from stmdeploy.schema.artifact import read_artifact
 from stmdeploy.schema.manifest import Draft
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
-from tests.artifacts import export_model
 from tests.fakes import RecordedProgress
+from tests.sharing import export_model
 
 MODEL = ModelSpec("unified_convnext_nano", (32, 32), 10)
 #: Models whose graphs are not what they are themselves.
@@ -63,7 +63,7 @@ class Refuses(OnnxExporter):  # type: ignore[misc]
 @pytest.fixture
 def refusing(monkeypatch: pytest.MonkeyPatch) -> Refuses:
     exporter = Refuses("tokens")
-    monkeypatch.setattr("tests.artifacts.exporter_for_target", lambda _: exporter)
+    monkeypatch.setattr("tests.sharing.exporter_for_target", lambda _: exporter)
     return exporter
 
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from stmdeploy.artifacts.verification import further_sizes
 from stmdeploy.backbones.source import build_model
 from stmdeploy.cli.main import main
-from stmdeploy.export.verification import further_sizes
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.plugins.registry import exporters
 from stmdeploy.spec.export import EngineSpec, ExportSpec
 from stmdeploy.spec.model import DETECTION, ModelSpec, SizeRange
 from stmdeploy.spec.run import RunSpec
-from tests.artifacts import SharedArtifacts, export_model
 from tests.fakes import RecordedProgress
+from tests.sharing import SharedArtifacts, export_model
 
 #: By day, with the target: one that fills windows up.
 BY_DAY = {("swin", DETECTION, "onnx")}

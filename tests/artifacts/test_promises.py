@@ -13,10 +13,8 @@ import pytest
 from _pytest.mark.structures import ParameterSet
 
 from stmdeploy import StmdeployError
-from stmdeploy.backbones.catalogue import list_backbones, resolve
-from stmdeploy.backbones.lowering import forms_of
-from stmdeploy.export import promises as table
-from stmdeploy.export.promises import (
+from stmdeploy.artifacts import promises as table
+from stmdeploy.artifacts.promises import (
     Promise,
     check_precision,
     default_form,
@@ -25,6 +23,8 @@ from stmdeploy.export.promises import (
     promises,
     why_not,
 )
+from stmdeploy.backbones.catalogue import list_backbones, resolve
+from stmdeploy.backbones.lowering import forms_of
 from stmdeploy.plugins.registry import exporters
 from stmdeploy.spec.export import LOWERINGS, PRECISIONS, EngineSpec
 from stmdeploy.spec.model import CLASSIFICATION, DEFAULT_SIZES, DETECTION, TASKS, ModelSpec

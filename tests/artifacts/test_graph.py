@@ -9,15 +9,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from stmdeploy.artifacts.graph import graph_cost
 from stmdeploy.backbones.complexity import count
 from stmdeploy.backbones.source import build_module
-from stmdeploy.export.graph import graph_cost
 from stmdeploy.schema.manifest import Share
 from stmdeploy.schema.onnx_files import PART_NOTE
 from stmdeploy.spec.export import CalibrationSpec, ExportSpec
 from stmdeploy.spec.model import ModelSpec
-from tests.artifacts import export_model
 from tests.fakes import RecordedProgress
+from tests.sharing import export_model
 
 
 def weight(name: str, *shape: int) -> onnx.TensorProto:

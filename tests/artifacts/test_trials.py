@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from stmdeploy import StmdeployError
+from stmdeploy.artifacts import trials as module
+from stmdeploy.artifacts.trials import Trials, in_order
 from stmdeploy.backbones.source import build_model
 from stmdeploy.errors import ExitCode
-from stmdeploy.export import trials as module
-from stmdeploy.export.trials import Trials, in_order
 from stmdeploy.measure.fidelity import Outcome
 from stmdeploy.plugins.registry import exporters
 from stmdeploy.schema.mixed import Kept, PartCost

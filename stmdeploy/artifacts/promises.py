@@ -67,7 +67,7 @@ class Promise:
 
 @cache
 def _claims() -> tuple[_Claim, ...]:
-    text = resources.files("stmdeploy.export").joinpath("promises.toml").read_text("utf-8")
+    text = resources.files("stmdeploy.artifacts").joinpath("promises.toml").read_text("utf-8")
     return tuple(_Claim.model_validate(entry) for entry in tomllib.loads(text)["claim"])
 
 

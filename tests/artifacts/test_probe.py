@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stmdeploy.artifacts.probe import IMAGES, Probe, further_images, known, probe_images
 from stmdeploy.check.side_by_side import Side, SideFailedError, measure_pair
 from stmdeploy.cli.main import main
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.export.probe import IMAGES, Probe, further_images, known, probe_images
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
 from stmdeploy.worker.jobs.turns import TurnsJob
-from tests.artifacts import export_model
 from tests.fakes import RecordedProgress
+from tests.sharing import export_model
 
 #: Right at the batches that an export looks at, and not at 5.
 PLANTED = """

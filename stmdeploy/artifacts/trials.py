@@ -21,14 +21,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stmdeploy.artifacts.artifact import usable_forms
+from stmdeploy.artifacts.graph import graph_cost
+from stmdeploy.artifacts.promises import check_mixes
+from stmdeploy.artifacts.verification import draft_runner
 from stmdeploy.backbones.images import NO_LABEL, UNREADABLE, images_of, load_image
 from stmdeploy.backbones.lowering import lower
 from stmdeploy.backbones.source import BuiltModel
 from stmdeploy.errors import ExitCode, StmdeployError
-from stmdeploy.export.artifact import usable_forms
-from stmdeploy.export.graph import graph_cost
-from stmdeploy.export.promises import check_mixes
-from stmdeploy.export.verification import draft_runner
 from stmdeploy.files.reading import one_line
 from stmdeploy.files.writing import staging, write_atomically
 from stmdeploy.measure.fidelity import Bounds, Outcome, bounds, images_needed, level, outcome

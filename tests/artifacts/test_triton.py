@@ -9,10 +9,10 @@ import onnxruntime
 import pytest
 
 from stmdeploy import StmdeployError
-from stmdeploy.export.triton import write_repository
+from stmdeploy.artifacts.triton import write_repository
 from stmdeploy.schema.artifact import Artifact
 from stmdeploy.spec.model import ModelSpec
-from tests.artifacts import SharedArtifacts
+from tests.sharing import SharedArtifacts
 
 SMALL = ModelSpec("unified_convnext_nano", image_size=(32, 32), num_classes=10)
 CONFIG = """\

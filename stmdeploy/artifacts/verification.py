@@ -15,9 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stmdeploy.errors import StmdeployError
-from stmdeploy.export.calibration import ExportImages
-from stmdeploy.export.probe import (
+from stmdeploy.artifacts.calibration import ExportImages
+from stmdeploy.artifacts.probe import (
     IMAGES,
     Found,
     NotFiniteError,
@@ -27,6 +26,7 @@ from stmdeploy.export.probe import (
     known,
     probe_images,
 )
+from stmdeploy.errors import StmdeployError
 from stmdeploy.measure.outputs import kept
 from stmdeploy.plugins.exporter import DraftLoader, Exporter
 from stmdeploy.plugins.runner import ModuleFactory, Runner

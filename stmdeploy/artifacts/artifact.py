@@ -10,19 +10,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stmdeploy.backbones.lowering import lower
-from stmdeploy.backbones.source import BuiltModel, build_module
-from stmdeploy.errors import DestinationError, StmdeployError
-from stmdeploy.export.calibration import ExportImages, images_for
-from stmdeploy.export.graph import graph_cost, operations
-from stmdeploy.export.promises import (
+from stmdeploy.artifacts.calibration import ExportImages, images_for
+from stmdeploy.artifacts.graph import graph_cost, operations
+from stmdeploy.artifacts.promises import (
     check_dynamic_size,
     check_keep,
     check_precision,
     forms_for,
     why_not,
 )
-from stmdeploy.export.verification import (
+from stmdeploy.artifacts.verification import (
     Reference,
     draft_runner,
     fidelity,
@@ -31,6 +28,9 @@ from stmdeploy.export.verification import (
     verified_batches,
     verify,
 )
+from stmdeploy.backbones.lowering import lower
+from stmdeploy.backbones.source import BuiltModel, build_module
+from stmdeploy.errors import DestinationError, StmdeployError
 from stmdeploy.files.writing import staging
 from stmdeploy.hardware.machine import available_threads
 from stmdeploy.plugins.exporter import Diagnosis, Exporter, Work

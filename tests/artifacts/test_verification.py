@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from stmdeploy import StmdeployError
+from stmdeploy.artifacts.probe import Probe, known
+from stmdeploy.artifacts.verification import Reference, verify
 from stmdeploy.errors import ExitCode
-from stmdeploy.export.probe import Probe, known
-from stmdeploy.export.verification import Reference, verify
 from stmdeploy.schema.manifest import Verification
 
 Array = npt.NDArray[np.float32]

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from stmdeploy.artifacts.artifact import export_built
 from stmdeploy.backbones.source import build_model
 from stmdeploy.check.sides import is_manifest
-from stmdeploy.export.artifact import export_built
 from stmdeploy.files.writing import writable
 from stmdeploy.plugins.progress import Progress, Silent
 from stmdeploy.plugins.registry import exporter_for_target

@@ -41,6 +41,8 @@ from stmdeploy.spec.trials import TrialSpec
 from tests.digits import write_digits
 
 CALIBRATING, CHOOSING, HELD_OUT, REST = 16, 48, 120, 120
+#: The limit beside NNCF, as a share of the error of int8 throughout.
+NNCF_SHARE = 0.8
 
 
 class Pool(Trials):
@@ -135,7 +137,11 @@ def beside_nncf(stm: str, folder: Path) -> None:
     built = build_model(ModelSpec(f"unified_{stm}_micro"), Silent())
     begun = time.perf_counter()
     first = pool(built, "openvino", folder, 1.0, Silent())
-    limit = between(first.sensitivity())
+    together = first.sensitivity().together.relative_l2_error
+    assert together is not None
+    # NNCF takes one operator at a time back to float32, and ranks the others anew: a limit that
+    # takes many of them back takes it hours here.
+    limit = NNCF_SHARE * together
     trials = pool(built, "openvino", folder, limit, Silent())
     _, parts = trials.choose()
     ours_s = time.perf_counter() - begun

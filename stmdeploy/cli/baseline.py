@@ -43,8 +43,7 @@ def create(options: CreateOptions) -> None:
     from stmdeploy.cli.sweep_file import file_of_flags, with_file
     from stmdeploy.cli.tuned_file import tuned_of, warn_if_elsewhere
 
-    file = file_of_flags(options)
-    asked = with_file(part_of(options, SweepOptions), file, trust=options.trust)
+    asked = with_file(part_of(options, SweepOptions), *file_of_flags(options), trust=options.trust)
     spec = sweep_spec(asked)
     with console.progress() as progress:
         if options.config is not None:

@@ -136,7 +136,7 @@ def _with_config(options: ExportOptions) -> ExportOptions:
     if options.config is None:
         return options
     given = SweepOptions(**{name: getattr(options, name) for name in _OF_CONFIG})
-    used = with_file(given, options.config, trust=options.trust)
+    used = with_file(given, options.config, "--config", trust=options.trust)
     targets = tuple(exporter_of(runtime).target.name for runtime in used.runtime)
     batch = used.batch if any(name.startswith("tensorrt") for name in targets) else ()
     return replace(

@@ -77,7 +77,7 @@ def profile(options: ProfileOptions) -> None:
     if options.trace is not None and not options.layers:
         raise StmdeployError("--trace needs --layers", "add --layers")
     place = _place(options)
-    asked = with_file(part_of(options, SweepOptions), file_of_flags(options), trust=options.trust)
+    asked = with_file(part_of(options, SweepOptions), *file_of_flags(options), trust=options.trust)
     spec = sweep_spec(asked, on_cluster=place.cluster is not None)
     if options.dry_run:
         from stmdeploy.cli.plan import show_plan

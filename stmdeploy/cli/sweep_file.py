@@ -30,18 +30,20 @@ _WISHES = {
 }
 
 
-def file_of_flags(options: SweepFileOption) -> Path | None:
-    """The file of flags that is given, if one is.
+def file_of_flags(options: SweepFileOption) -> tuple[Path | None, str]:
+    """The file of flags that is given, if one is, and the flag that names it.
 
     Raises:
         StmdeployError: two are given.
     """
     if options.sweep is not None and options.config is not None:
         raise StmdeployError("--sweep and --config exclude each other", "give one of them")
-    return options.sweep or options.config
+    return (options.config, "--config") if options.config else (options.sweep, "--sweep")
 
 
-def with_file(options: SweepOptions, path: Path | None, *, trust: bool) -> SweepOptions:
+def with_file(
+    options: SweepOptions, path: Path | None, flag: str = "--sweep", *, trust: bool
+) -> SweepOptions:
     """The options, completed by what the file says of those not given.
 
     Raises:
@@ -50,7 +52,7 @@ def with_file(options: SweepOptions, path: Path | None, *, trust: bool) -> Sweep
     """
     if path is None:
         return options
-    read, nothing = read_options(path), SweepOptions()
+    read, nothing = read_options(path, flag), SweepOptions()
     given = {
         f.name: value
         for f in fields(options)
@@ -62,18 +64,18 @@ def with_file(options: SweepOptions, path: Path | None, *, trust: bool) -> Sweep
         for name, would in _WISHES.items()
         if (value := getattr(used, name)) and name not in given
     ]
-    refuse_wishes(wishes, str(path), trust=trust, has_flags=True)
+    refuse_wishes(wishes, f"{flag} {path}", trust=trust, has_flags=True)
     return used
 
 
-def read_options(path: Path) -> SweepOptions:
+def read_options(path: Path, flag: str = "--sweep") -> SweepOptions:
     """The options in a TOML file.
 
     Raises:
         StmdeployError: there is no such file, it is not TOML, has an unknown key, or a value of
             the wrong type.
     """
-    table = read_toml(path, str(path), "give a TOML file: see the README")
+    table = read_toml(path, flag, "give a TOML file: see the README")
     known = get_type_hints(SweepOptions)
     values = {}
     for key, value in table.items():

@@ -128,8 +128,8 @@ def tuned_of(path: Path) -> Mapping[str, Any]:
     Raises:
         StmdeployError: there is no such file, or it is no table of numbers and texts.
     """
-    where, hint = str(path), "give a TOML file that stmdeploy tune wrote"
-    told = read_toml(path, where, hint).get(TUNED, {})
+    where, hint = f"--config {path}", "give a TOML file that stmdeploy tune wrote"
+    told = read_toml(path, "--config", hint).get(TUNED, {})
     if not isinstance(told, dict) or not all(
         isinstance(value, (str, int, float)) for value in told.values()
     ):

@@ -77,6 +77,7 @@ def add_command(app: typer.Typer, function: Callable[[Options], None]) -> None:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in parameters}
     command.__doc__ = function.__doc__
+    command.options = kind  # type: ignore[attr-defined]  # for the reference
     app.command(function.__name__.strip("_").replace("_", "-"))(command)
 
 

@@ -33,6 +33,22 @@ from stmdeploy.errors import ExitCode, StmdeployError
 
 #: Exit codes by the shell's conventions: 128 + SIGINT, 128 + SIGPIPE, and EX_SOFTWARE.
 INTERRUPTED, READER_GONE, CRASHED = 130, 141, 70
+#: What a command's exit code says.
+EXIT_CODES = {
+    int(ExitCode.OK): "fine",
+    int(ExitCode.REGRESSION): "`check` found a regression",
+    int(ExitCode.BAD_INPUT): "bad input or usage: one line says what, where, and what to do",
+    int(ExitCode.CANNOT_TELL): (
+        "cannot tell: not enough data, or another machine; nothing that is certain to recommend"
+    ),
+    int(ExitCode.OUTPUTS_DIFFER): "outputs differ beyond the tolerance",
+    int(ExitCode.WORKER_FAILED): (
+        "a worker, a device, a node or a server failed; the other rows are there"
+    ),
+    CRASHED: "a defect of stmdeploy: the traceback is on stderr",
+    INTERRUPTED: "interrupted (Ctrl-C, SIGTERM or SIGHUP); what was measured is kept",
+    READER_GONE: "nobody reads stdout any more",
+}
 #: Errors of writing to a full disk or a closed stream.
 _STREAM_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EPIPE, errno.EIO, errno.EBADF})
 

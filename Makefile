@@ -7,7 +7,7 @@ SETUP := $(VENV)/.ready
 GPU_VENV := .venv-gpu
 GPU_EXTRAS ?= gpu,tensorrt,tensorrt-rtx,loadgen,cluster,dev
 
-.PHONY: help profile test test-gpu gpu-report fast lint bench nightly locks clean
+.PHONY: help profile test test-gpu gpu-report fast lint bench docs nightly locks clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make gpu-report  with a GPU: tests, the main table and a page, and one block to paste"
 	@echo "make fast     the tests that take seconds"
 	@echo "make bench    the benchmarks"
+	@echo "make docs     the documentation as a site, in docs/_build"
 	@echo "make locks    what CI and the containers install, by hash, written again"
 	@echo "make clean    remove the environment"
 
@@ -86,6 +87,12 @@ bench: $(SETUP)
 	$(BIN)/python -m benchmarks.checking
 	$(BIN)/python -m benchmarks.dispatch
 	$(BIN)/python -m benchmarks.engines
+	$(BIN)/python -m benchmarks.rivals
+
+docs: $(SETUP)
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
+	@echo "open docs/_build/index.html"
 
 clean:
+	rm -rf docs/_build docs/reference
 	rm -rf $(VENV) $(GPU_VENV) *.egg-info

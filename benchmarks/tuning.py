@@ -1,7 +1,7 @@
 """What `tune` finds, and how sure it is.
 
 Run: python -m benchmarks.tuning [--stm halo,pvt,swin,convnext,dcn] [--scale micro] [--batch 1,8]
-[--min-agreement 99] [--folder FOLDER], which races every mixer at every batch, and tells the winner
+[--max-error 0.02] [--folder FOLDER], which races every mixer at every batch, and tells the winner
 beside the model as torch.onnx gives it, in ONNX Runtime; first exact, then within the limit.
 
 Or: python -m benchmarks.tuning --exhaustive 30 --races 20 --stm pvt --folder FOLDER, which first
@@ -36,7 +36,7 @@ STMS = ("halo", "pvt", "swin", "convnext", "dcn_v3")
 
 
 def spec_of(
-    stm: str, options: argparse.Namespace, batch: int, folder: Path, agreement: float | None
+    stm: str, options: argparse.Namespace, batch: int, folder: Path, error: float | None
 ) -> TuneSpec:
     """A race of one backbone with the defaults of the command line."""
     every = available_threads()
@@ -46,8 +46,8 @@ def spec_of(
         folder,
         tuple(filter(None, options.runtime.split(","))),
         threads=tuple(dict.fromkeys((every, max(1, every // 2)))),
-        limits=FidelityLimits(min_agreement_percent=agreement),
-        held_out=700,
+        limits=FidelityLimits(max_error=error),
+        held_out=300,
     )
 
 
@@ -59,13 +59,21 @@ def line(found: Tuned, what: str) -> str:
         f"{1 / ratio.ratio:.2f} ({1 / ratio.high:.2f} .. {1 / ratio.low:.2f})" if ratio else "1"
         for ratio in map(ratios.get, (found.reference, found.usual))
     ]
+    kept = ""
+    if best.limits is not None:
+        test = best.limits
+        kept = (
+            f" (error {test.kept.relative_l2_error:.1e}, at most {test.error_bound:.1e}; agrees on "
+            f"{test.kept.agreement_percent:.1f} % of {test.images} images)"
+        )
     equal = sum(one.state == "as good" for one in found.candidates)
     return (
         f"{found.model}, batch {best.batch}, {what}: {best.runtime} {best.precision} "
-        f"{best.lowering} {best.settings or ''}, {best.threads} threads: {over[0]} times the "
+        f"{best.lowering} {best.settings or ''}, {best.threads} threads{kept}: {over[0]} times the "
         f"reference form in ONNX Runtime, {over[1]} times the usual; {equal} as good; "
         f"{len(found.candidates)} candidates, {found.waves} waves, {found.measured_s:.0f} s, "
-        f"exports {found.exported_s:.0f} s; surely within {found.within_percent or math.inf:.1f} %"
+        f"exports {found.exported_s:.0f} s; surely within "
+        f"{math.inf if found.within_percent is None else found.within_percent:.1f} %"
     )
 
 
@@ -75,9 +83,9 @@ def races(options: argparse.Namespace, folder: Path) -> None:
         for batch in map(int, options.batch.split(",")):
             print(line(tune(spec_of(stm, options, batch, folder, None), Silent()), "exact"),
                   flush=True)  # fmt: skip
-            if options.min_agreement:
-                spec = spec_of(stm, options, batch, folder, options.min_agreement)
-                told = f"agreement at least {options.min_agreement:g} %"
+            if options.max_error:
+                spec = spec_of(stm, options, batch, folder, options.max_error)
+                told = f"error at most {options.max_error:g}"
                 print(line(tune(spec, Silent()), told), flush=True)
 
 
@@ -134,7 +142,7 @@ def main() -> None:
     parser.add_argument("--stm", default=",".join(STMS))
     parser.add_argument("--scale", default="micro")
     parser.add_argument("--batch", default="1,8")
-    parser.add_argument("--min-agreement", type=float, default=99.0)
+    parser.add_argument("--max-error", type=float, default=0.02)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--runtime", default="", help="by default all that are installed")
     parser.add_argument("--exhaustive", type=int, default=0)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from generate import write_reference
-
+from docs.generate import write_reference
 from stmdeploy import __version__
 
 project = "stmdeploy"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stmdeploy.backbones import create_backbone, list_backbones
     from stmdeploy.schema.artifact import Artifact
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Artifact",

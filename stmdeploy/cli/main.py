@@ -20,6 +20,7 @@ from stmdeploy.cli.console import ReaderGoneError, say
 from stmdeploy.cli.count import count
 from stmdeploy.cli.evaluate import evaluate
 from stmdeploy.cli.export import export
+from stmdeploy.cli.history import history
 from stmdeploy.cli.inspect import inspect
 from stmdeploy.cli.invariance import invariance
 from stmdeploy.cli.list import list_
@@ -36,7 +37,7 @@ INTERRUPTED, READER_GONE, CRASHED = 130, 141, 70
 #: What a command's exit code says.
 EXIT_CODES = {
     int(ExitCode.OK): "fine",
-    int(ExitCode.REGRESSION): "`check` found a regression",
+    int(ExitCode.REGRESSION): "`check` found a regression, or `history` a step to slower",
     int(ExitCode.BAD_INPUT): "bad input or usage: one line says what, where, and what to do",
     int(ExitCode.CANNOT_TELL): (
         "cannot tell: not enough data, or another machine; nothing that is certain to recommend"
@@ -76,7 +77,7 @@ for _reading_or_writing in (
     add_command(app, _reading_or_writing)
 app.add_typer(hardware.app, name="hardware")
 app.add_typer(baseline.app, name="baseline")
-for _judging in (check, report, recommend):
+for _judging in (check, history, report, recommend):
     add_command(app, _judging)
 app.add_typer(results.app, name="results")
 

@@ -52,11 +52,20 @@ def newest_measured(entries: Iterable[Entry]) -> list[Entry]:
 
     The same specification on another machine, or lowered differently, counts as another row.
     """
-    newest: dict[tuple[str | None, ...], Entry] = {}
+    return sorted((same[-1] for same in by_row(entries)), key=_place)
+
+
+def by_row(entries: Iterable[Entry]) -> list[list[Entry]]:
+    """Entries of the same row together, the oldest first.
+
+    The same specification on another machine, or lowered differently, counts as another row.
+    """
+    found: dict[tuple[str | None, ...], list[Entry]] = {}
     for entry in sorted(entries, key=_age):
         row = entry.row
-        newest[entry.key, row.lowering, row.device_name, row.environment.processor] = entry
-    return sorted(newest.values(), key=_place)
+        same = entry.key, row.lowering, row.device_name, row.environment.processor
+        found.setdefault(same, []).append(entry)
+    return list(found.values())
 
 
 def newest_states(

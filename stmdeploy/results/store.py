@@ -22,6 +22,7 @@ from stmdeploy.results.newest import (
     APART,
     Entry,
     NewestRows,
+    by_row,
     newest_measured,
     newest_states,
     with_accuracy,
@@ -288,6 +289,10 @@ class Store:
         """The newest measurement of every row that was ever finished, sweep by sweep."""
         found = newest_measured(self._begun(rows.c.state == DONE))
         return self._with_accuracy(found)
+
+    def history(self) -> list[list[Entry]]:
+        """Every finished measurement, those of the same row together, the oldest first."""
+        return by_row(self._begun(rows.c.state == DONE))
 
     def newest_states(self) -> NewestRows:
         """As `newest_rows`, and the rows that failed, those that will be retried included."""

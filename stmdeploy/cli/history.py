@@ -1,0 +1,123 @@
+"""`history`: what rows came to over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from stmdeploy.cli import console
+from stmdeploy.cli.command import option
+from stmdeploy.cli.options import MEASURING, OUTPUT, JsonOption, StoreOptions
+from stmdeploy.errors import ExitCode, StmdeployError
+
+if TYPE_CHECKING:
+    from stmdeploy.report.history import History
+    from stmdeploy.results.newest import Entry
+    from stmdeploy.schema.row import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryOptions(JsonOption, StoreOptions):
+    """Which rows, and what counts as a step."""
+
+    row: str | None = option(
+        MEASURING, "Rows whose names have these words, such as 'swin/openvino'. [default: all]"
+    )
+    relative_to: str | None = option(
+        MEASURING,
+        "Look at the ratio by turns to this row of the same sweep, by words of its name, not at "
+        "the latency: it knows nothing of a machine that is slower as a whole.",
+    )
+    threshold_percent: float = option(
+        MEASURING, "Growth by the last step that makes the exit code 1, in per cent.", 3.0
+    )
+    figure: Path | None = option(OUTPUT, "Draw the rows into this file: .png, .svg or .pdf.")
+
+
+def history(options: HistoryOptions) -> None:
+    """Show what rows came to from sweep to sweep, and find steps: what creeps up slowly, or what no
+    single check saw.
+
+    Exit codes: 0 no row is slower since its last step, 1 one is, 3 none was measured often enough.
+    """
+    from stmdeploy.cli.requests import open_store
+    from stmdeploy.report.history import history_document, history_table, write_history_figure
+    from stmdeploy.report.invariance import check_figure
+    from stmdeploy.spec.limits import positive
+
+    positive(options.threshold_percent, "--threshold-percent")
+    if options.figure is not None:
+        check_figure(options.figure)
+    store = open_store(options)
+    every = store.history()
+    beside = _keys(every, options.relative_to)
+    found = [one for same in every if (one := _history(same, options, beside)) is not None]
+    if not found:
+        raise StmdeployError(
+            f"{store.name} holds no such row", "see stmdeploy results show for their names"
+        )
+    if options.figure is not None:
+        write_history_figure(found, options.figure)
+    table = history_table(found, options.threshold_percent)
+    console.show({"history": history_document(found)}, table, json=options.json)
+    if any(one.steps and one.steps[-1].percent >= options.threshold_percent for one in found):
+        raise typer.Exit(int(ExitCode.REGRESSION))
+    if not any(one.enough for one in found):
+        raise typer.Exit(int(ExitCode.CANNOT_TELL))
+
+
+def _keys(every: Sequence[Sequence[Entry]], words: str | None) -> frozenset[str]:
+    """The keys of the rows whose names have some words; none for None.
+
+    Raises:
+        StmdeployError: no row has such a name.
+    """
+    from stmdeploy.report.ratios import name_of
+    from stmdeploy.spec.sweep import names
+
+    if words is None:
+        return frozenset()
+    found = {same[-1].key for same in every if names(words, name_of(same[-1].row))}
+    if not found:
+        raise StmdeployError(f"no row is named {words!r}", "see stmdeploy results show")
+    return frozenset(found)
+
+
+def _history(
+    same: Sequence[Entry], options: HistoryOptions, beside: frozenset[str]
+) -> History | None:
+    """One row over time; None if it is not asked for, or has no such figures."""
+    from stmdeploy.measure.steps import steps
+    from stmdeploy.report.history import History
+    from stmdeploy.report.ratios import name_of
+    from stmdeploy.spec.sweep import names
+
+    row = same[-1].row
+    if options.row is not None and not names(options.row, name_of(row)):
+        return None
+    known = [(entry, figure) for entry in same if (figure := _figure(entry.row, beside))]
+    if not known:
+        return None
+    figures = tuple(figure for _, figure in known)
+    return History(
+        name=name_of(row),
+        machine=row.device_name,
+        sweeps=tuple(entry.sweep for entry, _ in known),
+        times=tuple(entry.row.started_utc for entry, _ in known),
+        figures=figures,
+        unit=f"times {options.relative_to}" if options.relative_to else "ms",
+        steps=tuple(steps(figures)),
+    )
+
+
+def _figure(row: Row, beside: frozenset[str]) -> float | None:
+    """The latency in ms, or its ratio by turns to the first of some rows; None without it."""
+    if not beside:
+        return row.measurement.latency_ms_p50 if row.measurement else None
+    found = next((one for one in row.contrasts if one.key in beside), None)
+    return math.exp(found.difference) if found else None

@@ -1,0 +1,75 @@
+"""The wheel, installed without the sources: what a user gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+#: Files that are no Python, which a wheel would lack if nobody named them.
+DATA = (
+    "stmdeploy/py.typed",
+    "stmdeploy/backbones/catalogue.toml",
+    "stmdeploy/artifacts/promises.toml",
+    "stmdeploy/check/formats/page.html.j2",
+    "stmdeploy/report/assets/report.html.j2",
+    "stmdeploy/report/assets/plots.js",
+    "stmdeploy/profiles/a100-40gb.toml",
+    "stmdeploy/exporters/cuda_kernels.toml",
+)
+
+
+def run(*words: str | Path, cwd: Path) -> str:
+    """The output of a command that must not fail."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    done = subprocess.run(
+        list(map(str, words)), cwd=cwd, capture_output=True, text=True, check=False, env=clean
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_works_without_the_sources(tmp_path: Path) -> None:
+    built = tmp_path / "built"
+    pip = (sys.executable, "-m", "pip")
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", built, ROOT, cwd=tmp_path)
+    (wheel,) = built.glob("stmdeploy-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (metadata,) = (name for name in names if name.endswith("METADATA"))
+        about = archive.read(metadata).decode()
+    assert set(DATA) <= names
+    assert not any(name.startswith(("tests/", "docs/", "benchmarks/")) for name in names)
+    assert "Description-Content-Type: text/markdown" in about
+    assert "License-Expression: MIT" in about
+    # The dependencies of this environment, but not its stmdeploy: its path is no site folder, so
+    # that what points to the sources is not read.
+    venv.create(tmp_path / "env", with_pip=False)
+    python = tmp_path / "env" / "bin" / "python"
+    (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    run(*pip, "install", "--no-deps", "--target", site, wheel, cwd=tmp_path)
+    here = tmp_path / "here"
+    here.mkdir()
+    told = run(python, "-c", "import stmdeploy; print(stmdeploy.__file__)", cwd=here)
+    assert Path(told.strip()).is_relative_to(site)
+    job = "--stm convnext --scale micro --image-size 32 --num-classes 10 --batch 1".split()
+    quick = "--budget-s 0.3 --processes 3 --no-explain --json".split()
+    rows = json.loads(run(python, "-m", "stmdeploy", "profile", *job, *quick, cwd=here))["rows"]
+    assert rows[0]["failure"] is None and rows[0]["latency_ms_p50"] > 0
+    run(python, "-m", "stmdeploy", "report", cwd=here)
+    assert (here / "stmdeploy-report.html").is_file() or list(here.glob("*.html"))
+    run(python, "-m", "stmdeploy", "baseline", "create", *job, "--budget-s", "0.3", cwd=here)
+    run(
+        python, "-m", "stmdeploy", "check", "stmdeploy-baseline", "--budget-s", "3",
+        "--cannot-tell", "pass", "--threshold-percent", "200", cwd=here,
+    )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from stmdeploy.check.bundle import MachineKey
 from stmdeploy.check.policy import Policy
 from stmdeploy.check.verdict import Verdict
@@ -22,72 +24,84 @@ _EXIT_CODES = {
 
 
 class Gate(Document):
-    """A figure of both sides in ``unit``, and by how much it is worse, with an interval; ``broken``
-    if all of that is beyond ``limit_percent``."""
+    """A figure of both sides, and by how much it is worse, with an interval."""
 
-    name: str
-    unit: str
-    baseline: float
-    candidate: float
-    growth_percent: float
-    growth_percent_low: float
-    growth_percent_high: float
-    limit_percent: float
-    broken: bool
+    name: str = Field(description="Name of the gate, such as memory.")
+    unit: str = Field(description="Unit of both figures.")
+    baseline: float = Field(description="Baseline's figure.")
+    candidate: float = Field(description="Candidate's figure.")
+    growth_percent: float = Field(description="How much worse the candidate's is, in per cent.")
+    growth_percent_low: float = Field(description="Lower end of its interval.")
+    growth_percent_high: float = Field(description="Upper end of its interval.")
+    limit_percent: float = Field(description="Growth that the gate allows, in per cent.")
+    broken: bool = Field(description="True if the whole interval is beyond the limit.")
 
 
 class CheckedRow(Document):
-    """One row of a check.
+    """One row of a check."""
 
-    ``verdict`` is one of `verdict.Verdict`, `FAILED` or `OUTPUTS_DIFFER`. The slowdown of the
-    typical inference and its interval are in per cent, negative if faster, and None if unknown;
-    ``overall_percent`` is that of the mean over all inferences. Latencies are of one inference of
-    the whole batch, the median of the processes' medians; ``*_others_processors`` say how many
-    processors other programs used during the turns of a side. ``baseline_*`` is None, or empty, if
-    only stored numbers were compared. ``advice`` says what to do. Samples are those of this check,
-    process after process.
-    """
-
-    name: str
-    model: str
-    runtime: str
-    precision: str
-    batch: int
-    verdict: str
-    slowdown_percent: float | None
-    slowdown_percent_low: float | None
-    slowdown_percent_high: float | None
-    overall_percent: float | None
-    overall_percent_low: float | None
-    overall_percent_high: float | None
-    threshold_percent: float
-    baseline_latency_ms_p50: float | None
-    candidate_latency_ms_p50: float | None
-    baseline_throughput_images_s: float | None
-    candidate_throughput_images_s: float | None
-    baseline_others_processors: float | None
-    candidate_others_processors: float | None
-    pairs: int
-    measured_s: float
-    gates: tuple[Gate, ...]
-    advice: tuple[str, ...]
-    baseline_samples_ms: tuple[float, ...]
-    candidate_samples_ms: tuple[float, ...]
+    name: str = Field(description="Name: MODEL/RUNTIME/PRECISION/batchN.")
+    model: str = Field(description="Name of the model.")
+    runtime: str = Field(description="Runtime.")
+    precision: str = Field(description="Precision.")
+    batch: int = Field(description="Images per inference.")
+    verdict: str = Field(
+        description="regression, improvement, no change, cannot tell, outputs differ or failed."
+    )
+    slowdown_percent: float | None = Field(
+        description="Slowdown of the typical inference, in per cent; None if unknown."
+    )
+    slowdown_percent_low: float | None = Field(description="Lower end of its interval.")
+    slowdown_percent_high: float | None = Field(description="Upper end of its interval.")
+    overall_percent: float | None = Field(description="The same of the mean over all inferences.")
+    overall_percent_low: float | None = Field(description="Lower end of its interval.")
+    overall_percent_high: float | None = Field(description="Upper end of its interval.")
+    threshold_percent: float = Field(description="Slowdown that is a regression, in per cent.")
+    baseline_latency_ms_p50: float | None = Field(
+        description="Baseline's median latency in ms; None for stored numbers."
+    )
+    candidate_latency_ms_p50: float | None = Field(description="Candidate's latency in ms.")
+    baseline_throughput_images_s: float | None = Field(
+        description="Baseline's images per second: batch over latency."
+    )
+    candidate_throughput_images_s: float | None = Field(
+        description="Candidate's images per second."
+    )
+    baseline_others_processors: float | None = Field(
+        description="Processors that other programs used during the baseline's turns."
+    )
+    candidate_others_processors: float | None = Field(
+        description="Processors that other programs used during the candidate's turns."
+    )
+    pairs: int = Field(description="Pairs of fresh processes.")
+    measured_s: float = Field(description="Time of all turns, in seconds.")
+    gates: tuple[Gate, ...] = Field(description="Gates that were judged.")
+    advice: tuple[str, ...] = Field(description="What to do.")
+    baseline_samples_ms: tuple[float, ...] = Field(
+        description="Baseline's latencies in ms, process after process."
+    )
+    candidate_samples_ms: tuple[float, ...] = Field(
+        description="Candidate's latencies in ms, process after process."
+    )
 
 
 class CheckResult(Document):
-    """A whole check; ``way`` is what it compared: ``artifacts``, ``interpreters`` or ``stored``."""
+    """A whole check."""
 
-    schema_version: int = CHECK_SCHEMA_VERSION
-    stmdeploy_version: str
-    created_utc: str
-    baseline: str
-    candidate: str
-    way: str
-    machine: MachineKey
-    error_probability: float
-    cannot_tell: str
-    rows: tuple[CheckedRow, ...]
+    schema_version: int = Field(CHECK_SCHEMA_VERSION, description="Version of the schema.")
+    stmdeploy_version: str = Field(description="Version of stmdeploy.")
+    created_utc: str = Field(description="Time of the check, UTC, ISO 8601.")
+    baseline: str = Field(description="The baseline, as it was named.")
+    candidate: str = Field(description="The candidate, as it was named.")
+    way: str = Field(description="What was compared: artifacts, interpreters or stored.")
+    machine: MachineKey = Field(description="Machine of the check.")
+    error_probability: float = Field(
+        description="Probability that any interval of the check is wrong."
+    )
+    cannot_tell: str = Field(
+        description='What "cannot tell" ends with: its own exit code, fail or pass.'
+    )
+    rows: tuple[CheckedRow, ...] = Field(description="Rows of the baseline.")
 
     @property
     def exit_code(self) -> ExitCode:

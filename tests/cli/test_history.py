@@ -21,6 +21,7 @@ MakeRow = Callable[..., Row]
 
 def write_store(folder: Path, row: Row, figures: list[float], ratios: list[float]) -> None:
     """A store with a sweep for every figure of one row, and a second row beside it."""
+    folder.mkdir()
     store = Store(folder, create=True)
     measurement = row.measurement
     assert isinstance(measurement, Measurement)

@@ -14,6 +14,7 @@ What was run is kept in FOLDER, and not run again.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import statistics
 import tempfile
@@ -79,14 +80,21 @@ def line(found: Tuned, what: str) -> str:
 
 def races(options: argparse.Namespace, folder: Path) -> None:
     """Every mixer at every batch, exact and within a limit."""
+    every: list[Tuned] = []
+
+    def one(spec: TuneSpec, what: str) -> None:
+        every.append(tune(spec, Silent()))
+        print(line(every[-1], what), flush=True)
+
     for stm in options.stm.split(","):
         for batch in map(int, options.batch.split(",")):
-            print(line(tune(spec_of(stm, options, batch, folder, None), Silent()), "exact"),
-                  flush=True)  # fmt: skip
+            one(spec_of(stm, options, batch, folder, None), "exact")
             if options.max_error:
-                spec = spec_of(stm, options, batch, folder, options.max_error)
                 told = f"error at most {options.max_error:g}"
-                print(line(tune(spec, Silent()), told), flush=True)
+                one(spec_of(stm, options, batch, folder, options.max_error), told)
+    if options.json:
+        table = {"tuned": [found.model_dump(mode="json") for found in every]}
+        options.json.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
 
 
 class Exhaustive(Tuning):
@@ -144,6 +152,7 @@ def main() -> None:
     parser.add_argument("--batch", default="1,8")
     parser.add_argument("--max-error", type=float, default=0.02)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--json", type=Path, help="write what was found into this file, too")
     parser.add_argument("--runtime", default="", help="by default all that are installed")
     parser.add_argument("--exhaustive", type=int, default=0)
     parser.add_argument("--races", type=int, default=20)

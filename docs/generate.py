@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,11 @@ from stmdeploy.cli.command import flag_of, is_list
 from stmdeploy.cli.main import EXIT_CODES, app
 from stmdeploy.cli.options import SweepOptions
 from stmdeploy.report.escaping import markdown_text
+from stmdeploy.report.profile_table import profile_table
+from stmdeploy.schema.row import Row
+from stmdeploy.schema.tuned import Tuned
 
+RESULTS = Path(__file__).parents[1] / "results"
 #: What is stored and printed, by the modules that say it.
 DOCUMENTS = {
     "Rows": (
@@ -70,6 +76,7 @@ def write_reference(folder: Path) -> None:
         "sweep-file": sweep_file(),
         "promises": promised(),
         "exit-codes": exit_codes(),
+        "results": results(),
     }
     for name, text in pages.items():
         path = folder / f"{name}.md"
@@ -208,6 +215,46 @@ def exit_codes() -> str:
     """What the exit code of a command says."""
     rows = [(f"{code}", meaning) for code, meaning in EXIT_CODES.items()]
     return "\n".join(["# Exit codes", "", *_table(("Code", "Meaning"), rows), ""])
+
+
+def results() -> str:
+    """What was measured on machines at hand, from the files in the folder ``results``."""
+    lines = ["# Results", "", "From the folder `results` of the repository, whose README says how",
+             "to add a machine. Compare rows of one table; tables of different machines and days",
+             "tell what was measured there, and then.", ""]  # fmt: skip
+    for folder in sorted(path.parent for path in RESULTS.glob("*/machine.toml")):
+        about = tomllib.loads((folder / "machine.toml").read_text("utf-8"))
+        lines += [f"## {about['title']}", "", f"{about['remarks']} ({about['measured_by']})", ""]
+        for path in sorted(folder.glob("*.json")):
+            table = json.loads(path.read_text("utf-8"))
+            if path.name == "tune.json":
+                found = [Tuned.model_validate(one) for one in table["tuned"]]
+                lines += ["### Tuned", "", *_tuned(found), ""]
+            else:
+                rows = tuple(Row.model_validate(row) for row in table["rows"])
+                days = sorted({row.started_utc[:10] for row in rows})
+                versions = ", ".join(sorted({row.stmdeploy_version for row in rows}))
+                lines += [f"### {path.stem.replace('-', ' ').capitalize()}", "",
+                          f"{', '.join(days)}, stmdeploy {versions}.", "",
+                          profile_table(rows).markdown(), ""]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _tuned(found: Sequence[Tuned]) -> list[str]:
+    """A line for every race."""
+    cells = []
+    for one in found:
+        best = one.named(one.best)
+        over = {ratio.of: 1 / ratio.ratio for ratio in best.ratios}
+        limit = "exact" if one.max_error is None else f"error at most {one.max_error:g}"
+        cells.append(
+            (one.model, str(best.batch), limit, best.runtime, best.precision, best.lowering,
+             f"{over.get(one.reference, 1):.2f}", f"{over.get(one.usual, 1):.2f}",
+             one.started_utc[:10], one.stmdeploy_version)
+        )  # fmt: skip
+    headers = ("backbone", "batch", "limit", "runtime", "precision", "lowering",
+               "x torch.onnx", "x usual", "day", "stmdeploy")  # fmt: skip
+    return _table(headers, cells)
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

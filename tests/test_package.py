@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -39,9 +40,14 @@ def run(*words: str | Path, cwd: Path) -> str:
 
 @pytest.mark.slow
 def test_the_wheel_works_without_the_sources(tmp_path: Path) -> None:
-    built = tmp_path / "built"
+    sources, built = tmp_path / "sources", tmp_path / "built"
+    sources.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, sources)
+    for name in ("stmdeploy", "exporters", "profiles"):
+        shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
     pip = (sys.executable, "-m", "pip")
-    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", built, ROOT, cwd=tmp_path)
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", built, sources, cwd=tmp_path)
     (wheel,) = built.glob("stmdeploy-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())

@@ -1,4 +1,4 @@
-"""`list`: backbones, targets, GPUs and promises."""
+"""`list`: backbones, targets and promises."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from stmdeploy.cli.options import JsonOption, TaskOption
 class ListOptions(JsonOption, TaskOption):
     """What is listed."""
 
-    what: Literal["backbones", "targets", "gpus", "promises"] = argument(
-        "What to list.", "backbones"
-    )
+    what: Literal["backbones", "targets", "promises"] = argument("What to list.", "backbones")
 
 
 def list_(options: ListOptions) -> None:
-    """List backbones with their published accuracy, export targets, known GPUs, or promises.
+    """List backbones with their published accuracy, export targets, or promises.
 
     Promises say for which mixer, target, precision and lowering an export works, and if not, why.
     """

@@ -254,6 +254,5 @@ def machine() -> tuple[dict[str, Any], TextTable]:
 LISTINGS: dict[str, Callable[[str], Listed]] = {
     "backbones": backbones,
     "targets": lambda _: targets(),
-    "gpus": lambda _: gpus(),
     "promises": promised,
 }

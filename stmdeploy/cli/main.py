@@ -57,7 +57,7 @@ app = typer.Typer(
     name="stmdeploy",
     help="Deploy and profile the vision backbones of the unified architecture.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -83,7 +83,9 @@ app.add_typer(results.app, name="results")
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+def _root(
+    version: bool = typer.Option(False, "--version", "-V", help="Print the version."),
+) -> None:
     if version:
         from stmdeploy import __version__
 
@@ -96,6 +98,12 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 def _fail(message: str, hint: str) -> None:
     say(f"stmdeploy: {message}{f'; {hint}' if hint else ''}")
+
+
+def _command_of(error: Exception) -> str:
+    """The command whose help tells what is right."""
+    path = getattr(getattr(error, "ctx", None), "command_path", "") or "stmdeploy"
+    return "stmdeploy" + path[len(path.split(" ", 1)[0]) :]
 
 
 def _settle_streams() -> None:
@@ -138,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
         return int(error.code)
     except typer.TyperException as error:
         if message := error.format_message():
-            _fail(message, "see stmdeploy --help")
+            _fail(message, f"see {_command_of(error)} --help")
         return int(ExitCode.BAD_INPUT)
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED

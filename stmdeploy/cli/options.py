@@ -411,7 +411,9 @@ class ReferenceOption:
 class StoreOptions:
     """Where rows are kept."""
 
-    out: Path | None = option(OUTPUT, f"Folder of the store. [default: {RESULTS_ROOT}]")
+    out: Path | None = option(
+        OUTPUT, f"Folder of the store. [default: {RESULTS_ROOT}]", envvar="STMDEPLOY_OUT"
+    )
     store_url: str | None = option(
         OUTPUT,
         "PostgreSQL database for the rows, postgresql+psycopg://HOST/DATABASE; --out keeps the "

@@ -31,7 +31,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     dcn = next(b for b in backbones if b["name"] == "unified_dcn_v3_tiny")
     assert dcn["published"] == {"top1_percent": 83.3}
     assert {t["target"] for t in json_of(capsys, "list", "targets")["targets"]} >= {"onnx", "torch"}
-    assert {"a100-80gb", "t4"} <= {g["name"] for g in json_of(capsys, "list", "gpus")["gpus"]}
+    assert {"a100-80gb", "t4"} <= {g["name"] for g in json_of(capsys, "hardware", "list")["gpus"]}
     assert main(["list"]) == 0
     shown = capsys.readouterr().out
     assert "unified_dcn_v3_tiny" in shown

@@ -93,8 +93,16 @@ def races(options: argparse.Namespace, folder: Path) -> None:
                 told = f"error at most {options.max_error:g}"
                 one(spec_of(stm, options, batch, folder, options.max_error), told)
     if options.json:
-        table = {"tuned": [found.model_dump(mode="json") for found in every]}
+        table = {"tuned": [_elsewhere(found).model_dump(mode="json") for found in every]}
         options.json.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
+
+
+def _elsewhere(found: Tuned) -> Tuned:
+    """Without the folders of this machine."""
+    named = [
+        one.model_copy(update={"artifact": Path(one.artifact).name}) for one in found.candidates
+    ]
+    return found.model_copy(update={"candidates": tuple(named)})
 
 
 class Exhaustive(Tuning):

@@ -11,15 +11,15 @@ def tuned_table(found: Tuned) -> TextTable:
     several = len({(one.batch, one.in_flight) for one in found.candidates}) > 1
     cells = [_line(one, found, several=several) for one in found.candidates]
     headers = (
-        "", "runtime", "precision", "lowering", "settings", "latency ms", "images/s", "MiB",
-        "x usual", "x best", "why",
+        "", "configuration", "settings", "x best", "95 % interval", "x usual", "latency ms",
+        "images/s", "MiB", "why",
     )  # fmt: skip
     return TextTable(
         headers,
         tuple(cells),
-        left=5,
-        keys=4,
-        drop_first=("MiB", "images/s", "latency ms", "why"),
+        left=3,
+        keys=2,
+        drop_first=("MiB", "images/s", "latency ms", "why", "95 % interval", "x usual"),
         wrap=("settings", "why"),
         title=f"{found.model}, batch {found.named(found.best).batch}: least {_cost(found)}",
         notes=tuple(_notes(found)),
@@ -40,15 +40,13 @@ def _line(one: TunedCandidate, found: Tuned, *, several: bool) -> tuple[str, ...
     settings += [_setting(flag, value) for flag, value in one.settings.items()]
     return (
         one.state,
-        one.runtime,
-        one.precision,
-        one.lowering,
+        f"{one.runtime} {one.precision} {one.lowering}",
         ", ".join(settings),
+        *_to_best(one, found.best),
+        _to_usual(one, found.usual),
         significant(one.latency_ms_p50),
         significant(one.throughput_images_s),
         significant(one.memory_peak_mib),
-        ratio_cell(one, found.usual, found.best),
-        ratio_cell(one, found.best, found.best),
         one.reason,
     )
 
@@ -60,19 +58,21 @@ def _setting(flag: str, value: object) -> str:
     return f"no {words}" if value is False else f"{words} {value}"
 
 
-def ratio_cell(one: TunedCandidate, other: str, best: str) -> str:
-    """The cost over another's, with its interval; of those that were hopeless, beyond what."""
-    if one.name == other:
+def _to_best(one: TunedCandidate, best: str) -> tuple[str, str]:
+    """The cost over the best's, and its interval; of the hopeless, beyond what."""
+    if one.name == best:
+        return "1", ABSENT
+    ratio = next((ratio for ratio in one.ratios if ratio.of == best), None)
+    if ratio is not None:
+        return significant(ratio.ratio), f"{significant(ratio.low)} .. {significant(ratio.high)}"
+    beyond = one.dropped_beyond
+    return (ABSENT if beyond is None else f"> {significant(beyond)}"), ABSENT
+
+
+def _to_usual(one: TunedCandidate, usual: str) -> str:
+    if one.name == usual:
         return "1"
-    ratio = next((ratio for ratio in one.ratios if ratio.of == other), None)
-    if ratio is None:
-        return _beyond(one) if other == best else ABSENT
-    shown = (significant(value) for value in (ratio.ratio, ratio.low, ratio.high))
-    return "{} ({} .. {})".format(*shown)
-
-
-def _beyond(one: TunedCandidate) -> str:
-    return ABSENT if one.dropped_beyond is None else f"> {significant(one.dropped_beyond)}"
+    return significant(next((ratio.ratio for ratio in one.ratios if ratio.of == usual), None))
 
 
 def _notes(found: Tuned) -> list[str]:
@@ -81,14 +81,15 @@ def _notes(found: Tuned) -> list[str]:
     equal = [one.name for one in found.candidates if one.state == "as good"]
     if equal:
         notes.append(f"Cannot be told apart from it: {'; '.join(equal)}.")
-    within = (
-        "not known how near the best it is"
-        if found.within_percent is None
-        else f"surely within {found.within_percent:.1f} % of the best of these"
-    )
+    if found.within_percent is None:
+        within = "how near the best it is, is not known"
+    elif found.within_percent:
+        within = f"the winner is surely within {found.within_percent:.1f} % of the best of these"
+    else:
+        within = "the winner is the best of these"
     notes.append(
-        f"The race was ended because {found.ended_by}; the winner is {within}, with a probability "
-        f"of {100 * (1 - found.error):g} %. {found.waves} waves of fresh processes, by turns, "
+        f"The race is over: {found.ended_by}; {within}, with a probability of "
+        f"{100 * (1 - found.error):g} %. {found.waves} waves of fresh processes, by turns, "
         f"{found.measured_s:.0f} s; exports and tests of the limits {found.exported_s:.0f} s."
     )
     notes.append(_limits(found))

@@ -137,7 +137,7 @@ def _figures(measured: Measurement | None) -> Mapping[str, Any]:
 
 
 def _why(dropped: Dropped) -> str:
-    told = f"dropped after wave {dropped.wave}: {dropped.ratio:.2f} times"
+    told = f"dropped after wave {dropped.wave}"
     if dropped.low is None:
-        return f"{told} at least in every wave, beyond {HOPELESS:g}"
-    return f"{told}, surely more than {dropped.low:.3f}"
+        return f"{told}: beyond {HOPELESS:g} times in every wave"
+    return f"{told}: surely more than {dropped.low:.3f} times"

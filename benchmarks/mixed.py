@@ -18,7 +18,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -203,14 +203,21 @@ def beside_nncf(stm: str, folder: Path) -> None:
             got.append(runner.outputs()[0])
         error = outcome(np.concatenate(got), reference[rest]).relative_l2_error
         print(f"{stm} {name}: error over the rest {error:.2e}, limit {limit:.2e}", flush=True)
-    taken: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in range(60):
-        for name in random.sample(list(runners), len(runners)):
-            taken[name].append(_median_of(runners[name].run))
-    for name in runners:
-        ratios = [a / b for a, b in zip(taken[name], taken["fp32"], strict=True)]
-        print(f"{stm} {name}: {statistics.median(ratios):.3f} of fp32", flush=True)
+    for name, ratio in _alternated({name: one.run for name, one in runners.items()}).items():
+        print(f"{stm} {name}: {ratio:.3f} of fp32", flush=True)
     print(f"{stm}: ours was chosen in {ours_s:.0f} s, NNCF's in {nncf_s:.0f} s", flush=True)
+
+
+def _alternated(runs: Mapping[str, Callable[[], None]]) -> dict[str, float]:
+    """The latency of each over that of ``fp32``, median over rounds in random order."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(60):
+        for name in random.sample(list(runs), len(runs)):
+            taken[name].append(_median_of(runs[name]))
+    return {
+        name: statistics.median(a / b for a, b in zip(taken[name], taken["fp32"], strict=True))
+        for name in runs
+    }
 
 
 def _median_of(run: Callable[[], None]) -> float:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -31,12 +30,12 @@ from stmdeploy.backbones.source import BuiltModel
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files.reading import one_line
 from stmdeploy.files.writing import staging, write_atomically
-from stmdeploy.measure.fidelity import Bounds, Outcome, bounds, images_needed, level, outcome
+from stmdeploy.measure.fidelity import Outcome, bounds, images_needed, kept, level, outcome, tested
 from stmdeploy.plugins.exporter import Exporter, OperatorProfiler, Work
 from stmdeploy.plugins.progress import Progress
 from stmdeploy.plugins.runner import Array
 from stmdeploy.schema.manifest import Draft
-from stmdeploy.schema.mixed import Choice, Kept, PartCost, Sensitivity, Tried
+from stmdeploy.schema.mixed import Choice, PartCost, Sensitivity, Tried
 from stmdeploy.spec.export import CALIBRATED, FULL_PRECISION, QUANTISED, ExportSpec
 from stmdeploy.spec.run import RunSpec
 from stmdeploy.spec.trials import TrialSpec
@@ -107,7 +106,7 @@ class Trials:
             others = tuple(other for other in self.parts if other != part)
             found = self.outcome(others, held_out=False)
             low, full = (one.get(part) if one else None for one in times)
-            costs.append(PartCost(part=part, kept=_kept(found), fp32_ms=full, low_ms=low))
+            costs.append(PartCost(part=part, kept=kept(found), fp32_ms=full, low_ms=low))
         info, images = self._built.info, self.images
         return Sensitivity(
             model=info.name,
@@ -121,7 +120,7 @@ class Trials:
             data=images.source,
             calibrating=len(images.calibrating) if self._calibrates else 0,
             images=len(images.choosing),
-            together=_kept(together),
+            together=kept(together),
             parts=tuple(costs),
         )
 
@@ -144,12 +143,14 @@ class Trials:
         tried: list[Tried] = []
 
         def holds(lowered: int, alpha: float, *, held_out: bool) -> bool:
-            kept = tuple(part for part in self.parts if part not in order[:lowered])
-            seen = self.outcome(kept, held_out=held_out)
+            staying = tuple(part for part in self.parts if part not in order[:lowered])
+            seen = self.outcome(staying, held_out=held_out)
             # Those that choose are to foretell what those held out will show, who are more.
             bound = bounds(seen, alpha, len(seen) if held_out else len(self.images.held_out))
-            one = _tried(
-                kept, seen, bound, alpha=alpha, holds=bound.keep(limits), held_out=held_out
+            one = Tried(
+                kept_parts=staying,
+                over="held out" if held_out else "choosing",
+                **tested(seen, bound, alpha, limits),
             )
             tried.append(one)
             return one.holds
@@ -365,36 +366,6 @@ def _largest(most: int, holds: Callable[[int], bool]) -> int:
         else:
             high = middle
     return low
-
-
-def _kept(found: Outcome) -> Kept:
-    return Kept(
-        relative_l2_error=found.relative_l2_error if found.is_finite else None,
-        agreement_percent=found.agreement_percent,
-        top1_drop_percent=found.top1_drop_percent,
-    )
-
-
-def _tried(
-    kept: tuple[str, ...],
-    found: Outcome,
-    bound: Bounds,
-    *,
-    alpha: float,
-    holds: bool,
-    held_out: bool,
-) -> Tried:
-    return Tried(
-        kept_parts=kept,
-        over="held out" if held_out else "choosing",
-        images=len(found),
-        kept=_kept(found),
-        level=alpha,
-        error_bound=bound.error if math.isfinite(bound.error) else None,
-        agreement_bound_percent=bound.agreement_percent,
-        top1_drop_bound_percent=bound.top1_drop_percent,
-        holds=holds,
-    )
 
 
 def _images(built: BuiltModel, spec: TrialSpec, progress: Progress) -> TrialImages:

@@ -125,7 +125,7 @@ def _further_scales(path: Path, table: dict[str, Any]) -> dict[str, dict[str, An
         StmdeployError: no such file, no TOML, or something other than new scales in it.
     """
     where = f"{CATALOG_VARIABLE}={path}"
-    found = read_toml(path, CATALOG_VARIABLE, "write it as the README shows under Own scales")
+    found = read_toml(path, CATALOG_VARIABLE, "write it as docs/models.md shows under Own scales")
     further = {}
     for stm, family in found.items():
         if stm not in table:

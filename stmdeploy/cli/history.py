@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,8 +71,8 @@ def history(options: HistoryOptions) -> None:
         raise typer.Exit(int(ExitCode.CANNOT_TELL))
 
 
-def _keys(every: Sequence[Sequence[Entry]], words: str | None) -> frozenset[str]:
-    """The keys of the rows whose names have some words; none for None.
+def _keys(every: Sequence[Sequence[Entry]], words: str | None) -> dict[int, str]:
+    """The key of the first row of every batch whose name has some words; none for None.
 
     Raises:
         StmdeployError: no row has such a name.
@@ -81,15 +81,18 @@ def _keys(every: Sequence[Sequence[Entry]], words: str | None) -> frozenset[str]
     from stmdeploy.spec.sweep import names
 
     if words is None:
-        return frozenset()
-    found = {same[-1].key for same in every if names(words, name_of(same[-1].row))}
+        return {}
+    found: dict[int, str] = {}
+    for same in every:
+        if names(words, name_of(same[-1].row)):
+            found.setdefault(same[-1].row.batch, same[-1].key)
     if not found:
         raise StmdeployError(f"no row is named {words!r}", "see stmdeploy results show")
-    return frozenset(found)
+    return found
 
 
 def _history(
-    same: Sequence[Entry], options: HistoryOptions, beside: frozenset[str]
+    same: Sequence[Entry], options: HistoryOptions, beside: Mapping[int, str]
 ) -> History | None:
     """One row over time; None if it is not asked for, or has no such figures."""
     from stmdeploy.measure.steps import steps
@@ -115,9 +118,9 @@ def _history(
     )
 
 
-def _figure(row: Row, beside: frozenset[str]) -> float | None:
-    """The latency in ms, or its ratio by turns to the first of some rows; None without it."""
+def _figure(row: Row, beside: Mapping[int, str]) -> float | None:
+    """The latency in ms, or its ratio by turns to a row of the same batch; None without it."""
     if not beside:
         return row.measurement.latency_ms_p50 if row.measurement else None
-    found = next((one for one in row.contrasts if one.key in beside), None)
+    found = next((one for one in row.contrasts if one.key == beside.get(row.batch)), None)
     return math.exp(found.difference) if found else None

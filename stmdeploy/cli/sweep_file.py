@@ -75,7 +75,7 @@ def read_options(path: Path, flag: str = "--sweep") -> SweepOptions:
         StmdeployError: there is no such file, it is not TOML, has an unknown key, or a value of
             the wrong type.
     """
-    table = read_toml(path, flag, "give a TOML file: see the README")
+    table = read_toml(path, flag, "give a TOML file of flags, such as batch = [1, 8]")
     known = get_type_hints(SweepOptions)
     values = {}
     for key, value in table.items():

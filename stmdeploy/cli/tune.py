@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from stmdeploy.spec.tuning import RaceSpec
 
 if TYPE_CHECKING:
     from stmdeploy.schema.tuned import Tuned
+    from stmdeploy.spec.run import RunSpec
     from stmdeploy.spec.tuning import TuneSpec
 
 TUNED_ROOT = Path("stmdeploy-tuned")
@@ -72,7 +73,7 @@ class TuneOptions(JsonOption, LimitOptions, CheckpointOption, ModelOptions):
     calibration_images: int | None = option(
         MEASURING, f"Images that set scales. [default: {CalibrationSpec.images}]"
     )
-    held_out: int = option(MEASURING, "Other images that test the limits, at most.", 512)
+    held_out: int = option(MEASURING, "Other images that test the limits, at most.", 1024)
     seed: int = option(MEASURING, "Seed of what is drawn at random.", 0)
     error: float = option(
         MEASURING, "Probability that the best configuration is lost.", RaceSpec.error
@@ -130,58 +131,71 @@ def _specs(options: TuneOptions) -> list[TuneSpec]:
     Raises:
         StmdeployError: no model is named, or something unknown is.
     """
-    from stmdeploy.cli.devices import devices_here
     from stmdeploy.cli.requests import calibration_spec, fidelity_limits, model_specs
-    from stmdeploy.hardware.machine import available_threads
     from stmdeploy.spec.data import DataSpec
-    from stmdeploy.spec.run import RunSettings, RunSpec
     from stmdeploy.spec.tuning import THROUGHPUT, TuneSpec
 
     if not options.stm and not options.model:
         raise StmdeployError("no model to tune is named", "give --stm, as in --stm dcn")
-    places = devices_here((options.gpu,) if options.gpu else (), ()).places
-    place: dict[str, Any] = dict(places[0])
     if options.in_flight and options.objective != THROUGHPUT:
         raise StmdeployError("--in-flight is about throughput", "add --objective throughput")
-    every = available_threads()
-    threads = options.threads or tuple(dict.fromkeys((every, max(1, every // 2))))
-    on_gpu = place.get("device") == "cuda"
-    settings = RunSettings(cuda_graph=on_gpu, cuda_graph_optional=on_gpu)
-    runs = [
-        RunSpec(
-            "onnxruntime", batch, threads[0], **place, in_flight=requests,
-            settings=settings if requests == 1 else RunSettings(),
-        )
-        for batch in options.batch or (1,)
-        for requests in options.in_flight or (1,)
-    ]  # fmt: skip
-    races = [tuple(runs)] if options.objective == THROUGHPUT else [(run,) for run in runs]
     data = None
     if options.data is not None:
         labelled = options.max_top1_drop is not None
         data = DataSpec(options.data, options.class_map, None, labelled)
-    first = TuneSpec(
-        model_specs(options)[0],
-        races[0],
-        options.out,
-        options.runtime,
-        options.precision,
-        options.lowering,
-        threads,
-        options.objective,
-        fidelity_limits(options),
-        options.max_memory_mib,
-        data,
-        options.held_out,
-        calibration_spec(None, options.calibration_images),
-        options.seed,
-        RaceSpec(
-            options.error,
-            options.within_percent,
-            budget_s=options.budget_s,
-            settings=options.settings,
-        ),
-        options.export_timeout_s,
-        options.row_timeout_s,
-    )
-    return [replace(first, model=m, runs=r) for m in model_specs(options) for r in races]
+    threads, runs = _threads(options), _runs(options)
+    return [
+        TuneSpec(
+            model,
+            some,
+            options.out,
+            options.runtime,
+            options.precision,
+            options.lowering,
+            threads,
+            options.objective,
+            fidelity_limits(options),
+            options.max_memory_mib,
+            data,
+            options.held_out,
+            calibration_spec(None, options.calibration_images),
+            options.seed,
+            RaceSpec(
+                options.error,
+                options.within_percent,
+                budget_s=options.budget_s,
+                settings=options.settings,
+            ),
+            options.export_timeout_s,
+            options.row_timeout_s,
+        )
+        for model in model_specs(options)
+        for some in ([tuple(runs)] if options.objective == THROUGHPUT else [(run,) for run in runs])
+    ]
+
+
+def _threads(options: TuneOptions) -> tuple[int, ...]:
+    """The numbers of threads that may win, the usual one first."""
+    from stmdeploy.hardware.machine import available_threads
+
+    every = available_threads()
+    return options.threads or tuple(dict.fromkeys((every, max(1, every // 2))))
+
+
+def _runs(options: TuneOptions) -> list[RunSpec]:
+    """Where it runs, at every batch and number of requests in flight."""
+    from stmdeploy.cli.devices import devices_here
+    from stmdeploy.spec.run import RunSettings, RunSpec
+
+    places = devices_here((options.gpu,) if options.gpu else (), ()).places
+    place: dict[str, Any] = dict(places[0])
+    on_gpu = place.get("device") == "cuda"
+    graph = RunSettings(cuda_graph=on_gpu, cuda_graph_optional=on_gpu)
+    return [
+        RunSpec(
+            "onnxruntime", batch, _threads(options)[0], **place, in_flight=requests,
+            settings=graph if requests == 1 else RunSettings(),
+        )
+        for batch in options.batch or (1,)
+        for requests in options.in_flight or (1,)
+    ]  # fmt: skip

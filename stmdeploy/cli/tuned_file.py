@@ -18,10 +18,13 @@ from stmdeploy.hardware.machine import available_threads, processor_name
 from stmdeploy.plugins.progress import Progress
 from stmdeploy.report.text_table import significant
 from stmdeploy.schema.row import Row
-from stmdeploy.schema.tuned import Tuned
+from stmdeploy.schema.tuned import Tuned, TunedCandidate
+from stmdeploy.spec.export import CALIBRATED
 from stmdeploy.spec.model import CLASSIFICATION, DEFAULT_CLASSES
 from stmdeploy.spec.tuning import TuneSpec
 
+#: No inference takes longer, in ms.
+_LONGEST_MS = 1e9
 #: The table that says where the flags come from.
 TUNED = "tuned"
 
@@ -35,40 +38,54 @@ def write_tuned(found: Tuned, spec: TuneSpec, gpu: str = "") -> Path:
     Raises:
         StmdeployError: the folder cannot be written to.
     """
-    best, model = found.named(found.best), spec.model
-    height, width = model.image_size
-    flags: dict[str, Any] = {
+    best, (height, width) = found.named(found.best), spec.model.image_size
+    lines = [
+        f"# By `stmdeploy tune`, {found.environment.processor}, {found.started_utc[:10]}.",
+        "# Use it by --config; flags given beside it override it.",
+        *_lines(_flags(best, spec, gpu)),
+        "",
+        f"[{TUNED}]",
+        *_lines(_about(best, found, spec)),
+    ]
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in spec.model.name)
+    path = spec.folder / f"{name}-{height}x{width}-batch{best.batch}-{found.objective}.toml"
+    write_atomically(path, ("\n".join(lines) + "\n").encode())
+    return path
+
+
+def _flags(best: TunedCandidate, spec: TuneSpec, gpu: str) -> dict[str, Any]:
+    """The winner as flags; None for those that are left at their defaults."""
+    model, (height, width) = spec.model, spec.model.image_size
+    calibrated = best.precision in CALIBRATED
+    return {
         "model" if model.is_custom else "stm": model.name,
         "image_size": f"{height}x{width}",
+        "num_classes": None if model.num_classes == DEFAULT_CLASSES else model.num_classes,
+        "checkpoint": model.checkpoint,
+        "task": None if model.task == CLASSIFICATION else model.task,
+        "neck": model.neck or None,
+        "gpu": gpu or None,
         "batch": best.batch,
+        "in_flight": best.in_flight if best.in_flight > 1 else None,
         "runtime": best.runtime,
         "precision": best.precision,
+        "lowering": None if model.is_custom else best.lowering,
         "threads": best.threads,
-        **({} if model.is_custom else {"lowering": best.lowering}),
+        "calibration": str(spec.data.folder) if spec.data is not None and calibrated else None,
+        "calibration_images": spec.calibration.images if calibrated else None,
         **best.settings,
     }
-    if model.num_classes is not None and model.num_classes != DEFAULT_CLASSES:
-        flags["num_classes"] = model.num_classes
-    if model.checkpoint:
-        flags["checkpoint"] = str(model.checkpoint)
-    if model.task != CLASSIFICATION:
-        flags["task"] = model.task
-    if model.neck:
-        flags["neck"] = model.neck
-    if gpu:
-        flags["gpu"] = gpu
-    if best.in_flight > 1:
-        flags["in_flight"] = best.in_flight
-    if spec.data is not None and best.precision != "fp32":
-        flags["calibration"] = str(spec.data.folder)
-    where, ratios = found.environment, {ratio.of: ratio for ratio in best.ratios}
-    usual = ratios.get(found.usual)
-    told: dict[str, Any] = {
+
+
+def _about(best: TunedCandidate, found: Tuned, spec: TuneSpec) -> dict[str, Any]:
+    """What the race found, and where."""
+    where = found.environment
+    return {
         "objective": found.objective,
         "latency_ms_p50": best.latency_ms_p50,
         "latency_ms_p50_low": best.latency_ms_p50_low,
         "latency_ms_p50_high": best.latency_ms_p50_high,
-        **({"ratio_to_usual": usual.ratio} if usual else {}),
+        "ratio_to_usual": next((one.ratio for one in best.ratios if one.of == found.usual), None),
         "artifact_sha256": best.artifact_sha256,
         "processor": where.processor,
         "threads_available": where.threads_available,
@@ -76,18 +93,6 @@ def write_tuned(found: Tuned, spec: TuneSpec, gpu: str = "") -> Path:
         "started_utc": found.started_utc,
         "stmdeploy_version": found.stmdeploy_version,
     }
-    lines = [
-        f"# The winner of `stmdeploy tune` on {where.processor}, {found.started_utc[:10]}.",
-        "# Use it by --config; flags given beside it override it.",
-        *_lines(flags),
-        "",
-        f"[{TUNED}]",
-        *_lines(told),
-    ]
-    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in model.name)
-    path = spec.folder / f"{name}-{height}x{width}-batch{best.batch}-{found.objective}.toml"
-    write_atomically(path, ("\n".join(lines) + "\n").encode())
-    return path
 
 
 def _lines(table: Mapping[str, Any]) -> list[str]:
@@ -113,13 +118,18 @@ def compared_with(table: Mapping[str, Any], rows: tuple[Row, ...]) -> str:
     measured = rows[0].measurement if len(rows) == 1 else None
     names = ("latency_ms_p50", "latency_ms_p50_low", "latency_ms_p50_high")
     then = [table.get(name) for name in names]
-    if measured is None or not all(isinstance(value, (int, float)) for value in then):
+    if measured is None or not all(map(_is_time, then)):
         return ""
     now = [getattr(measured, name) for name in names]
     apart = then[1] > now[2] or now[1] > then[2]
     shown = ["{} ({} .. {}) ms".format(*map(significant, some)) for some in (then, now)]
     verdict = "the intervals do not meet: this machine is in another state" if apart else "as tuned"
     return f"tuned at {shown[0]}; now {shown[1]}: {verdict}"
+
+
+def _is_time(value: object) -> bool:
+    """Whether a value from a file can be a latency in ms."""
+    return isinstance(value, (int, float)) and 0 < value < _LONGEST_MS
 
 
 def tuned_of(path: Path) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stmdeploy.schema.mixed import Kept
 from stmdeploy.spec.fidelity import FidelityLimits
 
 if TYPE_CHECKING:
@@ -127,6 +128,28 @@ def outcome(got: Array, reference: Array, labels: npt.NDArray[np.int64] | None =
         right=None if labels is None else finite & (first == labels),
         reference_right=None if labels is None else other == labels,
     )
+
+
+def kept(found: Outcome) -> Kept:
+    """An outcome as documents hold it."""
+    return Kept(
+        relative_l2_error=found.relative_l2_error if found.is_finite else None,
+        agreement_percent=found.agreement_percent,
+        top1_drop_percent=found.top1_drop_percent,
+    )
+
+
+def tested(found: Outcome, bound: Bounds, alpha: float, limits: FidelityLimits) -> dict[str, Any]:
+    """The fields that documents about a test of limits share."""
+    return {
+        "images": len(found),
+        "kept": kept(found),
+        "level": alpha,
+        "error_bound": bound.error if math.isfinite(bound.error) else None,
+        "agreement_bound_percent": bound.agreement_percent,
+        "top1_drop_bound_percent": bound.top1_drop_percent,
+        "holds": bound.keep(limits),
+    }
 
 
 def level(tested: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from stmdeploy.report.text_table import TextTable, fixed
 from stmdeploy.schema.manifest import Manifest
 from stmdeploy.schema.mixed import Choice, Tried
+from stmdeploy.schema.tuned import Tuned
 
 
 def choice_table(manifest: Manifest) -> TextTable:
@@ -52,19 +53,20 @@ def _chosen(manifest: Manifest, low: str) -> str:
 
 
 def _promise(choice: Choice) -> str:
-    asked = [
-        f"error at most {choice.max_error:g}" if choice.max_error is not None else "",
-        f"agreement at least {choice.min_agreement_percent:g} %"
-        if choice.min_agreement_percent is not None
-        else "",
-        f"top-1 at most {choice.max_top1_drop_percent:g} points lower"
-        if choice.max_top1_drop_percent is not None
-        else "",
-    ]
     return (
-        f"Asked: {'; '.join(filter(None, asked))}. Bounds hold with 95 % together, over images "
+        f"Asked: {'; '.join(limits_in_words(choice))}. Bounds hold with 95 % together, over images "
         f"held out ({choice.sensitivity.data}), which chose nothing."
     )
+
+
+def limits_in_words(asked: Choice | Tuned) -> list[str]:
+    """The limits of fidelity that were asked for."""
+    told = {
+        "error at most {:g}": asked.max_error,
+        "agreement at least {:g} %": asked.min_agreement_percent,
+        "top-1 at most {:g} points lower": asked.max_top1_drop_percent,
+    }
+    return [words.format(limit) for words, limit in told.items() if limit is not None]
 
 
 def _latency(choice: Choice) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stmdeploy.report.choice import limits_in_words
 from stmdeploy.report.text_table import ABSENT, TextTable, significant
 from stmdeploy.schema.tuned import Tuned, TunedCandidate
 
@@ -118,22 +119,14 @@ def _gain(best: TunedCandidate, found: Tuned) -> str:
 
 
 def _limits(found: Tuned) -> str:
-    asked = [
-        f"error at most {found.max_error:g}" if found.max_error is not None else "",
-        f"agreement at least {found.min_agreement_percent:g} %"
-        if found.min_agreement_percent is not None
-        else "",
-        f"top-1 at most {found.max_top1_drop_percent:g} points lower"
-        if found.max_top1_drop_percent is not None
-        else "",
-        f"memory at most {found.max_memory_mib} MiB" if found.max_memory_mib is not None else "",
-    ]
-    told = "; ".join(filter(None, asked))
-    if not any(asked[:3]):
-        exact = "Only fp32 raced, whose outputs are within 1e-5 of PyTorch's in float64"
-        return f"{exact}. Limit: {told}." if told else f"{exact}."
+    limits, memory = limits_in_words(found), found.max_memory_mib
+    every = [*limits, f"memory at most {memory} MiB"] if memory is not None else limits
+    told = f"Limits: {'; '.join(every)}." if every else ""
+    if not limits:
+        exact = "Only fp32 raced, whose outputs are within 1e-5 of PyTorch's in float64."
+        return f"{exact} {told}".strip()
     over = "noise, which looks like no photograph" if found.data == "random" else found.data
     return (
-        f"Limits: {told}. Each is kept by a bound over images that had no part in anything "
-        f"({over}); all bounds of this race hold together with 95 %."
+        f"{told} What low precisions keep is a bound over images that had no part in anything "
+        f"({over}); all such bounds of this race hold together with 95 %."
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.spec.data import DataSpec
-from stmdeploy.spec.export import CALIBRATED, FULL_PRECISION, CalibrationSpec
+from stmdeploy.spec.export import FULL_PRECISION, CalibrationSpec
 from stmdeploy.spec.fidelity import FidelityLimits
 from stmdeploy.spec.limits import at_least, at_most, positive
 from stmdeploy.spec.model import ModelSpec
@@ -80,7 +80,7 @@ class TuneSpec:
     limits: FidelityLimits = field(default_factory=FidelityLimits)
     max_memory_mib: int | None = None
     data: DataSpec | None = None
-    held_out: int = 512
+    held_out: int = 1024
     calibration: CalibrationSpec = field(default_factory=CalibrationSpec)
     seed: int = 0
     race: RaceSpec = field(default_factory=RaceSpec)
@@ -123,8 +123,3 @@ class TuneSpec:
         if self.precisions:
             return precision in self.precisions
         return precision == FULL_PRECISION or self.limits.any
-
-    @property
-    def calibrates(self) -> bool:
-        """Whether images set scales."""
-        return any(self.may_be(precision) for precision in CALIBRATED)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,17 +15,17 @@ from pydantic import ValidationError
 
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files.writing import sha256_of, write_atomically
-from stmdeploy.measure.fidelity import ALPHA, Outcome, bounds, images_needed
+from stmdeploy.measure.fidelity import ALPHA, Outcome, bounds, images_needed, tested
 from stmdeploy.plugins.progress import Progress
+from stmdeploy.plugins.registry import exporter_for_target
+from stmdeploy.plugins.trust import PROGRAMS
 from stmdeploy.schema.artifact import Artifact, read_artifact
 from stmdeploy.schema.document import Document
 from stmdeploy.schema.hardware import Environment
 from stmdeploy.schema.measurement import ProcessRun
-from stmdeploy.schema.mixed import Kept
 from stmdeploy.schema.row import PreparedArtifact
 from stmdeploy.schema.tuned import LimitTest, State
 from stmdeploy.spec.export import FULL_PRECISION, ExportSpec
-from stmdeploy.spec.fidelity import FidelityLimits
 from stmdeploy.spec.tuning import TuneSpec
 from stmdeploy.tuning.candidates import Candidate
 from stmdeploy.worker.client import run_job, worker_settings
@@ -54,9 +54,9 @@ class Entry:
 
 
 class _Made(Document):
-    """An artifact as it was made: the `PreparedArtifact` as JSON, and its model's activations."""
+    """An artifact as it was made, and its model's activations."""
 
-    artifact: str
+    artifact: PreparedArtifact
     activations: int
 
 
@@ -97,16 +97,14 @@ class Making:
         """Makes the artifacts that there are not yet, in one worker for all."""
         specs = {entry.candidate.name: self._export_spec(entry.candidate) for entry in entries}
         made: dict[str, PreparedArtifact] = {}
-        missing: dict[str, tuple[ExportSpec, str]] = {}
-        for entry in entries:
-            one = specs[entry.candidate.name]
+        exports = []
+        for one in {str(one.folder): one for one in specs.values()}.values():
             known = self._known(one)
             if known is None:
-                missing.setdefault(str(one.folder), (one, entry.candidate.name))
+                exports.append(one)
             else:
                 made[str(one.folder)] = known
-        if missing:
-            exports = [one for one, _ in missing.values()]
+        if exports:
             uuid = self._spec.runs[0].gpu_uuid
             prepared = export_model(
                 self._spec.model, exports, self._spec.export_timeout_s, self._progress, uuid
@@ -114,8 +112,7 @@ class Making:
             for one, artifact in zip(exports, prepared.artifacts, strict=True):
                 made[str(one.folder)] = artifact
                 if artifact.failure is None:
-                    kept = artifact.model_dump_json()
-                    note = _Made(artifact=kept, activations=prepared.activations)
+                    note = _Made(artifact=artifact, activations=prepared.activations)
                     write_atomically(one.folder / "made.json", note.model_dump_json().encode())
             self.activations = prepared.activations
         for entry in entries:
@@ -147,22 +144,28 @@ class Making:
             engine=candidate.engine,
             provider=candidate.run.gpu_provider,
         )
-        checkpoint = spec.model.checkpoint
-        is_file = checkpoint is not None and Path(checkpoint).is_file()
         words = (
             repr(spec.model), repr(candidate.artifact_key), version("stmdeploy"),
-            sha256_of(Path(str(checkpoint))) if is_file else "",
-            repr(calibration) if precision != FULL_PRECISION else "",
+            self._checkpoint_hash, repr(calibration) if precision != FULL_PRECISION else "",
             self._environment.versions,
         )  # fmt: skip
         folder = f"{candidate.target}-{precision}-{candidate.form}-{short_hash(words)}"
         return replace(export, folder=(spec.folder / "artifacts" / folder).resolve())
 
+    @cached_property
+    def _checkpoint_hash(self) -> str:
+        """Of a checkpoint that is a file, which may be another one under the same name."""
+        checkpoint = Path(self._spec.model.checkpoint or "")
+        return sha256_of(checkpoint) if checkpoint.is_file() else ""
+
     def _known(self, export: ExportSpec) -> PreparedArtifact | None:
-        """The artifact of an earlier race, if it is still what it was."""
+        """The artifact of an earlier race, if it is still what it was. A program is made anew: who
+        gave us the folder could have put it there."""
+        if exporter_for_target(export.target).target.suffix in PROGRAMS:
+            return None
         with suppress(OSError, ValidationError, StmdeployError):
             note = _Made.model_validate_json((export.folder / "made.json").read_bytes())
-            known = PreparedArtifact.model_validate_json(note.artifact)
+            known = note.artifact
             here = known.path is not None and known.path.parent == export.folder
             if here and read_artifact(Path(str(known.path))).manifest.seal == known.seal:
                 self.activations = note.activations
@@ -170,41 +173,38 @@ class Making:
         return None
 
     def _test(self, entries: Sequence[Entry]) -> None:
-        """Tests the limits on every new artifact of low precision, under its own runtime."""
+        """Tests the limits on every new configuration of low precision, as it runs: its artifact
+        under its runtime and settings."""
+        limits = self._spec.limits
         low = [
             e for e in entries
             if e.out is None and e.candidate.run.precision != FULL_PRECISION
         ]  # fmt: skip
-        fresh = [entry for entry in low if not entry.candidate.parent]
-        for entry in low:
-            if entry.candidate.parent:  # the same artifact and kernels under other settings
-                entry.test = self.entries[entry.candidate.parent].test
-        if fresh:
-            self._test_fresh(fresh)
-
-    def _test_fresh(self, fresh: Sequence[Entry]) -> None:
-        limits = self._spec.limits
-        if self._spec.data is None:
+        if not low:
+            return
+        if self._spec.data is None and not any(e.candidate.parent for e in low):
             self._progress.warn(
                 "WARNING: the limits are tested with random images, which look like no "
                 "photograph. Give --data FOLDER."
             )
-        # All that are tested share the error, so that it does not matter which of them wins.
-        level = ALPHA / len(fresh)
+        # All that are tested share the error, so that it does not matter which of them wins: half
+        # of it is for the first round, and half for other settings of the best.
+        level = ALPHA / 2 / len(low)
         if (needed := images_needed(limits, level)) > self._spec.held_out:
             raise StmdeployError(
                 f"{self._spec.held_out} images cannot show that the limits are kept: {needed} can",
                 f"give --held-out {needed}, and as many images",
             )
-        self._progress.expect(len(fresh))
-        for entry in fresh:
+        self._progress.expect(len(low))
+        for entry in low:
             try:
-                entry.test = _tested(self._fidelity(entry), limits, level)
+                found = self._fidelity(entry)
             except StmdeployError as error:
                 entry.out = ("failed", error.message)
-            else:
-                if not entry.test.holds:
-                    entry.out = ("over a limit", _broken(entry.test))
+                continue
+            entry.test = LimitTest(**tested(found, bounds(found, level), level, limits))
+            if not entry.test.holds:
+                entry.out = ("over a limit", _broken(entry.test))
 
     def _fidelity(self, entry: Entry) -> Outcome:
         """What an artifact keeps, image by image; read if it was found out before."""
@@ -224,7 +224,7 @@ class Making:
             images=spec.held_out,
             seed=spec.seed,
         )
-        words = (job.model_dump_json(), entry.artifact.manifest.seal, self._images_hash())
+        words = (job.model_dump_json(), entry.artifact.manifest.seal, self._images_hash)
         path = spec.folder / "limits" / f"{short_hash(words)}.json"
         self._progress.step(f"testing the limits of {entry.candidate.name}")
         with suppress(OSError, ValueError, TypeError, KeyError):
@@ -236,6 +236,7 @@ class Making:
         write_atomically(path, json.dumps(answer.outcome).encode())
         return Outcome.of_table(answer.outcome)
 
+    @cached_property
     def _images_hash(self) -> str:
         from stmdeploy.backbones.images import images_of
 
@@ -247,23 +248,6 @@ class Making:
 def short_hash(words: object) -> str:
     """A few hexadecimal digits of the SHA-256 of what JSON can hold, or else of its text."""
     return hashlib.sha256(json.dumps(words, default=str).encode()).hexdigest()[:12]
-
-
-def _tested(found: Outcome, limits: FidelityLimits, level: float) -> LimitTest:
-    bound = bounds(found, level)
-    return LimitTest(
-        images=len(found),
-        kept=Kept(
-            relative_l2_error=found.relative_l2_error if found.is_finite else None,
-            agreement_percent=found.agreement_percent,
-            top1_drop_percent=found.top1_drop_percent,
-        ),
-        level=level,
-        error_bound=bound.error if math.isfinite(bound.error) else None,
-        agreement_bound_percent=bound.agreement_percent,
-        top1_drop_bound_percent=bound.top1_drop_percent,
-        holds=bound.keep(limits),
-    )
 
 
 def _broken(test: LimitTest) -> str:

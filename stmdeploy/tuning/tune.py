@@ -99,9 +99,9 @@ class Tuning:
 
     def outcome(self) -> Tuned:
         """Runs the race."""
-        self.enter((self._usual, self._reference, *artifacts(self._spec)))
-        may_win = {one.name for one in artifacts(self._spec)}
-        for guest in {self._usual.name, self._reference.name} - may_win:
+        racing = artifacts(self._spec)
+        self.enter((self._usual, self._reference, *racing))
+        for guest in {self._usual.name, self._reference.name} - {one.name for one in racing}:
             self._race.withdraw(guest)
         if not self._race.left:
             raise StmdeployError(
@@ -183,11 +183,11 @@ class Tuning:
 
     def _key(self) -> str:
         """What a wave depends on beside its number: the question, artifacts, and this machine."""
-        seals = sorted(e.artifact.manifest.seal for e in self._entries.values()
-                       if e.artifact is not None and not e.candidate.parent)  # fmt: skip
+        made = sorted({e.artifact.path.parent.name for e in self._entries.values()
+                       if e.artifact is not None and not e.candidate.parent})  # fmt: skip
         spec = replace(self._spec, race=replace(self._spec.race, budget_s=1.0, most_waves=3))
         here = self._environment.model_copy(update={"load_average_1min": None})
-        return short_hash((repr(spec), seals, here.model_dump_json()))
+        return short_hash((repr(spec), made, here.model_dump_json()))
 
     def _stored(self, number: int, names: Sequence[str]) -> _Wave | None:
         """A wave that was run before, of the same candidates."""

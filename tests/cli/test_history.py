@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stmdeploy.cli.history import _figure
 from stmdeploy.cli.main import main
 from stmdeploy.results.state import DONE
 from stmdeploy.results.store import Store
@@ -85,3 +86,14 @@ def test_a_steady_row_and_a_short_one(
     assert main(["history", "--relative-to", "no-such-row"]) == 2
     assert main(["history", "--threshold-percent", "0"]) == 2
     assert main(["history", "--out", "nowhere"]) == 2
+
+
+def test_a_row_is_compared_with_that_of_its_own_batch(make_row: MakeRow) -> None:
+    to = [
+        RowContrast(key=key, difference=math.log(ratio), error=0.01, freedom=5)
+        for key, ratio in (("at batch 1", 8.0), ("at batch 8", 1.5))
+    ]
+    beside = {1: "at batch 1", 8: "at batch 8"}
+    row = make_row(batch=8, contrasts=tuple(to))
+    assert _figure(row, beside) == pytest.approx(1.5)
+    assert _figure(row, {1: "at batch 1"}) is None

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stmdeploy.cli.main import main
+from stmdeploy.cli.tuned_file import compared_with, tuned_of
 from stmdeploy.schema.artifact import read_artifact
+from stmdeploy.schema.row import Row
 from stmdeploy.schema.tuned import Tuned
 from tests.cli.conftest import LEARNER
 
+#: What a race says of the winner.
+TIMES = ("latency_ms_p50", "latency_ms_p50_low", "latency_ms_p50_high")
 #: A race that is over soon: these tests are about what is told, not about who wins.
 SHORT = ["--within-percent", "100", "--budget-s", "30", "--no-settings", "--threads", "1"]
 
@@ -81,7 +86,7 @@ def test_limits_are_tested_on_the_artifact_itself(
     assert len(low) == 2
     for one in low:
         test = one["limits"]
-        assert test["images"] == 300 and test["level"] == pytest.approx(0.05 / 2)
+        assert test["images"] == 300 and test["level"] == pytest.approx(0.05 / 2 / 2)
         assert test["error_bound"] > test["kept"]["relative_l2_error"] > 0
         kept = test["error_bound"] <= 0.001 and test["agreement_bound_percent"] >= 95
         assert test["holds"] is kept
@@ -141,7 +146,9 @@ def test_what_cannot_be_tuned_says_why(
 
 
 @pytest.mark.usefixtures("here")
-def test_a_file_from_elsewhere_is_data(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_from_elsewhere_is_data(
+    make_row: Callable[..., Row], capsys: pytest.CaptureFixture[str]
+) -> None:
     config = Path("tuned.toml")
     config.write_text('model = "tests.toys:wrapped"\n[tuned]\nprocessor = "another"\n')
     assert main(["profile", "--config", "tuned.toml"]) == 2
@@ -151,6 +158,9 @@ def test_a_file_from_elsewhere_is_data(capsys: pytest.CaptureFixture[str]) -> No
     config.write_text("[tuned]\nprocessor = [1]\n")
     assert main(["profile", "--config", "tuned.toml"]) == 2
     assert "no table of figures" in capsys.readouterr().err
+    for figure in ("nan", "inf", "-1.0", "1e300"):
+        config.write_text("[tuned]\n" + "".join(f"{name} = {figure}\n" for name in TIMES))
+        assert compared_with(tuned_of(config), (make_row(),)) == ""
     assert main(["profile", "--config", "tuned.toml", "--sweep", "tuned.toml"]) == 2
     assert "exclude each other" in capsys.readouterr().err
 

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import chain
 
-from stmdeploy.measure.calm import Taken, comparable
+from stmdeploy.measure.calm import Taken, compared
 from stmdeploy.measure.contrasts import cycle_differences, wave_difference
 from stmdeploy.measure.statistics import student_t
 
@@ -101,7 +101,7 @@ class Figures:
 
 def figures_of(baseline: Taken, candidate: Taken) -> Figures:
     """The figures of a pair, from as many turns of either side."""
-    after, before = comparable(candidate, baseline)
+    after, before = compared(candidate, baseline)
     cycles = cycle_differences(after, before)
     spread = statistics.variance(cycles) if len(cycles) > 1 else 0.0
     means = [statistics.fmean(chain.from_iterable(one.durations)) for one in (candidate, baseline)]

@@ -7,7 +7,8 @@ inferences: those during which the process's threads, all together, hardly waite
 A model can make its threads wait by itself: with more threads than there are processors, or with a
 helper that spins. That is its own cost, and must not be left out. What others use (what all
 processors work, less what the process does with all its threads) tells the two apart: who waits for
-longer than others work waits for itself, and then all of its inferences count.
+longer than others work waits for itself, and then all of its inferences count, each turn by their
+mean.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import IO, TypeVar
 
 from stmdeploy.measure.contrasts import Turns
@@ -133,8 +135,23 @@ class Taken:
 
 
 def comparable(one: Taken, other: Taken) -> tuple[Turns, Turns]:
-    """The turns of two processes as they are compared: the calm inferences of both; or all of both,
-    if either waits for itself."""
+    """The inferences of two processes that may be compared, turn by turn: the calm ones of both;
+    or all of both, if either waits for itself."""
     if one.waits_for_itself or other.waits_for_itself:
         return one.durations, other.durations
     return one.calm, other.calm
+
+
+def compared(one: Taken, other: Taken) -> tuple[Turns, Turns]:
+    """The turns of two processes as their difference is taken of them.
+
+    Where either waits for itself, it slows down some of its inferences, and which ones is chance:
+    none is typical, and a turn is as long as its inferences are on average.
+    """
+    if one.waits_for_itself or other.waits_for_itself:
+        return _by_means(one.durations), _by_means(other.durations)
+    return one.calm, other.calm
+
+
+def _by_means(turns: Turns) -> Turns:
+    return [[fmean(turn)] for turn in turns]

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, combinations, pairwise
 
-from stmdeploy.measure.calm import Taken, comparable
+from stmdeploy.measure.calm import Taken, compared
 from stmdeploy.measure.contrasts import FEWEST_WAVES, Contrast, contrasts, wave_difference
 from stmdeploy.results.state import DONE, FAILED, PlannedRow
 from stmdeploy.results.store import Store
@@ -56,7 +56,7 @@ def contrasts_of(waves: Mapping[str, Waves], batches: Mapping[str, int]) -> dict
         if len(shared) >= FEWEST_WAVES:
             turns = ((waves[one][wave], waves[other][wave]) for wave in shared)
             kind = frozenset((batches[one], batches[other]))
-            kinds[kind][one, other] = [wave_difference(*comparable(*both)) for both in turns]
+            kinds[kind][one, other] = [wave_difference(*compared(*both)) for both in turns]
     for pairs in kinds.values():
         for (one, other), between in zip(pairs, contrasts(list(pairs.values())), strict=True):
             found[one][other], found[other][one] = between, between.turned()

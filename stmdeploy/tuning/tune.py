@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from stmdeploy.errors import ExitCode, Failure, StmdeployError
 from stmdeploy.files.writing import writable, write_atomically
 from stmdeploy.hardware.environment import environment
-from stmdeploy.measure.calm import comparable
+from stmdeploy.measure.calm import compared
 from stmdeploy.measure.contrasts import FEWEST_WAVES, wave_difference
 from stmdeploy.measure.racing import Pair, Race
 from stmdeploy.plugins.progress import Progress
@@ -254,7 +254,7 @@ class Tuning:
         for block in wave.blocks:
             taken = {name: next(iter(waves_of([run]).values())) for name, run in block.items()}
             found |= {
-                (one, other): wave_difference(*comparable(taken[one], taken[other]))
+                (one, other): wave_difference(*compared(taken[one], taken[other]))
                 for one, other in combinations(block, 2)
             }
         return found

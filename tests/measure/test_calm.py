@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from stmdeploy.measure.calm import OthersUse, Taken, comparable, run_delay
+from stmdeploy.measure.calm import OthersUse, Taken, comparable, compared, run_delay
 
 
 def disturbed(*slowed: int, others_ms: float | None = None) -> Taken:
@@ -41,6 +41,15 @@ def test_who_waits_for_itself_hides_nothing() -> None:
     assert itself.waits_for_itself and not honest.waits_for_itself
     assert comparable(itself, honest) == (itself.durations, honest.durations)
     assert comparable(honest, honest) == (honest.calm, honest.calm)
+
+
+def test_turns_of_who_waits_for_itself_count_by_their_mean() -> None:
+    itself, honest = disturbed(0, 3, 4, 5, others_ms=1.0), disturbed(6, 7)
+    assert compared(itself, honest) == (
+        [[15.0], [25.0], [10.0], [10.0]],
+        [[10.0], [10.0], [20.0], [10.0]],
+    )
+    assert compared(honest, honest) == (honest.calm, honest.calm)
 
 
 def test_where_nothing_is_known_everything_counts() -> None:

@@ -59,7 +59,7 @@ class Pool(Trials):
         files = image_folder(self._spec.data.folder, 10).files
         order = np.random.default_rng(0).permutation(len(files))
         wanted = order[: CALIBRATING + CHOOSING + HELD_OUT + REST]
-        every = np.stack([load_image(files[i][0], self._built.info.image_size) for i in wanted])
+        every = np.stack([load_image(files[i][0], self._built.info.pixels) for i in wanted])
         return TrialImages("digits", every[:CALIBRATING], every[CALIBRATING:][:CHOOSING],
                            every[CALIBRATING:], None, None)  # fmt: skip
 

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 
-from stmdeploy.plugins.exporter import Exporter, Target, Work
-from stmdeploy.plugins.runner import Array, ModuleFactory, Runner
+from stmdeploy.plugins.exporter import Adoption, Declared, Exporter, Target, Work
+from stmdeploy.plugins.runner import Array, Inputs, ModuleFactory, Runner
 from stmdeploy.schema.manifest import Draft
 from stmdeploy.spec.run import RunSpec
 
@@ -16,6 +16,7 @@ from .onnx_graph import write_onnx
 from .operator_times import Inferences, of_onnxruntime
 from .ort_providers import BUILDERS
 from .ort_session import OnnxRuntimeRunner, first_non_finite, matrix_product
+from .outside import adopt_onnx, declared_onnx
 from .placement import check_on_gpu
 from .precision import converted, emulated
 
@@ -62,6 +63,20 @@ class OnnxExporter(Exporter):
             check_on_gpu(work.folder / draft.graph, work.spec.model.name)
         return draft
 
+    adopts = (".onnx",)
+
+    def precisions(self, of_file: str) -> tuple[str, ...]:
+        """That of the file."""
+        return (of_file,)
+
+    def declared(self, path: Path) -> Declared:
+        """Reads the graph."""
+        return declared_onnx(path)
+
+    def adopt(self, work: Adoption) -> Draft:
+        """Copies the file."""
+        return adopt_onnx(work)
+
     def import_runtime(self) -> None:
         import onnxruntime  # noqa: F401
 
@@ -75,10 +90,10 @@ class OnnxExporter(Exporter):
         return _RoundedBeside(path, run) if rounded else self.load(path, run, build)
 
     def operator_times(
-        self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
+        self, path: Path, run: RunSpec, build: ModuleFactory, inputs: Inputs, repeats: int
     ) -> Inferences:
         """Measures with ONNX Runtime's profiler; `build` is not used."""
-        return of_onnxruntime(path, run, images, repeats)
+        return of_onnxruntime(path, run, inputs, repeats)
 
     def product(self, run: RunSpec, size: int) -> Callable[[], object] | None:
         """Prepares a MatMul or MatMulInteger in a session of its own."""
@@ -97,13 +112,13 @@ class _RoundedBeside(OnnxRuntimeRunner):
         super().__init__(path, run)
         self._rounded = OnnxRuntimeRunner(emulated(path), run)
 
-    def prepare(self, images: Array) -> None:
-        super().prepare(images)
-        self._rounded.prepare(images)
+    def prepare(self, *inputs: Array) -> None:
+        super().prepare(*inputs)
+        self._rounded.prepare(*inputs)
 
-    def feed(self, images: Array) -> None:
-        super().feed(images)
-        self._rounded.feed(images)
+    def feed(self, *inputs: Array) -> None:
+        super().feed(*inputs)
+        self._rounded.feed(*inputs)
 
     def run(self) -> None:
         super().run()

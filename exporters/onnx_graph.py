@@ -231,7 +231,7 @@ def _annotate(model: Any, info: ModelInfo, spec: ExportSpec) -> None:
             "stmdeploy.version": version("stmdeploy"),
             "stmdeploy.model": info.name,
             "stmdeploy.scale": info.scale,
-            "stmdeploy.image_size": "x".join(map(str, info.image_size)),
+            "stmdeploy.image_size": "x".join(map(str, info.pixels)),
             "stmdeploy.precision": spec.precision,
             "stmdeploy.weights": info.weights.kind,
             "stmdeploy.weights_sha256": info.weights.sha256,

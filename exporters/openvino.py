@@ -9,21 +9,24 @@ from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files.reading import one_line
-from stmdeploy.plugins.exporter import Exporter, Target, Work
-from stmdeploy.plugins.runner import Array, ModuleFactory, Runner
-from stmdeploy.schema.manifest import Calibration, Draft
-from stmdeploy.spec.model import INPUT_NAME
+from stmdeploy.files.writing import sha256_of
+from stmdeploy.plugins.exporter import Adoption, Declared, Exporter, Target, Work
+from stmdeploy.plugins.runner import Array, Inputs, ModuleFactory, Runner
+from stmdeploy.schema.manifest import Calibration, Draft, TensorInfo
+from stmdeploy.spec.model import BATCH, INPUT_NAME
 from stmdeploy.spec.run import RunSpec
 
 from .onnx import not_installed
 from .onnx_graph import write_onnx
 from .operator_times import PART_MARK, Inferences, name_by_part, nodes_of_parts, of_openvino
 from .ort_session import first_non_finite
+from .outside import OPEN, OPEN_RANK, adopt_onnx, declared_onnx
 
 #: The type the CPU is asked to compute in, and the capability that takes; f32 without it.
 #: Left alone, OpenVINO picks bf16 by itself where the CPU has it.
@@ -87,6 +90,65 @@ class OpenVinoExporter(Exporter):
             graph_is_exact=precision == "fp32",
         )
 
+    adopts = (".xml", ".onnx")
+
+    def precisions(self, of_file: str) -> tuple[str, ...]:
+        """That of the file; float32 is computed in 16 bits, too, if that is asked for."""
+        return ("fp32", *_INFERENCE_PRECISION) if of_file == "fp32" else (of_file,)
+
+    def declared(self, path: Path) -> Declared:
+        """Reads the model; its constants are what lies in the file beside it."""
+        if path.suffix == ".onnx":
+            return declared_onnx(path)
+        model, weights = _read(path), path.with_suffix(".bin")
+        kinds = {node.get_type_name() for node in model.get_ops()}
+        constants = [n for n in model.get_ops() if n.get_type_name() == "Constant"]
+        sizes = [n.get_output_size() and prod(n.get_output_shape(0)) for n in constants]
+        return Declared(
+            inputs=tuple(map(_tensor_info, model.inputs)),
+            outputs=tuple(map(_tensor_info, model.outputs)),
+            precision="int8" if "FakeQuantize" in kinds else "fp32",
+            parameters=sum(
+                size
+                for node, size in zip(constants, sizes, strict=True)
+                if node.get_element_type().get_type_name() not in ("i32", "i64", "boolean")
+            ),
+            sha256=sha256_of(weights if weights.is_file() else path),
+        )
+
+    def adopt(self, work: Adoption) -> Draft:
+        """Writes the model, the shapes of its inputs known but for the batch."""
+        ov, source = _openvino(), work.path
+        graph = ""
+        if source.suffix == ".onnx":
+            copied = adopt_onnx(work, ".source.onnx")
+            graph = copied.graph
+            try:
+                model = ov.convert_model(work.folder / graph)
+            except Exception as error:  # OpenVINO's frontend errors share no type
+                raise StmdeployError(
+                    f"OpenVINO cannot read {source.name}: {_reason(error)}",
+                    "take another --runtime",
+                ) from error
+        else:
+            model = _read(source)
+        model.reshape(
+            {
+                place: [-1 if side == BATCH else int(side) for side in one.shape]
+                for place, one in enumerate(work.inputs)
+            }
+        )
+        path = work.folder / (source.stem + self.target.suffix)
+        ov.save_model(model, path, compress_to_fp16=False)
+        return Draft(
+            files=(path.name, path.with_suffix(".bin").name),
+            inputs=work.inputs,
+            outputs=work.outputs,
+            operators=dict(Counter(node.get_type_name() for node in model.get_ops()).most_common()),
+            versions={"openvino": version("openvino")},
+            graph=graph,
+        )
+
     def import_runtime(self) -> None:
         _openvino()
 
@@ -95,11 +157,11 @@ class OpenVinoExporter(Exporter):
         return OpenVinoRunner(path, run)
 
     def operator_times(
-        self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
+        self, path: Path, run: RunSpec, build: ModuleFactory, inputs: Inputs, repeats: int
     ) -> Inferences:
         """Measures with OpenVINO's counters; `build` is not used."""
         runner = OpenVinoRunner(path, run, {"PERF_COUNT": True})
-        runner.prepare(images)
+        runner.prepare(*inputs)
         return of_openvino(runner.request, repeats)
 
     def product(self, run: RunSpec, size: int) -> Callable[[], object] | None:
@@ -132,12 +194,42 @@ def _openvino() -> Any:
     return openvino
 
 
-def _refused(error: Exception, work: Work) -> StmdeployError:
-    """The error for OpenVINO's report, which lists the operators it has no rule for."""
+def _read(path: Path) -> Any:
+    """A model in OpenVINO's own format.
+
+    Raises:
+        StmdeployError: it is damaged.
+    """
+    try:
+        return _openvino().Core().read_model(path)
+    except Exception as error:
+        raise StmdeployError(
+            f"{path} is no model of OpenVINO: {_reason(error)}",
+            "give the .xml file; its .bin lies beside it",
+        ) from error
+
+
+def _tensor_info(port: Any) -> TensorInfo:
+    """An input or output; a dimension that is open has no name."""
+    shape = port.partial_shape
+    if shape.rank.is_dynamic:
+        sides: tuple[int | str, ...] = (OPEN_RANK,)
+    else:
+        sides = tuple(OPEN if dim.is_dynamic else dim.get_length() for dim in shape)
+    name = next(iter(sorted(port.get_names())), port.get_node().get_friendly_name())
+    return TensorInfo(name=name, dtype=str(port.get_element_type().to_dtype()), shape=sides)
+
+
+def _reason(error: Exception) -> str:
+    """What OpenVINO says, which may list the operators that it has no rule for."""
     lines = [line.strip("- ") for line in str(error).splitlines() if line.startswith("--")]
-    reason = "; ".join(lines) or one_line(str(error))[:200]
+    return "; ".join(lines) or one_line(str(error))[:200]
+
+
+def _refused(error: Exception, work: Work) -> StmdeployError:
+    """The error for a model that OpenVINO cannot read."""
     return StmdeployError(
-        f"OpenVINO cannot read {work.spec.model.name}: {reason}",
+        f"OpenVINO cannot read {work.spec.model.name}: {_reason(error)}",
         "leave --lowering out, or take another --target",
     )
 
@@ -203,17 +295,24 @@ class OpenVinoRunner(Runner):
         self._ov = _openvino()
         core = self._ov.Core()
         model = core.read_model(path)
-        model.reshape([run.batch, *list(model.input(0).partial_shape)[1:]])
+        model.reshape(
+            {
+                place: [run.batch if dim.is_dynamic else dim.get_length(), *rest]
+                for place, (dim, *rest) in enumerate(one.partial_shape for one in model.inputs)
+            }
+        )
         self._model = _compiled(core, model, run, settings or {})
         self.request = self._model.create_infer_request()
 
-    def prepare(self, images: Array) -> None:
-        """Copies the input into a tensor, which OpenVINO reads in place."""
-        self._input = self._ov.Tensor(images)
-        self.request.set_input_tensor(self._input)
+    def prepare(self, *inputs: Array) -> None:
+        """Copies the inputs into tensors, which OpenVINO reads in place."""
+        self._inputs = [self._ov.Tensor(one) for one in inputs]
+        for place, tensor in enumerate(self._inputs):
+            self.request.set_input_tensor(place, tensor)
 
-    def feed(self, images: Array) -> None:
-        self._input.data[:] = images
+    def feed(self, *inputs: Array) -> None:
+        for tensor, given in zip(self._inputs, inputs, strict=True):
+            tensor.data[:] = given
 
     def another(self) -> OpenVinoRunner:
         """The same compiled model, with an infer request of its own."""

@@ -16,10 +16,9 @@ from typing import Any
 
 from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.files.writing import scratch_folder
-from stmdeploy.plugins.runner import Array
+from stmdeploy.plugins.runner import Inputs
 from stmdeploy.schema.measurement import OperatorTime
 from stmdeploy.schema.onnx_files import PART_NOTE
-from stmdeploy.spec.model import INPUT_NAME
 from stmdeploy.spec.run import RunSpec
 
 from .onnx_graph import graph_of, notes_of, part_of
@@ -40,7 +39,7 @@ _RANGE = "stmdeploy:"
 _US_PER_MS = _MS_PER_S = 1000.0
 
 
-def of_onnxruntime(path: Path, run: RunSpec, images: Array, repeats: int) -> Inferences:
+def of_onnxruntime(path: Path, run: RunSpec, inputs: Inputs, repeats: int) -> Inferences:
     """Profiles with ONNX Runtime; slower than a plain run, because every node is timed.
 
     Raises:
@@ -58,8 +57,9 @@ def of_onnxruntime(path: Path, run: RunSpec, images: Array, repeats: int) -> Inf
         session = ort.InferenceSession(
             path, options, providers=provider_of(run, path), enable_fallback=0
         )
+        given = {one.name: x for one, x in zip(session.get_inputs(), inputs, strict=True)}
         for _ in range(_WARM_RUNS + repeats):
-            session.run(None, {INPUT_NAME: images})
+            session.run(None, given)
         events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
         parts = _parts(graph_of(path), graph_of(Path(options.optimized_model_filepath)))
     inferences = [

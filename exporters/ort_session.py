@@ -45,40 +45,58 @@ class OnnxRuntimeRunner(Runner):
         self._run = run
         self._session, self._stream = _session(path, run)
         self._binding = self._session.io_binding()
-        self._input: onnxruntime.OrtValue | None = None
+        self._names = [one.name for one in self._session.get_inputs()]
+        self._inputs: list[onnxruntime.OrtValue] = []
         self._outputs: list[onnxruntime.OrtValue] = []
 
-    def prepare(self, images: Array) -> None:
-        """Copies the input to the device; binds it and preallocated outputs."""
-        self._input = self._ort.OrtValue.ortvalue_from_numpy(images, self._run.device, 0)
-        self._binding.bind_ortvalue_input(INPUT_NAME, self._input)
-        self._outputs = []
-        for output, shape in zip(self._session.get_outputs(), self._shapes(images), strict=True):
+    def prepare(self, *inputs: Array) -> None:
+        """Copies the inputs to the device; binds them and preallocated outputs."""
+        self._inputs, self._outputs = [], []
+        for name, given in zip(self._names, inputs, strict=True):
+            value = self._ort.OrtValue.ortvalue_from_numpy(given, self._run.device, 0)
+            self._binding.bind_ortvalue_input(name, value)
+            self._inputs.append(value)
+        for output, (shape, dtype) in zip(
+            self._session.get_outputs(), self._made(inputs), strict=True
+        ):
             value = self._ort.OrtValue.ortvalue_from_shape_and_type(
-                shape, images.dtype.type, self._run.device, 0
+                shape, dtype, self._run.device, 0
             )
             self._binding.bind_ortvalue_output(output.name, value)
             self._outputs.append(value)
         self._binding.synchronize_inputs()
 
-    def _shapes(self, images: Array) -> list[list[int]]:
-        """The shapes of the outputs for a batch; a file of dynamic size is run to find them out."""
-        shapes = [[len(images), *output.shape[1:]] for output in self._session.get_outputs()]
-        if all(isinstance(side, int) for shape in shapes for side in shape):
-            return shapes
-        return [list(found.shape) for found in self._session.run(None, {INPUT_NAME: images})]
+    def _made(self, inputs: tuple[Array, ...]) -> list[tuple[list[int], Any]]:
+        """Shape and type of every output; a file that leaves more open than the batch of images is
+        run to find them out."""
+        images, outputs = inputs[0], self._session.get_outputs()
+        shapes = [[len(images), *output.shape[1:]] for output in outputs]
+        known = all(isinstance(side, int) for shape in shapes for side in shape)
+        if known and self._takes_images(outputs):
+            return [(shape, images.dtype.type) for shape in shapes]
+        found: Any = self._session.run(None, dict(zip(self._names, inputs, strict=True)))
+        return [(list(one.shape), one.dtype.type) for one in found]
 
-    def feed(self, images: Array) -> None:
-        if self._input is None:
+    def _takes_images(self, outputs: Any) -> bool:
+        """Whether it maps a batch of images to as many rows of float32, as our own files do."""
+        batches = {str(one.shape[0]) for one in outputs if one.shape}
+        (first, *others) = self._session.get_inputs()
+        types = {one.type for one in (first, *outputs)}
+        alike = batches == {str(first.shape[0])} and len(types) == 1
+        return not others and first.name == INPUT_NAME and alike
+
+    def feed(self, *inputs: Array) -> None:
+        if not self._inputs:
             raise RuntimeError("prepare() comes before feed()")
-        self._input.update_inplace(images)
+        for value, given in zip(self._inputs, inputs, strict=True):
+            value.update_inplace(given)
         self._binding.synchronize_inputs()
 
     def another(self) -> Self:
         """The same session, with a binding of its own."""
         twin = copy.copy(self)
         twin._binding = self._session.io_binding()
-        twin._input, twin._outputs = None, []
+        twin._inputs, twin._outputs = [], []
         return twin
 
     def run(self) -> None:

@@ -17,8 +17,15 @@ from pathlib import Path
 
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files.writing import sha256_of
-from stmdeploy.plugins.exporter import BuildWork, Exporter, Target, Work
-from stmdeploy.plugins.runner import Array, ModuleFactory, Runner
+from stmdeploy.plugins.exporter import (
+    Adoption,
+    BuildWork,
+    Declared,
+    Exporter,
+    Target,
+    Work,
+)
+from stmdeploy.plugins.runner import Array, Inputs, ModuleFactory, Runner
 from stmdeploy.schema.artifact import Artifact, read_artifact
 from stmdeploy.schema.manifest import Draft, EngineInfo
 from stmdeploy.spec.export import EngineSpec
@@ -28,10 +35,17 @@ from .onnx import not_installed
 from .onnx_graph import described, write_onnx
 from .operator_times import Inferences, of_tensorrt, parts_of
 from .ort_session import OnnxRuntimeRunner, first_non_finite
+from .outside import adopt_onnx, declared_onnx, with_shapes
 from .precision import converted, emulated
 from .tensorrt_build import Build, check_fp8
 from .tensorrt_log import fused_layers, memory_bytes
-from .tensorrt_runner import TensorRtRunner, gpu_capability, why_no_gpu
+from .tensorrt_runner import (
+    TensorRtRunner,
+    declared_engine,
+    engine_info,
+    gpu_capability,
+    why_no_gpu,
+)
 
 
 class TensorRtExporter(Exporter):
@@ -80,6 +94,37 @@ class TensorRtExporter(Exporter):
             engine = replace(engine, sizes=work.spec.sizes)
         build_work = BuildWork(engine, work.folder, work.tell)
         return self._built(source, work.spec.model.name, build_work)
+
+    @property
+    def adopts(self) -> tuple[str, ...]:
+        """ONNX files, of which engines are built, and engines."""
+        return (f".{self.suffix.rpartition('.')[2]}", ".onnx")
+
+    def precisions(self, of_file: str) -> tuple[str, ...]:
+        """That of the file: networks are strongly typed."""
+        return (of_file,) if of_file in self.target.tolerances else ()
+
+    def declared(self, path: Path) -> Declared:
+        """Reads the graph, or the engine.
+
+        Raises:
+            StmdeployError: it is damaged, or an engine of another version or GPU.
+        """
+        if path.suffix == ".onnx":
+            return declared_onnx(path)
+        return declared_engine(import_module(self.module_name), path)
+
+    def adopt(self, work: Adoption) -> Draft:
+        """Builds the engine of a graph; or copies an engine."""
+        if work.path.suffix == ".onnx":
+            source = adopt_onnx(work, f".{self.name}.onnx")
+            with_shapes(work.folder / source.graph, work.inputs)
+            return self._built(
+                source, work.path.stem, BuildWork(work.engine, work.folder, work.tell)
+            )
+        shutil.copyfile(work.path, work.folder / work.path.name)
+        info = engine_info(import_module(self.module_name), work.path)
+        return Draft(files=(work.path.name,), inputs=work.inputs, outputs=work.outputs, engine=info)
 
     def engine_key(self, engine: EngineSpec) -> dict[str, str]:
         """The builder, its version, and the compute capabilities that it builds for."""
@@ -199,13 +244,13 @@ class TensorRtExporter(Exporter):
         return TensorRtRunner(import_module(self.module_name), path, run, draft.engine)
 
     def operator_times(
-        self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
+        self, path: Path, run: RunSpec, build: ModuleFactory, inputs: Inputs, repeats: int
     ) -> Inferences:
         """Measures with TensorRT's profiler, on a GPU; `build` is not used."""
         # A CUDA graph would be replayed past the profiler.
         plain = replace(run, settings=replace(run.settings, cuda_graph=False))
         runner = self.load(path, plain, build)
-        runner.prepare(images)
+        runner.prepare(*inputs)
         return of_tensorrt(import_module(self.module_name), runner, repeats)
 
     def explain(self, path: Path, draft: Draft, images: Array) -> str:

@@ -13,7 +13,6 @@ from stmdeploy.files.reading import BYTES_PER_MIB, one_line
 from stmdeploy.files.writing import write_atomically
 from stmdeploy.schema.onnx_files import PART_NOTE
 from stmdeploy.spec.export import EngineSpec
-from stmdeploy.spec.model import INPUT_NAME
 
 from .onnx_graph import graph_of, notes_of
 from .operator_times import PART_MARK, parts_of
@@ -139,12 +138,11 @@ class Build:
 
     def _profile(self, network: Any) -> Any:
         profile = self.builder.create_optimization_profile()
-        _, channels, *sides = network.get_input(0).shape
-        sizes, of = [tuple(sides)] * 3, self.spec.sizes
-        if of is not None and -1 in sides:
-            sizes = [of.least, of.best, of.most]
-        shapes = [(n, channels, *size) for n, size in zip(self.spec.batch, sizes, strict=True)]
-        profile.set_shape(INPUT_NAME, *shapes)
+        shapes = []
+        for place in range(network.num_inputs):
+            given = network.get_input(place)
+            shapes = self._shapes(tuple(given.shape))
+            profile.set_shape(given.name, *shapes)
         if not profile:
             raise StmdeployError(
                 f"shapes {', '.join('x'.join(map(str, one)) for one in shapes)} make no "
@@ -152,6 +150,17 @@ class Build:
                 "give --batch MIN,OPT,MAX",
             )
         return profile
+
+    def _shapes(self, declared: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """The least, the best and the largest shape of an input: its batch, and the sides of images
+        where they are open."""
+        sizes, of = [declared[1:]] * 3, self.spec.sizes
+        if of is not None and -1 in declared[1:]:
+            sizes = [(declared[1], *size) for size in (of.least, of.best, of.most)]
+        first = self.spec.batch if declared[:1] == (-1,) else (declared[:1] or ((),)) * 3
+        return [
+            (n, *size) if isinstance(n, int) else size for n, size in zip(first, sizes, strict=True)
+        ]
 
     def _set_target(self, config: Any) -> None:
         """Sets the compute capabilities, if the builder takes any; else notes the GPU here."""

@@ -25,7 +25,7 @@ _WARM_RUNS_BEFORE_CAPTURE = 3
 
 def torch_draft(work: Work, name: str) -> Draft:
     """The draft of a single file written by torch: float32 in and out, any batch size."""
-    image = TensorInfo(name=INPUT_NAME, dtype="float32", shape=("batch", 3, *work.info.image_size))
+    image = TensorInfo(name=INPUT_NAME, dtype="float32", shape=("batch", 3, *work.info.pixels))
     return Draft(
         files=(name,), inputs=(image,), outputs=work.outputs, versions={"torch": version("torch")}
     )
@@ -34,7 +34,7 @@ def torch_draft(work: Work, name: str) -> Draft:
 class TensorRunner(Runner):
     """A runner whose input and outputs are torch tensors; on a GPU, on a stream of its own.
 
-    A subclass sets ``_input`` in `prepare`, and ``_outputs`` there or in `_execute`.
+    A subclass sets ``_inputs`` in `prepare`, and ``_outputs`` there or in `_execute`.
     """
 
     def __init__(self, run: RunSpec, *, on_gpu: bool) -> None:
@@ -44,25 +44,28 @@ class TensorRunner(Runner):
         self._run = run
         self._stream: Any = torch.cuda.Stream() if on_gpu else None  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._input: Tensor | None = None
-        self._pinned: Tensor | None = None
+        self._inputs: tuple[Tensor, ...] = ()
+        self._pinned: tuple[Tensor, ...] = ()
         self._outputs: Tensor | Sequence[Tensor] = ()
 
     @abstractmethod
     def _execute(self) -> None:
         """Runs one inference; on a GPU, puts it on the stream and does not wait."""
 
-    def feed(self, images: Array) -> None:
+    def feed(self, *inputs: Array) -> None:
         """As `Runner.feed`; to a GPU from pinned memory, as a server keeps its inputs."""
-        if self._input is None:
+        if not self._inputs:
             raise RuntimeError("prepare() comes before feed()")
-        given = self._torch.from_numpy(images)
+        given = tuple(map(self._torch.from_numpy, inputs))
         if self._stream is not None:
-            if self._pinned is None or self._pinned.shape != given.shape:
-                self._pinned = self._torch.empty_like(given, pin_memory=True)
-            given = self._pinned.copy_(given)
+            if [one.shape for one in self._pinned] != [one.shape for one in given]:
+                self._pinned = tuple(self._torch.empty_like(one, pin_memory=True) for one in given)
+            given = tuple(
+                pinned.copy_(one) for pinned, one in zip(self._pinned, given, strict=True)
+            )
         with self._lane():
-            self._input.copy_(given, non_blocking=True)
+            for mine, one in zip(self._inputs, given, strict=True):
+                mine.copy_(one, non_blocking=True)
         self._wait()
 
     def another(self) -> Self:
@@ -70,7 +73,7 @@ class TensorRunner(Runner):
         twin = copy.copy(self)
         if self._stream is not None:
             twin._stream = self._torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        twin._pinned = None
+        twin._pinned = ()
         return twin
 
     def run(self) -> None:
@@ -88,7 +91,9 @@ class TensorRunner(Runner):
             given = (given,)
         if not given:
             raise RuntimeError("prepare() and run() come before outputs()")
-        return tuple(one.float().cpu().numpy() for one in given)
+        return tuple(
+            (one.float() if one.is_floating_point() else one).cpu().numpy() for one in given
+        )
 
     def _lane(self) -> AbstractContextManager[object]:
         """Sends the work inside it to this runner's stream, on a GPU."""

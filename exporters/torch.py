@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.plugins.exporter import Exporter, Target, Work
-from stmdeploy.plugins.runner import Array, ModuleFactory
+from stmdeploy.plugins.runner import Array, Inputs, ModuleFactory
 from stmdeploy.schema.manifest import Draft
 from stmdeploy.spec.run import OWN_GRAPHS, RunSpec
 
@@ -62,7 +62,7 @@ class TorchExporter(Exporter):
         return TorchRunner(path, run, build)
 
     def operator_times(
-        self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
+        self, path: Path, run: RunSpec, build: ModuleFactory, inputs: Inputs, repeats: int
     ) -> Inferences:
         """Measures with torch.profiler.
 
@@ -72,7 +72,7 @@ class TorchExporter(Exporter):
         if run.runtime != "torch":
             raise StmdeployError(f"{run.runtime} does not report where its time goes", OTHERS)
         runner = TorchRunner(path, run, build)
-        return of_torch(runner.module, runner.prepared(images), run.device, repeats)
+        return of_torch(runner.module, runner.prepared(inputs[0]), run.device, repeats)
 
     def product(self, run: RunSpec, size: int) -> Callable[[], object] | None:
         """Prepares a ``torch.mm``; None for integers, which it does not take."""
@@ -127,10 +127,10 @@ class TorchRunner(TensorRunner):
             image = image.contiguous(memory_format=self._torch.channels_last)
         return image
 
-    def prepare(self, images: Array) -> None:
+    def prepare(self, *inputs: Array) -> None:
         """Copies the input to the device; captures the CUDA graph, if the run asks for one."""
         self._graph = None
-        self._input = self.prepared(images)
+        self._inputs = tuple(map(self.prepared, inputs))
         if self._stream is not None:
             self._torch.cuda.synchronize()
             own = self._compiled and self._run.settings.torch_mode in OWN_GRAPHS
@@ -140,7 +140,7 @@ class TorchRunner(TensorRunner):
 
     def _execute(self) -> None:
         with self._lane():
-            self._outputs = self.module(self._input)
+            self._outputs = self.module(*self._inputs)
 
     def _submit(self) -> None:
         with self._torch.inference_mode():

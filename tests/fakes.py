@@ -38,11 +38,11 @@ class FakeRunner:
         self.fed = 0
         self.prepared: npt.NDArray[np.float32] | None = None
 
-    def prepare(self, images: npt.NDArray[np.float32]) -> None:
-        self.prepared = images
+    def prepare(self, *inputs: npt.NDArray[np.float32]) -> None:
+        (self.prepared,) = inputs
 
-    def feed(self, images: npt.NDArray[np.float32]) -> None:
-        self.prepared = images
+    def feed(self, *inputs: npt.NDArray[np.float32]) -> None:
+        (self.prepared,) = inputs
         self.fed += 1
 
     def another(self) -> FakeRunner:

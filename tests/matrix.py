@@ -99,8 +99,8 @@ def keep(promise: Promise, model: ModelSpec, engine: EngineSpec | None = None) -
         else:
             manifest = artifact.manifest
             result |= {
-                "relative_l2_error": manifest.verification.relative_l2_error,
-                "row_dependence": manifest.verification.row_dependence,
+                "relative_l2_error": manifest.proof.relative_l2_error,
+                "row_dependence": manifest.proof.row_dependence,
                 "state": manifest.state,
                 "layers": manifest.engine and manifest.engine.layers_after,
             }

@@ -30,6 +30,8 @@ def profile(
     precision: Several = (),
     image_size: Several = (),
     model: Several = (),
+    files: str | Path | Sequence[str | Path] = (),
+    input: Several = (),
     checkpoint: str | Path | None = None,
     gpu: Several = (),
     budget_s: float | None = None,
@@ -47,6 +49,8 @@ def profile(
         precision: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``int8-dynamic``, ``fp8``.
         image_size: one side in pixels, or ``"HEIGHTxWIDTH"``.
         model: models of your own, as ``"package.module:callable"``.
+        files: models that you have, such as ``"model.onnx"``; alone unless others are named.
+        input: what a file leaves open of its inputs, as ``"image:1x3x224x224"``.
         checkpoint: a file, a URL, or ``"official"``; by default synthetic weights.
         gpu: the GPU to measure on, such as ``"a100"``; by default the processor.
         budget_s: sampling time of a row, in seconds.
@@ -65,6 +69,7 @@ def profile(
     >>> results.ratios()[["row", "ratio", "ratio_low", "ratio_high"]]  # doctest: +SKIP
     """
     from stmdeploy.cli.options import SweepOptions
+    from stmdeploy.cli.outside import file_models
     from stmdeploy.cli.requests import sweep_spec
     from stmdeploy.sweeps.profile import Place
     from stmdeploy.sweeps.profile import profile as measure
@@ -75,8 +80,12 @@ def profile(
         "reference": reference, "checkpoint": None if checkpoint is None else str(checkpoint),
         **options,
     }  # fmt: skip
-    spec = sweep_spec(_as_options(SweepOptions, given))
+    asked = _as_options(SweepOptions, given)
+    paths = [files] if isinstance(files, (str, Path)) else files
+    said = tuple(map(str, [input] if isinstance(input, (str, int)) else input))
     with _progress(progress) as told:
+        how = said, asked.runtime, asked.precision
+        spec = sweep_spec(asked, files=file_models(list(map(Path, paths)), *how, told))
         done = measure(spec, Place(Path(out)), told, lambda _: None)
     return Results(done.rows, sweep=done.sweep.id, reference=done.reference, folder=Path(out))
 

@@ -88,11 +88,11 @@ def engine_key(source: Artifact, builder: dict[str, str], run: RunSpec, engine: 
 
 def _verified(
     exporter: Exporter, source: Artifact, main: Path, draft: Draft, run: RunSpec
-) -> Verification:
+) -> Verification | None:
     """The engine's verification against the model's known outputs; the source's if it cannot run
     here."""
     mine = source.manifest.verification
-    if draft.not_run:
+    if mine is None or draft.not_run:
         return mine
 
     def load(batch: int) -> Runner:
@@ -101,7 +101,7 @@ def _verified(
     return verify(
         load,
         mine.outputs,
-        source.manifest.model.image_size,
+        source.manifest.model.pixels,
         source.manifest.precision,
         mine.tolerance_relative_l2,
         lambda _: "",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stmdeploy.schema.manifest import GraphCost, Operation, Share
+from stmdeploy.schema.manifest import GraphCost, Operation, Share, TensorInfo
 from stmdeploy.schema.onnx_files import PART_NOTE
 
 if TYPE_CHECKING:
@@ -23,13 +24,16 @@ _LONGEST_SHAPE_BYTES = 1024
 _FREE = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Constant"})
 
 
-def graph_cost(path: Path) -> GraphCost:
+def graph_cost(path: Path, inputs: Sequence[TensorInfo] = ()) -> GraphCost:
     """Adds up the nodes of an ONNX file, with shapes inferred at batch 1.
+
+    Args:
+        inputs: what is known of its inputs, if they leave more open than the batch.
 
     MACs are those of matrix products, convolutions and bilinear samples (4 each), as the graph
     does them: a lowering may need more or fewer than the model itself.
     """
-    graph = _at_batch_one(path)
+    graph = _at_batch_one(path, inputs)
     shapes = _shapes(graph)
     weights = {tensor.name for tensor in graph.initializer}
     by_operator, by_part = defaultdict[str, list[Share]](list), defaultdict[str, list[Share]](list)
@@ -53,15 +57,21 @@ def graph_cost(path: Path) -> GraphCost:
     )
 
 
-def operations(path: Path) -> tuple[Operation, ...]:
+def operations(
+    path: Path, inputs: Sequence[TensorInfo] = (), batch: int = 1
+) -> tuple[Operation, ...]:
     """The operators of an ONNX file that multiply, as the roofline bound counts them.
 
     Left out are nodes that depend on no input, which are folded before the graph runs; norms,
     activations, softmax and copies, which can be fused into a neighbour; and what stays inside an
     attention: the logits between its two products. The others read their inputs and write their
     outputs once.
+
+    Args:
+        inputs: as for `graph_cost`.
+        batch: images per inference, if the file takes no other number.
     """
-    graph = _at_batch_one(path)
+    graph = _at_batch_one(path, inputs)
     shapes, parts = _shapes(graph), dict[str, str]()
     live = {value.name for value in graph.input} - {tensor.name for tensor in graph.initializer}
     inside: set[str] = set()  # of attentions
@@ -90,18 +100,27 @@ def operations(path: Path) -> tuple[Operation, ...]:
     return tuple(
         Operation(
             operator=operator, part=part, nodes=nodes,
-            macs=macs, weight_elements=weights, activation_elements=activations,
+            macs=macs // batch, weight_elements=weights,
+            activation_elements=activations // batch,
         )
         for (operator, part, macs, weights, activations), nodes in counted.items()
     )  # fmt: skip
 
 
-def _at_batch_one(path: Path) -> onnx.GraphProto:
+def _at_batch_one(path: Path, inputs: Sequence[TensorInfo]) -> onnx.GraphProto:
     """The graph of an ONNX file, with every shape that can be inferred at batch 1."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
-    for value in (*model.graph.input, *model.graph.output):
+    known = {one.name: one.shape for one in inputs}
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        for dim, side in zip(dims, known.get(value.name, (1,) * len(dims)), strict=False):
+            if not dim.HasField("dim_value"):
+                dim.dim_value = side if isinstance(side, int) else 1
+    for value in model.graph.output:
+        if known:
+            value.type.tensor_type.ClearField("shape")  # inferred, like all that lies between
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
                 dim.dim_value = 1

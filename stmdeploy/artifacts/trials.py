@@ -112,7 +112,7 @@ class Trials:
             model=info.name,
             weights=info.weights.kind,
             weights_sha256=info.weights.sha256,
-            image_size=info.image_size,
+            image_size=info.pixels,
             target=self._exporter.target.name,
             precision=self._spec.export.precision,
             lowering=self.form,
@@ -223,7 +223,7 @@ class Trials:
         images = self.images
         return self._exporter.export(
             Work(
-                module=lower(self._built.module, form, self._built.info.image_size),
+                module=lower(self._built.module, form, self._built.info.pixels),
                 form=form,
                 info=self._built.info,
                 outputs=self._built.outputs(),
@@ -315,7 +315,7 @@ class Trials:
             main, image = scratch / draft.files[0], self.images.choosing[:1]
             try:
                 told = self._exporter.operator_times(
-                    main, run, lambda: self._built.module, image, _PROFILED
+                    main, run, lambda: self._built.module, (image,), _PROFILED
                 )
             except StmdeployError:
                 return None
@@ -371,7 +371,7 @@ def _largest(most: int, holds: Callable[[int], bool]) -> int:
 def _images(built: BuiltModel, spec: TrialSpec, progress: Progress) -> TrialImages:
     import numpy as np
 
-    first, size = spec.export.calibration.images, built.info.image_size
+    first, size = spec.export.calibration.images, built.info.pixels
     if spec.data is None:
         dice = np.random.default_rng(spec.seed)
         count = first + spec.choosing + spec.held_out

@@ -62,7 +62,7 @@ class BuiltModel:
         shapes = []
         for i, count in enumerate(channels):
             stride = STRIDES[0] << i
-            sides: tuple[int | str, ...] = tuple(-(-s // stride) for s in self.info.image_size)
+            sides: tuple[int | str, ...] = tuple(-(-s // stride) for s in self.info.pixels)
             if dynamic_size:
                 sides = f"height/{stride}", f"width/{stride}"
             shapes.append((count, *sides))
@@ -99,7 +99,7 @@ class BuiltModel:
             )
         with torch.no_grad():
             module = Backbone(
-                config, self.info.image_size, self.info.num_classes, block_of(config.any_size)
+                config, self.info.pixels, self.info.num_classes, block_of(config.any_size)
             )
         module.load_state_dict(self.module.state_dict())
         return module.eval()
@@ -143,7 +143,8 @@ def build_model(spec: ModelSpec, progress: Progress) -> BuiltModel:
     config = None if spec.is_custom else resolve(spec.name)
     spec = replace(spec, checkpoint=_checkpoint_source(spec, config))
     module = build_module(spec)
-    file_hash = load_checkpoint(module, spec.checkpoint, progress) if spec.checkpoint else None
+    inner = module.module if isinstance(module, OneOutput) else module
+    file_hash = load_checkpoint(inner, spec.checkpoint, progress) if spec.checkpoint else None
     made_of = spec.name if spec.is_custom else f"seed {spec.seed}"
     weights = WeightsInfo(
         kind="checkpoint" if spec.checkpoint else "own" if spec.is_custom else "synthetic",
@@ -255,7 +256,28 @@ def _custom_module(spec: ModelSpec) -> nn.Module:
             f"--model {spec.name} gives a {type(module).__name__}",
             "it must return a torch.nn.Module",
         )
-    return module
+    return OneOutput(module, spec.output) if spec.output else module
+
+
+class OneOutput(nn.Module):
+    """A module of several outputs, of which one is taken.
+
+    Args:
+        output: its key, or its index.
+    """
+
+    def __init__(self, module: nn.Module, output: str) -> None:
+        super().__init__()
+        self.module, self.output = module, output
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images N 3 H W -> that output."""
+        given = self.module(images)
+        if isinstance(given, Mapping):
+            return given[self.output]  # type: ignore[no-any-return]
+        if isinstance(given, (tuple, list)) and self.output.lstrip("-").isdecimal():
+            return given[int(self.output)]  # type: ignore[no-any-return]
+        return getattr(given, self.output)  # type: ignore[no-any-return]
 
 
 def _import_factory(package: str, name: str) -> Callable[..., object]:
@@ -287,6 +309,28 @@ def _classes_argument(factory: Callable[..., object], spec: ModelSpec) -> dict[s
     return {"num_classes": spec.num_classes} if takes else {}
 
 
+def _fails(spec: ModelSpec, error: Exception) -> StmdeployError:
+    height, width = spec.image_size
+    return StmdeployError(
+        f"--model {spec.name} fails on an image of {height}x{width} px: {error}",
+        "it must map images N 3 H W to logits; try another --image-size",
+    )
+
+
+def _described(given: object) -> str:
+    """What a model gave, in words: types, keys and shapes."""
+    if isinstance(given, torch.Tensor):
+        return f"a tensor of shape {tuple(given.shape)}"
+    name = type(given).__name__
+    if isinstance(given, Mapping):
+        inside = ", ".join(f"{key}: {_described(value)}" for key, value in given.items())
+        return f"a {name} of {inside or 'nothing'}"
+    if isinstance(given, (tuple, list)):
+        inside = ", ".join(f"{i}: {_described(value)}" for i, value in enumerate(given))
+        return f"a {name} of {inside or 'nothing'}"
+    return f"a {name}"
+
+
 def _timm_factory(name: str) -> Callable[..., object]:
     try:
         import timm
@@ -305,15 +349,24 @@ def _num_classes(module: nn.Module, spec: ModelSpec) -> int | None:
     try:
         with torch.inference_mode():
             logits = module(torch.zeros(1, 3, *spec.image_size))
-    except Exception as error:
-        height, width = spec.image_size
+    except (AttributeError, KeyError, IndexError) as error:
+        if not isinstance(module, OneOutput):
+            raise _fails(spec, error) from error
+        with torch.inference_mode():
+            every = module.module(torch.zeros(1, 3, *spec.image_size))
         raise StmdeployError(
-            f"--model {spec.name} fails on an image of {height}x{width} px: {error}",
-            "it must map images N 3 H W to logits; try another --image-size",
+            f"--model {spec.name} has no output {spec.output!r}: it gives {_described(every)}",
+            "give --output a key or an index of these",
         ) from error
+    except Exception as error:
+        raise _fails(spec, error) from error
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         raise StmdeployError(
-            f"--model {spec.name} does not give logits of shape (N, classes)", "wrap it to do so"
+            f"--model {spec.name} does not give logits of shape (N, classes), but "
+            f"{_described(logits)}",
+            "wrap it to do so"
+            if isinstance(logits, torch.Tensor)
+            else "name the output to take, as in --output logits or --output 0",
         )
     found = int(logits.shape[1])
     if spec.num_classes not in (None, found):

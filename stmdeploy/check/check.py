@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -100,7 +100,13 @@ def check(spec: CheckSpec, progress: Progress) -> CheckResult:
         bundle = stack.enter_context(open_bundle(spec.baseline))
         _refuse_wishes(spec, bundle)
         entries = _entries(spec, way, bundle, stack, progress)
-        measured = _compare(spec, way, bundle, entries, progress)
+        measured = compare(
+            spec,
+            lambda entry: way.contest(bundle, entry),
+            way.differences(bundle.baseline, entries[0].spec.run.gpu_uuid),
+            entries,
+            progress,
+        )
         return CheckResult(
             stmdeploy_version=version("stmdeploy"),
             created_utc=now_utc(),
@@ -184,14 +190,22 @@ def _refuse_programs(
     refuse_wishes(wishes, str(spec.candidate), trust=spec.trust)
 
 
-def _compare(
-    spec: CheckSpec, way: Way, bundle: Bundle, entries: Sequence[Entry], progress: Progress
+def compare(
+    spec: CheckSpec,
+    contest_of: Callable[[Entry], Contest],
+    differing: tuple[str, ...],
+    entries: Sequence[Entry],
+    progress: Progress,
 ) -> list[CheckedRow]:
-    """Measures pair after pair: one of every undecided row, in random order, until none is left."""
+    """Measures pair after pair: one of every undecided row, in random order, until none is left.
+
+    Args:
+        contest_of: how a row is measured.
+        differing: what makes a comparison impossible here, in words; empty if nothing does.
+    """
     dice = random.Random(time.time_ns())
-    differing = way.differences(bundle.baseline, entries[0].spec.run.gpu_uuid)
     running = {
-        entry.row.name: _comparison(spec, way.contest(bundle, entry), entry, len(entries), progress)
+        entry.row.name: _comparison(spec, contest_of(entry), entry, len(entries), progress)
         for entry in entries
     }
     failures: dict[str, StmdeployError] = {}

@@ -226,10 +226,9 @@ def exact_gates(
 def _figures(artifact: Artifact) -> dict[str, float]:
     """What is known of one side, by gate."""
     manifest = artifact.manifest
-    figures = {
-        "size": artifact.size_bytes / BYTES_PER_MIB,
-        FIDELITY: (manifest.fidelity or manifest.verification).relative_l2_error,
-    }
+    figures = {"size": artifact.size_bytes / BYTES_PER_MIB}
+    if (known := manifest.fidelity or manifest.verification) is not None:
+        figures[FIDELITY] = known.relative_l2_error
     if manifest.cost is not None:
         figures["macs"] = float(sum(share.macs for share in manifest.cost.by_operator.values()))
     return figures

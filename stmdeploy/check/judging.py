@@ -6,8 +6,8 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from stmdeploy.check.bundle import BaselineRow
 from stmdeploy.check.comparison import Comparison
 from stmdeploy.check.gates import FIDELITY, exact_gates
 from stmdeploy.check.outcome import FAILED, OUTPUTS_DIFFER, CheckedRow, Gate
@@ -36,11 +36,31 @@ _UNEQUAL_PROCESSORS = 0.2
 Judged = tuple[str, tuple[str, ...]]
 
 
+class Compared(Protocol):
+    """What is known beforehand of a row that is compared."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def calibrated(self) -> tuple[float, ...]:
+        """As in `BaselineRow`; empty if nothing was measured."""
+
+    @property
+    def outputs(self) -> tuple[tuple[float, ...], ...]:
+        """As in `BaselineRow`."""
+
+    @property
+    def runtime_version(self) -> str:
+        """As in `BaselineRow`."""
+
+
 @dataclass(frozen=True)
 class Entry:
-    """A row of the baseline as it is compared here, and its two sides."""
+    """A row as it is compared here, and its two sides."""
 
-    row: BaselineRow
+    row: Compared
     spec: RowSpec
     policy: RowPolicy
     baseline: Contender
@@ -94,7 +114,7 @@ def judge_row(
         pairs=len(pairs),
         measured_s=comparison.spent_s,
         gates=gates,
-        advice=(*advice, *_unequal(*others)),
+        advice=(*advice, *_unequal(*others), *_apart(entry, live)),
         baseline_samples_ms=_samples_ms(baselines),
         candidate_samples_ms=_samples_ms(candidates),
     )
@@ -130,6 +150,16 @@ def _unequal(before: float | None, after: float | None) -> tuple[str, ...]:
         f"{before:.1f} during the baseline's: if the candidate starts them, that is part of its "
         "cost; if not, check again",
     )
+
+
+def _apart(entry: Entry, live: Sequence[Pair]) -> tuple[str, ...]:
+    """How far outputs of two files are apart that nobody has verified."""
+    sides = (entry.baseline.artifact.manifest, entry.candidate.artifact.manifest)
+    if not live or all(one.verification is not None for one in sides):
+        return ()
+    far = outputs_apart(live[-1])
+    told = f"{far:.1e} relative L2 apart" if math.isfinite(far) else "of other shapes"
+    return (f"outputs are {told if far else 'equal'} for the same random inputs",)
 
 
 def _judged(
@@ -219,6 +249,15 @@ def _outputs_distance(entry: Entry, pairs: Sequence[Pair], *, stored: bool) -> f
     mine = pairs[-1].candidate.run.outputs
     furthest = max(map(_distance, mine, theirs)) if len(mine) == len(theirs) else math.inf
     return furthest if furthest > _TOLERANCE[entry.spec.run.precision] else None
+
+
+def outputs_apart(pair: Pair) -> float:
+    """The relative L2 distance of the output that is furthest off; infinite between different
+    numbers or sizes of outputs."""
+    theirs, mine = pair.baseline.run.outputs, pair.candidate.run.outputs
+    if len(mine) != len(theirs):
+        return math.inf
+    return max(map(_distance, mine, theirs), default=0.0)
 
 
 def _distance(mine: Sequence[float], theirs: Sequence[float]) -> float:

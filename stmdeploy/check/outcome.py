@@ -93,7 +93,7 @@ class CheckResult(Document):
     created_utc: str = Field(description="Time of the check, UTC, ISO 8601.")
     baseline: str = Field(description="The baseline, as it was named.")
     candidate: str = Field(description="The candidate, as it was named.")
-    way: str = Field(description="What was compared: artifacts, interpreters or stored.")
+    way: str = Field(description="What was compared: artifacts, interpreters, stored or files.")
     machine: MachineKey = Field(description="Machine of the check.")
     error_probability: float = Field(
         description="Probability that any interval of the check is wrong."

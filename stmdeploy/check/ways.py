@@ -154,7 +154,8 @@ class ByStoredNumbers(_WithCandidate):
         """The candidate against the workload; the threshold leaves room for what has changed."""
         model, run = entry.spec.model, entry.spec.run
         stored = entry.row.calibrated
-        workload = Contender(bundle.artifact(entry.row.workload), self.python)
+        (row,) = (one for one in bundle.baseline.rows if one.name == entry.row.name)
+        workload = Contender(bundle.artifact(row.workload), self.python)
         return Contest(
             against=workload,
             other=workload.side(WORKLOAD, workload_run(run)),

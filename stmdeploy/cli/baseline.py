@@ -19,6 +19,7 @@ from stmdeploy.cli.options import (
     TrustOption,
     part_of,
 )
+from stmdeploy.cli.outside import InputOption
 from stmdeploy.report.text_table import counted
 
 if TYPE_CHECKING:
@@ -30,22 +31,29 @@ DEFAULT_PATH = Path("stmdeploy-baseline")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CreateOptions(JsonOption, TrustOption, SweepFileOption, RowOptions):
+class CreateOptions(JsonOption, TrustOption, InputOption, SweepFileOption, RowOptions):
     """Which rows a baseline has, and where it goes."""
 
+    files: tuple[Path, ...] = argument(
+        "Models that you have, as for `profile`. [default: the backbones that the flags name]", ()
+    )
     out: Path = option(OUTPUT, "Baseline to write: a folder, or a .tar.gz file.", DEFAULT_PATH)
 
 
 def create(options: CreateOptions) -> None:
     """Export and measure backbones, and keep artifacts and figures as a baseline."""
     from stmdeploy.check.baseline import create_baseline
-    from stmdeploy.cli.requests import sweep_spec
+    from stmdeploy.cli.outside import file_models
+    from stmdeploy.cli.requests import notes_of, sweep_spec
     from stmdeploy.cli.sweep_file import file_of_flags, with_file
     from stmdeploy.cli.tuned_file import tuned_of, warn_if_elsewhere
 
     asked = with_file(part_of(options, SweepOptions), *file_of_flags(options), trust=options.trust)
-    spec = sweep_spec(asked)
     with console.progress() as progress:
+        asked_of = (options.files, options.input, asked.runtime, asked.precision)
+        spec = sweep_spec(asked, files=file_models(*asked_of, progress))
+        for note in notes_of(asked, spec):
+            progress.warn(note)
         if options.config is not None:
             warn_if_elsewhere(tuned_of(options.config), str(options.config), progress)
         baseline = create_baseline(spec, options.out, progress)

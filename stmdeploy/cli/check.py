@@ -9,14 +9,27 @@ from typing import TYPE_CHECKING
 import typer
 
 from stmdeploy.cli import console
-from stmdeploy.cli.command import REQUIRED, argument, option
-from stmdeploy.cli.options import MEASURING, OUTPUT, SWEEP, JsonOption, TaskOption, TrustOption
+from stmdeploy.cli.command import REQUIRED, Numbers, Words, argument, flag_of, many, option
+from stmdeploy.cli.options import (
+    MEASURING,
+    OUTPUT,
+    SWEEP,
+    JsonOption,
+    SweepOptions,
+    TaskOption,
+    TrustOption,
+    part_of,
+)
+from stmdeploy.cli.outside import InputOption
+from stmdeploy.errors import StmdeployError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stmdeploy.check.outcome import CheckResult
     from stmdeploy.check.policy import Policy
+    from stmdeploy.plugins.progress import Progress
+    from stmdeploy.spec.sweep import SweepSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +49,30 @@ class FormatOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions(JsonOption, TrustOption, TaskOption, FormatOptions):
+class FilesOptions(InputOption):
+    """How two files are run."""
+
+    runtime: Words = many(
+        SWEEP, "Two files: runtimes that run both. [default: the usual one of such files]"
+    )
+    precision: Words = many(SWEEP, "Two files: precisions to compute in. [default: of each file]")
+    batch: Numbers = many(SWEEP, "Two files: images per inference. [default: 1, or the files' own]")
+    threads: Numbers = many(SWEEP, "Two files: CPU threads of one operator. [default: all]")
+    gpu: Words = many(SWEEP, "Two files: run them on this GPU.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(JsonOption, TrustOption, TaskOption, FormatOptions, FilesOptions):
     """What is compared, and what is allowed."""
 
-    baseline: Path = argument("Baseline that `stmdeploy baseline create` wrote.", REQUIRED)
+    baseline: Path = argument(
+        "Baseline that `stmdeploy baseline create` wrote; or a model that you have, such as "
+        "old.onnx, to compare CANDIDATE with.",
+        REQUIRED,
+    )
     candidate: Path | None = argument(
-        "Artifact, folder of artifacts, or another baseline. [default: the baseline's models, "
-        "exported again]",
+        "Artifact, folder of artifacts, or another baseline; for a file, another file. [default: "
+        "the baseline's models, exported again]",
     )
     baseline_python: str | None = option(
         SWEEP,
@@ -102,11 +132,57 @@ def check(options: CheckOptions) -> None:
         with staging(path.parent):
             pass  # raises before anything is measured where nothing can be written
     with console.progress() as progress, told_by(policy):
-        result = run_check(spec, progress)
+        if _is_file(options.baseline):
+            from stmdeploy.check.files import check_files
+
+            result = check_files(spec, *_sweeps(options, progress), progress)
+        else:
+            _refuse_files_options(options)
+            result = run_check(spec, progress)
     _tell_github(result, console.tell_runner if options.json else console.print_text)
     console.show(result.figures(), check_table(result), json=options.json)
     _write(result, paths)
     raise typer.Exit(int(result.exit_code))
+
+
+def _is_file(baseline: Path) -> bool:
+    """Whether it is a model rather than a baseline."""
+    from stmdeploy.check.bundle import is_archive
+
+    return baseline.is_file() and not is_archive(baseline)
+
+
+def _sweeps(options: CheckOptions, progress: Progress) -> tuple[SweepSpec, SweepSpec]:
+    """Both files, each as a sweep of the same runs.
+
+    Raises:
+        StmdeployError: no second file is named, or one cannot be read or run so.
+    """
+    from stmdeploy.cli.outside import file_models
+    from stmdeploy.cli.requests import sweep_spec
+
+    if options.candidate is None or options.stored:
+        raise StmdeployError(
+            f"{options.baseline} is a file, and nothing is known of it",
+            "name the file to compare it with, as in stmdeploy check old.onnx new.onnx",
+        )
+    asked = part_of(options, SweepOptions)
+    found = []
+    for path in (options.baseline, options.candidate):
+        models = file_models([path], options.input, asked.runtime, asked.precision, progress)
+        fixed = models[0].file.batch if models[0].file else None
+        batch = options.batch or (fixed or 1,)
+        found.append(sweep_spec(replace(asked, batch=batch), files=models))
+    return found[0], found[1]
+
+
+def _refuse_files_options(options: CheckOptions) -> None:
+    for one in fields(FilesOptions):
+        if getattr(options, one.name):
+            raise StmdeployError(
+                f"{flag_of(one)} is of two files; a baseline knows how its rows are run",
+                f"leave it out: stmdeploy baseline show {options.baseline}",
+            )
 
 
 def writers() -> dict[str, Callable[[CheckResult], bytes]]:

@@ -15,14 +15,19 @@ from stmdeploy.cli.options import (
     TaskOption,
     TrustOption,
 )
+from stmdeploy.cli.outside import InputOption
 from stmdeploy.errors import StmdeployError
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(JsonOption, TrustOption, TaskOption, StoreOptions, ImagesOptions):
+class EvaluateOptions(
+    JsonOption, TrustOption, TaskOption, StoreOptions, InputOption, ImagesOptions
+):
     """What is evaluated, and over what."""
 
-    artifacts: tuple[Path, ...] = argument("Main files of the artifacts.", REQUIRED)
+    artifacts: tuple[Path, ...] = argument(
+        "Main files of artifacts; or models that you have, which map images to logits.", REQUIRED
+    )
     reference: Path | None = option(
         MEASURING,
         "The same model in fp32, to measure agreement with. [default: one of the artifacts, or "
@@ -38,6 +43,7 @@ def evaluate(options: EvaluateOptions) -> None:
     The figures are stored; tables and reports then show them beside the published ones. What was
     ended goes on when the same is asked for again.
     """
+    from stmdeploy.cli.outside import as_artifacts
     from stmdeploy.cli.requests import check_task, images_spec
     from stmdeploy.evaluate.accuracy import EvaluationSpec
     from stmdeploy.evaluate.accuracy import evaluate as run_evaluation
@@ -46,9 +52,11 @@ def evaluate(options: EvaluateOptions) -> None:
 
     if check_task(options.task) == DETECTION:
         raise StmdeployError(NO_ACCURACY, NO_ACCURACY_HINT)
-    spec = EvaluationSpec(
-        options.artifacts, **images_spec(options, trust=options.trust), reference=options.reference
-    )
-    with console.progress() as progress:
+    asked = images_spec(options, trust=options.trust)
+    with (
+        console.progress() as progress,
+        as_artifacts(options.artifacts, options.input, options.runtime or "", progress) as paths,
+    ):
+        spec = EvaluationSpec(paths, **asked, reference=options.reference)
         found = run_evaluation(spec, options.folder, progress, options.store_url or "")
     console.show_evaluations(found, json=options.json)

@@ -288,7 +288,7 @@ def _export(
 def _in_words(artifact: Artifact) -> str:
     """State, error and agreement, on one line."""
     manifest = artifact.manifest
-    parts = [f"relative L2 error {manifest.verification.relative_l2_error:.1e}"]
+    parts = [f"relative L2 error {manifest.proof.relative_l2_error:.1e}"]
     if manifest.not_run:
         parts.insert(0, f"{manifest.state}: {manifest.not_run}")
     if fidelity := manifest.fidelity:

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stmdeploy.cli import console
 from stmdeploy.cli.command import REQUIRED, argument, option
 from stmdeploy.cli.options import OUTPUT, JsonOption, TaskOption
+from stmdeploy.cli.outside import InputOption
 from stmdeploy.errors import StmdeployError
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectOptions(JsonOption, TaskOption):
+class InspectOptions(JsonOption, InputOption, TaskOption):
     """What is looked at."""
 
-    artifact: Path = argument("Main file of the artifact.", REQUIRED)
+    artifact: Path = argument("Main file of an artifact; or a model that you have.", REQUIRED)
     layers: bool = option(OUTPUT, "Also list an engine's fused layers.", False)
 
 
 def inspect(options: InspectOptions) -> None:
     """Verify an artifact's hashes; show what it is, and where its MACs and bytes are."""
+    from stmdeploy.cli.outside import as_artifacts
     from stmdeploy.cli.requests import check_task
     from stmdeploy.report.artifact import artifact_tables, engine_layers, layer_table
     from stmdeploy.schema.artifact import read_artifact
 
     task = check_task(options.task)
-    read = read_artifact(options.artifact)
+    with (
+        console.progress() as progress,
+        as_artifacts([options.artifact], options.input, "", progress) as (path,),
+    ):
+        read = replace(read_artifact(path), path=options.artifact)
     if task not in (None, read.manifest.model.task):
         raise StmdeployError(
             f"{options.artifact} is of {read.manifest.model.task}, not of {task}",

@@ -59,6 +59,9 @@ class ModelOptions:
         "Classes that the head tells apart; passed to a --model callable that takes num_classes. "
         "[default: 1000; for a --model, its own]",
     )
+    output: str | None = option(
+        MODEL, "Key or index of the output that is taken of a --model that gives several."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,6 +353,10 @@ class SweepOptions(EngineOptions, CalibrationOptions, RowOptions):
     )
     smaller_batch: bool | None = option(
         MEASURING, "Measure half the batch where a row runs out of memory."
+    )
+    strict: bool | None = option(
+        SWEEP,
+        "Refuse a precision that one of the runtimes does not have, instead of leaving it out.",
     )
     explain: bool | None = option(
         MEASURING,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from stmdeploy.cli import console
-from stmdeploy.cli.command import option
+from stmdeploy.cli.command import argument, option
 from stmdeploy.cli.options import (
     CLUSTER,
     OUTPUT,
@@ -24,6 +24,7 @@ from stmdeploy.cli.options import (
     TrustOption,
     part_of,
 )
+from stmdeploy.cli.outside import InputOption
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.report.text_table import counted
 
@@ -34,9 +35,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProfileOptions(JsonOption, TrustOption, StoreOptions, SweepFileOption, SweepOptions):
+class ProfileOptions(
+    JsonOption, TrustOption, StoreOptions, InputOption, SweepFileOption, SweepOptions
+):
     """What is measured, where, and how it is shown."""
 
+    files: tuple[Path, ...] = argument(
+        "Models that you have: .onnx, .xml of OpenVINO, .pt2 of AOTInductor, .engine; or artifacts "
+        "of `stmdeploy export`. [default: the backbones that the flags name]",
+        (),
+    )
     dry_run: bool = option(
         SWEEP, "Show the rows and how long they may take; measure nothing.", False
     )
@@ -64,7 +72,8 @@ def profile(options: ProfileOptions) -> None:
 
     Without arguments: the five micro backbones at batches 1 and 8 on the CPU.
     """
-    from stmdeploy.cli.requests import sweep_spec
+    from stmdeploy.cli.outside import file_models
+    from stmdeploy.cli.requests import notes_of, sweep_spec
     from stmdeploy.cli.sweep_file import file_of_flags, with_file
     from stmdeploy.cli.tuned_file import tuned_of
     from stmdeploy.plugins.trust import needs_trust
@@ -78,7 +87,14 @@ def profile(options: ProfileOptions) -> None:
         raise StmdeployError("--trace needs --layers", "add --layers")
     place = _place(options)
     asked = with_file(part_of(options, SweepOptions), *file_of_flags(options), trust=options.trust)
-    spec = sweep_spec(asked, on_cluster=place.cluster is not None)
+    if options.input and not options.files:
+        raise StmdeployError("--input is of a file", "name the file, as in model.onnx")
+    with console.progress() as progress:
+        asked_of = (options.files, options.input, asked.runtime, asked.precision)
+        files = file_models(*asked_of, progress)
+    spec = sweep_spec(asked, on_cluster=place.cluster is not None, files=files)
+    for note in notes_of(asked, spec):
+        console.say(note)
     if options.dry_run:
         from stmdeploy.cli.plan import show_plan
 
@@ -101,7 +117,8 @@ def _resume(options: ProfileOptions) -> None:
     from stmdeploy.sweeps.profile import ResumeSpec
     from stmdeploy.sweeps.profile import resume as measure
 
-    if part_of(options, SweepOptions) != SweepOptions() or options.sweep or options.config:
+    named = options.sweep or options.config or options.files or options.input
+    if part_of(options, SweepOptions) != SweepOptions() or named:
         raise StmdeployError(
             "--resume takes no flags that describe rows", "leave them out: the sweep has its own"
         )

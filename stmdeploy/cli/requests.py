@@ -25,11 +25,12 @@ from stmdeploy.cluster.planning import ClusterSpec
 from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.hardware.gpus import find_gpu
 from stmdeploy.hardware.machine import available_threads
+from stmdeploy.plugins.registry import exporter_of
 from stmdeploy.results.state import SweepInfo
 from stmdeploy.results.store import Store
 from stmdeploy.schema.row import Row
 from stmdeploy.spec.data import DataSpec
-from stmdeploy.spec.export import CalibrationSpec, EngineSpec, ExportSpec
+from stmdeploy.spec.export import PRECISIONS, CalibrationSpec, EngineSpec, ExportSpec
 from stmdeploy.spec.fidelity import FidelityLimits
 from stmdeploy.spec.model import (
     CLASSIFICATION,
@@ -79,6 +80,8 @@ def model_specs(
             f"--checkpoint {checkpoint} cannot fit {count} models",
             "give one --stm and one --scale",
         )
+    if options.output is not None and not options.model:
+        raise StmdeployError("--output is of a model of your own", "give --model too")
     task = check_task(options.task) or CLASSIFICATION
     # A model of the user's keeps its own number of classes unless one is given.
     usual = DEFAULT_CLASSES if task == CLASSIFICATION else None
@@ -87,10 +90,13 @@ def model_specs(
     classes |= dict.fromkeys(options.model, options.num_classes)
     sizes = [parse_image_size(text) for text in options.image_size] or [DEFAULT_SIZES[task]]
     specs = tuple(
-        ModelSpec(name, size, number, checkpoint, task=task, neck=options.neck or "")
+        ModelSpec(
+            name, size, number, checkpoint, task=task, neck=options.neck or "",
+            output=(options.output or "") if name in options.model else "",
+        )
         for name, number in classes.items()
         for size in sizes
-    )
+    )  # fmt: skip
     for spec in specs:
         if not spec.is_custom:
             check_model(resolve(spec.name), spec.task, spec.image_size)
@@ -140,10 +146,13 @@ def engine_spec(batches: Sequence[int], options: EngineOptions) -> EngineSpec:
     )
 
 
-def sweep_spec(options: SweepOptions, *, on_cluster: bool = False) -> SweepSpec:
+def sweep_spec(
+    options: SweepOptions, *, on_cluster: bool = False, files: tuple[ModelSpec, ...] = ()
+) -> SweepSpec:
     """The sweep that options ask for; batches and precisions default to the hardware profile's.
 
     Args:
+        files: files from outside that are measured, too; or alone, if no model is named.
         on_cluster: whether ``--gpu`` and ``--nodes`` name kinds of a cluster's nodes, instead of
             this machine's hardware.
 
@@ -155,18 +164,22 @@ def sweep_spec(options: SweepOptions, *, on_cluster: bool = False) -> SweepSpec:
         devices = devices_of_cluster(options.gpu, options.nodes, bool(options.threads))
     else:
         devices = devices_here(options.gpu, options.nodes)
-    batches = options.batch or _usual_batches(devices, check_task(options.task))
+    alone = bool(files) and not options.stm and not options.model
+    batches = options.batch or _batches(devices, check_task(options.task), files, alone=alone)
     engine = engine_spec((min(batches), max(batches), max(batches)), options)
     if devices.too_old and "tensorrt" in (*(options.runtime or ()), options.provider):
         raise StmdeployError(
             f"TensorRT needs compute capability 7.5 or later; {devices.too_old}",
             "take --runtime torch, or onnxruntime with an older onnxruntime-gpu",
         )
-    runs = _run_specs(options, devices, batches, engine)
+    runs = _run_specs(options, devices, batches, engine, files, alone=alone)
+    scale = "tiny" if options.stm else "micro"
+    precisions = options.precision or devices.precisions
     return SweepSpec(
-        models=model_specs(options, default_scale="tiny" if options.stm else "micro"),
+        models=(*files, *(() if alone else model_specs(options, default_scale=scale))),
         runs=runs,
-        precisions=options.precision or devices.precisions,
+        precisions=precisions,
+        left_out=() if options.strict or alone else _left_out(runs, precisions),
         sampling=SamplingSpec(
             **_given(
                 budget_s=options.budget_s,
@@ -189,6 +202,30 @@ def sweep_spec(options: SweepOptions, *, on_cluster: bool = False) -> SweepSpec:
     )
 
 
+def _batches(
+    devices: Devices, task: str | None, files: Sequence[ModelSpec], *, alone: bool
+) -> tuple[int, ...]:
+    """The usual ones, and those that files are for that take no others."""
+    fixed = [one.file.batch for one in files if one.file is not None and one.file.batch]
+    usual = () if alone and len(fixed) == len(files) else _usual_batches(devices, task)
+    return tuple(dict.fromkeys((*usual, *fixed)))
+
+
+def _left_out(runs: Sequence[RunSpec], precisions: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Runtimes with precisions that they do not have, unless nothing else was asked for."""
+    every = [
+        (runtime, precision)
+        for runtime in dict.fromkeys(run.runtime for run in runs)
+        for precision in precisions
+    ]
+    lacking = [
+        (runtime, precision)
+        for runtime, precision in every
+        if precision in PRECISIONS and precision not in exporter_of(runtime).target.tolerances
+    ]
+    return tuple(lacking) if len(lacking) < len(every) else ()
+
+
 def _usual_batches(devices: Devices, task: str | None) -> tuple[int, ...]:
     """Those of the hardware's profile; an image for detection is as large as twenty others, so that
     of them only the smaller ones remain."""
@@ -209,9 +246,16 @@ def _given(**values: Any) -> dict[str, Any]:
 
 
 def _run_specs(
-    options: SweepOptions, devices: Devices, batches: Sequence[int], engine: EngineSpec
+    options: SweepOptions,
+    devices: Devices,
+    batches: Sequence[int],
+    engine: EngineSpec,
+    files: Sequence[ModelSpec],
+    *,
+    alone: bool,
 ) -> tuple[RunSpec, ...]:
     """Every combination, place by place and runtime by runtime."""
+    of_files = [one.file.ways[0][0] for one in files if one.file is not None]
     settings = RunSettings(
         engine=engine,
         **_given(
@@ -242,7 +286,8 @@ def _run_specs(
         )
         for place in devices.places
         for python in options.python or ("",)
-        for runtime in options.runtime or _usual_runtimes(place, devices)
+        for runtime in options.runtime
+        or dict.fromkeys((*(() if alone else _usual_runtimes(place, devices)), *of_files))
         for scenario in _scenarios(options)
         for count in options.threads or devices.threads or (available_threads(),)
         for requests in options.in_flight or (1,)
@@ -415,3 +460,24 @@ def rows_of(store: Store, sweep: str | None) -> tuple[SweepInfo, tuple[Row, ...]
             "go on with it: stmdeploy profile --resume",
         )
     return info, rows
+
+
+def notes_of(options: SweepOptions, spec: SweepSpec) -> list[str]:
+    """What a sweep took for granted or left out, in words."""
+    told = []
+    official = (*list_backbones(), "official_")
+    if not options.scale and any(not stm.lower().startswith(official) for stm in options.stm):
+        told.append("scale tiny, as none was given (--scale)")
+    for runtime, precision in spec.left_out:
+        able = ", ".join(exporter_of(runtime).target.tolerances)
+        told.append(f"left out: {runtime} in {precision}, which it does not have (it has {able})")
+    for model in spec.models:
+        if (file := model.file) is None:
+            continue
+        asked = {(run.runtime, p) for run in spec.runs for p in options.precision}
+        for runtime, precision in sorted(asked - set(file.ways)):
+            told.append(f"left out: {model.name} on {runtime} in {precision}")
+        if others := sorted({r.batch for r in spec.runs} - {file.batch} if file.batch else ()):
+            skipped = ", ".join(map(str, others))
+            told.append(f"left out: {model.name} at batch {skipped}: it takes {file.batch} images")
+    return told

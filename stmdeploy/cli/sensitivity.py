@@ -136,9 +136,14 @@ def _model_of(options: SensitivityOptions) -> ModelSpec:
             f"{options.artifact} has the weights of {info.weights.source}, which it takes again",
             "give them by --checkpoint",
         )
+    if info.weights.kind == "file":
+        raise StmdeployError(
+            f"{options.artifact} was made elsewhere: its parts cannot be exported again",
+            "give --stm or --model",
+        )
     seed = info.weights.source.removeprefix("seed ")
     model = ModelSpec(
-        info.name, info.image_size, info.num_classes, options.checkpoint,
+        info.name, info.pixels, info.num_classes, options.checkpoint,
         seed=int(seed) if info.weights.kind == "synthetic" and seed.isdecimal() else 0,
         task=info.task, neck=info.neck,
     )  # fmt: skip

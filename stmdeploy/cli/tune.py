@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stmdeploy.cli import console
-from stmdeploy.cli.command import Numbers, Words, many, option
+from stmdeploy.cli.command import Numbers, Words, argument, many, option
 from stmdeploy.cli.options import (
     GPU,
     MEASURING,
@@ -18,12 +18,14 @@ from stmdeploy.cli.options import (
     LimitOptions,
     ModelOptions,
 )
+from stmdeploy.cli.outside import InputOption
 from stmdeploy.errors import StmdeployError
 from stmdeploy.spec.export import CalibrationSpec
 from stmdeploy.spec.run import EXPORT_TIMEOUT_S, ROW_TIMEOUT_S
 from stmdeploy.spec.tuning import RaceSpec
 
 if TYPE_CHECKING:
+    from stmdeploy.plugins.progress import Progress
     from stmdeploy.schema.tuned import Tuned
     from stmdeploy.spec.run import RunSpec
     from stmdeploy.spec.tuning import TuneSpec
@@ -32,9 +34,12 @@ TUNED_ROOT = Path("stmdeploy-tuned")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneOptions(JsonOption, LimitOptions, CheckpointOption, ModelOptions):
+class TuneOptions(JsonOption, LimitOptions, InputOption, CheckpointOption, ModelOptions):
     """What may win, for what, and within which limits."""
 
+    files: tuple[Path, ...] = argument(
+        "Models that you have, as for `profile`. [default: the backbones that the flags name]", ()
+    )
     objective: str = option(
         SWEEP, "What is to be least, or best: latency, throughput, memory or energy.", "latency"
     )
@@ -112,7 +117,7 @@ def tune(options: TuneOptions) -> None:
     found: list[Tuned] = []
     written: list[Path] = []
     with console.progress() as progress:
-        for spec in _specs(options):
+        for spec in _specs(options, progress):
             found.append(race(spec, progress))
             written.append(write_tuned(found[-1], spec, options.gpu or ""))
             progress.warn(f"wrote {written[-1]}")
@@ -125,18 +130,23 @@ def tune(options: TuneOptions) -> None:
     console.show(document, *map(tuned_table, found), json=options.json)
 
 
-def _specs(options: TuneOptions) -> list[TuneSpec]:
+def _specs(options: TuneOptions, progress: Progress) -> list[TuneSpec]:
     """A race for every model and batch; of throughput, for every model.
 
     Raises:
         StmdeployError: no model is named, or something unknown is.
     """
+    from stmdeploy.cli.outside import file_models
     from stmdeploy.cli.requests import calibration_spec, fidelity_limits, model_specs
     from stmdeploy.spec.data import DataSpec
     from stmdeploy.spec.tuning import THROUGHPUT, TuneSpec
 
-    if not options.stm and not options.model:
-        raise StmdeployError("no model to tune is named", "give --stm, as in --stm dcn")
+    if not options.stm and not options.model and not options.files:
+        raise StmdeployError("no model to tune is named", "give --stm, as in --stm dcn, or a file")
+    asked = (options.files, options.input, options.runtime, options.precision)
+    models = file_models(*asked, progress, every=True)
+    if options.stm or options.model:
+        models += model_specs(options)
     if options.in_flight and options.objective != THROUGHPUT:
         raise StmdeployError("--in-flight is about throughput", "add --objective throughput")
     data = None
@@ -144,6 +154,11 @@ def _specs(options: TuneOptions) -> list[TuneSpec]:
         labelled = options.max_top1_drop is not None
         data = DataSpec(options.data, options.class_map, None, labelled)
     threads, runs = _threads(options), _runs(options)
+    if not options.batch and (fixed := {one.file.batch for one in models if one.file} - {None}):
+        (only, *more) = sorted(filter(None, fixed))
+        if more:
+            raise StmdeployError("the files take different batches", "tune one after the other")
+        runs = [replace(run, batch=only) for run in runs]
     return [
         TuneSpec(
             model,
@@ -169,7 +184,7 @@ def _specs(options: TuneOptions) -> list[TuneSpec]:
             options.export_timeout_s,
             options.row_timeout_s,
         )
-        for model in model_specs(options)
+        for model in models
         for some in ([tuple(runs)] if options.objective == THROUGHPUT else [(run,) for run in runs])
     ]
 

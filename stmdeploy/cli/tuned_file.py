@@ -20,7 +20,7 @@ from stmdeploy.report.text_table import significant
 from stmdeploy.schema.row import Row
 from stmdeploy.schema.tuned import Tuned, TunedCandidate
 from stmdeploy.spec.export import CALIBRATED
-from stmdeploy.spec.model import CLASSIFICATION, DEFAULT_CLASSES
+from stmdeploy.spec.model import CLASSIFICATION, DEFAULT_CLASSES, ModelSpec
 from stmdeploy.spec.tuning import TuneSpec
 
 #: No inference takes longer, in ms.
@@ -41,7 +41,7 @@ def write_tuned(found: Tuned, spec: TuneSpec, gpu: str = "") -> Path:
     best, (height, width) = found.named(found.best), spec.model.image_size
     lines = [
         f"# By `stmdeploy tune`, {found.environment.processor}, {found.started_utc[:10]}.",
-        "# Use it by --config; flags given beside it override it.",
+        f"# Use it by {'FILE ' * bool(spec.model.file)}--config; flags beside it override it.",
         *_lines(_flags(best, spec, gpu)),
         "",
         f"[{TUNED}]",
@@ -55,12 +55,10 @@ def write_tuned(found: Tuned, spec: TuneSpec, gpu: str = "") -> Path:
 
 def _flags(best: TunedCandidate, spec: TuneSpec, gpu: str) -> dict[str, Any]:
     """The winner as flags; None for those that are left at their defaults."""
-    model, (height, width) = spec.model, spec.model.image_size
+    model = spec.model
     calibrated = best.precision in CALIBRATED
     return {
-        "model" if model.is_custom else "stm": model.name,
-        "image_size": f"{height}x{width}",
-        "num_classes": None if model.num_classes == DEFAULT_CLASSES else model.num_classes,
+        **_named(model),
         "checkpoint": model.checkpoint,
         "task": None if model.task == CLASSIFICATION else model.task,
         "neck": model.neck or None,
@@ -69,11 +67,23 @@ def _flags(best: TunedCandidate, spec: TuneSpec, gpu: str) -> dict[str, Any]:
         "in_flight": best.in_flight if best.in_flight > 1 else None,
         "runtime": best.runtime,
         "precision": best.precision,
-        "lowering": None if model.is_custom else best.lowering,
+        "lowering": None if model.is_custom or model.file else best.lowering,
         "threads": best.threads,
         "calibration": str(spec.data.folder) if spec.data is not None and calibrated else None,
         "calibration_images": spec.calibration.images if calibrated else None,
         **best.settings,
+    }
+
+
+def _named(model: ModelSpec) -> dict[str, Any]:
+    """The model as flags; a file is named beside them."""
+    if model.file is not None:
+        return {}
+    height, width = model.image_size
+    return {
+        "model" if model.is_custom else "stm": model.name,
+        "image_size": f"{height}x{width}",
+        "num_classes": None if model.num_classes == DEFAULT_CLASSES else model.num_classes,
     }
 
 

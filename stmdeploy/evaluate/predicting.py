@@ -19,6 +19,7 @@ from stmdeploy.evaluate.cluster import run_on_cluster
 from stmdeploy.files.reading import read_bytes
 from stmdeploy.files.writing import write_atomically
 from stmdeploy.hardware.nvml import Gpu
+from stmdeploy.measure.inputs import batch_of
 from stmdeploy.measure.predictions import Predictions, merged
 from stmdeploy.plugins.progress import Progress
 from stmdeploy.plugins.registry import exporter_for_target
@@ -45,6 +46,8 @@ NO_ACCURACY = (
     "a detection backbone gives maps, not classes; its AP takes a detector's trained heads"
 )
 NO_ACCURACY_HINT = "evaluate the classification backbone, or measure AP in the detector's framework"
+#: Of a photograph.
+CHANNELS = 3
 #: Views of all images of a shard, if they are neither few nor many images: what a killed worker
 #: costs, and a node of a cluster gets at a time.
 _SHARD_VIEWS, _LEAST_IMAGES, _MOST_IMAGES = 16384, 256, 1024
@@ -152,7 +155,16 @@ def check_subject(
     """
     manifest = artifact.manifest
     if manifest.model.num_classes is None:
+        if manifest.model.weights.kind == "file":
+            raise StmdeployError(
+                f"{artifact.path} does not map one input to one row of logits per image",
+                "give a file that does",
+            )
         raise StmdeployError(f"{artifact.path}: {NO_ACCURACY}", NO_ACCURACY_HINT)
+    if manifest.model.image_size is None or manifest.inputs[0].shape[1] != CHANNELS:
+        raise StmdeployError(
+            f"{artifact.path} takes no images N 3 H W", "give a file that does, in float32"
+        )
     exporter = exporter_for_target(manifest.target)
     wishes = [] if exporter.target.holds_code else list(wishes_of_model(_model_of(manifest)))
     if not artifact.path.name.endswith(exporter.target.suffix):
@@ -179,7 +191,7 @@ def check_subject(
 
 def _model_of(manifest: Manifest) -> ModelSpec:
     model = manifest.model
-    return ModelSpec(model.name, model.image_size, model.num_classes)
+    return ModelSpec(model.name, model.pixels, model.num_classes)
 
 
 def run_of(spec: ImagesSpec, manifest: Manifest) -> RunSpec:
@@ -203,7 +215,7 @@ def run_of(spec: ImagesSpec, manifest: Manifest) -> RunSpec:
     device = ("cuda", spec.gpu.uuid, spec.gpu.name) if spec.gpu else ("cpu", "", "")
     if spec.node_gpu:
         device = ("cuda", "", "")
-    batch = spec.batch
+    batch = batch_of(manifest.inputs) or spec.batch
     if manifest.engine is not None:
         batch = min(max(batch, manifest.engine.batch[0]), manifest.engine.batch[2])
     return RunSpec(

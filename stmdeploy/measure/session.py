@@ -25,7 +25,7 @@ from stmdeploy.measure.sampling import (
     timed,
     warm_up,
 )
-from stmdeploy.plugins.runner import Array, Runner
+from stmdeploy.plugins.runner import Inputs, Runner
 from stmdeploy.schema.hardware import Conditions, Environment
 from stmdeploy.schema.measurement import ProcessRun, ScenarioResult
 from stmdeploy.spec.run import LOOP, RunSpec, SamplingSpec
@@ -73,16 +73,16 @@ class Model:
     Attributes:
         import_runtime: imports what `load` needs, so that load time and memory are the model's.
         load: makes the runner.
-        make_images: makes the input, N 3 H W float32; called after the import, with which it may
-            share a library.
-        check: raises StmdeployError (exit code 4) if a runner's outputs for the images that it is
+        make_inputs: makes the inputs: images N 3 H W float32, or what a file from outside takes;
+            called after the import, with which it may share a library.
+        check: raises StmdeployError (exit code 4) if a runner's outputs for the inputs that it is
             prepared with are wrong; leaves the runner as it was.
     """
 
     import_runtime: Callable[[], None]
     load: Callable[[], Runner]
-    make_images: Callable[[], Array]
-    check: Callable[[Runner, Array], object]
+    make_inputs: Callable[[], Inputs]
+    check: Callable[[Runner, Inputs], object]
 
 
 #: Runs one of LoadGen's scenarios over a loaded model.
@@ -107,7 +107,7 @@ class Loaded:
     """A model that has run once, and what bringing it there took."""
 
     runner: Runner
-    images: Array
+    inputs: Inputs
     runtime_import_ms: float
     load_ms: float
     first_inference_ms: float
@@ -117,19 +117,19 @@ class Loaded:
 def load_model(model: Model, clock: Clock) -> Loaded:
     """Loads a model and runs it once; raises what the model's check of its outputs raises."""
     import_ns = timed(model.import_runtime, clock)
-    images = model.make_images()
+    inputs = model.make_inputs()
     memory_before = peak_memory_mib()
     start = clock.now_ns()
     runner = model.load()
     load_ns = clock.now_ns() - start
     start = clock.now_ns()
-    runner.prepare(images)  # where a graph is replayed, it is recorded here
+    runner.prepare(*inputs)  # where a graph is replayed, it is recorded here
     runner.run()
     first_ns = clock.now_ns() - start
-    model.check(runner, images)
+    model.check(runner, inputs)
     return Loaded(
         runner=runner,
-        images=images,
+        inputs=inputs,
         runtime_import_ms=import_ns / NS_PER_MS,
         load_ms=load_ns / NS_PER_MS,
         first_inference_ms=first_ns / NS_PER_MS,
@@ -162,19 +162,19 @@ def measure(
     """
     clock, beside_s = machine.clock, _BESIDE_SHARE * sampling.process_budget_s
     loaded = load_model(model, clock)
-    runner, images = loaded.runner, loaded.images
+    runner, inputs = loaded.runner, loaded.inputs
     load_now = machine.load_average()
     warm = warm_up(runner.run, clock, sampling)
-    lanes = _lanes(runner, images, run.in_flight)
+    lanes = _lanes(runner, inputs, run.in_flight)
     before = machine.conditions()
     sampled = _sample(lanes, run, sampling, machine, play, next_turn)
     energy, source = energy_j(sampled.before, sampled.after)
     on_device = _on_device(runner, machine, beside_s)
-    runner.feed(images)  # LoadGen's queries may have left others
-    model.check(runner, images)
+    runner.feed(*inputs)  # LoadGen's queries may have left others
+    model.check(runner, inputs)
     return ProcessRun(
         samples_ms=_in_ms(sampled.durations_ns),
-        copies_ms=_in_ms(_with_copies(runner, images, clock, beside_s)),
+        copies_ms=_in_ms(_with_copies(runner, inputs, clock, beside_s)),
         warmup_ms=_in_ms(warm.durations_ns),
         device_ms=tuple(ms for ms, _ in on_device),
         enqueue_ms=tuple(ns / NS_PER_MS for _, ns in on_device),
@@ -225,11 +225,11 @@ class _Sampled:
     scenario: ScenarioResult | None = None
 
 
-def _lanes(runner: Runner, images: Array, in_flight: int) -> list[Runner]:
+def _lanes(runner: Runner, inputs: Inputs, in_flight: int) -> list[Runner]:
     """The runner, and for every further request one over the same loaded model, warm."""
     further = [runner.another() for _ in range(in_flight - 1)]
     for lane in further:
-        lane.prepare(images)
+        lane.prepare(*inputs)
         lane.run()
     return [runner, *further]
 
@@ -306,14 +306,14 @@ def _repeated(once: Callable[[], T], clock: Clock, budget_s: float) -> tuple[T, 
     return tuple(found)
 
 
-def _with_copies(runner: Runner, images: Array, clock: Clock, budget_s: float) -> tuple[int, ...]:
+def _with_copies(runner: Runner, inputs: Inputs, clock: Clock, budget_s: float) -> tuple[int, ...]:
     """Nanoseconds of inferences that copy the input to the runtime and the output back.
 
     The first one, whose copies are cold, is among them: it hardly moves their median.
     """
 
     def whole() -> None:
-        runner.feed(images)
+        runner.feed(*inputs)
         runner.run()
         runner.outputs()
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from stmdeploy.plugins.runner import Array, ModuleFactory, Runner
+from stmdeploy.plugins.runner import Array, Inputs, ModuleFactory, Runner
 from stmdeploy.schema.artifact import Artifact
 from stmdeploy.schema.manifest import Draft, ModelInfo, TensorInfo
 from stmdeploy.schema.measurement import OperatorTime
@@ -155,7 +155,7 @@ class OperatorProfiler(Protocol):
     """An exporter whose runtimes can profile their operators."""
 
     def operator_times(
-        self, path: Path, run: RunSpec, build: ModuleFactory, images: Array, repeats: int
+        self, path: Path, run: RunSpec, build: ModuleFactory, inputs: Inputs, repeats: int
     ) -> tuple[tuple[OperatorTime, ...], ...]:
         """Times of the operators in the order they ran, for each of `repeats` inferences.
 
@@ -187,4 +187,71 @@ class EngineBuilder(Protocol):
 
         Raises:
             StmdeployError: the build failed; the message quotes the builder.
+        """
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a file from outside says of itself.
+
+    Attributes:
+        inputs, outputs: dimensions that it leaves open are words, in its own or ``?``; no inputs
+            if a file of this kind does not name them.
+        precision: what it computes in, one of `stmdeploy.spec.export.PRECISIONS`.
+        parameters: constant values, single ones.
+        sha256: of those values; of the file, where they cannot be told apart.
+    """
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    precision: str
+    parameters: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """A file from outside that becomes an artifact.
+
+    Attributes:
+        path: the file.
+        inputs, outputs: as the file declares them, every dimension known but the batch.
+        precision: what it is to compute in.
+        engine: settings for targets that build an engine.
+        folder: scratch folder that the artifact's files are written into.
+        tell: as `Progress.detail`.
+    """
+
+    path: Path
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    precision: str
+    engine: EngineSpec
+    folder: Path
+    tell: Callable[[str], None]
+
+
+@runtime_checkable
+class Adopter(Protocol):
+    """An exporter that also takes files that others made."""
+
+    @property
+    def adopts(self) -> tuple[str, ...]:
+        """Suffixes of such files."""
+
+    def precisions(self, of_file: str) -> tuple[str, ...]:
+        """What it may compute a file of a precision in, the usual one first; empty if it cannot."""
+
+    def declared(self, path: Path) -> Declared:
+        """What a file says of itself.
+
+        Raises:
+            StmdeployError: it cannot be read.
+        """
+
+    def adopt(self, work: Adoption) -> Draft:
+        """Writes the artifact of a file.
+
+        Raises:
+            StmdeployError: the file cannot be taken, or not in that precision.
         """

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 #: Images N 3 H W, normalised, or an output: logits N x classes, a map N C H W. The alias does not
 #: import NumPy.
 Array: TypeAlias = "npt.NDArray[np.float32]"
+#: What a model is run with: images alone, or whatever a file from outside takes.
+Inputs: TypeAlias = "tuple[Array, ...]"
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,19 @@ class Runner(Protocol):
     A runner that inherits from this one runs on the CPU, unless it overrides `on_stream`.
     """
 
-    def prepare(self, images: Array) -> None:
-        """Puts the input, N 3 H W float32, where the runtime reads it."""
+    def prepare(self, *inputs: Array) -> None:
+        """Puts the inputs where the runtime reads them: images N 3 H W float32, or whatever a file
+        from outside takes, in its order."""
 
-    def feed(self, images: Array) -> None:
-        """Copies another input of the same shape over the prepared one."""
+    def feed(self, *inputs: Array) -> None:
+        """Copies other inputs of the same shapes over the prepared ones."""
 
     def run(self) -> None:
         """Runs one inference over the prepared input, and waits for its end."""
 
     def outputs(self) -> tuple[Array, ...]:
-        """The outputs of the latest run, float32, on the host: logits, or a detector's maps."""
+        """The outputs of the latest run, on the host, float32: logits, or a detector's maps; of a
+        file from outside in its own types."""
 
     def facts(self) -> dict[str, str]:
         """``runtime``, ``version``, ``provider``, and the settings in force."""

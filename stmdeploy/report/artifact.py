@@ -19,6 +19,7 @@ from stmdeploy.schema.manifest import (
     Manifest,
     ModelInfo,
     Share,
+    Verification,
 )
 
 #: An engine has thousands of layers, each of which names its nodes.
@@ -47,28 +48,28 @@ def artifact_tables(artifact: Artifact) -> tuple[TextTable, ...]:
     ]
     if unknown := manifest.cost.unknown_shapes:
         notes.append(f"{unknown} nodes have a tensor of unknown shape, which is not counted.")
+    parts = manifest.cost.by_part
+    known = [_cost_table("part", parts)] if parts.keys() != {"other"} else []
     return (
         facts,
-        _cost_table("part", manifest.cost.by_part),
+        *known,
         _cost_table("operator", manifest.cost.by_operator, tuple(notes)),
     )
 
 
 def _facts(artifact: Artifact) -> tuple[tuple[str, str], ...]:
-    m, checked = artifact.manifest, artifact.manifest.verification
-    allowed = checked.tolerance_relative_l2
-    judged = "reported, not judged" if allowed is None else f"allowed {allowed:.0e}"
+    m = artifact.manifest
     return (
-        ("model", f"{m.model.name}, {m.model.image_size[0]}x{m.model.image_size[1]}, "
-                  f"{_gives(m.model)}, {m.model.parameters / 1e6:.2f} M parameters"),
+        ("model", ", ".join(filter(None, (
+            m.model.name, "x".join(map(str, m.model.image_size or ())), _gives(m.model),
+            f"{m.model.parameters / 1e6:.2f} M parameters")))),
         ("weights", f"{m.model.weights.kind}, {m.model.weights.source}"),
         ("target", f"{m.target}, {m.precision}, lowering {m.lowering}"
                    + (f", opset {m.opset}" if m.opset else "")),
-        *(("instead of", note) for note in m.notes),
+        *(("instead of" if m.verification else "note", note) for note in m.notes),
         ("state", m.state + (f": {m.not_run}" if m.not_run else "")),
-        ("error", f"{checked.relative_l2_error:.2e} relative L2 ({judged}), by {checked.runtime}, "
-                  f"batches {', '.join(map(str, checked.batches))}"),
-        *_maps(m),
+        *(_verified(m.verification) if m.verification else ()),
+        *(_maps(m, m.verification) if m.verification else _tensors(m)),
         *(_sizes(m.dynamic_size) if m.dynamic_size else ()),
         *(("fidelity", f"{kept.relative_l2_error:.2e} relative L2"
                        + ("" if kept.top1_agreement_percent is None
@@ -85,9 +86,26 @@ def _facts(artifact: Artifact) -> tuple[tuple[str, str], ...]:
     )  # fmt: skip
 
 
-def _maps(m: Manifest) -> tuple[tuple[str, str], ...]:
+def _verified(checked: Verification) -> tuple[tuple[str, str], ...]:
+    allowed = checked.tolerance_relative_l2
+    judged = "reported, not judged" if allowed is None else f"allowed {allowed:.0e}"
+    batches = ", ".join(map(str, checked.batches))
+    told = f"{checked.relative_l2_error:.2e} relative L2 ({judged}), by {checked.runtime}"
+    return (("error", f"{told}, batches {batches}"),)
+
+
+def _tensors(m: Manifest) -> tuple[tuple[str, str], ...]:
+    """Every input and output of a file from outside."""
+    return tuple(
+        (what, f"{one.name}, {'x'.join(map(str, one.shape)) or 'one number'}, {one.dtype}")
+        for what, some in (("input", m.inputs), ("output", m.outputs))
+        for one in some
+    )
+
+
+def _maps(m: Manifest, checked: Verification) -> tuple[tuple[str, str], ...]:
     """Each map with its shape and its error; nothing for logits."""
-    errors = m.verification.relative_l2_errors
+    errors = checked.relative_l2_errors
     return tuple(
         ("map", f"{one.name}, {'x'.join(map(str, one.shape))}, error {errors[one.name]:.2e}")
         for one in m.outputs
@@ -112,6 +130,8 @@ def _gives(model: ModelInfo) -> str:
     """What a model gives, in words."""
     if model.num_classes is not None:
         return f"{model.num_classes} classes"
+    if model.weights.kind == "file":
+        return "made elsewhere"
     return f"{model.task}{f', neck {model.neck}' if model.neck else ''}"
 
 
@@ -119,8 +139,10 @@ def _engine(engine: EngineInfo) -> tuple[tuple[str, str], ...]:
     made_for = engine.gpu or f"compute capability {', '.join(engine.compute_capabilities)}"
     return (
         ("engine", f"{engine.module} {engine.version}, for {made_for}, "
-                   f"batches {', '.join(map(str, engine.batch))}, built in {engine.build_s:.1f} s"),
-        ("layers", f"{engine.layers_before} before fusion, {engine.layers_after or ABSENT} after; "
+                   f"batches {', '.join(map(str, engine.batch))}"
+                   + ("" if engine.build_s is None else f", built in {engine.build_s:.1f} s")),
+        ("layers", f"{engine.layers_before or ABSENT} before fusion, "
+                   f"{engine.layers_after or ABSENT} after; "
                    f"outputs: {tally(engine.output_dtypes, 'not said')}"),
         ("memory", f"weights {_mib(engine.weights_bytes)}, "
                    f"activations {_mib(engine.activation_bytes)}"),

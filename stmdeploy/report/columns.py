@@ -110,7 +110,7 @@ def figures_of(row: Row, beside: Mapping[str, Any] | None = None) -> dict[str, A
         **dict.fromkeys(BESIDE),
         **figures,
         **(beside or {}),
-        "image": f"{row.image_height_px}x{row.image_width_px}",
+        "image": row.image,
         "neck": row.neck or None,
         "latency_per_image_ms": p50 / row.batch if p50 is not None else None,
         "memory_mib": memory_mib(m) if m else None,

@@ -97,7 +97,7 @@ def _throughput_batch(rows: Sequence[Row]) -> Figure | None:
         if row.measurement is not None:
             name = ", ".join(
                 map(str, (row.model, row.runtime, row.precision, row.device_name, row.lowering,
-                          f"{row.image_height_px}x{row.image_width_px}", f"{row.threads} threads",
+                          row.image, f"{row.threads} threads",
                           f"{row.in_flight} in flight"))
             )  # fmt: skip
             lines.setdefault(name, []).append((row.batch, row.measurement.throughput_images_s))

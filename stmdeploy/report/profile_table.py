@@ -63,7 +63,7 @@ def profile_table(rows: Sequence[Row], reference: str = "") -> TextTable:
 def _accuracies(rows: Sequence[Row]) -> dict[str, Callable[[Row], float | None]]:
     """The columns of accuracy that some row can have: AP belongs to detection backbones."""
     found: dict[str, Callable[[Row], float | None]] = {}
-    if any(row.task == CLASSIFICATION for row in rows):
+    if any(row.task == CLASSIFICATION and row.weights != "file" for row in rows):
         found["top-1 %"] = lambda row: row.published_top1_percent
     if any(row.accuracy for row in rows):
         found["measured top-1 %"] = lambda row: row.accuracy.top1.percent if row.accuracy else None
@@ -88,7 +88,7 @@ def _settings(rows: Sequence[Row]) -> dict[str, list[str]]:
     return {
         "task": [row.task for row in rows],
         "neck": [row.neck or ABSENT for row in rows],
-        "image": [f"{row.image_height_px}x{row.image_width_px}" for row in rows],
+        "image": [row.image for row in rows],
         "node": [row.node or "this machine" for row in rows],
         "python": [row.python or "this" for row in rows],
         "runtime": [row.runtime for row in rows],
@@ -161,7 +161,8 @@ def profile_notes(rows: Sequence[Row]) -> tuple[str, ...]:
     peaks = {peaks_in_words(row.bound.peaks) for row in rows if row.bound is not None}
     notes = [
         "top-1 (ImageNet-1k) is published by the authors, not measured here; it holds for the "
-        "model in float32." if any(row.task == CLASSIFICATION for row in rows) else "",
+        "model in float32." if any(row.task == CLASSIFICATION and row.weights != "file"
+                                   for row in rows) else "",
         "box AP and mask AP (COCO, Mask R-CNN 1x) are published by the authors, for the detector "
         "with this backbone in float32; the cost is the backbone's, without a detector's heads."
         if any(row.task == DETECTION for row in rows) else "",
@@ -174,7 +175,11 @@ def profile_notes(rows: Sequence[Row]) -> tuple[str, ...]:
         if any(m is not None and m.scenario is None and m.processes == 1 for m in measurements)
         else "",
         *(f"Measured on {machine}." for machine in measured),
-        f"MACs leave out: {', '.join(uncounted) or 'nothing'}.",
+        f"MACs leave out: {', '.join(uncounted) or 'nothing'}."
+        if any(row.weights != "file" for row in rows) else "",
+        "Files that were made elsewhere are not verified; their MACs are those of their graphs: of "
+        "matrix products, convolutions and bilinear samples."
+        if any(row.weights == "file" for row in rows) else "",
         "Efficiency is the roofline bound (not measured) divided by the latency; peaks "
         f"{'; '.join(sorted(peaks))}." if peaks else "",
     ]  # fmt: skip

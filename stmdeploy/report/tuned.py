@@ -115,6 +115,8 @@ def _gain(best: TunedCandidate, found: Tuned) -> str:
             told.append(f"{gain:.2f} times ({low:.2f} .. {high:.2f}) as good as {words}")
     if not told:
         return "It is what is run unless told otherwise."
+    if found.weights == "file":
+        return f"It is {told[0]}."
     return f"It is {' and '.join(told)}, both in ONNX Runtime and fp32."
 
 
@@ -124,6 +126,8 @@ def _limits(found: Tuned) -> str:
     told = f"Limits: {'; '.join(every)}." if every else ""
     if not limits:
         exact = "Only fp32 raced, whose outputs are within 1e-5 of PyTorch's in float64."
+        if found.weights == "file":
+            exact = "The file raced as it is; nobody has verified it."
         return f"{exact} {told}".strip()
     over = "noise, which looks like no photograph" if found.data == "random" else found.data
     return (

@@ -122,11 +122,10 @@ def with_accuracy(
     def of_row(row: Row) -> Row:
         facts = row.measurement.runtime_facts if row.measurement else {}
         key = str(row.artifact_sha256), row.runtime, facts.get("provider", "")
-        size = row.image_height_px, row.image_width_px
         more = (
             accuracy.get(key),
             invariance.get(key),
-            fields.get((row.weights_sha256, row.task, size)),
+            fields.get((row.weights_sha256, row.task, row.image_size or (0, 0))),
         )
         return row.model_copy(update=dict(zip(APART, more, strict=True)))
 

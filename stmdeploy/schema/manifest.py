@@ -14,8 +14,8 @@ from stmdeploy.spec.preparation import STANDARD, Preparation
 #: 1: first version. 2: precisions, fidelity, engines, cost, a seal over the manifest itself.
 #: 3: the operations of the graph. 4: known outputs; errors are those of the worst row.
 #: 5: the usual length of known outputs. 6: the task, and several outputs. 7: how photographs are
-#: prepared; parts kept in float32.
-MANIFEST_SCHEMA_VERSION = 7
+#: prepared; parts kept in float32. 8: files from outside, which are not verified.
+MANIFEST_SCHEMA_VERSION = 8
 #: Far more than any backbone needs; a file without end must not be hashed for ever.
 _MOST_BYTES = 16 * 2**30
 
@@ -23,11 +23,14 @@ _MOST_BYTES = 16 * 2**30
 class WeightsInfo(Document):
     """Where the weights came from."""
 
-    kind: Literal["checkpoint", "synthetic", "own"] = Field(
-        description="Origin: a checkpoint, a seed (synthetic, never trained), a user's own model."
+    kind: Literal["checkpoint", "synthetic", "own", "file"] = Field(
+        description="Origin: a checkpoint, a seed (synthetic, never trained), a user's own model, "
+        "or a file that was made elsewhere."
     )
     source: str = Field(description="File name of the checkpoint, seed, or name of the model.")
-    sha256: str = Field(description="SHA-256 of the state_dict: names, types, shapes and values.")
+    sha256: str = Field(
+        description="SHA-256 of the state_dict: names, types, shapes, values; of a file's values."
+    )
     checkpoint_sha256: str | None = Field(None, description="SHA-256 of the checkpoint, or None.")
 
 
@@ -35,19 +38,27 @@ class ModelInfo(Document):
     """The model inside an artifact."""
 
     name: PlainText = Field(description="Name, as --model takes it.")
-    stm: PlainText = Field(description="Spatial token mixer; custom for a user's own model.")
-    scale: PlainText = Field(description="Scale, such as tiny; empty for a user's own model.")
-    image_size: tuple[Side, Side] = Field(description="Height and width of an image, in pixels.")
+    stm: PlainText = Field(description="Spatial token mixer; custom or file for other models.")
+    scale: PlainText = Field(description="Scale, such as tiny; empty for other models.")
+    image_size: tuple[Side, Side] | None = Field(
+        description="Height and width of an image, in pixels; None if it takes none."
+    )
     task: PlainText = Field(CLASSIFICATION, description="Task: classification or detection.")
     neck: PlainText = Field("", description="Neck of a detector behind the backbone; often empty.")
     num_classes: int | None = Field(
-        ge=1, le=MAX_CLASSES, description="Logits per image; None for detection."
+        ge=1, le=MAX_CLASSES, description="Logits per image; None for detection and other outputs."
     )
     preparation: Preparation = Field(
         STANDARD, description="How photographs are resized, cropped and normalised for it."
     )
     parameters: int = Field(description="Number of parameters, in single values.")
     weights: WeightsInfo = Field(description="Origin and hash of the weights.")
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Height and width of an image, of a model that takes images."""
+        assert self.image_size is not None
+        return self.image_size
 
 
 class TensorInfo(Document):
@@ -167,13 +178,13 @@ class EngineInfo(Document):
     batch: tuple[int, int, int] = Field(description="Least, best and most images per inference.")
     builder_level: int | None = Field(description="Optimisation level, 0-5; None for the default.")
     workspace_mib: int | None = Field(description="Scratch memory limit in MiB; None for no limit.")
-    layers_before: int = Field(description="Layers before fusion.")
+    layers_before: int | None = Field(description="Layers before fusion; None if not known.")
     layers_after: int | None = Field(description="Layers after fusion; None if not logged.")
     output_dtypes: dict[str, int] = Field(description="Outputs by data type; empty if not logged.")
     weights_bytes: int | None = Field(description="Weight memory in bytes; None if not logged.")
     activation_bytes: int | None = Field(description="Activations, in bytes; None if not logged.")
-    onnx_sha256: str = Field(description="SHA-256 of the ONNX file that it was built from.")
-    build_s: float = Field(description="Time to build it, in seconds.")
+    onnx_sha256: str = Field(description="SHA-256 of the ONNX file it was built from, if known.")
+    build_s: float | None = Field(description="Time to build it, in seconds; None if not known.")
 
 
 class Share(Document):
@@ -241,8 +252,9 @@ class Manifest(Sealed):
 
     schema_version: int = Field(MANIFEST_SCHEMA_VERSION, description="Version of this schema.")
     kind: Literal["stmdeploy-artifact"] = Field("stmdeploy-artifact", description="Document kind.")
-    state: Literal["verified", "built, not run"] = Field(
-        description="Outcome: it ran and agreed with PyTorch, or it cannot run where it was built."
+    state: Literal["verified", "built, not run", "not verified"] = Field(
+        description="Outcome: it ran and agreed with PyTorch, or cannot run where it was built; a "
+        "file from elsewhere is not verified."
     )
     not_run: str = Field(description="Reason why it could not run; empty if it ran.")
     target: PlainText = Field(description="Target, as --target takes it.")
@@ -253,7 +265,7 @@ class Manifest(Sealed):
         (), description="Parts of the model that the precision leaves as they are; often empty."
     )
     lowering: PlainText = Field(
-        description="Form exported: reference, tokens, tokens-plain or gpu."
+        description="Form exported: reference, tokens, tokens-plain or gpu; file if made elsewhere."
     )
     notes: tuple[str, ...] = Field(description="Reasons against better forms; often empty.")
     model: ModelInfo = Field(description="Model inside the artifact.")
@@ -263,7 +275,9 @@ class Manifest(Sealed):
     opset: int | None = Field(description="ONNX opset of the graph; None without a graph.")
     operators: dict[str, int] = Field(description="Nodes of its graph by type; empty without one.")
     versions: dict[str, str] = Field(description="Versions of the packages that made it, by name.")
-    verification: Verification = Field(description="Comparison with the float64 reference.")
+    verification: Verification | None = Field(
+        description="Comparison with the float64 reference; None of a file from elsewhere."
+    )
     dynamic_size: DynamicSize | None = Field(
         description="Image sizes that it takes; None for that of the model alone."
     )
@@ -281,3 +295,9 @@ class Manifest(Sealed):
     )
     created_utc: str = Field(description="Time when the manifest was made, UTC, ISO 8601.")
     export_s: float = Field(description="Time of the export in seconds, verification left out.")
+
+    @property
+    def proof(self) -> Verification:
+        """The verification of an artifact that is no file from elsewhere."""
+        assert self.verification is not None
+        return self.verification

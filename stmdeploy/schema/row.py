@@ -83,14 +83,14 @@ class Row(Document):
     """
 
     model: PlainText = Field(description="Name of the model, as --model takes it.")
-    stm: PlainText = Field(description="Spatial token mixer; custom for a user's own model.")
-    scale: PlainText = Field(description="Scale, such as tiny; empty for a user's own model.")
+    stm: PlainText = Field(description="Spatial token mixer; custom or file for other models.")
+    scale: PlainText = Field(description="Scale, such as tiny; empty for other models.")
     task: PlainText = Field(CLASSIFICATION, description="Task: classification or detection.")
     neck: PlainText = Field("", description="Neck of a detector behind the backbone; often empty.")
-    weights: PlainText = Field(description="Origin of the weights: checkpoint, synthetic or own.")
+    weights: PlainText = Field(description="Origin: checkpoint, synthetic, own or file.")
     weights_sha256: PlainText = Field(description="SHA-256 of the content of the state_dict.")
-    image_height_px: Side = Field(description="Height of an image, in pixels.")
-    image_width_px: Side = Field(description="Width of an image, in pixels.")
+    image_height_px: Side | None = Field(description="Height of an image in pixels, or None.")
+    image_width_px: Side | None = Field(description="Width of an image in pixels, or None.")
     batch: Number = Field(description="Images in one inference.")
     precision: PlainText = Field(
         description="Precision: fp32, fp16, bf16, int8, int8-dynamic or fp8."
@@ -165,8 +165,19 @@ class Row(Document):
     @property
     def label(self) -> str:
         """As `ModelSpec.label`."""
-        size = (self.image_height_px, self.image_width_px)
-        return label(self.model, self.task, self.neck, size)
+        return label(self.model, self.task, self.neck, self.image_size)
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of an image in pixels; None of a file that takes none."""
+        if self.image_height_px is None or self.image_width_px is None:
+            return None
+        return self.image_height_px, self.image_width_px
+
+    @property
+    def image(self) -> str:
+        """The image size in words: ``224x224``, or ``-`` without images."""
+        return "x".join(map(str, self.image_size)) if self.image_size else "-"
 
     @property
     def efficiency(self) -> float | None:

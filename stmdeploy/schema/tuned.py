@@ -73,7 +73,9 @@ class Tuned(Document):
     model: PlainText = Field(description="Name of the model.")
     weights: PlainText = Field(description="Origin of the weights: checkpoint, synthetic or own.")
     weights_sha256: PlainText = Field(description="SHA-256 of the content of the state_dict.")
-    image_size: tuple[Side, Side] = Field(description="Height and width of the images, in pixels.")
+    image_size: tuple[Side, Side] | None = Field(
+        description="Height and width of the images, in pixels."
+    )
     objective: PlainText = Field(description="latency, throughput, memory or energy.")
     max_error: Amount | None = Field(description="Highest relative L2 error allowed, or None.")
     min_agreement_percent: Percent | None = Field(description="Least agreement, or None.")

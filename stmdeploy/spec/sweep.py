@@ -68,8 +68,10 @@ class RowSpec(_Stored):
 
     @property
     def key(self) -> str:
-        """A hash of the specification: the same row has the same key in every sweep."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:32]
+        """A hash of the specification: the same row has the same key in every sweep. Defaults are
+        left out, so that a new one does not change the keys of rows that know nothing of it."""
+        told = self._adapter().dump_json(self, exclude_defaults=True)
+        return hashlib.sha256(told).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class SweepSpec(_Stored):
             them; empty for convnext, or else the first row.
         repeats: how often every row stands in the sweep. Copies of a row show how far apart rows
             are that do not differ.
+        left_out: runtimes with a precision that they do not have.
     """
 
     models: tuple[ModelSpec, ...]
@@ -105,6 +108,7 @@ class SweepSpec(_Stored):
     explain: bool = True
     reference: str = ""
     repeats: int = 1
+    left_out: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         positive(self.row_timeout_s, "row timeout")
@@ -124,11 +128,17 @@ class SweepSpec(_Stored):
         combined = (
             RowSpec(model, replace(run, precision=precision), repeat)
             for model in self.models
-            for precision in self.precisions
+            for precision in (model.file.precisions if model.file else self.precisions)
             for run in self.runs
+            if self._has(model, run, precision)
             for repeat in range(self.repeats)
         )
         return tuple(dict.fromkeys(combined))
+
+    def _has(self, model: ModelSpec, run: RunSpec, precision: str) -> bool:
+        if model.file is not None:
+            return model.file.takes(run.runtime, precision, run.batch)
+        return (run.runtime, precision) not in self.left_out
 
     def reference_of(self, rows: Sequence[RowSpec]) -> RowSpec | None:
         """The first of some rows that is named as reference and takes turns; None if none does."""

@@ -10,6 +10,7 @@ from stmdeploy.cluster.planning import check_cluster_sweep
 from stmdeploy.errors import StmdeployError
 from stmdeploy.measure.loadgen import why_no_loadgen
 from stmdeploy.plugins.registry import exporter_for_runtime
+from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import LOOP
 from stmdeploy.spec.sweep import SweepSpec
 from stmdeploy.worker.client import WORKER
@@ -20,10 +21,15 @@ _INTERPRETER_TIMEOUT_S = 60
 
 def check_sweep(spec: SweepSpec) -> None:
     """Raises StmdeployError for a runtime, precision or interpreter that cannot be used."""
+    asked = spec.precisions if any(model.file is None for model in spec.models) else ()
     for run in spec.runs:
         exporter = exporter_for_runtime(run.runtime, source_only=bool(run.node))
-        for precision in spec.precisions:
-            check_precision(exporter, precision)
+        for precision in asked:
+            if (run.runtime, precision) not in spec.left_out:
+                check_precision(exporter, precision)
+    for model in spec.models:
+        if not any(row.model == model for row in spec.rows()):
+            raise StmdeployError(*_no_row(model, spec))
     if spec.nodes:
         check_cluster_sweep(spec)
         return
@@ -31,6 +37,17 @@ def check_sweep(spec: SweepSpec) -> None:
         if run.scenario.name != LOOP and not run.python and (hint := why_no_loadgen()):
             raise StmdeployError("mlcommons-loadgen is not installed", hint)
     check_interpreters({run.python for run in spec.runs})
+
+
+def _no_row(model: ModelSpec, spec: SweepSpec) -> tuple[str, str]:
+    """Why nothing is left to measure of a model, and what to do."""
+    runtimes = " or ".join(dict.fromkeys(run.runtime for run in spec.runs))
+    if (file := model.file) is None:
+        return f"no row of {model.label} is left to measure", "give another --precision"
+    if file.batch is not None and all(run.batch != file.batch for run in spec.runs):
+        return f"{model.name} takes {file.batch} images per inference", "leave --batch out"
+    ways = ", ".join(f"{runtime} in {precision}" for runtime, precision in file.ways)
+    return f"{model.name} does not run so on {runtimes}", f"it runs on: {ways or 'nothing here'}"
 
 
 def check_interpreters(pythons: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,9 @@ from stmdeploy.spec.sweep import RowSpec, SweepSpec
 from stmdeploy.sweeps.asked import check_sweep
 from stmdeploy.worker.exports import export_model
 
+#: Of the hash of a file's path, for the folder of its artifacts.
+_DIGITS = 12
+
 
 def export_for(spec: SweepSpec, model: ModelSpec, folder: Path, progress: Progress) -> Prepared:
     """Exports a model of a sweep for all targets and precisions of its rows, in a worker.
@@ -31,15 +35,22 @@ def export_for(spec: SweepSpec, model: ModelSpec, folder: Path, progress: Progre
         StmdeployError: as `export_model`.
     """
     uuid = next((run.gpu_uuid for run in spec.runs if run.gpu_uuid), "")
+    asked = {
+        (row.run.precision, exporter_of(row.run.runtime).target.name): None
+        for row in spec.rows()
+        if row.model == model
+    }
+    if model.file is not None:  # others may have files of the same names
+        folder = folder / hashlib.sha256(str(model.file.path).encode()).hexdigest()[:_DIGITS]
     shared = ExportSpec(
         model, "", folder, lowering=spec.lowering, calibration=spec.calibration,
         source_only=bool(spec.nodes),
     )  # fmt: skip
+    settings = _settings(spec)
     exports = [
         replace(shared, target=target, precision=precision, engine=engine, provider=provider)
-        for precision in spec.precisions
-        for target, settings in _settings(spec).items()
-        for engine, provider in settings
+        for precision, target in asked
+        for engine, provider in settings[target]
     ]
     return export_model(model, exports, spec.export_timeout_s, progress, uuid)
 

@@ -61,7 +61,7 @@ class PreparedSweep:
         for artifact in prepared.artifacts:
             if artifact.path is None:
                 continue
-            if artifact.path.parent != folder:
+            if folder not in artifact.path.resolve().parents:
                 return False
             try:
                 if read_artifact(artifact.path).manifest.seal != artifact.seal:
@@ -120,8 +120,8 @@ class PreparedSweep:
             neck=info.neck,
             weights=info.weights.kind,
             weights_sha256=info.weights.sha256,
-            image_height_px=info.image_size[0],
-            image_width_px=info.image_size[1],
+            image_height_px=info.image_size[0] if info.image_size else None,
+            image_width_px=info.image_size[1] if info.image_size else None,
             batch=run.batch,
             precision=run.precision,
             lowering=artifact.lowering,

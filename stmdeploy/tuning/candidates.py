@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stmdeploy.artifacts.outside import FILE
 from stmdeploy.artifacts.promises import forms_for, why_not
 from stmdeploy.backbones.catalogue import BackboneConfig, resolve
 from stmdeploy.errors import StmdeployError, nearest
 from stmdeploy.plugins.exporter import EngineBuilder, Exporter
 from stmdeploy.plugins.registry import exporter_for_runtime, exporters
 from stmdeploy.spec.export import FULL_PRECISION, GPU, REFERENCE, EngineSpec
-from stmdeploy.spec.model import CLASSIFICATION
+from stmdeploy.spec.model import CLASSIFICATION, FileSpec
 from stmdeploy.spec.run import PROVIDERS, RunSettings, RunSpec
 from stmdeploy.spec.tuning import TuneSpec
 
@@ -83,6 +84,8 @@ class Candidate:
 
 def usual(spec: TuneSpec) -> Candidate:
     """What is run unless told otherwise: the usual form in ONNX Runtime, in float32."""
+    if spec.model.file is not None:
+        return _of_file(spec, *spec.model.file.ways[0], spec.runs[0])
     config = _config(spec)
     run = _run(spec.runs[0], USUAL_RUNTIME, FULL_PRECISION, spec.threads[0])
     exporter = exporter_for_runtime(USUAL_RUNTIME)
@@ -90,7 +93,9 @@ def usual(spec: TuneSpec) -> Candidate:
 
 
 def reference(spec: TuneSpec) -> Candidate:
-    """The model as it is, through torch.onnx, in ONNX Runtime."""
+    """The model as it is, through torch.onnx, in ONNX Runtime; a file is what it is."""
+    if spec.model.file is not None:
+        return usual(spec)
     run = _run(spec.runs[0], USUAL_RUNTIME, FULL_PRECISION, spec.threads[0])
     return Candidate("onnx", REFERENCE, run)
 
@@ -101,6 +106,8 @@ def artifacts(spec: TuneSpec) -> tuple[Candidate, ...]:
     Raises:
         StmdeployError: an unknown or missing runtime; a precision or form that none of them has.
     """
+    if spec.model.file is not None:
+        return _of_the_file(spec, spec.model.file)
     config, found = _config(spec), []
     for runtime in spec.runtimes or _runtimes_here(spec.runs[0].device):
         exporter = exporter_for_runtime(runtime)
@@ -119,6 +126,35 @@ def artifacts(spec: TuneSpec) -> tuple[Candidate, ...]:
     if not found:
         raise StmdeployError("nothing is left to race", "name fewer of --precision and --lowering")
     return tuple(dict.fromkeys(found))
+
+
+def _of_the_file(spec: TuneSpec, file: FileSpec) -> tuple[Candidate, ...]:
+    """Every way of running a file that may win.
+
+    Raises:
+        StmdeployError: there is none.
+    """
+    device, own = spec.runs[0].device, exact_precision(spec)
+    found = [
+        _of_file(spec, runtime, precision, place)
+        for runtime, precision in file.ways
+        if device in exporter_for_runtime(runtime).target.devices
+        if precision == own or _may_be(spec, precision)
+        for place in spec.runs
+    ]
+    if not found:
+        raise StmdeployError("nothing is left to race", "name fewer of --runtime and --precision")
+    return tuple(dict.fromkeys(found))
+
+
+def _of_file(spec: TuneSpec, runtime: str, precision: str, place: RunSpec) -> Candidate:
+    run = _run(place, runtime, precision, spec.threads[0])
+    return Candidate(exporter_for_runtime(runtime).target.name, FILE, run)
+
+
+def exact_precision(spec: TuneSpec) -> str:
+    """The precision that keeps a model as it is: float32, or that of a file."""
+    return spec.model.file.ways[0][1] if spec.model.file is not None else FULL_PRECISION
 
 
 def variants(spec: TuneSpec, candidate: Candidate) -> Iterator[Candidate]:
@@ -213,6 +249,11 @@ def check_tune(spec: TuneSpec) -> None:
             "leave the limits out: then only exact configurations race",
         )
     known = [name for exporter in exporters().values() for name in exporter.target.runtimes]
+    if spec.model.file is not None and spec.limits.any and spec.model.num_classes is None:
+        raise StmdeployError(
+            f"{spec.model.name} does not map images to logits alone, so no limit can be tested",
+            "leave the limits out: then it races as it is",
+        )
     for runtime in spec.runtimes:
         if runtime not in known:
             raise StmdeployError(f"unknown runtime {runtime!r}", nearest(runtime, known))

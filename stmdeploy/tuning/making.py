@@ -27,7 +27,7 @@ from stmdeploy.schema.row import PreparedArtifact
 from stmdeploy.schema.tuned import LimitTest, State
 from stmdeploy.spec.export import FULL_PRECISION, ExportSpec
 from stmdeploy.spec.tuning import TuneSpec
-from stmdeploy.tuning.candidates import Candidate
+from stmdeploy.tuning.candidates import Candidate, exact_precision
 from stmdeploy.worker.client import run_job, worker_settings
 from stmdeploy.worker.exports import export_model
 from stmdeploy.worker.jobs.fidelity import FidelityJob
@@ -139,7 +139,7 @@ class Making:
             candidate.target,
             spec.folder,
             precision,
-            candidate.form,
+            None if spec.model.file else candidate.form,
             calibration=calibration,
             engine=candidate.engine,
             provider=candidate.run.gpu_provider,
@@ -154,8 +154,9 @@ class Making:
 
     @cached_property
     def _checkpoint_hash(self) -> str:
-        """Of a checkpoint that is a file, which may be another one under the same name."""
-        checkpoint = Path(self._spec.model.checkpoint or "")
+        """Of a checkpoint, or a model, that is a file: another one may have the same name."""
+        file = self._spec.model.file
+        checkpoint = file.path if file else Path(self._spec.model.checkpoint or "")
         return sha256_of(checkpoint) if checkpoint.is_file() else ""
 
     def _known(self, export: ExportSpec) -> PreparedArtifact | None:
@@ -178,7 +179,7 @@ class Making:
         limits = self._spec.limits
         low = [
             e for e in entries
-            if e.out is None and e.candidate.run.precision != FULL_PRECISION
+            if e.out is None and e.candidate.run.precision != exact_precision(self._spec)
         ]  # fmt: skip
         if not low:
             return

@@ -17,6 +17,7 @@ from stmdeploy.worker.jobs.fidelity import FidelityJob
 from stmdeploy.worker.jobs.job import Answer, Job, Parent
 from stmdeploy.worker.jobs.layers import LayersJob
 from stmdeploy.worker.jobs.measure import MeasureJob
+from stmdeploy.worker.jobs.outside import LookJob
 from stmdeploy.worker.jobs.peaks import PeaksJob
 from stmdeploy.worker.jobs.predict import PredictJob
 from stmdeploy.worker.jobs.prepare import PrepareJob
@@ -34,6 +35,7 @@ _JOBS = (
     | TurnsJob
     | TrialsJob
     | FidelityJob
+    | LookJob
 )
 _PR_SET_PDEATHSIG = 1
 

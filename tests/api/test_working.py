@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import stmdeploy
+from tests.foreign import SIZED, write_two_inputs
 from tests.toys import CLASSES, wrapped
 
 
@@ -21,7 +22,7 @@ def test_a_name_is_exported(tmp_path: Path) -> None:
         "convnext", "nano", image_size=32, num_classes=10, out=tmp_path, progress=False
     )
     assert made.path.parent == tmp_path and made.path.is_file()
-    assert made.manifest.verification.relative_l2_error < 1e-5
+    assert made.manifest.proof.relative_l2_error < 1e-5
     assert made.manifest.model.num_classes == 10
 
 
@@ -96,3 +97,14 @@ def test_importing_is_light() -> None:
     assert set(stmdeploy.__all__) == set(dir(stmdeploy))
     with pytest.raises(AttributeError):
         _ = stmdeploy.nothing
+
+
+@pytest.mark.slow
+def test_a_file_is_measured(tmp_path: Path) -> None:
+    path = write_two_inputs(tmp_path / "cameras.onnx")
+    found = stmdeploy.profile(
+        files=path, input=SIZED, batch=2, budget_s=0.3, processes=3, threads=1, explain=False,
+        out=tmp_path / "results", progress=False,
+    )  # fmt: skip
+    (row,) = found.rows
+    assert row.model == "cameras.onnx" and row.failure is None and row.batch == 2

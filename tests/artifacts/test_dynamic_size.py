@@ -129,7 +129,7 @@ def test_micro_at_the_size_of_the_published_aps(stm: str, target: str, tmp_path:
     made = export_model(ExportSpec(model, target, tmp_path, dynamic_size=True), RecordedProgress())
     sizes = made.manifest.dynamic_size
     assert sizes is not None and len(sizes.verified) == 3
-    assert made.manifest.verification.relative_l2_error < 1e-5
+    assert made.manifest.proof.relative_l2_error < 1e-5
 
 
 @pytest.mark.slow

@@ -34,14 +34,14 @@ class Spoilt:
         self.module, self.spoil = module, spoil
         self.images = torch.zeros(0)
 
-    def prepare(self, images: Array) -> None:
-        self.images = torch.from_numpy(images)
+    def prepare(self, *inputs: Array) -> None:
+        self.images = torch.from_numpy(inputs[0])
 
     def run(self) -> None:
         return
 
-    def feed(self, images: Array) -> None:
-        self.images = torch.from_numpy(images)
+    def feed(self, *inputs: Array) -> None:
+        self.images = torch.from_numpy(inputs[0])
 
     def on_stream(self) -> None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from stmdeploy import StmdeployError, create_backbone
-from stmdeploy.backbones.source import build_model
+from stmdeploy.backbones.source import OneOutput, build_model
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.preparation import STANDARD, Preparation
@@ -71,6 +72,54 @@ def test_what_is_wrong_with_a_callable(
 ) -> None:
     with pytest.raises(StmdeployError, match=says):
         build_model(ModelSpec(name.format(rival=rival)), progress)
+
+
+def test_one_output_of_several_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, progress: RecordedProgress
+) -> None:
+    """As detectors and models of transformers give them: dictionaries, tuples, objects."""
+    (tmp_path / "many_outputs.py").write_text(
+        "import torch\n"
+        "from types import SimpleNamespace\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self, kind):\n"
+        "        super().__init__()\n"
+        "        self.kind, self.head = kind, torch.nn.Linear(3, 5)\n"
+        "    def forward(self, x):\n"
+        "        logits, features = self.head(x.mean((2, 3))), x\n"
+        "        if self.kind == 'dict':\n"
+        "            return {'features': features, 'logits': logits}\n"
+        "        if self.kind == 'tuple':\n"
+        "            return features, (logits,)\n"
+        "        if self.kind == 'list':\n"
+        "            return [features, logits]\n"
+        "        return SimpleNamespace(logits=logits)\n"
+        "def given(): return Net('dict')\n"
+        "def nested(): return Net('tuple')\n"
+        "def listed(): return Net('list')\n"
+        "def objects(): return Net('object')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    size = (8, 8)
+    for name, output in (("given", "logits"), ("listed", "1"), ("objects", "logits")):
+        spec = ModelSpec(f"many_outputs:{name}", size, output=output)
+        built = build_model(spec, progress)
+        assert built.info.num_classes == 5
+        checkpoint = tmp_path / "inner.pth"
+        assert isinstance(built.module, OneOutput)
+        torch.save(built.module.module.state_dict(), checkpoint)
+        again = build_model(replace(spec, checkpoint=str(checkpoint)), progress)
+        assert again.info.weights.kind == "checkpoint"
+    for name, output, says in (
+        ("given", "", r"a dict of features: a tensor of shape \(1, 3, 8, 8\), logits: a tensor"),
+        ("nested", "", r"a tuple of 0: a tensor .*, 1: a tuple of 0: a tensor of shape \(1, 5\)"),
+        ("given", "scores", "has no output 'scores': it gives a dict of features"),
+        ("listed", "2", "has no output '2': it gives a list of 0: a tensor"),
+        ("given", "features", r"but a tensor of shape \(1, 3, 8, 8\)"),
+        ("objects", "", "a SimpleNamespace"),
+    ):
+        with pytest.raises(StmdeployError, match=says):
+            build_model(ModelSpec(f"many_outputs:{name}", size, output=output), progress)
 
 
 def test_synthetic_weights_depend_on_the_seed_alone(progress: RecordedProgress) -> None:

@@ -209,9 +209,9 @@ def test_outputs_that_are_not_the_models_are_no_pass(
     copy = shutil.copytree(in_its_folder.slowed.parent, tmp_path / "other")
     path = copy / in_its_folder.slowed.name
     manifest = read_artifact(path).manifest
-    known = manifest.verification.outputs
+    known = manifest.proof.outputs
     others = known.model_copy(update={"seed": known.seed + 1})
-    claim = manifest.verification.model_copy(update={"outputs": others})
+    claim = manifest.proof.model_copy(update={"outputs": others})
     manifest_path(path).write_text(
         manifest.model_copy(update={"verification": claim}).sealed().model_dump_json()
     )

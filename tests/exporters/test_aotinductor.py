@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from shutil import which
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 
 from stmdeploy import StmdeployError
+from stmdeploy.artifacts.outside import adopted, facts_of
 from stmdeploy.backbones.source import build_module
 from stmdeploy.exporters.aotinductor import AotInductorExporter
 from stmdeploy.schema.artifact import read_artifact
 from stmdeploy.spec.export import ExportSpec
-from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.model import FileSpec, ModelSpec, parse_input
 from stmdeploy.spec.run import RunSpec
 from tests.fakes import RecordedProgress
 from tests.sharing import export_model
@@ -40,7 +42,7 @@ def test_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     artifact = export_model(ExportSpec(SMALL, "aotinductor", tmp_path), RecordedProgress())
     manifest = read_artifact(artifact.path).manifest
-    assert manifest.verification.relative_l2_error <= 1e-5
+    assert manifest.proof.relative_l2_error <= 1e-5
     assert manifest.lowering == "reference"
     images = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype(np.float32)
     runner = AotInductorExporter().load(
@@ -53,6 +55,24 @@ def test_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.inference_mode():
         expected = build_module(SMALL)(torch.from_numpy(images)).numpy()
     assert np.allclose(runner.outputs()[0], expected, atol=1e-4)
+    # The same file without its manifest is one from outside.
+    bare = tmp_path / "bare.pt2"
+    shutil.copyfile(artifact.path, bare)
+    given = (parse_input("x:2x3x32x32"),)
+    facts = facts_of(bare, given)
+    assert facts.ways == (("aotinductor", "fp32"),) and facts.batch == 2
+    spec = ExportSpec(SMALL, "aotinductor", tmp_path / "taken")
+    file = FileSpec(bare, facts.ways, given, facts.batch)
+    taken = adopted(file, AotInductorExporter(), spec, RecordedProgress())
+    assert taken.manifest.state == "not verified"
+    runner = AotInductorExporter().load(taken.path, RunSpec("aotinductor", 2, 1), no_module)
+    runner.prepare(images)
+    runner.run()
+    assert np.allclose(runner.outputs()[0], expected, atol=1e-4)
+
+
+def no_module() -> torch.nn.Module:
+    raise AssertionError("a package needs no module")
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ def test_the_original_swin(tmp_path: Path) -> None:
 def test_other_image_sizes(family: str, size: tuple[int, int], tmp_path: Path) -> None:
     model = ModelSpec(f"unified_{family}_nano", image_size=size, num_classes=10)
     artifact = read_artifact(export(model, tmp_path))
-    assert artifact.manifest.verification.relative_l2_error <= 1e-5
+    assert artifact.manifest.proof.relative_l2_error <= 1e-5
     assert artifact.manifest.inputs[0].shape == ("batch", 3, *size)
 
 

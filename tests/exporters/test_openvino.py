@@ -62,7 +62,7 @@ def test_the_runner_gives_the_models_logits(made: dict[str, Path]) -> None:
 
 def test_precisions_and_their_fidelity(made: dict[str, Path]) -> None:
     manifests = {precision: read_artifact(path).manifest for precision, path in made.items()}
-    assert manifests["fp32"].verification.relative_l2_error <= 1e-5
+    assert manifests["fp32"].proof.relative_l2_error <= 1e-5
     assert manifests["fp32"].operators["MatMul"] > 10
     for precision, bound in (("fp16", 2e-3), ("bf16", 4e-2)):
         fidelity = manifests[precision].fidelity
@@ -84,7 +84,7 @@ def test_halo_of_one_head_runs(tmp_path: Path) -> None:
     """Its position term is a product too, which OpenVINO must not take for that of q and k."""
     manifest = read_artifact(export(tmp_path, model=ModelSpec("unified_halo_nano"))).manifest
     assert manifest.lowering == "tokens-plain"
-    assert manifest.verification.relative_l2_error <= 1e-5
+    assert manifest.proof.relative_l2_error <= 1e-5
 
 
 @pytest.mark.slow

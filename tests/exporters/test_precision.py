@@ -79,7 +79,7 @@ def test_fidelity_is_stated(made: dict[str, Artifact]) -> None:
         assert (fidelity.source, fidelity.images) == ("random", 2)
         assert 1e-4 < fidelity.relative_l2_error < bound
         assert fidelity.top1_agreement_percent in (0, 50, 100)
-    assert made["int8"].manifest.verification.tolerance_relative_l2 is None
+    assert made["int8"].manifest.proof.tolerance_relative_l2 is None
     calibration = made["int8"].manifest.calibration
     assert calibration is not None
     assert (calibration.source, calibration.images) == ("random", 2)

@@ -11,6 +11,7 @@ import pytest
 from torch import nn
 
 from stmdeploy import StmdeployError
+from stmdeploy.artifacts.outside import adopted, facts_of
 from stmdeploy.errors import ExitCode
 from stmdeploy.exporters import tensorrt_build, tensorrt_runner
 from stmdeploy.exporters.tensorrt import TensorRtExporter, TensorRtRtxExporter
@@ -20,9 +21,10 @@ from stmdeploy.report.artifact import engine_layers
 from stmdeploy.schema.artifact import Artifact, manifest_path, read_artifact
 from stmdeploy.schema.manifest import Manifest
 from stmdeploy.spec.export import EngineSpec, ExportSpec
-from stmdeploy.spec.model import ModelSpec
+from stmdeploy.spec.model import FileSpec, ModelSpec, parse_input
 from stmdeploy.spec.run import RunSpec
 from tests.fakes import RecordedProgress
+from tests.foreign import SIZED, write_two_inputs
 from tests.sharing import FEW, SharedArtifacts, export_model
 
 trt = pytest.importorskip("tensorrt_rtx")
@@ -45,6 +47,25 @@ def built(artifacts: SharedArtifacts) -> Artifact:
     return artifacts.exported(SMALL, "tensorrt-rtx", engine=EngineSpec(batch=(2, 4, 8)))
 
 
+def test_an_engine_of_a_file_from_outside(tmp_path: Path) -> None:
+    """Of two inputs and open sizes: each has its shapes in the profile."""
+    path = write_two_inputs(tmp_path / "cameras.onnx")
+    given = (parse_input(SIZED),)
+    ways = facts_of(path, given).ways
+    assert ways[0] == ("onnxruntime", "fp32") and ("tensorrt-rtx", "fp32") in ways
+    spec = ExportSpec(
+        ModelSpec(path.name, file=FileSpec(path, ways, given)),
+        "tensorrt-rtx", tmp_path / "taken", engine=EngineSpec(batch=(1, 2, 4)),
+    )  # fmt: skip
+    assert spec.model.file is not None
+    made = adopted(spec.model.file, TensorRtRtxExporter(), spec, RecordedProgress())
+    manifest = made.manifest
+    assert manifest.state == "not verified" and manifest.not_run == "no GPU"
+    assert manifest.engine is not None and manifest.engine.batch == (1, 2, 4)
+    assert [one.shape for one in manifest.inputs] == [("batch", 3, 64, 96), ("batch",)]
+    assert made.path.name == "cameras.rtx.engine" and made.path.stat().st_size > 1000
+
+
 def test_what_is_said_of_an_engine(built: Artifact) -> None:
     manifest = read_artifact(built.path).manifest
     engine = manifest.engine
@@ -53,15 +74,15 @@ def test_what_is_said_of_an_engine(built: Artifact) -> None:
     assert engine.batch == (2, 4, 8)
     assert engine.compute_capabilities == ("8.9",)
     assert engine.layers_after is not None
-    assert engine.layers_before > engine.layers_after > 20
+    assert engine.layers_before and engine.layers_before > engine.layers_after > 20
     assert set(engine.output_dtypes) == {"Float"}
     assert engine.weights_bytes and engine.activation_bytes
     source = built.path.with_name(manifest.files[2].name)
     assert engine.onnx_sha256 == sha256_of(source) == manifest.files[2].sha256
     assert manifest.state == "built, not run"
     assert manifest.not_run == "no GPU"
-    assert manifest.verification.runtime.startswith("onnxruntime")
-    assert manifest.verification.batches == (1, 2, 3, 8), "of the ONNX file, whose batch is free"
+    assert manifest.proof.runtime.startswith("onnxruntime")
+    assert manifest.proof.batches == (1, 2, 3, 8), "of the ONNX file, whose batch is free"
     listing = json.loads(built.path.with_name(manifest.files[1].name).read_text())
     assert len(listing) == engine.layers_after
     assert {"node_conv2d"} <= {node for layer in listing for node in layer["onnx_nodes"]}
@@ -256,11 +277,11 @@ def check_engines(
         assert dtypes.count(dtype) > 0.7 * len(dtypes) > products, precision
         assert engine.output_dtypes[dtype] > fused
     assert set(made["fp32"].engine.output_dtypes) <= {"Float", "Int32", "Int64", "Bool"}  # type: ignore[union-attr]
-    assert made["fp32"].verification.relative_l2_error <= 1e-5
+    assert made["fp32"].proof.relative_l2_error <= 1e-5
     for precision, bound in (("fp16", 2e-3), ("int8", 0.2)):
         fidelity = made[precision].fidelity
         assert fidelity is not None
-        assert made["fp32"].verification.relative_l2_error < fidelity.relative_l2_error < bound
+        assert made["fp32"].proof.relative_l2_error < fidelity.relative_l2_error < bound
     assert made["int8"].calibration is not None
     assert made["int8"].engine.output_dtypes["Half"] > 10, "integer products between 16 bits"  # type: ignore[union-attr]
     # No activation is quantised over a range that a mask of -1e4 has set.

@@ -241,7 +241,7 @@ def test_an_engine_is_built_where_it_runs(tmp_path: Path, tell: Tell, target: st
     first, again = (run_job(job, worker_settings(run), 900, Silent()) for _ in range(2))
     manifest = read_artifact(path_of(first)).manifest
     assert manifest.state == "verified"
-    tell(f"{manifest.verification.runtime}, {first.relative_l2_error:.1e} relative L2")
+    tell(f"{manifest.proof.runtime}, {first.relative_l2_error:.1e} relative L2")
     assert again == first, "found, not built"
 
 
@@ -445,7 +445,7 @@ def test_low_precisions_as_engines(tmp_path: Path, tell: Tell, precision: str) -
     spec = ExportSpec(model, "tensorrt", tmp_path, precision, engine=EngineSpec((1, 1, 1)))
     (made,) = export_model(model, (spec,), 1800, Silent(), run.gpu_uuid).artifacts
     manifest = read_artifact(path_of(made)).manifest
-    tell(f"dcn micro, TensorRT {precision}: {manifest.verification.relative_l2_error:.1e}")
+    tell(f"dcn micro, TensorRT {precision}: {manifest.proof.relative_l2_error:.1e}")
     assert manifest.state == "verified"
 
 

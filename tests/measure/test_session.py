@@ -72,7 +72,7 @@ def process_of(runner: FakeRunner, clock: FakeClock, run: RunSpec, **changes: ob
         Model(
             import_runtime=lambda: clock.advance_ms(40.0),
             load=load,
-            make_images=lambda: IMAGES,
+            make_inputs=lambda: (IMAGES,),
             check=changes.get("check", unchecked),  # type: ignore[arg-type]
         ),
         run,
@@ -196,7 +196,7 @@ def test_outputs_are_checked_before_the_first_sample_and_after_the_last() -> Non
     runner = FakeRunner(clock, [5.0])
 
     def check(checked: object, images: object) -> None:
-        assert checked is runner and images is IMAGES
+        assert checked is runner and images == (IMAGES,)
         seen.append(runner.runs)
 
     result = process_of(runner, clock, RunSpec("fake", 8, 1), check=check)

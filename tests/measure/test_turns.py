@@ -43,7 +43,7 @@ def test_a_side_takes_turns_until_it_is_told_nothing_more() -> None:
         Model(
             import_runtime=lambda: clock.advance_ms(40.0),
             load=lambda: runner,
-            make_images=lambda: np.zeros((1, 3, 2, 2), np.float32),
+            make_inputs=lambda: (np.zeros((1, 3, 2, 2), np.float32),),
             check=lambda _runner, _images: None,
         ),
         clock,

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from stmdeploy.errors import Failure
 from stmdeploy.files.reading import BYTES_PER_MIB
+from stmdeploy.schema.artifact import read_manifest
 from stmdeploy.schema.document import Document
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from stmdeploy.artifacts.probe import Probe
     from stmdeploy.measure.session import Model
     from stmdeploy.plugins.exporter import Exporter
-    from stmdeploy.plugins.runner import Array, Runner
+    from stmdeploy.plugins.runner import Inputs, Runner
 
 #: What a worker that takes turns is sent when one is its own; nothing more ends them.
 TURN = "turn"
@@ -121,25 +122,32 @@ class ArtifactJob(Job[T], Generic[T]):
             fuse_sampling(module)
         return module
 
-    def random_images(self) -> Array:
-        """A batch of N 3 H W, standard normal, never all zeros; the same in every process."""
+    def random_inputs(self) -> Inputs:
+        """A batch of images N 3 H W, standard normal, or what a file from outside takes; the same
+        in every process."""
         import numpy as np
 
+        from stmdeploy.measure.inputs import random_inputs
+
         random = np.random.default_rng(_SEED)
-        return random.standard_normal((self.run.batch, 3, *self.model.image_size), dtype=np.float32)
+        if (manifest := read_manifest(self.artifact)).verification is None:
+            return random_inputs(manifest.inputs, self.run.batch, random)
+        shape = (self.run.batch, 3, *self.model.image_size)
+        return (random.standard_normal(shape, dtype=np.float32),)
 
     @cached_property
-    def probe(self) -> Probe:
-        """Images, and the outputs that the manifest says the model gives for them. Asked for after
-        the runtime is imported, which may share a library with it."""
+    def probe(self) -> Probe | None:
+        """Images, and the outputs that the manifest says the model gives for them; None of a file
+        from outside. Asked for after the runtime is imported, which may share a library with it."""
         from stmdeploy.artifacts.probe import Probe
-        from stmdeploy.schema.artifact import read_manifest
 
         known, size = read_manifest(self.artifact).verification, self.model.image_size
+        if known is None:
+            return None
         return Probe(known.outputs, size, self.run.precision, known.tolerance_relative_l2)
 
     def loading(
-        self, make_images: Callable[[], Array], check: Callable[[Runner, Array], object]
+        self, make_inputs: Callable[[], Inputs], check: Callable[[Runner, Inputs], object]
     ) -> Model:
         """How the artifact comes into this process; both arguments as for `Model`."""
         from stmdeploy.measure.session import Model
@@ -148,7 +156,7 @@ class ArtifactJob(Job[T], Generic[T]):
         return Model(
             import_runtime=exporter.import_runtime,
             load=lambda: exporter.load(self.artifact, self.run, self.build),
-            make_images=make_images,
+            make_inputs=make_inputs,
             check=check,
         )
 

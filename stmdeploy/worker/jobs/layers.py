@@ -28,5 +28,5 @@ class LayersJob(ArtifactJob[tuple[tuple[OperatorTime, ...], ...]]):
                 f"{self.run.runtime} does not tell where its time goes",
                 "choose another --runtime: onnxruntime, openvino, torch, tensorrt, tensorrt-rtx",
             )
-        images = self.random_images()
-        return exporter.operator_times(self.artifact, self.run, self.build, images, self.repeats)
+        inputs = self.random_inputs()
+        return exporter.operator_times(self.artifact, self.run, self.build, inputs, self.repeats)

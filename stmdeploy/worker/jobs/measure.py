@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from stmdeploy.plugins.runner import Array, Runner
+from stmdeploy.plugins.runner import Inputs, Runner
 from stmdeploy.schema.hardware import Environment
 from stmdeploy.schema.measurement import ProcessRun, ScenarioResult
 from stmdeploy.spec.run import SamplingSpec
@@ -54,11 +54,16 @@ class MeasureJob(ArtifactJob[ProcessRun]):
             throttled_ns=lambda: throttled_ns(self.run.gpu_uuid) if self.run.gpu_uuid else {},
             flush_cache=L2Flush() if self.run.settings.cold_l2 else None,
         )
-        model = self.loading(lambda: self.probe.batch(self.run.batch), self._check)
+        model = self.loading(self._inputs, self._check)
         return measure(model, self.run, self.sampling, machine, self._play, parent.next_turn)
 
-    def _check(self, runner: Runner, images: Array) -> None:
-        self.probe.look(runner, images)
+    def _inputs(self) -> Inputs:
+        """The images whose outputs are known, if there are any."""
+        return (self.probe.batch(self.run.batch),) if self.probe else self.random_inputs()
+
+    def _check(self, runner: Runner, inputs: Inputs) -> None:
+        if self.probe is not None:
+            self.probe.look(runner, inputs[0])
 
     def _play(self, lanes: list[Runner]) -> ScenarioResult:
         from stmdeploy.measure.loadgen import play

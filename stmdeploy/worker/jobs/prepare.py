@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from stmdeploy.errors import DestinationError, DiskFullError, Failure, FailureKind, StmdeployError
@@ -11,11 +12,12 @@ from stmdeploy.schema.evaluation import Published
 from stmdeploy.schema.manifest import EngineInfo
 from stmdeploy.schema.row import Prepared, PreparedArtifact
 from stmdeploy.spec.export import ExportSpec
-from stmdeploy.spec.model import CLASSIFICATION, ModelSpec
+from stmdeploy.spec.model import CLASSIFICATION, FileSpec, ModelSpec
 from stmdeploy.worker.jobs.job import Job, Parent
 
 if TYPE_CHECKING:
     from stmdeploy.backbones.source import BuiltModel
+    from stmdeploy.plugins.exporter import Exporter
 
 #: Image size (height, width) and classes that the published top-1 were measured with.
 _PUBLISHED_SIZE, _PUBLISHED_CLASSES = (224, 224), 1000
@@ -36,6 +38,8 @@ class PrepareJob(Job[Prepared]):
         Raises:
             StmdeployError: the model cannot be built or counted, or a folder cannot be written to.
         """
+        if self.model.file is not None:
+            return _taken(self.model.file, self.exports, parent)
         from stmdeploy.backbones.complexity import count
         from stmdeploy.backbones.source import build_model
 
@@ -56,11 +60,42 @@ class PrepareJob(Job[Prepared]):
 
 def _exported(built: BuiltModel, spec: ExportSpec, parent: Parent) -> PreparedArtifact:
     from stmdeploy.artifacts.artifact import export_built
+
+    return _made(spec, lambda exporter: export_built(built, exporter, spec, parent))
+
+
+def _taken(file: FileSpec, exports: tuple[ExportSpec, ...], parent: Parent) -> Prepared:
+    """A file from outside as artifacts, counted by its graph."""
+    from stmdeploy.artifacts.outside import adopted, model_of
+    from stmdeploy.schema.artifact import read_artifact
+
+    artifacts = tuple(
+        _made(spec, lambda exporter, spec=spec: adopted(file, exporter, spec, parent))  # type: ignore[misc]
+        for spec in exports
+    )
+    paths = [one.path for one in artifacts if one.path is not None]
+    info = read_artifact(paths[0]).manifest.model if paths else model_of(file)
+    operations = next((one.operations for one in artifacts if one.operations), ())
+    macs = sum(one.nodes * one.macs for one in operations)
+    return Prepared(
+        model=info,
+        published=None,
+        parameters=info.parameters,
+        macs=macs,
+        matmul_conv_macs=macs,
+        activations=sum(one.nodes * one.activation_elements for one in operations),
+        uncounted_operators={},
+        artifacts=artifacts,
+    )
+
+
+def _made(spec: ExportSpec, make: Callable[[Exporter], Artifact]) -> PreparedArtifact:
+    """An artifact, or why it could not be made."""
     from stmdeploy.plugins.registry import exporter_for_target
 
     try:
         exporter = exporter_for_target(spec.target, source_only=spec.source_only)
-        made = as_prepared(export_built(built, exporter, spec, parent))
+        made = as_prepared(make(exporter))
         return made.model_copy(update={"provider": spec.provider})
     except StmdeployError as error:
         if isinstance(error, DestinationError) and not isinstance(error, DiskFullError):
@@ -84,7 +119,7 @@ def failed_export(spec: ExportSpec, failure: Failure) -> PreparedArtifact:
 
 def as_prepared(artifact: Artifact) -> PreparedArtifact:
     """An artifact in the form that rows refer to."""
-    manifest = artifact.manifest
+    manifest, checked = artifact.manifest, artifact.manifest.verification
     return PreparedArtifact(
         target=manifest.target,
         precision=manifest.precision,
@@ -96,7 +131,7 @@ def as_prepared(artifact: Artifact) -> PreparedArtifact:
         lowering=manifest.lowering,
         export_s=manifest.export_s,
         build_s=manifest.engine.build_s if manifest.engine else None,
-        relative_l2_error=manifest.verification.relative_l2_error,
+        relative_l2_error=checked.relative_l2_error if checked else None,
         operations=manifest.operations,
     )
 
@@ -111,7 +146,7 @@ def _published(built: BuiltModel) -> Published | None:
     if info.task == CLASSIFICATION:
         same = (info.image_size, info.num_classes) == (_PUBLISHED_SIZE, _PUBLISHED_CLASSES)
     else:
-        same = _is_of_coco(info.image_size)
+        same = _is_of_coco(info.pixels)
     weights_fit = built.official or info.weights.kind == "synthetic"
     return built.config.published if built.config and same and weights_fit else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from stmdeploy.measure.sampling import Turn
-from stmdeploy.plugins.runner import Array, Runner
+from stmdeploy.plugins.runner import Inputs, Runner
 from stmdeploy.schema.measurement import TurnsRun
 from stmdeploy.worker.jobs.job import ArtifactJob, Parent, limit_memory
 
@@ -34,11 +34,13 @@ class TurnsJob(ArtifactJob[TurnsRun]):
         def next_turn(taken: Turn) -> bool:
             return parent.next_turn(to_words(taken))
 
-        model, others = self.loading(self.random_images, self._check), OthersUse(processors_busy_s)
+        model, others = self.loading(self.random_inputs, self._check), OthersUse(processors_busy_s)
         return take_turns(model, HostClock(), environment(), others, next_turn)
 
-    def _check(self, runner: Runner, images: Array) -> None:
+    def _check(self, runner: Runner, inputs: Inputs) -> None:
+        if self.probe is None:
+            return
         known = self.probe.batch(self.run.batch)
         runner.prepare(known)
         self.probe.look(runner, known)
-        runner.prepare(images)
+        runner.prepare(*inputs)

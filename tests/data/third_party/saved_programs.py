@@ -24,7 +24,7 @@ class SavedExporter(Exporter):
     def export(self, work: Work) -> Draft:
         import torch
 
-        size, batch = work.info.image_size, torch.export.Dim("batch", min=1)
+        size, batch = work.info.pixels, torch.export.Dim("batch", min=1)
         image = torch.zeros(2, 3, *size)
         program = torch.export.export(work.module, (image,), dynamic_shapes=({0: batch},))
         path = work.folder / (work.spec.stem + self.target.suffix)
@@ -52,11 +52,11 @@ class SavedRunner:
         torch.set_num_threads(run.threads)
         self._torch, self._program = torch, torch.export.load(path).module()
 
-    def prepare(self, images: Any) -> None:
-        self._input = self._torch.from_numpy(images).clone()
+    def prepare(self, *inputs: Any) -> None:
+        self._input = self._torch.from_numpy(inputs[0]).clone()
 
-    def feed(self, images: Any) -> None:
-        self._input.copy_(self._torch.from_numpy(images))
+    def feed(self, *inputs: Any) -> None:
+        self._input.copy_(self._torch.from_numpy(inputs[0]))
 
     def run(self) -> None:
         with self._torch.inference_mode():

@@ -184,7 +184,7 @@ def test_a_source_is_verified_and_no_engine(source: Path) -> None:
     manifest = read_artifact(source).manifest
     assert source.name.endswith(".tensorrt-rtx.onnx")
     assert manifest.engine is None and manifest.not_run == "its engine is built where it runs"
-    assert 0 < manifest.verification.relative_l2_error < 5e-3
+    assert 0 < manifest.proof.relative_l2_error < 5e-3
 
 
 @pytest.mark.slow

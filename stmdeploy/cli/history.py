@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +15,7 @@ from stmdeploy.cli.options import MEASURING, OUTPUT, JsonOption, StoreOptions
 from stmdeploy.errors import ExitCode, StmdeployError
 
 if TYPE_CHECKING:
-    from stmdeploy.report.history import History
     from stmdeploy.results.newest import Entry
-    from stmdeploy.schema.row import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +43,16 @@ def history(options: HistoryOptions) -> None:
     Exit codes: 0 no row is slower since its last step, 1 one is, 3 none was measured often enough.
     """
     from stmdeploy.cli.requests import open_store
-    from stmdeploy.report.history import history_document, history_table, write_history_figure
+    from stmdeploy.report.history import (
+        history_document,
+        history_of,
+        history_table,
+        write_history_figure,
+    )
     from stmdeploy.report.invariance import check_figure
+    from stmdeploy.report.ratios import name_of
     from stmdeploy.spec.limits import positive
+    from stmdeploy.spec.sweep import names
 
     positive(options.threshold_percent, "--threshold-percent")
     if options.figure is not None:
@@ -56,7 +60,13 @@ def history(options: HistoryOptions) -> None:
     store = open_store(options)
     every = store.history()
     beside = _keys(every, options.relative_to)
-    found = [one for same in every if (one := _history(same, options, beside)) is not None]
+    unit = f"times {options.relative_to}" if options.relative_to else "ms"
+    found = [
+        one
+        for same in every
+        if options.row is None or names(options.row, name_of(same[-1].row))
+        if (one := history_of(same, unit, beside)) is not None
+    ]
     if not found:
         raise StmdeployError(
             f"{store.name} holds no such row", "see stmdeploy results show for their names"
@@ -89,38 +99,3 @@ def _keys(every: Sequence[Sequence[Entry]], words: str | None) -> dict[int, str]
     if not found:
         raise StmdeployError(f"no row is named {words!r}", "see stmdeploy results show")
     return found
-
-
-def _history(
-    same: Sequence[Entry], options: HistoryOptions, beside: Mapping[int, str]
-) -> History | None:
-    """One row over time; None if it is not asked for, or has no such figures."""
-    from stmdeploy.measure.steps import steps
-    from stmdeploy.report.history import History
-    from stmdeploy.report.ratios import name_of
-    from stmdeploy.spec.sweep import names
-
-    row = same[-1].row
-    if options.row is not None and not names(options.row, name_of(row)):
-        return None
-    known = [(entry, figure) for entry in same if (figure := _figure(entry.row, beside))]
-    if not known:
-        return None
-    figures = tuple(figure for _, figure in known)
-    return History(
-        name=name_of(row),
-        machine=row.device_name,
-        sweeps=tuple(entry.sweep for entry, _ in known),
-        times=tuple(entry.row.started_utc for entry, _ in known),
-        figures=figures,
-        unit=f"times {options.relative_to}" if options.relative_to else "ms",
-        steps=tuple(steps(figures)),
-    )
-
-
-def _figure(row: Row, beside: Mapping[int, str]) -> float | None:
-    """The latency in ms, or its ratio by turns to a row of the same batch; None without it."""
-    if not beside:
-        return row.measurement.latency_ms_p50 if row.measurement else None
-    found = next((one for one in row.contrasts if one.key == beside.get(row.batch)), None)
-    return math.exp(found.difference) if found else None

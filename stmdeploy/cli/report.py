@@ -12,6 +12,9 @@ from stmdeploy.cli.options import OUTPUT, JsonOption, ReferenceOption, StoreOpti
 from stmdeploy.report.text_table import TextTable, counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stmdeploy.report.history import History
     from stmdeploy.results.newest import NewestRows
 
 #: The page, in the folder of the store.
@@ -29,7 +32,7 @@ class ReportOptions(JsonOption, ReferenceOption, TaskOption, StoreOptions):
     html: Path | None = option(
         OUTPUT, "Page to write. [default: report.html in the store's folder]"
     )
-    figures: Path | None = option(OUTPUT, "Folder to draw figures into, as PNG and SVG.")
+    figures: Path | None = option(OUTPUT, "Folder to draw figures into, as PNG, SVG and PDF.")
     markdown: bool = option(OUTPUT, "Also print the table as Markdown.", False)
     latex: bool = option(OUTPUT, "Also print the table as LaTeX.", False)
     title: str = option(OUTPUT, "Heading of the page.", "Accuracy beside real cost")
@@ -42,6 +45,7 @@ def report(options: ReportOptions) -> None:
     """
     from stmdeploy.cli.requests import check_task, open_store, reference_of, rows_of
     from stmdeploy.errors import StmdeployError
+    from stmdeploy.report.history import history_of
     from stmdeploy.results.newest import NewestRows
 
     task = check_task(options.task)
@@ -60,7 +64,8 @@ def report(options: ReportOptions) -> None:
             "finish its sweep: stmdeploy profile --resume",
         )
     path = options.html or store.folder / FILE_NAME
-    _write_page(found, path, options.title, reference)
+    histories = [one for same in store.history() if (one := history_of(same)) is not None]
+    _write_page(found, path, options.title, reference, histories)
     drawn = _draw(found, options.figures)
     if options.json:
         from stmdeploy.report.ratios import document as rows_document
@@ -76,13 +81,15 @@ def report(options: ReportOptions) -> None:
         console.print_text(_table(found, reference).latex())
 
 
-def _write_page(found: NewestRows, path: Path, title: str, reference: str) -> None:
+def _write_page(
+    found: NewestRows, path: Path, title: str, reference: str, histories: Sequence[History]
+) -> None:
     from stmdeploy.files.writing import write_atomically
     from stmdeploy.report.page import report_page
     from stmdeploy.results.state import now_utc
 
     rows = found.rows
-    page = report_page(rows, title, now_utc()[:19], found.failed_since, reference)
+    page = report_page(rows, title, now_utc()[:19], found.failed_since, reference, histories)
     write_atomically(path, page)
     failed = sum(row.failure is not None for row in rows)
     told = f", {failed} of them failed" if failed else ""

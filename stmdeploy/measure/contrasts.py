@@ -163,7 +163,9 @@ def _log_bias(digamma: Callable[[float], float], freedom: float) -> float:
     return float(digamma(freedom / 2)) - math.log(freedom / 2)
 
 
-def letters(latencies: Mapping[int, float], apart: Collection[tuple[int, int]]) -> dict[int, str]:
+def letters(
+    latencies: Mapping[int, float], apart: Collection[tuple[int, int]], first: int = 0
+) -> dict[int, str]:
     """Rows in groups, by letters: two rows that share a letter cannot be told apart.
 
     Groups are the largest sets in which no two rows differ (insert and absorb; H.-P. Piepho,
@@ -172,6 +174,7 @@ def letters(latencies: Mapping[int, float], apart: Collection[tuple[int, int]]) 
     Args:
         latencies: of every row; the fastest is in group ``a``.
         apart: the pairs that differ.
+        first: letters that are others' already.
     """
     groups: list[frozenset[int]] = [frozenset(latencies)]
     for pair in apart:
@@ -179,7 +182,7 @@ def letters(latencies: Mapping[int, float], apart: Collection[tuple[int, int]]) 
         groups = [group for group in split if not any(group < other for other in split)]
     groups.sort(key=lambda group: sorted(latencies[row] for row in group))
     return {
-        row: "".join(_letter(i) for i, group in enumerate(groups) if row in group)
+        row: "".join(_letter(first + i) for i, group in enumerate(groups) if row in group)
         for row in latencies
     }
 

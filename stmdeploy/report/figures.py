@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from stmdeploy.backbones.complexity import KINDS
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files.writing import write_atomically
+from stmdeploy.report.colours import colours_of
 from stmdeploy.report.invariance import invariance_figure
 from stmdeploy.report.layers import percent_by_kind
 from stmdeploy.report.recommendation import accuracy_of, latency_of
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "svg")
+FORMATS = ("png", "svg", "pdf")
 _MARKERS = "osD^v<>P"
 _DOTS_PER_INCH = 130
 _HINT = "run `stmdeploy profile` on a catalogue backbone, or `stmdeploy evaluate`"
 
 
 def write_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Draws every figure that the rows have the data for, each as PNG and SVG.
+    """Draws every figure that the rows have the data for, each as PNG, SVG and PDF.
 
     Returns:
         The files: ``accuracy-latency``, ``ap-latency``, ``throughput-batch``, ``time-by-part`` and
@@ -163,7 +164,7 @@ def _draw_panel(panel: Axes, rows: Sequence[Row], batch: int) -> None:
     def way(row: Row) -> tuple[str, str, str]:
         return row.runtime, row.device_name, row.precision
 
-    stms, ways = sorted({row.stm for row in rows}), sorted(set(map(way, rows)))
+    colours, ways = colours_of(row.stm for row in rows), sorted(set(map(way, rows)))
     for row in rows:
         m, accuracy = row.measurement, accuracy_of(row)
         if row.batch != batch or m is None or accuracy is None:
@@ -175,7 +176,7 @@ def _draw_panel(panel: Axes, rows: Sequence[Row], batch: int) -> None:
             xerr=[[x - latency.low / batch], [latency.high / batch - x]],
             yerr=[[y - accuracy.low], [accuracy.high - y]],
             fmt=_MARKERS[ways.index(way(row)) % len(_MARKERS)],
-            color=f"C{stms.index(row.stm)}", capsize=3,
+            color=colours[row.stm], capsize=3,
         )  # fmt: skip
         panel.annotate(
             f"{row.stm} {row.scale}",

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from stmdeploy.files.writing import write_atomically
-from stmdeploy.measure.steps import FEWEST, Step
+from stmdeploy.measure.steps import FEWEST, Step, steps
 from stmdeploy.report.invariance import check_figure
+from stmdeploy.report.ratios import name_of
 from stmdeploy.report.text_table import TextTable, significant
+
+if TYPE_CHECKING:
+    from stmdeploy.results.newest import Entry
+    from stmdeploy.schema.row import Row
 
 _DOTS_PER_INCH = 130
 
@@ -42,6 +49,40 @@ class History:
     def enough(self) -> bool:
         """Whether there are enough figures for a step to be seen."""
         return len(self.figures) >= 2 * FEWEST
+
+
+def history_of(
+    same: Sequence[Entry], unit: str = "ms", beside: Mapping[int, str] = MappingProxyType({})
+) -> History | None:
+    """One row over time; None if no entry has such a figure.
+
+    Args:
+        same: the entries of one row, the oldest first.
+        unit: of the figures.
+        beside: the key of the row of every batch whose ratio by turns is looked at; empty for the
+            latency in ms.
+    """
+    known = [(entry, figure) for entry in same if (figure := _figure(entry.row, beside))]
+    if not known:
+        return None
+    row, figures = same[-1].row, tuple(figure for _, figure in known)
+    return History(
+        name=name_of(row),
+        machine=row.device_name,
+        sweeps=tuple(entry.sweep for entry, _ in known),
+        times=tuple(entry.row.started_utc for entry, _ in known),
+        figures=figures,
+        unit=unit,
+        steps=tuple(steps(figures)),
+    )
+
+
+def _figure(row: Row, beside: Mapping[int, str]) -> float | None:
+    """The latency in ms, or its ratio by turns to a row of the same batch; None without it."""
+    if not beside:
+        return row.measurement.latency_ms_p50 if row.measurement else None
+    found = next((one for one in row.contrasts if one.key == beside.get(row.batch)), None)
+    return math.exp(found.difference) if found else None
 
 
 def history_table(found: Sequence[History], threshold_percent: float) -> TextTable:
@@ -97,6 +138,25 @@ def history_document(found: Sequence[History]) -> list[dict[str, Any]]:
         }
         for one in found
     ]  # fmt: skip
+
+
+def history_data(found: Sequence[History]) -> list[dict[str, Any]]:
+    """For the page's plot: figures with their times and sweeps, and the level of every piece."""
+    told = []
+    for one in found:
+        edges = [0, *(step.at for step in one.steps), len(one.figures)]
+        levels = [
+            [begin, end, sorted(one.figures[begin:end])[(end - begin) // 2]]
+            for begin, end in pairwise(edges)
+        ]
+        told.append(
+            {
+                "name": one.name, "machine": one.machine, "unit": one.unit, "times": one.times,
+                "sweeps": one.sweeps, "figures": one.figures, "levels": levels,
+                "steps": [step.percent for step in one.steps],
+            }
+        )  # fmt: skip
+    return told
 
 
 def write_history_figure(found: Sequence[History], path: Path) -> None:

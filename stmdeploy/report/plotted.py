@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from stmdeploy.errors import StmdeployError
+from stmdeploy.report.colours import colours_of
 from stmdeploy.report.ratios import Compared, compared, name_of
 from stmdeploy.report.recommendation import accuracy_of, latency_of
 from stmdeploy.schema.row import Row
@@ -36,13 +37,14 @@ def accuracy_over_latency(rows: Sequence[Row], _: str = "") -> go.Figure:
             "no row has an accuracy", "profile catalogue backbones in fp32, or run evaluate"
         )
     figure = go.Figure(layout={**_LAYOUT, "showlegend": False})
-    points = []
+    points, colours = [], colours_of(row.stm for row in rows)
     for row, latency, accuracy in drawn:
         x, y = latency.value / row.batch, accuracy.value
         points.append((x, y))
         figure.add_scatter(
             x=[x], y=[y], mode="markers+text", text=[_label(row, rows)],
             textposition="top center", hovertext=[name_of(row)], hoverinfo="text",
+            marker={"color": colours[row.stm]},
             error_x={
                 "array": [latency.high / row.batch - x],
                 "arrayminus": [x - latency.low / row.batch],

@@ -47,17 +47,40 @@ def compared(rows: Sequence[Row], reference: str = "") -> tuple[Compared, ...]:
     """
     found: list[Compared] = []
     for batch in dict.fromkeys(row.batch for row in rows):
-        mine = [i for i, row in enumerate(rows) if row.batch == batch and row.contrasts]
-        if not mine:
-            continue
-        chosen = _reference(rows, mine, reference)
-        groups = _groups(rows, mine, chosen)
-        for i in mine:
-            between = contrast_of(rows[i], rows[chosen])
-            ratio = between.ratio() if between is not None else None
-            ratio = Ratio(1.0, 1.0, 1.0) if i == chosen else ratio
-            found.append(Compared(i, chosen, ratio, groups[i]))
+        every = [i for i, row in enumerate(rows) if row.batch == batch and row.contrasts]
+        used = 0
+        for mine in (part for part in _together(rows, every) if len(part) > 1):
+            chosen = _reference(rows, mine, reference)
+            groups = _groups(rows, mine, chosen, used)
+            used += len(set("".join(groups.values())))
+            for i in mine:
+                between = contrast_of(rows[i], rows[chosen])
+                ratio = between.ratio() if between is not None else None
+                ratio = Ratio(1.0, 1.0, 1.0) if i == chosen else ratio
+                found.append(Compared(i, chosen, ratio, groups[i]))
     return tuple(sorted(found, key=lambda one: one.row))
+
+
+def _together(rows: Sequence[Row], every: Sequence[int]) -> list[list[int]]:
+    """Parts whose rows took turns with each other, directly or by others; in the order of rows.
+    Nothing is known of how rows of two such parts compare."""
+    places = {rows[i].key: i for i in every}
+    parts: list[list[int]] = []
+    left = dict.fromkeys(every)
+    while left:
+        open_ones, part = [next(iter(left))], set[int]()
+        while open_ones:
+            i = open_ones.pop()
+            if i not in left:
+                continue
+            del left[i]
+            part.add(i)
+            beside = (places.get(one.key) for one in rows[i].contrasts)
+            open_ones += [
+                j for j in beside if j in left and contrast_of(rows[i], rows[j]) is not None
+            ]
+        parts.append(sorted(part))
+    return parts
 
 
 def contrast_of(row: Row, other: Row) -> Contrast | None:
@@ -71,14 +94,12 @@ def contrast_of(row: Row, other: Row) -> Contrast | None:
 
 def _reference(rows: Sequence[Row], mine: Sequence[int], words: str) -> int:
     usual = words or USUAL_REFERENCE
-    everywhere = [i for i, row in enumerate(rows) if row.contrasts]
+    everywhere = [i for i, row in enumerate(rows) if row.contrasts] if words else []
     named = [i for i in (*mine, *everywhere) if names(usual, name_of(rows[i]))]
-    if named and (words or named[0] in mine):
-        return named[0]
-    return mine[0]
+    return named[0] if named else mine[0]
 
 
-def _groups(rows: Sequence[Row], mine: Sequence[int], reference: int) -> dict[int, str]:
+def _groups(rows: Sequence[Row], mine: Sequence[int], reference: int, first: int) -> dict[int, str]:
     places = {i: _place(rows[i], rows[reference]) for i in mine}
     between = {pair: contrast_of(rows[pair[0]], rows[pair[1]]) for pair in combinations(mine, 2)}
     apart = [
@@ -86,7 +107,7 @@ def _groups(rows: Sequence[Row], mine: Sequence[int], reference: int) -> dict[in
         for pair, contrast in between.items()
         if contrast is not None and contrast.tells_apart(len(mine))
     ]
-    return letters(places, apart)
+    return letters(places, apart, first)
 
 
 def _place(row: Row, reference: Row) -> float:
@@ -109,7 +130,7 @@ def sentences(rows: Sequence[Row], found: Sequence[Compared]) -> tuple[str, ...]
     """A sentence for every batch: how rows compare with its reference, and which are alike."""
     told = []
     for batch, reference in dict.fromkeys((rows[one.row].batch, one.reference) for one in found):
-        mine = [one for one in found if rows[one.row].batch == batch]
+        mine = [one for one in found if (rows[one.row].batch, one.reference) == (batch, reference)]
         others = [one for one in mine if one.ratio is not None and one.row != reference]
         if not others:
             continue
@@ -137,12 +158,23 @@ def _alike(rows: Sequence[Row], mine: Sequence[Compared]) -> str:
 
 def _short(rows: Sequence[Row], mine: Sequence[Compared], position: int) -> str:
     """A row's name, as short as tells it apart from the others."""
-    parts = _parts(rows[position])
-    others = [_parts(rows[one.row]) for one in mine if one.row != position]
-    for count in range(1, len(parts) + 1):
-        if parts[:count] not in [other[:count] for other in others]:
-            return " ".join(filter(None, parts[:count]))
-    return name_of(rows[position])
+    places = list(dict.fromkeys((*(one.row for one in mine), position)))
+    return short_names([rows[i] for i in places])[places.index(position)]
+
+
+def short_names(rows: Sequence[Row]) -> list[str]:
+    """The names of rows, each as short as tells it apart from the others."""
+    every = [_parts(row) for row in rows]
+
+    def name(place: int) -> str:
+        parts = every[place]
+        others = [other for i, other in enumerate(every) if i != place]
+        for count in range(1, len(parts) + 1):
+            if parts[:count] not in [other[:count] for other in others]:
+                return " ".join(filter(None, parts[:count]))
+        return name_of(rows[place])
+
+    return [name(place) for place in range(len(rows))]
 
 
 def _parts(row: Row) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stmdeploy.cli.history import _figure
 from stmdeploy.cli.main import main
+from stmdeploy.report.history import _figure
 from stmdeploy.results.state import DONE
 from stmdeploy.results.store import Store
 from stmdeploy.schema.measurement import Measurement

@@ -14,7 +14,7 @@ from stmdeploy.schema.row import Row
 MakeRow = Callable[..., Row]
 
 
-def test_every_figure_as_png_and_svg(tmp_path: Path, make_row: MakeRow) -> None:
+def test_every_figure_in_every_format(tmp_path: Path, make_row: MakeRow) -> None:
     rows = [
         make_row(stm=stm, model=f"unified_{stm}", runtime=runtime, batch=batch,
                  published_top1_percent=top1, parts_ms={"stem": 1.0, "stage 1 mixer": 3.0})
@@ -29,7 +29,7 @@ def test_every_figure_as_png_and_svg(tmp_path: Path, make_row: MakeRow) -> None:
     }  # fmt: skip
     for path in written:
         head = path.read_bytes()[:200]
-        assert head.startswith(b"\x89PNG") if path.suffix == ".png" else b"<?xml" in head
+        assert {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[path.suffix] in head
     drawn = (tmp_path / "accuracy-latency.svg").read_text("utf-8")
     assert drawn.count("<!-- halo micro -->") == 4
     assert "(published)" in drawn

@@ -7,21 +7,26 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from stmdeploy.hardware.roofline import bound
+from stmdeploy.measure.steps import steps
+from stmdeploy.report.colours import colours_of
+from stmdeploy.report.history import History
 from stmdeploy.report.page import page_data, report_page
+from stmdeploy.report.ratios import name_of
 from stmdeploy.schema.measurement import ScenarioResult
 from stmdeploy.schema.row import Row, RowContrast
 from tests.hardware.test_roofline import peaks
 
 try:
-    from playwright.sync_api import Browser, FloatRect, Page, Route, sync_playwright
+    from playwright.sync_api import Browser, Page, Route, sync_playwright
 except ImportError:  # pragma: no cover
     pytest.skip("playwright is not installed", allow_module_level=True)
 
@@ -34,7 +39,7 @@ _FLAGS = (
     "--no-first-run",
 )  # fmt: skip
 #: Until something that is waited for is given up.
-_PATIENCE_MS = 600_000
+_PATIENCE_MS = 120_000
 EVIL = "<img src=x onerror=alert(1)>&amp;<b>bold</b>"
 
 
@@ -64,9 +69,15 @@ def show(browser: Browser, faults: list[str], tmp_path: Path) -> Iterator[Callab
     contexts = []
     requests: list[str] = []
 
-    def opened(rows: list[Row], since: tuple[Row, ...] = (), **settings: object) -> Page:
+    def opened(
+        rows: list[Row],
+        since: tuple[Row, ...] = (),
+        histories: Sequence[History] = (),
+        **settings: object,
+    ) -> Page:
         path = tmp_path / "report.html"
-        path.write_bytes(report_page(rows, "Report", "2026-01-01T00:00:00", since))
+        made = report_page(rows, "Report", "2026-01-01T00:00:00", since, histories=histories)
+        path.write_bytes(made)
         context = browser.new_context(accept_downloads=True, **settings)  # type: ignore[arg-type]
         context.set_default_timeout(_PATIENCE_MS)
         contexts.append(context)
@@ -76,7 +87,7 @@ def show(browser: Browser, faults: list[str], tmp_path: Path) -> Iterator[Callab
         page.on("console", lambda told: faults.append(f"{told.type} {told.text}"))
         page.on("request", lambda asked: requests.append(asked.url))
         page.goto(path.as_uri())
-        page.wait_for_selector("#pareto .main-svg")
+        look_at(page, "pareto")
         return page
 
     yield opened
@@ -84,6 +95,7 @@ def show(browser: Browser, faults: list[str], tmp_path: Path) -> Iterator[Callab
         context.close()
     asked = [url for url in requests if not url.startswith(("data:", "blob:"))]
     assert faults == []
+    asked = [url.split("#")[0] for url in asked if url != "about:blank"]
     assert all(url.endswith("/report.html") and url.startswith("file:") for url in asked)
 
 
@@ -150,7 +162,7 @@ def sort_by(page: Page, column: str) -> None:
 
 def until(page: Page, condition: str) -> None:
     """Waits for a condition; the page's own policy forbids playwright's way of doing so."""
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + 120
     while not page.evaluate(condition):
         assert time.monotonic() < deadline, condition
         page.wait_for_timeout(20)
@@ -218,18 +230,18 @@ def test_plots_and_the_table_show_every_row(show: Show, rows: list[Row]) -> None
     assert all("(measured)" in name for name in roofs)
     look_at(page, "parts")
     assert page.locator("#parts .barlayer .point").count() == 3 * 12
-    assert "Test CPU" in page.locator("details summary").inner_text()
+    assert "Test CPU" in page.locator("main > section:last-child summary").inner_text()
 
 
 def test_filters_change_plots_and_table(show: Show, rows: list[Row]) -> None:
     page = show(rows)
-    page.get_by_label("halo").uncheck()
-    page.get_by_label("CPU B").uncheck()
+    page.get_by_role("checkbox", name="halo", exact=True).uncheck()
+    page.get_by_role("checkbox", name="CPU B", exact=True).uncheck()
     until(page, "document.getElementById('shown').textContent.startsWith('4 ')")
     until(page, "document.querySelectorAll('#pareto path.point').length === 2")
     assert set(cells(page, "mixer")) == {"dcn", "swin"}
     assert not any("halo" in str(t["name"]) for t in traces(page, "scaling"))
-    page.get_by_label("halo").check()
+    page.get_by_role("checkbox", name="halo", exact=True).check()
     until(page, "document.querySelectorAll('#pareto path.point').length === 3")
 
 
@@ -264,14 +276,18 @@ def test_everything_can_be_reached_by_keys(show: Show, rows: list[Row]) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.type") == "checkbox"
+    assert page.evaluate("document.activeElement.tagName") == "SUMMARY"
+    for _ in range(7):  # the search, what looks mean, all and none
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.type") == "checkbox":
+            break
     page.keyboard.press("Space")
     until(page, "document.getElementById('shown').textContent.startsWith('8 ')")
 
 
 def test_downloads_hold_what_the_filters_leave(show: Show, rows: list[Row]) -> None:
     page = show(rows)
-    page.get_by_label("swin").uncheck()
+    page.get_by_role("checkbox", name="swin", exact=True).uncheck()
     with page.expect_download() as started:
         page.get_by_role("button", name="Download CSV").click()
     text = Path(started.value.path()).read_text("utf-8")
@@ -291,7 +307,7 @@ def test_markup_in_names_stays_text(show: Show, make_row: MakeRow) -> None:
     page = show([row, sample(make_row, "halo", 1, "=1+1")])
     assert cells(page, "backbone")[0] == EVIL
     assert page.locator("main img, td b").count() == 0
-    shown = page.locator("#pareto .legend").text_content() or ""
+    shown = page.locator("#pareto-key").text_content() or ""
     assert EVIL in shown
     with page.expect_download() as started:
         page.get_by_role("button", name="Download CSV").click()
@@ -342,7 +358,7 @@ def five_thousand(make_row: MakeRow) -> list[Row]:
 
 def without_halo(page: Page) -> None:
     """Filtered, and the plot and the table have followed."""
-    page.get_by_label("halo").uncheck()
+    page.get_by_role("checkbox", name="halo", exact=True).uncheck()
     until(page, "document.getElementById('shown').textContent.startsWith('3344 ')")
     until(page, "document.querySelectorAll('#pareto path.point').length === 1672")
 
@@ -387,22 +403,75 @@ def test_a_phone_in_the_light_and_in_the_dark(show: Show, rows: list[Row], schem
     assert drawn == text
 
 
-def test_a_phone_keeps_texts_apart(show: Show, rows: list[Row]) -> None:
-    """The legend is below the title of the axis, and plots side by side are one below another."""
-    page = show(rows, viewport={"width": 390, "height": 800})
-    for plot in ("pareto", "scaling", "roofline"):
-        look_at(page, plot)
-        title = box(page, f"#{plot} .xtitle")
-        assert title["y"] + title["height"] <= box(page, f"#{plot} .legend")["y"]
-    latency, throughput = (box(page, f"#scaling .{axis}title") for axis in ("y", "y2"))
-    assert latency["y"] + latency["height"] <= throughput["y"]
+#: Texts of a plot that lie over each other, or are cut by its frame.
+CROWDED = """
+id => {
+  const plot = document.getElementById(id), frame = plot.getBoundingClientRect();
+  const texts = [...plot.querySelectorAll("svg text")].filter(one => one.textContent.trim())
+    .map(one => ({ told: one.textContent, box: one.getBoundingClientRect() }))
+    .filter(({ box }) => box.width && box.height);
+  const outside = ({ box }) => box.left < frame.left - 1 || box.right > frame.right + 1 ||
+    box.top < frame.top - 1 || box.bottom > frame.bottom + 1;
+  const faults = texts.filter(outside).map(({ told }) => `cut: ${told}`);
+  texts.forEach((one, i) => texts.slice(i + 1).forEach(other => {
+    const [a, b] = [one.box, other.box];
+    const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+    const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+    if (across > 1.5 && down > 2.5) faults.push(`${one.told} over ${other.told}`);
+  }));
+  return [texts.length, faults];
+}
+"""
 
 
-def box(page: Page, selector: str) -> FloatRect:
-    """Where something is drawn, in px."""
-    found = page.locator(selector).first.bounding_box()
-    assert found is not None
-    return found
+def crowded(page: Page, plot: str) -> list[str]:
+    """What is wrong with the texts of a plot, once its labels are placed."""
+    look_at(page, plot)
+    page.wait_for_timeout(250)
+    count, faults = page.evaluate(CROWDED, plot)
+    assert count > 3, plot
+    return [f"{plot}: {fault}" for fault in faults]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 768, 1440])
+def test_texts_of_plots_keep_apart(show: Show, rows: list[Row], width: int, scheme: str) -> None:
+    """Of rows that took turns, over time, on a phone, a tablet and a desk; and on paper."""
+    turned = by_turns([unsteady(rows[0], "busy"), *rows[1:]], {"swin"})
+    page = show(
+        turned, histories=[crept(turned[0])],
+        viewport={"width": width, "height": 900}, color_scheme=scheme,
+    )  # fmt: skip
+    every = (*PLOTS, "forest", "history")
+    assert [fault for plot in every for fault in crowded(page, plot)] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    look_at(page, "pareto")
+    page.locator("#batch").select_option("all")
+    page.locator("#panels").select_option("device_name")
+    until(page, "document.querySelectorAll('#pareto path.point').length === 12")
+    assert crowded(page, "pareto") == []
+    page.emulate_media(media="print")
+    page.wait_for_timeout(300)
+    assert [fault for plot in every for fault in crowded(page, plot)] == []
+
+
+def crept(row: Row) -> History:
+    """A row that became slower by a tenth after eight of sixteen sweeps."""
+    figures = tuple(10.0 + 0.01 * (i % 3) + (i >= 8) for i in range(16))
+    return History(
+        name=name_of(row), machine="CPU A", sweeps=tuple(f"sweep {i}" for i in range(16)),
+        times=tuple(f"2026-01-{i + 1:02}T00:00:00" for i in range(16)), figures=figures, unit="ms",
+        steps=tuple(steps(figures)),
+    )  # fmt: skip
+
+
+def test_history_is_drawn_with_its_steps(show: Show, rows: list[Row]) -> None:
+    page = show(rows, histories=[crept(rows[0])])
+    look_at(page, "history")
+    levels = [t for t in traces(page, "history") if len(t["x"]) == 2]  # type: ignore[arg-type]
+    assert [t["x"] for t in levels] == [[-0.5, 7.5], [7.5, 15.5]]
+    assert "Steps: +10.0 %" in page.locator("#history-note").inner_text()
+    assert show(rows).locator("#history").count() == 0
 
 
 def luminance(colour: str) -> float:
@@ -415,7 +484,7 @@ def test_print_leaves_the_controls_out(show: Show, rows: list[Row]) -> None:
     page = show(rows, color_scheme="dark")
     page.emulate_media(media="print")
     page.wait_for_selector("#parts .main-svg")
-    assert not page.locator("#filters").is_visible()
+    assert not page.locator("#filters-box").is_visible()
     assert page.locator("#body tr").count() == 12
     assert luminance(page.evaluate("getComputedStyle(document.body).color")) == 0
     assert page.pdf()[:5] == b"%PDF-"
@@ -425,7 +494,8 @@ def test_a_failed_row_is_in_the_table_alone(show: Show, rows: list[Row]) -> None
     page = show([failed(rows[0], "worker died"), *rows[2:]])
     assert cells(page, "failure").count("worker died") == 1
     assert cells(page, "latency ms")[0] == "failed"
-    assert "1 of 11 failed" in page.locator("header").inner_text()
+    assert "10 rows measured, 1 failed" in page.locator("header").inner_text()
+    assert "worker died" in page.locator("#failures").inner_text()
     assert points(page, "pareto") == 5
     # Nor is it drawn against what is counted.
     page.locator("#cost").select_option(label="GMACs per image, counted")
@@ -444,15 +514,15 @@ def test_a_row_that_failed_later_has_no_figures(rows: list[Row]) -> None:
 def test_where_every_row_failed_the_table_says_so(show: Show, rows: list[Row]) -> None:
     page = show([failed(row, "worker died") for row in rows[:2]])
     assert cells(page, "latency ms") == ["failed", "failed"]
-    assert page.locator("#care ul.names > li").count() == 2
+    assert page.locator("#failures ul.names > li").count() == 2
 
 
 def test_unsteady_rows_are_marked_as_on_the_command_line(show: Show, rows: list[Row]) -> None:
     """The mark does not come between the table and its numbers, sorted or downloaded."""
     page = show([*rows[:2], unsteady(rows[2], "raise --budget-s"), *rows[3:]])
-    assert cells(page, "latency ms")[2] == "~12"
+    assert cells(page, "latency ms")[2] == "~12.0"
     assert "~ before a latency: it was not measured steadily" in page.locator("#table").inner_text()
-    assert "1 of 12 rows was not measured steadily (~)" in page.locator("header").inner_text()
+    assert "1 of 12 rows was not measured steadily" in page.locator("header").inner_text()
     sort_by(page, "latency ms")
     ascending = [float(text.lstrip("~")) for text in cells(page, "latency ms")]
     assert ascending == sorted(ascending)
@@ -473,8 +543,8 @@ def test_unsteady_points_are_open_and_say_why(show: Show, rows: list[Row]) -> No
         assert all("raise &lt;--budget-s&gt;" in h.replace("<br>", " ") for h in open_ones)
         assert len(open_ones) == (2 if plot == "scaling" else 1)
         assert not any("steadily" in h for symbol, h in told if not symbol.endswith("-open"))
-        legend = page.locator(f"#{plot} .legend").text_content() or ""
-        assert "open: not measured steadily (~)" in legend
+        key = page.locator(f"#{plot}-key").text_content() or ""
+        assert "hollow: not measured steadily (~)" in key
 
 
 def test_a_plot_of_steady_rows_explains_no_open_points(show: Show, rows: list[Row]) -> None:
@@ -487,11 +557,14 @@ def test_rows_to_read_with_care_are_told_with_their_reasons(show: Show, rows: li
     """Each reason once, with all the rows that it is of."""
     shaken = [unsteady(row, "it was busy") for row in rows[:10]]
     page = show([*shaken, failed(rows[10], EVIL), rows[11]], (failed(rows[11], "no memory"),))
-    care = page.locator("#care")
-    assert care.locator("h3").all_inner_texts() == [
-        "~ Not measured steadily", "Failed", "Failed after the measurement that is shown",
+    care, failures = page.locator("#care"), page.locator("#failures")
+    assert care.locator("h3").all_inner_texts() == ["~ Not measured steadily"]
+    assert failures.locator("h3").all_inner_texts() == [
+        "Failed", "Failed after the measurement that is shown",
     ]  # fmt: skip
-    told = care.locator("xpath=./ul/li").all_inner_texts()
+    told = [
+        line for one in (care, failures) for line in one.locator("xpath=./ul/li").all_inner_texts()
+    ]
     assert [line.split("\n")[0] for line in told] == ["it was busy", EVIL, "no memory"]
     assert [len(line.strip().split("\n")) - 1 for line in told] == [10, 1, 1]
     assert cells(page, "latency ms").count("failed") == 1  # the last one was measured before
@@ -528,7 +601,7 @@ def test_a_row_of_loadgen_shows_loadgens_figures(show: Show, rows: list[Row]) ->
     assert served.efficiency is None
     page = show([served, *rows[1:]])
     place = cells(page, "scenario").index("server INVALID")
-    assert cells(page, "latency ms")[place] == "50"
+    assert cells(page, "latency ms")[place] == "50.0"
     assert points(page, "pareto") == 5  # it is of another kind, and in the table alone
 
 
@@ -562,9 +635,126 @@ def test_what_took_turns_is_compared(show: Show, rows: list[Row]) -> None:
         "Batch 1: latency over that of dcn, each with its 95 % interval: swin "
     )
     assert told[0].endswith("cannot be told apart: dcn and halo.")
-    assert cells(page, "times the reference") == ["1", "1", "1.2", "1.2", "0.8", "0.8"]
+    assert cells(page, "times the reference") == [
+        "1.000", "1.000", "1.200", "1.200", "0.8000", "0.8000",
+    ]  # fmt: skip
     assert cells(page, "group") == ["b", "b", "b", "b", "a", "a"]
     assert cells(page, "reference")[1] == "unified_dcn_micro/onnxruntime/fp32/batch8"
+
+
+def test_ratios_are_drawn_relative_to_a_row_that_one_picks(show: Show, rows: list[Row]) -> None:
+    page = show(by_turns(rows[:6], {"swin"}))
+    look_at(page, "forest")
+    (found,) = (t for t in traces(page, "forest") if t["name"] == "ratios")
+    assert found["x"] == pytest.approx([1.2, 1.0, 0.8], rel=1e-3)
+    labels = [str(label).strip("\u200b") for label in found["y"]]  # type: ignore[attr-defined]
+    assert labels == ["halo  [b]", "dcn  [b]", "swin  [a]"]
+    assert page.locator("#forest .errorbar").count() == 3
+    page.locator("#forest-reference").select_option(label="halo")
+    until(page, "document.getElementById('forest').data[0].x[0] === 1")
+    (found,) = (t for t in traces(page, "forest") if t["name"] == "ratios")
+    assert found["x"] == pytest.approx([1.0, 10 / 12, 8 / 12], rel=1e-3)
+    page.locator("#forest-batch").select_option("8")
+    until(page, "document.getElementById('forest').data[0].x[1] === 1")
+    note = page.locator("#forest-note").inner_text()
+    assert "Times the latency of unified_dcn_micro, onnxruntime, fp32" in note
+
+
+def test_the_page_opens_with_the_answer(show: Show, rows: list[Row]) -> None:
+    turned = by_turns(rows[:6], {"swin"})
+    page = show([*turned[:5], failed(turned[5], "no memory")])
+    header = page.locator("header").inner_text()
+    assert "5 rows measured, 1 failed, on CPU A" in header
+    assert page.locator("#answers li").all_inner_texts() == [
+        "Batch 1: fastest swin (8.00 ms); most accurate halo (75.8 %, published); on the front of "
+        "both: swin, dcn and halo.",
+        "Batch 8: fastest dcn (80.0 ms), which cannot be told apart from halo; most accurate halo "
+        "(75.8 %, published); on the front of both: dcn and halo.",
+    ]
+    command = page.locator("header code").inner_text()
+    assert command.startswith("stmdeploy profile --stm unified_dcn_micro,unified_halo_micro")
+    assert "--batch 1,8" in command
+
+
+def test_what_is_chosen_stands_in_the_address(show: Show, rows: list[Row]) -> None:
+    page = show(by_turns(rows, set()))
+    page.get_by_role("button", name="none of mixer").click()
+    assert page.locator("#shown").inner_text() == "0 of 12 rows"
+    page.get_by_role("button", name="only swin").click()
+    page.locator("#search").fill("cpu b")
+    page.locator("#cost").select_option(label="memory, MiB")
+    page.locator("#colour").select_option("device_name")
+    page.locator("#borrow").check()
+    page.locator(".chooser summary").click()
+    page.get_by_label("bound ms, bound").uncheck()
+    page.get_by_label("precision", exact=True).last.check()
+    sort_by(page, "latency ms")
+    assert page.locator("#shown").inner_text() == "2 of 12 rows"
+    kept = page.url
+    page.goto("about:blank")
+    page.goto(kept)
+    page.wait_for_selector("#pareto .main-svg")
+    assert page.locator("#shown").inner_text() == "2 of 12 rows"
+    assert set(cells(page, "mixer")) == {"swin"} and set(cells(page, "device")) == {"CPU B"}
+    assert page.locator("#search").input_value() == "cpu b"
+    assert page.locator("#colour").input_value() == "device_name"
+    assert page.locator("#borrow").is_checked()
+    assert page.locator("th[aria-sort=ascending]").inner_text().startswith("latency ms")
+    heads = page.locator("#heads").inner_text()
+    assert "bound ms" not in heads and "precision" in heads
+    page.get_by_role("button", name="all of mixer").click()
+    page.locator("#search").fill("")
+    assert page.locator("#shown").inner_text() == "12 of 12 rows"
+
+
+def test_groups_of_one_value_are_not_offered(show: Show, rows: list[Row]) -> None:
+    page = show(rows[:6])
+    legends = page.locator("#filters legend").all_inner_texts()
+    assert legends == ["search", "looks", "mixer", "batch"]
+    heads = page.locator("#heads").inner_text()
+    assert "runtime" not in heads, "all rows have the same one"
+
+
+def test_a_precision_without_an_accuracy_says_why(show: Show, rows: list[Row]) -> None:
+    low = rows[0].model_copy(update={"precision": "int8", "published_top1_percent": None})
+    page = show([low, *rows])
+    told = page.locator("#pareto-note").inner_text()
+    assert "1 rows of int8 have none of their own: what is published is of fp32" in told
+    assert "stmdeploy evaluate ARTIFACT --data FOLDER" in told
+    assert points(page, "pareto") == 6
+    page.locator("#borrow").check()
+    until(page, "document.querySelectorAll('#pareto path.point').length === 7")
+    assert "1 stand at the accuracy of fp32" in page.locator("#pareto-note").inner_text()
+    symbols = [symbol for symbol, _ in page.evaluate(MARKERS, "pareto")]
+    assert [one for one in symbols if one.endswith("-open-dot")] != []
+
+
+def test_a_plot_without_data_says_why(show: Show, rows: list[Row]) -> None:
+    bare = [row.model_copy(update={"bound": None, "parts_ms": {}}) for row in rows[:3]]
+    page = show(bare)
+    for plot, why in (("roofline", "has a bound"), ("parts", "tells where its time goes")):
+        look_at(page, plot)
+        assert why in (page.locator(f"#{plot}").text_content() or "")
+
+
+def test_a_colour_means_the_same_everywhere(show: Show, rows: list[Row]) -> None:
+    page = show(by_turns(rows, set()))
+    expected = colours_of({"dcn", "halo", "swin"})
+    items = page.locator("#pareto-key li").evaluate_all(
+        "all => all.map(e => [e.textContent.slice(1).trim(), e.firstChild.style.color])"
+    )
+    told = {name: colour for name, colour in items if name in expected}
+    rgb = {n: tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for n, c in expected.items()}
+    assert {n: tuple(map(int, re.findall(r"\d+", c))) for n, c in told.items()} == rgb
+    page.get_by_role("checkbox", name="dcn", exact=True).uncheck()
+    for plot in ("pareto", "roofline", "forest"):
+        look_at(page, plot)
+        until(page, f"!document.getElementById('{plot}-key').textContent.includes('dcn')")
+        drawn = page.evaluate(
+            "id => [...new Set(document.getElementById(id).data.filter(t => t.marker)"
+            ".flatMap(t => t.marker.color))]", plot
+        )  # fmt: skip
+        assert set(drawn) == {expected["halo"], expected["swin"]}, plot
 
 
 def test_what_took_no_turns_is_not_compared(show: Show, rows: list[Row]) -> None:

@@ -80,7 +80,30 @@ def test_rows_of_two_sweeps_are_not_compared(rows: list[Row]) -> None:
     """One was measured again: what the other says of it is of then."""
     again = tuple(one.model_copy(update={"difference": 0.3}) for one in rows[0].contrasts)
     rows[0] = rows[0].model_copy(update={"contrasts": again})
-    assert compared(rows)[0].ratio is None
+    assert [one.row for one in compared(rows)] == [1, 2]
+
+
+def test_rows_of_two_sweeps_share_no_letter(rows: list[Row]) -> None:
+    """Nothing is known of how they compare; each sweep has a reference of its own."""
+    later = [
+        row.model_copy(
+            update={
+                "key": f"{row.key} later",
+                "runtime": "openvino",
+                "contrasts": tuple(
+                    one.model_copy(update={"key": f"{one.key} later"}) for one in row.contrasts
+                ),
+            }
+        )
+        for row in rows
+    ]
+    found = compared([*rows, *later])
+    assert [one.reference for one in found] == [1, 1, 1, 4, 4, 4]
+    assert [one.group for one in found] == ["a", "a", "b", "c", "c", "d"]
+    told = sentences([*rows, *later], found)
+    assert [line.split(",")[0] for line in told] == [
+        "Batch 1: latency over that of convnext", "Batch 1: latency over that of convnext",
+    ]  # fmt: skip
 
 
 def test_without_turns_nothing_is_said(make_row: MakeRow) -> None:

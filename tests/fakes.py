@@ -67,9 +67,13 @@ class RecordedProgress:
 
     def __init__(self) -> None:
         self.expected = 0
+        self.phases: list[tuple[str, int]] = []
         self.steps: list[str] = []
         self.warnings: list[str] = []
         self.details: list[str] = []
+
+    def phase(self, name: str, steps: int) -> None:
+        self.phases.append((name, steps))
 
     def expect(self, steps: int) -> None:
         self.expected += steps

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
+from stmdeploy.cli.console import set_talk
 from stmdeploy.errors import StmdeployError
 
 Options = TypeVar("Options")
@@ -22,6 +23,11 @@ Numbers = tuple[int, ...]
 #: The default of an option or argument that must be given.
 REQUIRED: Any = MISSING
 _FLAG, _INFO = "flag", "info"
+#: What every command takes: name, short flag, and help.
+TALK = (
+    ("verbose", "-v", "Say every step in a line of its own, and where an error came from."),
+    ("quiet", "-q", "Say nothing beside the results but warnings and errors."),
+)
 
 
 def option(panel: str, text: str, default: Any = None, flag: str = "", **more: Any) -> Any:
@@ -69,11 +75,23 @@ def add_command(app: typer.Typer, function: Callable[[Options], None]) -> None:
     kind = get_type_hints(function)["options"]
     declared, types = {one.name: one for one in fields(kind)}, get_type_hints(kind)
 
-    def command(**given: Any) -> None:
+    def command(verbose: bool, quiet: bool, **given: Any) -> None:
+        set_talk(quiet=quiet, verbose=verbose)
         parsed = {key: _parsed(declared[key], types[key], value) for key, value in given.items()}
         function(kind(**parsed))
 
     parameters = [_parameter(one, types[one.name]) for one in declared.values()]
+    parameters += [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[
+                bool, typer.Option(f"--{name}", short, help=text, rich_help_panel="Output")
+            ],
+        )
+        for name, short, text in TALK
+    ]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in parameters}
     command.__doc__ = function.__doc__

@@ -8,11 +8,13 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files.reading import one_line
 from stmdeploy.report.escaping import log_line
+from stmdeploy.report.text_table import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +26,38 @@ if TYPE_CHECKING:
     from stmdeploy.report.text_table import TextTable
     from stmdeploy.schema.evaluation import Evaluation
     from stmdeploy.schema.row import Row
+
+
+#: How lines begin that are shown whatever else is not.
+WARNING = "WARNING"
+
+
+@dataclass
+class Talk:
+    """How much is said beside results: with `quiet` warnings and errors alone, with `verbose` every
+    step as a line, and where an error came from."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+_talk = Talk()
+
+
+def set_talk(*, quiet: bool, verbose: bool) -> None:
+    """How much this process says from now on.
+
+    Raises:
+        StmdeployError: it cannot be both.
+    """
+    if quiet and verbose:
+        raise StmdeployError("--quiet and --verbose exclude each other", "give one of them")
+    _talk.quiet, _talk.verbose = quiet, verbose
+
+
+def is_verbose() -> bool:
+    """Whether the user wants to know everything."""
+    return _talk.verbose
 
 
 class ReaderGoneError(Exception):
@@ -62,6 +96,12 @@ def show(document: Any, *tables: TextTable, json: bool) -> None:
         print_table(table)
 
 
+def note(text: str) -> None:
+    """As `say`, unless the user wants to hear warnings alone."""
+    if not _talk.quiet:
+        say(text)
+
+
 def say(text: str) -> None:
     """Writes a line for the user to stderr, in which a CI system finds no command."""
     tell_runner(log_line(one_line(text)))
@@ -93,7 +133,7 @@ def show_rows(
         print_json({"results": str(folder), "sweep": sweep, **document(rows, reference)})
     else:
         print_table(profile_table(rows, reference))
-        say(f"rows, raw samples and artifacts are in {folder}, sweep {sweep}")
+        note(f"rows, raw samples and artifacts are in {folder}, sweep {sweep}")
 
 
 def show_evaluations(found: Sequence[Evaluation], *, json: bool) -> None:
@@ -108,24 +148,38 @@ class _Steps:
     """A `Progress` on a rich bar: each step completes the one before it."""
 
     def __init__(self, bar: RichProgress, task: TaskID) -> None:
-        self._bar = bar
-        self._task = task
-        self._begun = False
+        self._bar, self._task = bar, task
+        self._begun = self._in_phase = False
+
+    def phase(self, name: str, steps: int) -> None:
+        self._bar.reset(self._task, total=steps, description=_shown(name))
+        self._begun, self._in_phase = False, True
+        if _talk.verbose:
+            self._tell(f"{name}: {counted(steps, 'step')}")
 
     def expect(self, steps: int) -> None:
-        total = self._bar.tasks[self._task].total or 0
-        self._bar.update(self._task, total=total + steps)
+        if not self._in_phase:
+            total = self._bar.tasks[self._task].total or 0
+            self._bar.update(self._task, total=total + steps)
 
     def step(self, text: str) -> None:
-        self._bar.update(self._task, description=_shown(text), advance=1 if self._begun else 0)
+        done = self._bar.tasks[self._task].completed + 1
+        if self._begun:
+            total = max(self._bar.tasks[self._task].total or 0, done)
+            self._bar.update(self._task, completed=done, total=total)
+        self._bar.update(self._task, description=_shown(text))
         self._begun = True
-        if self._bar.disable:
-            say(text)
+        if _talk.verbose or (self._bar.disable and not _talk.quiet):
+            self._tell(text)
 
     def detail(self, text: str) -> None:
         self._bar.update(self._task, description=_shown(text))
 
     def warn(self, text: str) -> None:
+        if not _talk.quiet or text.startswith(WARNING):
+            self._tell(text)
+
+    def _tell(self, text: str) -> None:
         if self._bar.disable:
             say(text)
         else:
@@ -154,7 +208,7 @@ def progress() -> Iterator[Progress]:
         bars.TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
+        disable=_talk.quiet or not sys.stderr.isatty(),
     )
     # What models and libraries print must not end up in a document on stdout.
     with bar, redirect_stdout(sys.stderr):

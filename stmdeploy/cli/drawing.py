@@ -54,8 +54,11 @@ def _side_by_side(table: TextTable, found: Fit, width: int | None) -> list[str]:
             overflow="fold",
             width=cells,
         )
+    styles = dict(table.verdicts) if width is not None else {}
     for line in table.cells:
-        drawn.add_row(*(Text(one_line(line[i])) for i in found.columns))
+        drawn.add_row(
+            *(Text(one_line(line[i]), style=styles.get(line[i], "")) for i in found.columns)
+        )
     console = _console(max(1, found.width), terminal=width is not None)
     console.print(drawn)
     assert isinstance(console.file, io.StringIO)

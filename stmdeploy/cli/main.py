@@ -16,7 +16,7 @@ from stmdeploy.cli import baseline, hardware, results
 from stmdeploy.cli.bound import bound
 from stmdeploy.cli.check import check
 from stmdeploy.cli.command import add_command
-from stmdeploy.cli.console import ReaderGoneError, say
+from stmdeploy.cli.console import ReaderGoneError, is_verbose, say
 from stmdeploy.cli.count import count
 from stmdeploy.cli.evaluate import evaluate
 from stmdeploy.cli.export import export
@@ -100,6 +100,14 @@ def _fail(message: str, hint: str) -> None:
     say(f"stmdeploy: {message}{f'; {hint}' if hint else ''}")
 
 
+def _refused(error: StmdeployError) -> int:
+    """Says what an expected error says, and where it came from if the user wants to know all."""
+    if is_verbose():
+        _print_traceback(error)
+    _fail(error.message, error.hint)
+    return int(error.code)
+
+
 def _command_of(error: Exception) -> str:
     """The command whose help tells what is right."""
     path = getattr(getattr(error, "ctx", None), "command_path", "") or "stmdeploy"
@@ -142,8 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         code = app(arguments, standalone_mode=False)
     except StmdeployError as error:
-        _fail(error.message, error.hint)
-        return int(error.code)
+        return _refused(error)
     except typer.TyperException as error:
         if message := error.format_message():
             _fail(message, f"see {_command_of(error)} --help")

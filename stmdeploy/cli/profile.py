@@ -16,6 +16,7 @@ from stmdeploy.cli.command import argument, option
 from stmdeploy.cli.options import (
     CLUSTER,
     OUTPUT,
+    RESULTS_ROOT,
     SWEEP,
     JsonOption,
     StoreOptions,
@@ -93,8 +94,8 @@ def profile(options: ProfileOptions) -> None:
         asked_of = (options.files, options.input, asked.runtime, asked.precision)
         files = file_models(*asked_of, progress)
     spec = sweep_spec(asked, on_cluster=place.cluster is not None, files=files)
-    for note in notes_of(asked, spec):
-        console.say(note)
+    for line in notes_of(asked, spec):
+        console.note(line)
     if options.dry_run:
         from stmdeploy.cli.plan import show_plan
 
@@ -111,6 +112,20 @@ def profile(options: ProfileOptions) -> None:
         work = partial(measure, spec, place)
         told = tuned_of(options.config) if options.config is not None else {}
         _measure(work, place, trust=needs_trust(spec), json=options.json, tuned=told)
+
+
+def _to_go_on(place: Place, *, trust: bool) -> str:
+    """The command that goes on with what was interrupted; a store's address, which may hold a
+    password, is left to the environment."""
+    import shlex
+
+    words = ["stmdeploy", "profile", "--resume"]
+    if place.folder != RESULTS_ROOT:
+        words += ["--out", str(place.folder)]
+    if place.cluster is not None:
+        words += ["--cluster", place.cluster.address]
+    words += ["--trust"] * trust
+    return shlex.join(words) + (" (with the same --store)" if place.store_url else "")
 
 
 def _resume(options: ProfileOptions) -> None:
@@ -170,16 +185,22 @@ def _measure(
         tuned: what a race found, which the outcome is held against; empty for nothing.
     """
     from stmdeploy.cli.tuned_file import compared_with, warn_if_elsewhere
+    from stmdeploy.report.profile_table import row_in_words
 
     done: list[Row] = []
     try:
         with console.progress() as progress:
             warn_if_elsewhere(tuned, "this configuration", progress)
-            result = work(progress, done.append)
+
+            def finished(row: Row) -> None:
+                done.append(row)
+                progress.warn(row_in_words(row))
+
+            result = work(progress, finished)
     except KeyboardInterrupt:
         console.say(
             f"stmdeploy: interrupted; {counted(len(done), 'row')} finished, stored in "
-            f"{place.folder}; go on with --resume{' --trust' if trust else ''}"
+            f"{place.folder}; go on with: {_to_go_on(place, trust=trust)}"
         )
         raise
     console.show_rows(result.rows, place.folder, result.sweep.id, result.reference, json=json)

@@ -8,6 +8,9 @@ from typing import Protocol
 class Progress(Protocol):
     """Reports on long work, to a terminal or a log."""
 
+    def phase(self, name: str, steps: int) -> None:
+        """Begins a phase of about so many steps; what is expected within it is among them."""
+
     def expect(self, steps: int) -> None:
         """Announces that many more steps."""
 
@@ -23,6 +26,9 @@ class Progress(Protocol):
 
 class Silent:
     """A `Progress` that reports nothing."""
+
+    def phase(self, name: str, steps: int) -> None:
+        """Does nothing."""
 
     def expect(self, steps: int) -> None:
         """Does nothing."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from stmdeploy.report.alike import alike
 from stmdeploy.report.ratios import Compared, compared, in_words, sentences
 from stmdeploy.report.text_table import ABSENT, TextTable, fixed, significant
 from stmdeploy.results.frame import flat
@@ -20,6 +21,8 @@ _USUAL = {
 }  # fmt: skip
 #: Marks a latency that was not measured steadily.
 UNSTEADY = "~"
+#: Rows that a note names at most.
+_MOST_NAMES = 4
 
 
 def profile_table(rows: Sequence[Row], reference: str = "") -> TextTable:
@@ -191,11 +194,15 @@ def _row_notes(rows: Sequence[Row]) -> tuple[str, ...]:
     failed = [
         f"failed: {row.model}, batch {row.batch}: {row.failure}" for row in rows if row.failure
     ]
-    unsteady = [
-        f"{UNSTEADY} {row.model}, {row.runtime}, batch {row.batch}: "
-        f"{'; '.join(row.measurement.advice)}"
+    advised = [
+        (advice, f"{row.model}, {row.runtime}, batch {row.batch}")
         for row in rows
-        if row.measurement is not None and row.measurement.advice and row.failure is None
+        if row.measurement is not None and row.failure is None
+        for advice in row.measurement.advice
+    ]
+    unsteady = [
+        f"{UNSTEADY} {one.text}: {_listed(one.rows, len(rows))}"
+        for one in alike(advised, ranges=True)
     ]
     again = [
         f"tried {len(row.tries)} times: {row.model}, {row.node}, batch {row.batch}: "
@@ -204,6 +211,24 @@ def _row_notes(rows: Sequence[Row]) -> tuple[str, ...]:
         if len(row.tries) > 1
     ]
     return (*unsteady, *failed, *again)
+
+
+def _listed(names: Sequence[str], rows: int) -> str:
+    """Names of rows, or how many there are."""
+    every = list(dict.fromkeys(names))
+    if len(names) == rows > 1:
+        return f"all {rows} rows"
+    more = len(every) - _MOST_NAMES
+    return "; ".join(every[:_MOST_NAMES]) + (f"; and {more} more" if more > 0 else "")
+
+
+def row_in_words(row: Row) -> str:
+    """A finished row in a line: its name, and its latency or why it failed."""
+    name = f"{row.label} on {row.runtime}, {row.precision}, batch {row.batch}"
+    if row.failure is not None or row.measurement is None:
+        return f"failed: {name}: {row.failure}"
+    latency, interval = latency_cells(row.measurement)
+    return f"{name}: {latency} ms{'' if interval == ABSENT else f' ({interval})'}"
 
 
 def failed_tries(row: Row) -> str:

@@ -11,6 +11,8 @@ from stmdeploy.report.escaping import latex_text, markdown_text
 
 #: Stands where there is no figure.
 ABSENT = "-"
+#: How verdicts stand out on a terminal.
+GOOD, BAD, OPEN = "green", "bold red", "yellow"
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class TextTable:
 
     The first `keys` columns say what a row is: they are never wrapped and always shown. Where
     there is no room, texts of the columns `wrap` wrap, then the columns `drop_first` are dropped,
-    the first named first, and after them the others from the right.
+    the first named first, and after them the others from the right. ``verdicts`` are cells that
+    stand out on a terminal, each with how: `GOOD`, `BAD` or `OPEN`.
     """
 
     headers: tuple[str, ...]
@@ -30,6 +33,7 @@ class TextTable:
     drop_first: tuple[str, ...] = ()
     wrap: tuple[str, ...] = ()
     title: str = ""
+    verdicts: tuple[tuple[str, str], ...] = ()
 
     def markdown(self) -> str:
         """The table in GitHub's Markdown, its notes as paragraphs."""

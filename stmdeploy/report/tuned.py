@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stmdeploy.report.choice import limits_in_words
-from stmdeploy.report.text_table import ABSENT, TextTable, significant
+from stmdeploy.report.text_table import ABSENT, BAD, GOOD, OPEN, TextTable, significant
 from stmdeploy.schema.tuned import Tuned, TunedCandidate
 
 
@@ -22,6 +22,7 @@ def tuned_table(found: Tuned) -> TextTable:
         keys=2,
         drop_first=("MiB", "images/s", "latency ms", "why", "95 % interval", "x usual"),
         wrap=("settings", "why"),
+        verdicts=(("best", GOOD), ("failed", BAD), ("over a limit", OPEN)),
         title=f"{found.model}, batch {found.named(found.best).batch}: least {_cost(found)}",
         notes=tuple(_notes(found)),
     )

@@ -35,6 +35,12 @@ def export_for(spec: SweepSpec, model: ModelSpec, folder: Path, progress: Progre
         StmdeployError: as `export_model`.
     """
     uuid = next((run.gpu_uuid for run in spec.runs if run.gpu_uuid), "")
+    exports = exports_of(spec, model, folder)
+    return export_model(model, exports, spec.export_timeout_s, progress, uuid)
+
+
+def exports_of(spec: SweepSpec, model: ModelSpec, folder: Path) -> list[ExportSpec]:
+    """What the rows of a model need exported, into a folder."""
     asked = {
         (row.run.precision, exporter_of(row.run.runtime).target.name): None
         for row in spec.rows()
@@ -47,12 +53,11 @@ def export_for(spec: SweepSpec, model: ModelSpec, folder: Path, progress: Progre
         source_only=bool(spec.nodes),
     )  # fmt: skip
     settings = _settings(spec)
-    exports = [
+    return [
         replace(shared, target=target, precision=precision, engine=engine, provider=provider)
         for precision, target in asked
         for engine, provider in settings[target]
     ]
-    return export_model(model, exports, spec.export_timeout_s, progress, uuid)
 
 
 def _settings(spec: SweepSpec) -> dict[str, list[tuple[EngineSpec, str]]]:

@@ -57,10 +57,15 @@ class SweepRun:
 
     def _measure_all(self) -> None:
         wave = 1 + max(self._waves(), default=-1)
+        begun = False
         while open_rows := self._open_rows():
             if self._spec.explain:
                 self._peaks.measure(row.row.run for row in open_rows.values())
             others = [p for p, row in open_rows.items() if not row.row.run.by_turns]
+            if not begun:
+                begun = True
+                alive = len(others) + sum(map(len, self._blocks(open_rows)))
+                self._progress.phase("measuring", alive * self._spec.sampling.processes)
             self._progress.expect(len(others))
             for position in shuffled(sorted(others), self._sweep, wave):
                 self._measure([open_rows[position]], None)
@@ -78,7 +83,7 @@ class SweepRun:
         specs = {row.position: row for row in self._store.planned(self._sweep)}
         measured = self._store.measured(self._sweep)
         open_rows = {p: row for p, row in measured.items() if row.parts_ms is None}
-        self._progress.expect(len(open_rows))
+        self._progress.phase("explaining", len(open_rows))
         for position, row in open_rows.items():
             spec = specs[position].row
             artifact = self._prepared.artifact_of(spec)

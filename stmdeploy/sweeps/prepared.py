@@ -19,8 +19,9 @@ from stmdeploy.schema.row import Prepared, PreparedArtifact, Row
 from stmdeploy.spec.model import CLASSIFICATION, ModelSpec
 from stmdeploy.spec.sweep import RowSpec
 from stmdeploy.sweeps.blocks import Memory, estimated
-from stmdeploy.sweeps.exports import artifact_for, export_for, path_of
+from stmdeploy.sweeps.exports import artifact_for, export_for, exports_of, path_of
 from stmdeploy.sweeps.folder import artifacts_of
+from stmdeploy.worker.exports import export_steps
 
 #: After these failures half the batch may fit: the system kills a process that takes too much.
 _MEMORY_KINDS = frozenset({FailureKind.OUT_OF_MEMORY, FailureKind.KILLED})
@@ -48,6 +49,10 @@ class PreparedSweep:
             StmdeployError: a model cannot be built, or its artifacts cannot be written.
         """
         known = self.store.prepared(self.id)
+        new = [m for i, m in enumerate(self.spec.models) if i not in known]
+        steps = (export_steps(exports_of(self.spec, model, self._folder)) for model in new)
+        if total := sum(steps):
+            self._progress.phase("exporting", total)
         for position, model in enumerate(self.spec.models):
             ready = known.get(position)
             if ready is None or not self._intact(ready):

@@ -14,6 +14,11 @@ from stmdeploy.worker.jobs.prepare import PrepareJob, failed_export
 from stmdeploy.worker.process import WorkerError
 
 
+def export_steps(exports: Sequence[ExportSpec]) -> int:
+    """Steps that it takes to build a model, to count it, and to export and verify each."""
+    return 2 + 2 * len(exports)
+
+
 def export_model(
     model: ModelSpec,
     exports: Sequence[ExportSpec],
@@ -41,7 +46,7 @@ def export_model(
         job = PrepareJob(model=model, exports=some)
         return run_job(job, settings, timeout_s, progress)
 
-    progress.expect(2 + 2 * len(exports))
+    progress.expect(export_steps(exports))
     try:
         return prepared(*exports)
     except WorkerError:

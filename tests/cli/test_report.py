@@ -61,7 +61,7 @@ def test_so_have_tables_for_papers(
     assert f"{mark}10.0" in text
     model = "unified_dcn_v3_micro"
     for note in (
-        f"~ {model}, onnxruntime, batch 1: raise --budget-s",
+        f"~ raise --budget-s: {model}, onnxruntime, batch 1",
         f"failed: {model}, batch 8: not exported: no GridSample",
         f"failed after this measurement: {model}, onnxruntime, batch 1: worker died",
     ):

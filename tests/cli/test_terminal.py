@@ -18,21 +18,32 @@ from stmdeploy.check.bundle import Baseline, BaselineRow, MachineKey
 from stmdeploy.check.formats.table import baseline_table, check_table
 from stmdeploy.cli.main import app, main
 from stmdeploy.hardware.profiles import find_profiles, peaks_of, profiles
+from stmdeploy.measure.steps import steps
 from stmdeploy.report.accuracy import evaluation_table
 from stmdeploy.report.bounds import Processor, Workload, bound_table, bounds_of
 from stmdeploy.report.fitting import fit
+from stmdeploy.report.history import History, history_table
+from stmdeploy.report.invariance import invariance_table
 from stmdeploy.report.layers import layers_table
 from stmdeploy.report.profile_table import profile_table
+from stmdeploy.report.receptive_field import receptive_field_table
+from stmdeploy.report.sensitivity import sensitivity_table
 from stmdeploy.report.tables import count_table
 from stmdeploy.report.text_table import TextTable
+from stmdeploy.report.tuned import tuned_table
 from stmdeploy.results.state import DONE
 from stmdeploy.results.store import Store
+from stmdeploy.schema.invariance import Curve, Estimate, Invariance, Level
 from stmdeploy.schema.manifest import Operation
+from stmdeploy.schema.mixed import Kept, PartCost, Sensitivity
+from stmdeploy.schema.receptive_field import ReceptiveField, StageField
 from stmdeploy.schema.row import Row
 from tests.check.test_formats import result, row
 from tests.cli.terminal import print_in_terminal, run_in_terminal
 from tests.exporters.test_operator_times import INFERENCES
 from tests.fakes import evaluation
+from tests.foreign import SIZED, write_two_inputs
+from tests.report.test_tuned import RACES
 
 MakeRow = Callable[..., Row]
 FIVE = [f"unified_{name}_micro" for name in ("halo", "pvt", "swin", "convnext", "dcn_v3")]
@@ -57,7 +68,7 @@ def folder(tmp_path: Path, make_row: MakeRow) -> Path:
     for i, (model, runtime, precision, batch) in enumerate(SETTINGS):
         row = make_row(model=model, runtime=runtime, precision=precision, batch=batch)
         assert row.measurement is not None
-        figures = {"latency_ms_p50": 10.0 + i, "steady": False, "advice": ("raise --budget-s",) * 9}
+        figures = {"latency_ms_p50": 10.0 + i, "steady": False, "advice": ("raise --budget-s",)}
         measurement = row.measurement.model_copy(update=figures)
         store.save_row(SWEEP, i, row.model_copy(update={"measurement": measurement}), DONE)
     store.close()
@@ -94,6 +105,15 @@ COMMANDS = {
 def test_every_row_says_what_it_is(command: str, width: int, folder: Path) -> None:
     arguments, keys = COMMANDS[command]
     check(run_in_terminal(width, [*command.split(), *arguments], folder), width, keys)
+
+
+@pytest.mark.slow
+@widths
+def test_inspect_shows_what_a_file_is(width: int, tmp_path: Path) -> None:
+    """Of a file that somebody made elsewhere, whose name is long."""
+    path = write_two_inputs(tmp_path / "a_detector_of_cameras_for_the_front_of_the_car.onnx")
+    shown = run_in_terminal(width, ["inspect", path.name, "--input", SIZED], tmp_path)
+    check(shown, width, ["state | not verified", "Conv", "input | photo, batchx3x64x96, float32"])
 
 
 @pytest.mark.slow
@@ -149,6 +169,76 @@ def layers(_: Row) -> TextTable:
     return layers_table(f"{FIVE[0]}, onnxruntime fp32, batch 1", INFERENCES)
 
 
+def races(_: Row) -> TextTable:
+    return tuned_table(RACES[0])
+
+
+def over_time(_: Row) -> TextTable:
+    figures = tuple(10.0 + (i >= 8) for i in range(16))
+    times = tuple(f"2026-01-{i + 1:02}T00:00:00" for i in range(16))
+    return history_table(
+        [
+            History(name=name, machine="Some Processor", sweeps=(SWEEP,) * 16, times=times,
+                    figures=figures, unit="ms", steps=tuple(steps(figures)))
+            for name in ROW_NAMES
+        ],
+        3.0,
+    )  # fmt: skip
+
+
+def fields(_: Row) -> TextTable:
+    stages = tuple(
+        StageField(stage=i, stride=4 << i, sides_px={"20": 9.0, "30": 20.0, "50": 40.0, "99": 99.0})
+        for i in range(1, 5)
+    )
+    return receptive_field_table(
+        [
+            ReceptiveField(model=name, stm="dcn", scale="micro", task="classification",
+                           weights="synthetic", weights_sha256="0" * 64, image_size=(224, 224),
+                           data="random", images=8, contribution="absolute", stages=stages,
+                           created_utc="2026-01-01T00:00:00")
+            for name in FIVE
+        ]
+    )  # fmt: skip
+
+
+def parts(_: Row) -> TextTable:
+    kept = Kept(relative_l2_error=0.01, agreement_percent=99.5, top1_drop_percent=0.1)
+    told = tuple(PartCost(part=f"stage {i} mixer", kept=kept, fp32_ms=2.0, low_ms=1.0)
+                 for i in range(1, 5))  # fmt: skip
+    return sensitivity_table(
+        [
+            Sensitivity(model=name, weights="synthetic", weights_sha256="0", image_size=(224, 224),
+                        target="onnx", precision="int8", lowering="tokens", runtime="onnxruntime",
+                        data="random", calibrating=8, images=64, together=kept, parts=told)
+            for name in FIVE
+        ]
+    )  # fmt: skip
+
+
+def views(measured: Row) -> TextTable:
+    some = Estimate(value=90.0, low=88.0, high=92.0)
+    levels = tuple(
+        Level(level=i, consistency=some, cross_entropy=some, top1=some, top5=some) for i in range(3)
+    )
+    curves = tuple(
+        Curve(transform=name, unit="px", area=some, area_more_than_fp32=some, levels=levels)
+        for name in ("translation", "rotation")
+    )
+    return invariance_table(
+        [
+            Invariance(artifact_sha256="0" * 64, model=name, weights="checkpoint",
+                       weights_sha256="0" * 64, image_size=(224, 224), precision="int8-dynamic",
+                       runtime="onnxruntime", runtime_version="1", provider="CPU", data="val",
+                       data_sha256="0" * 64, images=100, skipped=0, waiting_percent=0.0,
+                       created_utc="2026-01-01T00:00:00", environment=measured.environment,
+                       stm="dcn", scale="micro", protocol="clean", seed=0, consistency=some,
+                       consistency_more_than_fp32=some, curves=curves)
+            for name in FIVE
+        ]
+    )  # fmt: skip
+
+
 ROW_NAMES = [f"{name}/onnxruntime/fp32/batch8" for name in FIVE]
 PRINTED: list[tuple[Callable[[Row], TextTable], list[str]]] = [
     (counted, [f"{name} | 4.303" for name in FIVE]),
@@ -156,6 +246,11 @@ PRINTED: list[tuple[Callable[[Row], TextTable], list[str]]] = [
     (baseline, [f"{name} | 10.0" for name in ROW_NAMES]),
     (checked, [f"{name} | regression" for name in ROW_NAMES]),
     (evaluations, [f"{MODELS[0]} | fp32 | onnxruntime | {data}" for data in ("val", "another")]),
+    (races, ["best", RACES[0].candidates[0].runtime]),
+    (over_time, [f"{name}" for name in ROW_NAMES]),
+    (fields, [f"{name} | {stage}" for name in FIVE for stage in (1, 4)]),
+    (parts, [f"{name} | int8 | stage {i} mixer" for name in FIVE for i in (1, 4)]),
+    (views, [f"{name} | int8-dynamic | onnxruntime | rotation" for name in FIVE]),
     (layers, ["part | stage 1 mixer | 3.00 | 30.0", "operator | Gemm | 7.00 | 70.0"]),
 ]
 
@@ -229,7 +324,8 @@ def test_a_pipe_has_a_line_a_row_and_a_line_a_note(
     assert main(["results", "show"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith(MODELS) for line in lines) == len(SETTINGS)
-    assert sum(line.startswith("~ ") for line in lines) == len(SETTINGS)
+    (told,) = (line for line in lines if line.startswith("~ "))
+    assert told == f"~ raise --budget-s: all {len(SETTINGS)} rows"
     assert main(["recommend", "--device", "Test CPU"]) == 0
     shown = capsys.readouterr().out
     assert "the most accurate and the fastest" in shown

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stmdeploy.report.caveats import Caveat, Topic, caveats, is_unsteady
+from stmdeploy.report.alike import Caveat
+from stmdeploy.report.caveats import Topic, caveats, is_unsteady
 from stmdeploy.schema.measurement import ScenarioResult
 from stmdeploy.schema.row import Row, Try
 

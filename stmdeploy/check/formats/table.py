@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from stmdeploy.check.bundle import Baseline
 from stmdeploy.check.formats import words
-from stmdeploy.check.outcome import CheckResult
-from stmdeploy.report.text_table import TextTable, significant
+from stmdeploy.check.outcome import FAILED, OUTPUTS_DIFFER, CheckResult
+from stmdeploy.check.verdict import Verdict
+from stmdeploy.report.text_table import BAD, GOOD, OPEN, TextTable, significant
 
 _HEADERS = (
     "row", "verdict", "slowdown", "interval", "overall", "threshold", "baseline ms",
     "candidate ms", "pairs",
+)  # fmt: skip
+_VERDICTS = (
+    (str(Verdict.REGRESSION), BAD), (OUTPUTS_DIFFER, BAD), (FAILED, BAD),
+    (str(Verdict.NO_CHANGE), GOOD), (str(Verdict.IMPROVEMENT), GOOD),
+    (str(Verdict.CANNOT_TELL), OPEN),
 )  # fmt: skip
 
 
@@ -42,7 +48,7 @@ def check_table(result: CheckResult) -> TextTable:
     least = (
         "pairs", "candidate ms", "baseline ms", "overall", "threshold", "interval", "slowdown",
     )  # fmt: skip
-    return TextTable(_HEADERS, cells, left=2, notes=notes, drop_first=least)
+    return TextTable(_HEADERS, cells, left=2, notes=notes, drop_first=least, verdicts=_VERDICTS)
 
 
 def baseline_table(baseline: Baseline) -> TextTable:

@@ -50,6 +50,9 @@ class Parent:
         self.pipe.write(f"{ASIDE}{' '.join(line.split())}\n")
         self.pipe.flush()
 
+    def phase(self, name: str, steps: int) -> None:
+        """Does nothing: phases are the parent's."""
+
     def expect(self, steps: int) -> None:
         """Does nothing: the parent knows how many steps there are."""
 

@@ -96,7 +96,7 @@ def test_the_action(in_its_folder: Made, tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 def test_the_gitlab_example(in_its_folder: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs: dict[str, Any] = yaml.safe_load((ROOT / "docs/ci/gitlab-ci.yml").read_text())
+    jobs: dict[str, Any] = yaml.safe_load((ROOT / "examples/ci/gitlab-ci.yml").read_text())
     job, variables = jobs["latency"], jobs[".stmdeploy"]["variables"]
     assert job["cache"]["policy"] == "pull", "what is checked makes no baseline"
     assert job["artifacts"]["reports"]["junit"] == "stmdeploy-check.xml"

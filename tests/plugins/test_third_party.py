@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import DATA
-
-PACKAGE = DATA / "third_party"
+PACKAGE = Path(__file__).parents[2] / "examples/own_exporter"
 SMALL = ("--stm", "convnext", "--scale", "nano", "--image-size", "32", "--num-classes", "10")
 QUICK = ("--runtime", "saved", "--batch", "1", "--budget-s", "0.2", "--threads", "1")
 

@@ -16,12 +16,15 @@ COPY docker/ docker/
 COPY stmdeploy/ stmdeploy/
 COPY exporters/ exporters/
 COPY profiles/ profiles/
-# What the lock lists, by hash; then what no hash covers (docker/), and the project itself.
+# What the lock lists, by hash; then the project's wheel, with the extras that docker/ names, which
+# may fetch what no hash covers.
 RUN python -m venv /opt/stmdeploy \
     && /opt/stmdeploy/bin/python -m pip install --no-cache-dir --no-deps --require-hashes \
         --requirement "locks/${VARIANT}.txt" \
-    && /opt/stmdeploy/bin/python -m pip install --no-cache-dir --no-build-isolation \
-        --requirement "docker/${VARIANT}.txt"
+    && /opt/stmdeploy/bin/python -m pip wheel --no-cache-dir --no-deps --no-build-isolation \
+        --wheel-dir /opt/wheel . \
+    && /opt/stmdeploy/bin/python -m pip install --no-cache-dir --constraint constraints.txt \
+        "$(echo /opt/wheel/stmdeploy-*.whl)[$(cat "docker/${VARIANT}.extras")]"
 
 FROM python:${PYTHON}
 RUN useradd --uid 10001 --create-home stmdeploy \

@@ -7,7 +7,7 @@ SETUP := $(VENV)/.ready
 GPU_VENV := .venv-gpu
 GPU_EXTRAS ?= gpu,tensorrt,tensorrt-rtx,loadgen,cluster,dev
 
-.PHONY: help profile test test-gpu gpu-report fast lint bench docs nightly locks clean
+.PHONY: help profile test test-gpu gpu-report fast lint bench docs figures nightly locks clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make fast     the tests that take seconds"
 	@echo "make bench    the benchmarks"
 	@echo "make docs     the documentation as a site, in docs/_build"
+	@echo "make figures  tables and pictures in prose, from results/"
 	@echo "make locks    what CI and the containers install, by hash, written again"
 	@echo "make clean    remove the environment"
 
@@ -92,6 +93,10 @@ bench: $(SETUP)
 docs: $(SETUP)
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 	@echo "open docs/_build/index.html"
+
+# Tables and pictures in prose, from the results in the repository.
+figures: $(SETUP)
+	$(BIN)/python -m docs.figures
 
 clean:
 	rm -rf docs/_build docs/reference

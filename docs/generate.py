@@ -19,6 +19,7 @@ from stmdeploy.cli.command import flag_of, is_list
 from stmdeploy.cli.main import EXIT_CODES, app
 from stmdeploy.cli.options import SweepOptions
 from stmdeploy.report.escaping import markdown_text
+from stmdeploy.report.figures import write_figures
 from stmdeploy.report.profile_table import profile_table
 from stmdeploy.schema.row import Row
 from stmdeploy.schema.tuned import Tuned
@@ -76,7 +77,7 @@ def write_reference(folder: Path) -> None:
         "sweep-file": sweep_file(),
         "promises": promised(),
         "exit-codes": exit_codes(),
-        "results": results(),
+        "results": results(folder),
     }
     for name, text in pages.items():
         path = folder / f"{name}.md"
@@ -87,7 +88,9 @@ def write_reference(folder: Path) -> None:
 def commands() -> str:
     """Every command with its arguments and options."""
     lines = ["# Commands", "", "`stmdeploy COMMAND --help` says the same. Every command that",
-             "prints results takes `--json`.", ""]  # fmt: skip
+             "prints results takes `--json`; every command takes `--verbose` (`-v`), which says",
+             "every step in a line of its own and where an error came from, and `--quiet` (`-q`),",
+             "which says nothing beside results but warnings and errors.", ""]  # fmt: skip
     for name, function in leaves(app, "stmdeploy"):
         lines += [f"## {name}", "", _plain(function.__doc__ or ""), ""]
         kind = function.options
@@ -217,8 +220,12 @@ def exit_codes() -> str:
     return "\n".join(["# Exit codes", "", *_table(("Code", "Meaning"), rows), ""])
 
 
-def results() -> str:
-    """What was measured on machines at hand, from the files in the folder ``results``."""
+def results(pictures: Path) -> str:
+    """What was measured on machines at hand, from the files in the folder ``results``.
+
+    Args:
+        pictures: folder that plots are drawn into.
+    """
     lines = ["# Results", "", "From the folder `results` of the repository, whose README says how",
              "to add a machine. Compare rows of one table; tables of different machines and days",
              "tell what was measured there, and then.", ""]  # fmt: skip
@@ -236,8 +243,21 @@ def results() -> str:
                 versions = ", ".join(sorted({row.stmdeploy_version for row in rows}))
                 lines += [f"### {path.stem.replace('-', ' ').capitalize()}", "",
                           f"{', '.join(days)}, stmdeploy {versions}.", "",
+                          *_pictures(rows, f"{folder.name}-{path.stem}", pictures),
                           profile_table(rows).markdown(), ""]  # fmt: skip
     return "\n".join(lines)
+
+
+def _pictures(rows: Sequence[Row], name: str, folder: Path) -> list[str]:
+    """Plots of some rows, drawn into a folder, as lines of a page."""
+    place, lines = folder / name, []
+    if not place.is_dir():  # else all is built anew
+        place.mkdir()
+        write_figures(rows, place)
+    for drawn in sorted(place.glob("*.svg")):
+        words = drawn.stem.replace("-", " over ")
+        lines += [f"![{words}]({name}/{drawn.name})", ""]
+    return lines
 
 
 def _tuned(found: Sequence[Tuned]) -> list[str]:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import typer
 
+from docs.figures import PAGES as FIGURED
+from docs.figures import written
 from docs.generate import leaves, write_reference
 from stmdeploy.cli.command import flag_of
 from stmdeploy.cli.main import EXIT_CODES, app
@@ -55,6 +57,14 @@ def test_the_reference_has_every_option_field_and_exit_code(tmp_path: Path) -> N
     codes = (tmp_path / "exit-codes.md").read_text("utf-8")
     assert {int(code) for code in ExitCode} <= EXIT_CODES.keys()
     assert all(f"| {code} |" in codes for code in EXIT_CODES)
+
+
+@pytest.mark.parametrize("page", FIGURED, ids=lambda path: path.name)
+def test_tables_in_prose_are_what_the_results_give(page: Path) -> None:
+    """`make figures` writes them again."""
+    text = page.read_text("utf-8")
+    assert "<!-- table:" in text
+    assert written(text) == text, f"{page.name} is stale: make figures"
 
 
 def commands_of(page: Path) -> list[list[str]]:

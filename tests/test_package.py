@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.metadata import Metadata
 
 ROOT = Path(__file__).parents[1]
 #: Files that are no Python, which a wheel would lack if nobody named them.
@@ -38,14 +40,47 @@ def run(*words: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
-def test_the_wheel_works_without_the_sources(tmp_path: Path) -> None:
-    sources, built = tmp_path / "sources", tmp_path / "built"
+def sources_in(folder: Path) -> Path:
+    """A copy of what a package is made of."""
+    sources = folder / "sources"
     sources.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, sources)
     for name in ("stmdeploy", "exporters", "profiles"):
         shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return sources
+
+
+@pytest.mark.slow
+def test_a_wheel_is_made_of_the_source_distribution(tmp_path: Path) -> None:
+    """The same one that the sources give; its metadata are valid, as twine would have them."""
+    sources, built = sources_in(tmp_path), tmp_path / "built"
+    hook = "import sys, setuptools.build_meta as b; print(b.build_sdist(sys.argv[1]))"
+    run(sys.executable, "-c", hook, built, cwd=sources)
+    (archive,) = built.glob("stmdeploy-*.tar.gz")
+    with tarfile.open(archive) as opened:
+        opened.extractall(tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    assert all((unpacked / name).is_file() for name in ("README.md", "LICENSE", "pyproject.toml"))
+    pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w")
+    names = []
+    for number, source in enumerate((sources, unpacked)):
+        run(*pip, tmp_path / str(number), source, cwd=tmp_path)
+        (wheel,) = (tmp_path / str(number)).glob("*.whl")
+        with zipfile.ZipFile(wheel) as opened_wheel:
+            names.append(sorted(opened_wheel.namelist()))
+            (about,) = (name for name in names[-1] if name.endswith("METADATA"))
+            metadata = Metadata.from_email(opened_wheel.read(about), validate=True)
+    assert names[0] == names[1]
+    assert metadata.description and metadata.description.startswith("# stmdeploy")
+    wanted = metadata.requires_python
+    assert wanted is not None and wanted.contains("3.12.0") and not wanted.contains("3.10.0")
+    assert metadata.license_expression == "MIT"
+
+
+@pytest.mark.slow
+def test_the_wheel_works_without_the_sources(tmp_path: Path) -> None:
+    sources, built = sources_in(tmp_path), tmp_path / "built"
     pip = (sys.executable, "-m", "pip")
     run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", built, sources, cwd=tmp_path)
     (wheel,) = built.glob("stmdeploy-*.whl")

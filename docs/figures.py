@@ -1,0 +1,159 @@
+"""Tables and pictures in prose that come from stored results: `make figures` writes them again.
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; a test says when it is not
+what the results in the repository give.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from stmdeploy.report.page import report_page
+from stmdeploy.report.ratios import compared, in_words
+from stmdeploy.report.text_table import significant
+from stmdeploy.schema.row import Row
+from stmdeploy.schema.tuned import Tuned, TunedCandidate
+
+ROOT = Path(__file__).parents[1]
+MACHINE = ROOT / "results" / "intel-xeon-2-cores-virtual"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "tune.md")
+PICTURE = ROOT / "docs" / "report.png"
+_MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def rows_of(name: str) -> list[Row]:
+    """The rows of one file of results."""
+    table = json.loads((MACHINE / f"{name}.json").read_text("utf-8"))
+    return [Row.model_validate(row) for row in table["rows"]]
+
+
+def races() -> list[Tuned]:
+    """The races of that machine."""
+    table = json.loads((MACHINE / "tune.json").read_text("utf-8"))
+    return [Tuned.model_validate(one) for one in table["tuned"]]
+
+
+def main_table() -> str:
+    """The five micro backbones at batch 1, by how they compare."""
+    every = rows_of("classification")
+    beside = {one.row: one for one in compared(every)}
+    shown = sorted(
+        (i for i, row in enumerate(every) if row.batch == 1),
+        key=lambda i: beside[i].ratio.ratio if beside[i].ratio else 0.0,  # type: ignore[union-attr]
+    )
+    headers = ("backbone", "top-1 % (published)", "latency ms", "95 % interval", "x convnext",
+               "group", "images/s", "GMACs", "params M")  # fmt: skip
+    cells = []
+    for i in shown:
+        row, m = every[i], every[i].measurement
+        assert m is not None
+        one = beside[i]
+        cells.append(
+            (row.model, significant(row.published_top1_percent), significant(m.latency_ms_p50),
+             f"{significant(m.latency_ms_p50_low)} .. {significant(m.latency_ms_p50_high)}",
+             "1" if one.row == one.reference else in_words(one.ratio), one.group,
+             significant(m.throughput_images_s), significant(row.macs / 1e9),
+             significant(row.parameters / 1e6))
+        )  # fmt: skip
+    return f"{_where(every)}\n\n{_table(headers, cells)}"
+
+
+def tune_table() -> str:
+    """Of every mixer the winner without limits, and the one within a limit of the error."""
+    found = races()
+    exact = {one.model: one for one in found if one.max_error is None}
+    within = {one.model: one for one in found if one.max_error is not None}
+    headers = ("micro, batch 1", "winner, exact", "x torch.onnx", "x usual",
+               "winner, error at most 0.02", "x torch.onnx", "error")  # fmt: skip
+    cells = []
+    for name, one in sorted(exact.items(), key=lambda item: -_gain(item[1], item[1].reference)):
+        best, other = one.named(one.best), within[name]
+        low = other.named(other.best)
+        error = low.limits.kept.relative_l2_error if low.limits else None
+        cells.append(
+            (name, _way(best), f"{_gain(one, one.reference):.2f}", f"{_gain(one, one.usual):.2f}",
+             _way(low), f"{_gain(other, other.reference):.2f}",
+             "exact" if error is None else f"{error:.1e}")
+        )  # fmt: skip
+    first = found[0]
+    told = (
+        f"{_title()}, {first.started_utc[:10]}, stmdeploy {first.stmdeploy_version}; "
+        f"{_versions(first.environment.versions)}:"
+    )
+    return f"{told}\n\n{_table(headers, cells)}"
+
+
+TABLES: dict[str, Callable[[], str]] = {"classification": main_table, "tune": tune_table}
+
+
+def written(text: str) -> str:
+    """A page with its tables as the results give them."""
+    return _MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text)
+
+
+def _gain(found: Tuned, over: str) -> float:
+    """How many times faster the winner is than another; 1 if it is the other itself."""
+    ratio = {one.of: one.ratio for one in found.named(found.best).ratios}.get(over)
+    return 1 / ratio if ratio else 1.0
+
+
+def _way(one: TunedCandidate) -> str:
+    return f"{one.runtime}, {one.precision}, {one.lowering}"
+
+
+def _title() -> str:
+    return str(tomllib.loads((MACHINE / "machine.toml").read_text("utf-8"))["title"])
+
+
+def _versions(versions: dict[str, str]) -> str:
+    names = ("onnxruntime", "openvino", "torch")
+    return ", ".join(f"{name} {versions[name]}" for name in names if name in versions)
+
+
+def _where(rows: Sequence[Row]) -> str:
+    first = rows[0]
+    return (
+        f"{_title()}, {first.started_utc[:10]}, stmdeploy {first.stmdeploy_version}, "
+        f"{_versions(first.environment.versions)}, {first.precision}:"
+    )
+
+
+def _table(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    rule = [":---", *["---:"] * (len(headers) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (headers, rule, *cells))
+
+
+def draw_report(path: Path) -> None:
+    """A picture of the report on the main table and on OpenVINO's, by a browser."""
+    from playwright.sync_api import sync_playwright
+
+    rows = [*rows_of("classification"), *rows_of("openvino")]
+    page = path.with_suffix(".html")
+    page.write_bytes(report_page(rows, "Accuracy beside real cost", rows[0].started_utc[:19]))
+    browser = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=browser, chromium_sandbox=False)
+        shown = opened.new_page(viewport={"width": 1280, "height": 1650})
+        shown.goto(page.as_uri())
+        shown.wait_for_timeout(1500)
+        shown.screenshot(path=path)
+        opened.close()
+    page.unlink()
+
+
+def main() -> None:
+    """Writes all of them."""
+    for page in PAGES:
+        page.write_text(written(page.read_text("utf-8")), "utf-8")
+    draw_report(PICTURE)
+    sys.stdout.write(f"wrote {', '.join(p.name for p in (*PAGES, PICTURE))}\n")
+
+
+if __name__ == "__main__":
+    main()

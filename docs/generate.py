@@ -16,6 +16,7 @@ import typer
 from pydantic import BaseModel
 
 from stmdeploy.cli.command import flag_of, is_list
+from stmdeploy.cli.examples import EXAMPLES
 from stmdeploy.cli.main import EXIT_CODES, app
 from stmdeploy.cli.options import SweepOptions
 from stmdeploy.report.escaping import markdown_text
@@ -93,6 +94,8 @@ def commands() -> str:
              "which says nothing beside results but warnings and errors.", ""]  # fmt: skip
     for name, function in leaves(app, "stmdeploy"):
         lines += [f"## {name}", "", _plain(function.__doc__ or ""), ""]
+        examples = EXAMPLES.get(name.removeprefix("stmdeploy "), ())
+        lines += ["```console", *(f"$ stmdeploy {one}" for one in examples), "```", ""]
         kind = function.options
         types_of = get_type_hints(kind)
         panels: dict[str, list[tuple[str, str]]] = {}

@@ -11,11 +11,15 @@ from stmdeploy.check.bundle import BaselineRow, Bundle, is_bundle, open_bundle
 from stmdeploy.check.side_by_side import Side
 from stmdeploy.errors import StmdeployError
 from stmdeploy.files.reading import DOCUMENT_MIB, parse_json, read_bytes
+from stmdeploy.files.writing import scratch_folder
+from stmdeploy.plugins.progress import Silent
 from stmdeploy.plugins.registry import exporter_for_runtime
-from stmdeploy.schema.artifact import Artifact, read_artifact
+from stmdeploy.schema.artifact import Artifact, manifest_path, read_artifact
 from stmdeploy.schema.manifest import Manifest
+from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
-from stmdeploy.spec.run import RunSpec
+from stmdeploy.spec.run import EXPORT_TIMEOUT_S, RunSpec
+from stmdeploy.worker.exports import export_model
 from stmdeploy.worker.jobs.job import without_checkpoint
 from stmdeploy.worker.jobs.turns import TurnsJob
 
@@ -43,7 +47,7 @@ def find_candidates(
     """The artifact to compare with each row, by the row's name.
 
     Args:
-        path: another baseline, a folder of artifacts, or one artifact.
+        path: another baseline, a folder of artifacts, one artifact, or a file from elsewhere.
         stack: keeps an unpacked baseline until it is closed.
 
     Raises:
@@ -51,6 +55,8 @@ def find_candidates(
     """
     if is_bundle(path):
         return _of_bundle(stack.enter_context(open_bundle(path)), path, rows)
+    if path.is_file() and not manifest_path(path).exists():
+        return {row.name: _taken(path, row, stack) for row in rows}
     if path.is_dir():
         beside = sorted(path.rglob("*.json"))
         artifacts = [read_artifact(one.with_suffix("")) for one in beside if is_manifest(one)]
@@ -61,6 +67,25 @@ def find_candidates(
             f"{path} holds no artifacts", f"write some: stmdeploy export --out {path}"
         )
     return {row.name: _fitting(artifacts, row, path) for row in rows}
+
+
+def _taken(path: Path, row: BaselineRow, stack: ExitStack) -> Artifact:
+    """A file that was made elsewhere, as an artifact for a row of such a file."""
+    model, run = row.row_spec.model, row.row_spec.run
+    if model.file is None:
+        return read_artifact(path)  # which says that it has no manifest
+    file = replace(model.file, path=path, ways=((run.runtime, run.precision),))
+    folder = stack.enter_context(scratch_folder("candidate"))
+    taken = replace(model, name=path.name, file=file)
+    target = exporter_for_runtime(run.runtime).target.name
+    export = ExportSpec(
+        taken, target, folder, run.precision, engine=run.settings.engine.for_batch(run.batch)
+    )
+    (made,) = export_model(taken, [export], EXPORT_TIMEOUT_S, Silent()).artifacts
+    if made.failure is not None or made.path is None:
+        assert made.failure is not None
+        raise made.failure.error()
+    return read_artifact(made.path)
 
 
 def _of_bundle(bundle: Bundle, path: Path, rows: Iterable[BaselineRow]) -> dict[str, Artifact]:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import typer
 
 from stmdeploy.cli.console import set_talk
+from stmdeploy.cli.examples import EXAMPLES
 from stmdeploy.errors import StmdeployError
 
 Options = TypeVar("Options")
@@ -96,7 +97,18 @@ def add_command(app: typer.Typer, function: Callable[[Options], None]) -> None:
     command.__annotations__ = {one.name: one.annotation for one in parameters}
     command.__doc__ = function.__doc__
     command.options = kind  # type: ignore[attr-defined]  # for the reference
-    app.command(function.__name__.strip("_").replace("_", "-"))(command)
+    word, path = _name_of(function)
+    told = ["Examples:", *(f"  stmdeploy {one}" for one in EXAMPLES.get(path, ()))]
+    app.command(word, epilog="\n\n".join(map(_plain, told)))(command)
+
+
+def _name_of(function: Callable[..., object]) -> tuple[str, str]:
+    """The word of a command, and with the word of its group, whose file it stands in."""
+    word, group = (
+        name.strip("_").replace("_", "-")
+        for name in (function.__name__, function.__module__.rpartition(".")[2])
+    )
+    return word, word if word == group else f"{group} {word}"
 
 
 def _parameter(declared: Field[Any], kind: Any) -> inspect.Parameter:

@@ -19,6 +19,7 @@ from stmdeploy.cli.options import (
     JsonOption,
     LimitOptions,
     ModelOptions,
+    StrictOption,
     SweepOptions,
     TrialOptions,
     TrustOption,
@@ -50,6 +51,7 @@ class ExportOptions(
     TrialOptions,
     LimitOptions,
     FormOptions,
+    StrictOption,
     CheckpointOption,
     ModelOptions,
 ):
@@ -223,18 +225,39 @@ def _specs(options: ExportOptions) -> dict[ModelSpec, list[ExportSpec]]:
     preparation = preparation_of(options)
     found: dict[ModelSpec, list[ExportSpec]] = {}
     for model in models:
-        for target in options.target or ("onnx",):
-            for precision in options.precision or ("fp32",):
-                spec = ExportSpec(
-                    model, target, options.out, precision, options.lowering, options.opset,
-                    calibration, engine, dynamic_size=options.dynamic_size,
-                    preparation=preparation, keep=options.keep,
-                )  # fmt: skip
-                check_precision(exporter_for_target(target), precision)
-                check_dynamic_size(exporter_for_target(target), spec)
-                check_keep(exporter_for_target(target), spec)
-                found.setdefault(model, []).append(spec)
+        for target, precision in _combinations(options):
+            spec = ExportSpec(
+                model, target, options.out, precision, options.lowering, options.opset,
+                calibration, engine, dynamic_size=options.dynamic_size,
+                preparation=preparation, keep=options.keep,
+            )  # fmt: skip
+            check_precision(exporter_for_target(target), precision)
+            check_dynamic_size(exporter_for_target(target), spec)
+            check_keep(exporter_for_target(target), spec)
+            found.setdefault(model, []).append(spec)
     return found
+
+
+def _combinations(options: ExportOptions) -> list[tuple[str, str]]:
+    """Every target with every precision; one that a target lacks is left out with a note, unless
+    nothing else is asked for."""
+    from stmdeploy.plugins.registry import exporter_for_target
+    from stmdeploy.spec.export import PRECISIONS
+
+    every = [(target, precision) for target in options.target or ("onnx",)
+             for precision in options.precision or ("fp32",)]  # fmt: skip
+    lacking = [
+        (target, precision)
+        for target, precision in every
+        if precision in PRECISIONS
+        and precision not in exporter_for_target(target).target.tolerances
+    ]
+    if options.strict or len(lacking) == len(every):
+        return every
+    for target, precision in lacking:
+        able = ", ".join(exporter_for_target(target).target.tolerances)
+        console.note(f"left out: {target} in {precision}, which it does not have (it has {able})")
+    return [one for one in every if one not in lacking]
 
 
 def _refuse_trials(options: ExportOptions) -> None:

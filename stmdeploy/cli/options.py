@@ -93,6 +93,16 @@ class FormOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StrictOption:
+    """What happens with combinations that cannot be."""
+
+    strict: bool | None = option(
+        SWEEP,
+        "Refuse a precision that one of the runtimes or targets lacks, instead of leaving it out.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class LimitOptions:
     """What a low precision must keep of a model."""
 
@@ -232,7 +242,7 @@ class EngineOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowOptions(FormOptions, CheckpointOption, ModelOptions):
+class RowOptions(FormOptions, StrictOption, CheckpointOption, ModelOptions):
     """Which rows a sweep or a baseline has."""
 
     batch: Numbers = many(
@@ -353,10 +363,6 @@ class SweepOptions(EngineOptions, CalibrationOptions, RowOptions):
     )
     smaller_batch: bool | None = option(
         MEASURING, "Measure half the batch where a row runs out of memory."
-    )
-    strict: bool | None = option(
-        SWEEP,
-        "Refuse a precision that one of the runtimes does not have, instead of leaving it out.",
     )
     explain: bool | None = option(
         MEASURING,

@@ -66,7 +66,7 @@ def file_models(
         progress.expect(1)
         facts = _facts(path, given, progress)
         ways = _ways(path, facts, runtimes, precisions, every=every)
-        file = FileSpec(path.absolute(), ways, given, facts.batch)
+        file = FileSpec(path, ways, given, facts.batch)
         size = facts.model.image_size or DEFAULT_SIZES[CLASSIFICATION]
         found.append(ModelSpec(names[path], size, facts.model.num_classes, file=file))
     return tuple(found)
@@ -76,7 +76,7 @@ def _facts(path: Path, given: tuple[InputSpec, ...], progress: Progress) -> File
     from stmdeploy.worker.client import run_job
     from stmdeploy.worker.jobs.outside import LookJob
 
-    return run_job(LookJob(path=path.absolute(), inputs=given), {}, TIMEOUT_S, progress)
+    return run_job(LookJob(path=path, inputs=given), {}, TIMEOUT_S, progress)
 
 
 def _ways(

@@ -77,13 +77,15 @@ def needs_trust(spec: SweepSpec) -> bool:
 
 
 def wishes_of_model(model: ModelSpec) -> Iterator[Wish]:
-    """The module to import and the checkpoint to fetch or read, if any."""
+    """The module to import, and the checkpoint or file to fetch or read, if any."""
     if model.is_custom:
         yield Wish("to run Python code", model.name, "--model")
     if model.checkpoint is not None:
         fetched = "://" in model.checkpoint or model.checkpoint == "official"
         would = "to fetch a checkpoint" if fetched else "to read a checkpoint"
         yield Wish(would, model.checkpoint, "--checkpoint")
+    if model.file is not None:
+        yield Wish("to read a file", str(model.file.path))
 
 
 def wishes_of_run(run: RunSpec) -> Iterator[Wish]:

@@ -67,7 +67,7 @@ class FileSpec:
     """A file that is measured as it is.
 
     Attributes:
-        path: where it lies.
+        path: where it lies; relative ones stay so, that a stored one fits another checkout.
         ways: every runtime that takes it, with every precision that it may compute it in.
         inputs: what is said of its inputs, where it leaves something open.
         batch: images per inference, if the file takes no other number.

@@ -27,8 +27,9 @@ def check_sweep(spec: SweepSpec) -> None:
         for precision in asked:
             if (run.runtime, precision) not in spec.left_out:
                 check_precision(exporter, precision)
+    measured = {row.model for row in spec.rows()}
     for model in spec.models:
-        if not any(row.model == model for row in spec.rows()):
+        if model not in measured:
             raise StmdeployError(*_no_row(model, spec))
     if spec.nodes:
         check_cluster_sweep(spec)

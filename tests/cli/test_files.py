@@ -84,9 +84,7 @@ def test_profile_measures_files_beside_each_other(
     notes = [json.loads(Path(f"{one.path}.json").read_text())["notes"] for one in made if one.path]
     (compared,) = (note for some in notes for note in some)
     assert "outputs differ from ONNX Runtime's by" in compared
-    # What is stored can be measured again without the file.
-    model.unlink()
-    assert main(["results", "list"]) == 0 and "cameras.onnx" not in err
+    assert f"{model.name} 64x96 on onnxruntime, fp32, batch 3: " in err
 
 
 def test_a_precision_that_a_file_does_not_have_is_left_out(
@@ -115,6 +113,18 @@ def test_a_combination_that_a_target_lacks_is_left_out_or_refused(
     assert "bf16" in err and not list(here.iterdir())
 
 
+def test_an_export_leaves_out_what_a_target_lacks(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", "--stm", "convnext", "--scale", "nano", "--image-size", "32"]
+    words += ["--num-classes", "10", "--target", "onnx,openvino", "--precision", "bf16"]
+    _, err = said(capsys, *words, "--strict", code=2)
+    assert "bf16" in err and not list(here.iterdir())
+    found, err = said(capsys, *words, "--json")
+    assert [one["target"] for one in found["artifacts"]] == ["openvino"]
+    assert "left out: onnx in bf16" in err
+
+
 def test_a_file_of_one_batch_keeps_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_classifier(here / "four.onnx", batch=4)
     words = ["profile", path.name, "--dry-run", "--json"]
@@ -140,6 +150,23 @@ def test_check_compares_two_files(model: Path, capsys: pytest.CaptureFixture[str
     found, _ = said(capsys, "check", model.name, model.name, *words, *wider)
     (row,) = found["rows"]
     assert row["verdict"] == "no change" and "outputs are equal" in " ".join(row["advice"])
+
+
+@pytest.mark.slow
+def test_a_baseline_of_a_file(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Made once, and compared with what the file has become."""
+    words = ["baseline", "create", model.name, "--input", SIZED, "--batch", "1", "--threads", "1"]
+    made, _ = said(capsys, *words, "--budget-s", "0.3", "--out", "kept.tar.gz", "--json")
+    assert [row["name"] for row in made["rows"]] == ["cameras.onnx/onnxruntime/fp32/batch1"]
+    deeper = write_two_inputs(model.with_name("deeper.onnx"), deeper=8)
+    found, _ = said(capsys, "check", "kept.tar.gz", deeper.name, "--json", code=1)
+    assert found["way"] == "artifacts" and found["rows"][0]["verdict"] == "regression"
+    # Exported again it reads the file of that name, which whoever gave us the baseline chose.
+    _, err = said(capsys, "check", "kept.tar.gz", code=2)
+    assert "kept.tar.gz wants to read a file: cameras.onnx" in err
+    wide = ["--threshold-percent", "300", "--budget-s", "20", "--trust"]
+    found, _ = said(capsys, "check", "kept.tar.gz", *wide, "--json")
+    assert found["rows"][0]["verdict"] == "no change"
 
 
 def test_check_says_what_two_files_need(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

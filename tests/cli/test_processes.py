@@ -174,7 +174,7 @@ def test_an_interrupted_profile_keeps_its_rows(sent: signal.Signals, tmp_path: P
     assert process.returncode == 130
     assert stdout == ""
     assert "interrupted" in stderr
-    assert "go on with --resume" in stderr
+    assert "go on with: stmdeploy profile --resume" in stderr
     assert "Traceback" not in stderr
     assert len(rows_in(out)) == 12, "a wave is stored whole"
     (sweep,) = Store(out).sweeps()

@@ -100,7 +100,7 @@ def test_limits_are_tested_on_the_artifact_itself(
     assert "fp32" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("here")
 def test_throughput_memory_and_a_limit_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--runtime", "onnxruntime", "--lowering", "tokens-plain"]

@@ -84,7 +84,7 @@ def test_an_unsteady_row_is_marked_and_says_what_to_try(make_row: MakeRow) -> No
     shaken = row.measurement.model_copy(update={"steady": False, "advice": ("raise --budget-s",)})
     table = profile_table([make_row(measurement=shaken)])
     assert table.cells[0][table.headers.index("latency ms")] == "~10.0"
-    assert "~ unified_dcn_v3_micro, onnxruntime, batch 1: raise --budget-s" in table.notes
+    assert "~ raise --budget-s: unified_dcn_v3_micro, onnxruntime, batch 1" in table.notes
     assert "over 3 processes" in table.notes[1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -39,5 +40,5 @@ def test_every_candidate_says_why() -> None:
 
 
 def _bare(line: str) -> str:
-    """A line without what makes it bold."""
-    return line.replace("\x1b[1m", "").replace("\x1b[0m", "")
+    """A line without what makes it bold, or coloured."""
+    return re.sub(r"\x1b\[[\d;]*m", "", line)

@@ -196,14 +196,11 @@ def _export_named(spec: Any, told: Progress) -> Artifact:
     from stmdeploy.files.writing import writable
     from stmdeploy.schema.artifact import read_artifact
     from stmdeploy.spec.run import EXPORT_TIMEOUT_S
-    from stmdeploy.worker.exports import export_model
+    from stmdeploy.worker.exports import export_alone
 
     with writable(spec.folder):
-        (made,) = export_model(spec.model, [spec], EXPORT_TIMEOUT_S, told).artifacts
-        if made.failure is not None or made.path is None:
-            assert made.failure is not None
-            raise made.failure.error()
-        return read_artifact(spec.folder / made.path.name)
+        made = export_alone(spec, EXPORT_TIMEOUT_S, told)
+        return read_artifact(spec.folder / made.name)
 
 
 def _as_options(kind: type[Any], given: dict[str, Any]) -> Any:

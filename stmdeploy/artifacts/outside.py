@@ -68,15 +68,13 @@ def facts_of(path: Path, given: Sequence[InputSpec]) -> FileFacts:
         only = engine.batch[0] if engine and engine.batch[0] == engine.batch[2] else None
         batch, model = only or batch_of(manifest.inputs), manifest.model
     else:
-        readers = _readers(path)
-        declared = readers[0][1].declared(path)
-        known = resolved(declared, given, path)
+        readers, known = _readers(path), _known(path, given)
         batch, model = batch_of(known.inputs), _info(path, known)
         ways = [
             (runtime, precision)
             for exporter, adopter in readers
             for runtime in exporter.target.runtimes
-            for precision in adopter.precisions(declared.precision)
+            for precision in adopter.precisions(known.precision)
         ]
     if not ways:
         raise StmdeployError(f"no runtime here takes {path}", "see `stmdeploy list targets`")
@@ -115,6 +113,11 @@ def _readers(path: Path) -> list[tuple[Exporter, Adopter]]:
         raise StmdeployError(f"{path} cannot be read here", able[0][0].unavailable())
     # Whoever writes files of that kind knows them best.
     return sorted(usable, key=lambda pair: pair[0].target.suffix != path.suffix)
+
+
+def _known(path: Path, given: Sequence[InputSpec]) -> Declared:
+    """What a file says of itself, as whoever knows its kind best reads it, with what is given."""
+    return resolved(_readers(path)[0][1].declared(path), given, path)
 
 
 def resolved(declared: Declared, given: Sequence[InputSpec], path: Path) -> Declared:
@@ -219,7 +222,7 @@ def adopted(file: FileSpec, exporter: Exporter, spec: ExportSpec, progress: Prog
         raise StmdeployError(
             f"target {exporter.target.name} does not take {path.name}", "take another --runtime"
         )
-    declared = resolved(_readers(path)[0][1].declared(path), file.inputs, path)
+    declared = _known(path, file.inputs)
     able = exporter.precisions(declared.precision)
     if spec.precision not in able:
         raise StmdeployError(
@@ -276,8 +279,7 @@ def model_of(file: FileSpec) -> ModelInfo:
     """What a file is, as a model; raises as `facts_of`."""
     if manifest_path(file.path).exists():
         return read_artifact(file.path).manifest.model
-    declared = resolved(_readers(file.path)[0][1].declared(file.path), file.inputs, file.path)
-    return _info(file.path, declared)
+    return _info(file.path, _known(file.path, file.inputs))
 
 
 def _info(path: Path, declared: Declared) -> ModelInfo:

@@ -60,7 +60,11 @@ def check_files(
             }
             for one in (before, after)
         ]
-        entries = [_entry(spec, old, new, taken[0][old], taken[1][new]) for old, new in pairs]
+        several = len({old.run.threads for old, _ in pairs}) > 1
+        entries = [
+            _entry(spec, old, new, taken[0][old], taken[1][new], threads=several)
+            for old, new in pairs
+        ]
         rows = {entry.row.name: pair for entry, pair in zip(entries, pairs, strict=True)}
         for pattern in spec.policy.unused(set(rows)):
             progress.warn(f"WARNING: no row matches {pattern!r}")
@@ -108,13 +112,22 @@ def _pairs(before: SweepSpec, after: SweepSpec) -> list[tuple[RowSpec, RowSpec]]
     return found
 
 
-def _entry(spec: CheckSpec, old: RowSpec, new: RowSpec, before: Artifact, after: Artifact) -> Entry:
+def _entry(
+    spec: CheckSpec,
+    old: RowSpec,
+    new: RowSpec,
+    before: Artifact,
+    after: Artifact,
+    *,
+    threads: bool,
+) -> Entry:
+    """A row; ``threads``: whether its name has their number, because others differ in it alone."""
     run, names = old.run, [old.model.name]
     names += [new.model.name] if new.model.name != old.model.name else []
     precisions = list(dict.fromkeys((run.precision, new.run.precision)))
     runtimes = list(dict.fromkeys((run.runtime, new.run.runtime)))
     told = "/".join(" > ".join(some) for some in (names, runtimes, precisions))
-    told += f"/batch{run.batch}"
+    told += f"/batch{run.batch}" + (f"/threads{run.threads}" if threads else "")
     _check_inputs(before.manifest, after.manifest, (spec.baseline, spec.candidate))
     return Entry(
         FileRow(told),

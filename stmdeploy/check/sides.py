@@ -19,7 +19,7 @@ from stmdeploy.schema.manifest import Manifest
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import EXPORT_TIMEOUT_S, RunSpec
-from stmdeploy.worker.exports import export_model
+from stmdeploy.worker.exports import export_alone
 from stmdeploy.worker.jobs.job import without_checkpoint
 from stmdeploy.worker.jobs.turns import TurnsJob
 
@@ -81,11 +81,7 @@ def _taken(path: Path, row: BaselineRow, stack: ExitStack) -> Artifact:
     export = ExportSpec(
         taken, target, folder, run.precision, engine=run.settings.engine.for_batch(run.batch)
     )
-    (made,) = export_model(taken, [export], EXPORT_TIMEOUT_S, Silent()).artifacts
-    if made.failure is not None or made.path is None:
-        assert made.failure is not None
-        raise made.failure.error()
-    return read_artifact(made.path)
+    return read_artifact(export_alone(export, EXPORT_TIMEOUT_S, Silent()))
 
 
 def _of_bundle(bundle: Bundle, path: Path, rows: Iterable[BaselineRow]) -> dict[str, Artifact]:

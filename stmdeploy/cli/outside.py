@@ -53,7 +53,7 @@ def file_models(
     """The models that files are, each read in a worker.
 
     Args:
-        inputs: values of ``--input``; each must be of an input that one of the files has.
+        inputs: values of ``--input``; each must be of an input that every file has.
         runtimes, precisions: those asked for; empty for the usual ones of each file.
         every: whether those that are not asked for are all that there are.
 
@@ -131,15 +131,10 @@ def as_artifacts(
 def taken(path: Path, inputs: Words, runtime: str, folder: Path, progress: Progress) -> Path:
     """Makes an artifact of a file in a folder, and gives its main file; raises as `file_models`."""
     from stmdeploy.plugins.registry import exporter_for_runtime
-    from stmdeploy.worker.exports import export_model
+    from stmdeploy.worker.exports import export_alone
 
     (model,) = file_models([path], inputs, (runtime,) if runtime else (), (), progress)
     assert model.file is not None
     way, precision = model.file.ways[0]
     target = exporter_for_runtime(way).target.name
-    spec = ExportSpec(model, target, folder, precision)
-    (made,) = export_model(model, [spec], TIMEOUT_S, progress).artifacts
-    if made.failure is not None or made.path is None:
-        assert made.failure is not None
-        raise made.failure.error()
-    return made.path
+    return export_alone(ExportSpec(model, target, folder, precision), TIMEOUT_S, progress)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -134,12 +135,14 @@ def sentences(rows: Sequence[Row], found: Sequence[Compared]) -> tuple[str, ...]
         others = [one for one in mine if one.ratio is not None and one.row != reference]
         if not others:
             continue
-        name = _short(rows, mine, reference)
+        places = list(dict.fromkeys((*(one.row for one in mine), reference)))
+        names_of = dict(zip(places, short_names([rows[i] for i in places]), strict=True))
+        name = names_of[reference]
         slower = ", ".join(
-            f"{_short(rows, mine, one.row)} {in_words(one.ratio)}"
+            f"{names_of[one.row]} {in_words(one.ratio)}"
             for one in sorted(others, key=lambda one: one.ratio.ratio if one.ratio else 0.0)
         )
-        alike = _alike(rows, mine)
+        alike = _alike(names_of, mine)
         told.append(
             f"Batch {batch}: latency over that of {name}, each with its 95 % interval: {slower}"
             f"{f'; cannot be told apart: {alike}' if alike else ''}."
@@ -147,34 +150,27 @@ def sentences(rows: Sequence[Row], found: Sequence[Compared]) -> tuple[str, ...]
     return tuple(told)
 
 
-def _alike(rows: Sequence[Row], mine: Sequence[Compared]) -> str:
+def _alike(names_of: Mapping[int, str], mine: Sequence[Compared]) -> str:
     letters_used = sorted({letter for one in mine for letter in one.group})
-    groups = [
-        [_short(rows, mine, one.row) for one in mine if letter in one.group]
-        for letter in letters_used
-    ]
+    groups = [[names_of[one.row] for one in mine if letter in one.group] for letter in letters_used]
     return "; ".join(" and ".join(group) for group in groups if len(group) > 1)
-
-
-def _short(rows: Sequence[Row], mine: Sequence[Compared], position: int) -> str:
-    """A row's name, as short as tells it apart from the others."""
-    places = list(dict.fromkeys((*(one.row for one in mine), position)))
-    return short_names([rows[i] for i in places])[places.index(position)]
 
 
 def short_names(rows: Sequence[Row]) -> list[str]:
     """The names of rows, each as short as tells it apart from the others."""
     every = [_parts(row) for row in rows]
-
-    def name(place: int) -> str:
-        parts = every[place]
-        others = [other for i, other in enumerate(every) if i != place]
-        for count in range(1, len(parts) + 1):
-            if parts[:count] not in [other[:count] for other in others]:
-                return " ".join(filter(None, parts[:count]))
-        return name_of(rows[place])
-
-    return [name(place) for place in range(len(rows))]
+    begun = Counter(parts[:count] for parts in every for count in range(1, len(parts) + 1))
+    return [
+        next(
+            (
+                " ".join(filter(None, parts[:count]))
+                for count in range(1, len(parts) + 1)
+                if begun[parts[:count]] == 1
+            ),
+            name_of(row),
+        )
+        for row, parts in zip(rows, every, strict=True)
+    ]
 
 
 def _parts(row: Row) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from stmdeploy.errors import Failure
 from stmdeploy.plugins.progress import Progress
@@ -17,6 +18,15 @@ from stmdeploy.worker.process import WorkerError
 def export_steps(exports: Sequence[ExportSpec]) -> int:
     """Steps that it takes to build a model, to count it, and to export and verify each."""
     return 2 + 2 * len(exports)
+
+
+def export_alone(spec: ExportSpec, timeout_s: float, progress: Progress) -> Path:
+    """The main file of one artifact; raises as `export_model`, or what its export failed with."""
+    (made,) = export_model(spec.model, [spec], timeout_s, progress).artifacts
+    if made.failure is not None or made.path is None:
+        assert made.failure is not None
+        raise made.failure.error()
+    return made.path
 
 
 def export_model(

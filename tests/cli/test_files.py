@@ -152,6 +152,22 @@ def test_check_compares_two_files(model: Path, capsys: pytest.CaptureFixture[str
     assert row["verdict"] == "no change" and "outputs are equal" in " ".join(row["advice"])
 
 
+@pytest.mark.nightly
+def test_a_file_of_logits_races_within_limits_and_with_more_threads(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OpenVINO's 16 bits are tested over images; rows that differ in threads alone are two."""
+    path = write_classifier(here / "colours.onnx")
+    words = ["tune", path.name, "--runtime", "onnxruntime,openvino", "--max-error", "0.05"]
+    words += ["--held-out", "64", "--no-settings", "--threads", "1", "--budget-s", "10", "--json"]
+    (one,) = said(capsys, *words)[0]["tuned"]
+    low = [c for c in one["candidates"] if c["precision"] == "bf16"]
+    assert low and all(c["limits"]["images"] == 64 for c in low)
+    words = ["check", path.name, path.name, "--threads", "1,2", "--threshold-percent", "300"]
+    rows = said(capsys, *words, "--budget-s", "10", "--json")[0]["rows"]
+    assert [row["name"].split("/")[-1] for row in rows] == ["threads1", "threads2"]
+
+
 @pytest.mark.slow
 def test_a_baseline_of_a_file(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Made once, and compared with what the file has become."""

@@ -26,7 +26,7 @@ from functools import cache
 from itertools import chain
 from string import ascii_letters
 
-from stmdeploy.measure.statistics import CONFIDENCE, student_t
+from stmdeploy.measure.statistics import CONFIDENCE, FARTHEST_LOG, student_t
 
 #: With fewer waves there is no spread to speak of, and no interval.
 FEWEST_WAVES = 3
@@ -77,7 +77,7 @@ class Contrast:
 
     def ratio(self) -> Ratio:
         """As a ratio, with its own 95 % interval (Student's t)."""
-        half = student_t(self.freedom) * self.error
+        half = min(student_t(self.freedom) * self.error, FARTHEST_LOG)
         return Ratio(*(math.exp(self.difference + step) for step in (0.0, -half, half)))
 
     def tells_apart(self, rows: int) -> bool:

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 CONFIDENCE = 0.95
 #: With fewer observations not even the whole range is a 95 % interval of the median.
 FEWEST_FOR_ORDER = 6
+#: The logarithm of how far an interval reaches at most, either way: a millionfold, which says as
+#: little as any number beyond it. Student's t of two processes that differ by a second reaches on.
+FARTHEST_LOG = math.log(1e6)
 #: Percentiles that a row may carry beside the median.
 PERCENTILES = (0.90, 0.95, 0.99)
 #: MLPerf LoadGen's confidence for tail latencies, and the samples that must lie beyond.
@@ -55,7 +58,8 @@ def student_t(freedom: float, level: float = 1.0 - CONFIDENCE) -> float:
 
 
 def _around(median: float, half_log: float) -> Interval:
-    return Interval(median, median * math.exp(-half_log), median * math.exp(half_log))
+    factor = math.exp(min(half_log, FARTHEST_LOG))
+    return Interval(median, median / factor, median * factor)
 
 
 def row_interval(processes: Sequence[float]) -> Interval:
@@ -64,8 +68,8 @@ def row_interval(processes: Sequence[float]) -> Interval:
     From six processes on, the interval lies between two order statistics (`order_interval`): it is
     right whatever the distribution, outliers and two modes included, and as the number of processes
     is fixed beforehand, no stopping rule touches it. With fewer it is Student's t on logarithms,
-    because disturbances multiply a latency, and reaches to every process at least. One process has
-    an interval of no width: it tells nothing of other processes.
+    because disturbances multiply a latency, and reaches to every process at least, a millionfold
+    at most. One process has an interval of no width: it tells nothing of other processes.
 
     Args:
         processes: the figure of each, positive, at least one.

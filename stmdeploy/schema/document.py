@@ -79,5 +79,7 @@ Count = Annotated[int, Field(ge=0)]
 Number = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, le=1e30)]
 #: A duration that is never 0, since it is divided by and its logarithm taken.
-Ms = Annotated[float, Field(gt=0, le=1e12)]
+Ms = Annotated[float, Field(ge=1e-9, le=1e12)]
+#: An end of a duration's interval, which may lie far beyond anything measured.
+MsEnd = Annotated[float, Field(gt=0, le=1e30)]
 Percent = Annotated[float, Field(ge=0, le=100)]

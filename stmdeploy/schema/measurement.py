@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from stmdeploy.schema.document import Amount, Count, Document, Ms, Number
+from stmdeploy.schema.document import Amount, Count, Document, Ms, MsEnd, Number
 from stmdeploy.schema.hardware import Conditions, Environment
 
 
@@ -125,28 +125,30 @@ class Measurement(Document):
     """
 
     latency_ms_p50: Ms = Field(description="Median in ms: the median of processes' medians.")
-    latency_ms_p50_low: Ms = Field(description="Lower end of the median's 95 % interval, in ms.")
-    latency_ms_p50_high: Ms = Field(description="Upper end of the median's 95 % interval, in ms.")
+    latency_ms_p50_low: MsEnd = Field(description="Lower end of its 95 % interval, in ms.")
+    latency_ms_p50_high: MsEnd = Field(
+        description="Upper end of the median's 95 % interval, in ms."
+    )
     latency_ms_mean: Ms = Field(description="Mean in ms: the mean of processes' means.")
     latency_ms_min: Ms = Field(description="Shortest sample, in ms.")
     latency_ms_p90: Ms | None = Field(
         None,
         description="90th percentile in ms, the median of processes'; None under 64 samples.",
     )
-    latency_ms_p90_low: Ms | None = Field(None, description="Lower end of its 95 % interval.")
-    latency_ms_p90_high: Ms | None = Field(None, description="Upper end of its 95 % interval.")
+    latency_ms_p90_low: MsEnd | None = Field(None, description="Lower end of its 95 % interval.")
+    latency_ms_p90_high: MsEnd | None = Field(None, description="Upper end of its 95 % interval.")
     latency_ms_p95: Ms | None = Field(
         None,
         description="95th percentile in ms, the median of processes'; None under 130 samples.",
     )
-    latency_ms_p95_low: Ms | None = Field(None, description="Lower end of its 95 % interval.")
-    latency_ms_p95_high: Ms | None = Field(None, description="Upper end of its 95 % interval.")
+    latency_ms_p95_low: MsEnd | None = Field(None, description="Lower end of its 95 % interval.")
+    latency_ms_p95_high: MsEnd | None = Field(None, description="Upper end of its 95 % interval.")
     latency_ms_p99: Ms | None = Field(
         None,
         description="99th percentile in ms, the median of processes'; None under 662 samples.",
     )
-    latency_ms_p99_low: Ms | None = Field(None, description="Lower end of its 95 % interval.")
-    latency_ms_p99_high: Ms | None = Field(None, description="Upper end of its 95 % interval.")
+    latency_ms_p99_low: MsEnd | None = Field(None, description="Lower end of its 95 % interval.")
+    latency_ms_p99_high: MsEnd | None = Field(None, description="Upper end of its 95 % interval.")
     latency_with_copies_ms_p50: Ms | None = Field(
         description="Median with input and output copied, in ms; None with several in flight."
     )

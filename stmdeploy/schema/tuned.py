@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stmdeploy.schema.document import Amount, Count, Document, Ms, Number, Percent, PlainText, Side
+from stmdeploy.schema.document import (
+    Amount,
+    Count,
+    Document,
+    Ms,
+    MsEnd,
+    Number,
+    Percent,
+    PlainText,
+    Side,
+)
 from stmdeploy.schema.hardware import Environment
 from stmdeploy.schema.mixed import Kept, RatioTo
 
@@ -57,8 +67,8 @@ class TunedCandidate(Document):
         None, description="It was dropped because it surely costs more than so many times the best."
     )
     latency_ms_p50: Ms | None = Field(None, description="Median over processes of medians, in ms.")
-    latency_ms_p50_low: Ms | None = Field(None, description="Lower end of its 95 % interval.")
-    latency_ms_p50_high: Ms | None = Field(None, description="Upper end of its 95 % interval.")
+    latency_ms_p50_low: MsEnd | None = Field(None, description="Lower end of its 95 % interval.")
+    latency_ms_p50_high: MsEnd | None = Field(None, description="Upper end of its 95 % interval.")
     throughput_images_s: Amount | None = Field(None, description="Images per second.")
     memory_peak_mib: Amount | None = Field(None, description="Peak host memory, in MiB.")
     energy_j_per_image: Amount | None = Field(None, description="Energy per image, in joules.")

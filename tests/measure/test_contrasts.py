@@ -33,6 +33,10 @@ def test_a_ratio_is_students() -> None:
     assert (back.low, back.high) == pytest.approx((1 / ratio.high, 1 / ratio.low))
 
 
+def test_a_ratio_that_tells_nothing_is_a_number() -> None:
+    assert Contrast(0.1, 100.0, 1).ratio().high == pytest.approx(1e6 * math.exp(0.1))
+
+
 def test_pairs_that_vary_alike_share_what_they_know() -> None:
     """Sixty pairs of six waves, all of a spread of 1: their errors come together, each worth more
     degrees of freedom."""

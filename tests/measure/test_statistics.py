@@ -119,6 +119,13 @@ def test_a_row_covers_the_truth(process: Process, processes: int, between: float
     assert coverage(process, processes, between) >= floor
 
 
+def test_an_interval_reaches_a_millionfold_at_most() -> None:
+    """Two processes of which one was held up for two seconds tell nothing, and a row can say so."""
+    interval = row_interval([1.0, 2000.0])
+    assert interval.low == pytest.approx(interval.median / 1e6)
+    assert interval.high == pytest.approx(interval.median * 1e6)
+
+
 @given(st.lists(st.floats(0.1, 1e6), min_size=1, max_size=12))
 def test_intervals_are_ordered(processes: list[float]) -> None:
     interval = row_interval(processes)

@@ -35,6 +35,13 @@ def test_figures_of_known_processes(make_process: MakeProcess) -> None:
     assert m.advice == ()
 
 
+def test_two_processes_that_tell_nothing_make_a_row(make_process: MakeProcess) -> None:
+    """One of two was held up, so Student's t of one degree of freedom reaches beyond all bounds."""
+    processes = [make_process(samples_ms=(latency,) * 100) for latency in (1.0, 4e6)]
+    row = summarize(processes, RUN)
+    assert row.latency_ms_p50_high > 1e12
+
+
 def test_energy_of_two_meters_is_not_added_up(make_process: MakeProcess) -> None:
     processes = [
         make_process(samples_ms=(10.0,) * 50, energy_j=2.0, energy_source=meter)

@@ -7,11 +7,13 @@ runtime, and the moment, keep from the peak.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from torch import Tensor, nn
 
+from benchmarks.evidence import saving, table
 from stmdeploy.hardware.machine import available_threads
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.plugins.registry import exporters
@@ -21,6 +23,10 @@ from stmdeploy.spec.run import RunSpec, SamplingSpec
 from stmdeploy.spec.sweep import SweepSpec
 from stmdeploy.sweeps.profile import Place, profile
 
+BATCHES = (1, 8, 32)
+#: What the table is about.
+CODE = ("benchmarks/efficiency.py", "stmdeploy/hardware/roofline.py", "stmdeploy/measure/peaks.py",
+        "stmdeploy/artifacts/graph.py")  # fmt: skip
 _WIDTH, _LAYERS, _CLASSES = 1024, 12, 10
 _MODEL = ModelSpec("benchmarks.efficiency:products", num_classes=_CLASSES)
 
@@ -50,7 +56,9 @@ def products() -> nn.Module:
     return module
 
 
-def measured(folder: Path, runtimes: list[str], batches: list[int], budget_s: float) -> list[Row]:
+def measured(
+    folder: Path, runtimes: Sequence[str], batches: Sequence[int], budget_s: float
+) -> list[Row]:
     """The rows of a sweep over the model, with their bounds."""
     runs = tuple(
         RunSpec(runtime, batch, available_threads()) for runtime in runtimes for batch in batches
@@ -62,21 +70,30 @@ def measured(folder: Path, runtimes: list[str], batches: list[int], budget_s: fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--budget-s", type=float, default=10.0)
+    saving(parser)
     options = parser.parse_args()
     runtimes = [
         name for name in ("onnxruntime", "openvino")
         if any(name in e.target.runtimes and not e.unavailable() for e in exporters().values())
     ]  # fmt: skip
     with TemporaryDirectory() as folder:
-        for row in measured(Path(folder), runtimes, [1, 8, 32], options.budget_s):
-            assert row.bound is not None
-            assert row.measurement is not None
-            fastest = row.bound.bound_ms / row.measurement.latency_ms_min
-            print(
-                f"{row.runtime}, batch {row.batch}: efficiency {row.efficiency:.2f}, of the "
-                f"fastest inference {fastest:.2f} (peak {1e3 * row.bound.rate.tflops:.0f} "
-                f"GFLOP/s by {row.bound.rate.by})"
-            )
+        rows = measured(Path(folder), runtimes, BATCHES, options.budget_s)
+    columns = ("runtime", *(f"batch {batch}" for batch in BATCHES), "peak, GFLOP/s")
+    remark = "efficiency, and in brackets that of the fastest inference; the peak is measured"
+    with table("efficiency", "python -m benchmarks.efficiency", CODE, columns, remark,
+               save=options.save) as add:  # fmt: skip
+        for runtime in runtimes:
+            mine = [row for row in rows if row.runtime == runtime]
+            first = mine[0].bound
+            assert first is not None
+            peak = f"{1e3 * first.rate.tflops:.0f} ({first.rate.by})"
+            add(runtime, *map(_shown, mine), peak)
+
+
+def _shown(row: Row) -> str:
+    assert row.bound is not None and row.measurement is not None
+    fastest = row.bound.bound_ms / row.measurement.latency_ms_min
+    return f"{row.efficiency:.2f} ({fastest:.2f})"
 
 
 if __name__ == "__main__":

@@ -1,23 +1,24 @@
 """What TensorRT-RTX's builder makes of every form of every mixer: layers, kernels, attentions.
 
 Run: python -m benchmarks.engines [--scale micro] [--precision fp16] [--capability 8.9]
-[--batch 1 --batch 32 --batch 1,8,32]. Needs no GPU: engines are built ahead of time, not run. A
-batch is one number for an engine of it alone, or MIN,OPT,MAX. *Layers* are what the builder
-lists; *kernels* are those that compute (it also lists what streams wait for each other with);
-*attentions* are fused ones; *activations* are the memory that all of them share. The table for
-fp16 and compute capability 8.9, is in docs/gpu.md.
+[--batch 1 --batch 32 --batch 1,8,32] [--form reference --form gpu] [--save]. Needs no GPU: engines
+are built ahead of time, not run. A batch is one number for an engine of it alone, or MIN,OPT,MAX.
+*Layers* are what the builder lists; *kernels* are those that compute (it also lists what streams
+wait for each other with); *attentions* are fused ones; *activations* are the memory that all of them share.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from benchmarks.evidence import saving, table
 from stmdeploy.backbones.lowering import lower
 from stmdeploy.backbones.source import BuiltModel, build_model
 from stmdeploy.exporters.tensorrt import TensorRtRtxExporter
@@ -29,7 +30,11 @@ from stmdeploy.spec.export import EngineSpec, ExportSpec
 from stmdeploy.spec.model import ModelSpec
 
 STMS = ("halo", "swin", "pvt", "dcn_v3", "convnext")
-FORMS = ("reference", "tokens-plain", "gpu")
+FORMS = ("reference", "gpu")
+#: The package of the builder, and what the table is about.
+BUILDER = "tensorrt-rtx-cu12"
+CODE = ("benchmarks/engines.py", "stmdeploy/backbones/lowering", "exporters/tensorrt.py",
+        "exporters/tensorrt_build.py")  # fmt: skip
 #: Layers by which streams wait for each other.
 _SYNCHRONISATION = ("signal", "wait")
 #: How the builder names a fused attention.
@@ -101,8 +106,12 @@ def _batches(word: str) -> tuple[int, int, int]:
     return numbers[0], numbers[len(numbers) // 2], numbers[-1]
 
 
+def _arrow(built: Sequence[Built], figure: Callable[[Built], object]) -> str:
+    return " → ".join(str(figure(one)) for one in built)
+
+
 def main(words: Sequence[str] | None = None) -> None:
-    """Prints one line per mixer, batch and form."""
+    """A row for every mixer and batch, over the forms."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", default="micro")
     parser.add_argument("--precision", default="fp16")
@@ -110,21 +119,34 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", action="append", type=_batches)
     parser.add_argument("--stm", action="append")
     parser.add_argument("--form", action="append")
+    saving(parser)
     options = parser.parse_args(words)
-    print("| mixer | batch | form | layers | kernels | fused attentions | copies "
-          "| activations, MiB | known part |")  # fmt: skip
-    print("| :--- | ---: | :--- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for stm in options.stm or STMS:
-        spec = ModelSpec(f"unified_{stm}_{options.scale}")
-        model = build_model(spec, Silent())
-        for batch in options.batch or [(1, 1, 1), (32, 32, 32)]:
-            for form in options.form or FORMS:
+    forms = options.form or FORMS
+    columns = ("mixer", "batch", f"layers: {' → '.join(forms)}", "kernels", "fused attentions",
+               "copies", "activations, MiB", "known part, %")  # fmt: skip
+    remark = (
+        f"TensorRT-RTX {version(BUILDER)}, compute capability {options.capability}, "
+        f"{options.precision}; built, not run"
+    )
+    with table("engines", "python -m benchmarks.engines", CODE, columns, remark,
+               save=options.save) as add:  # fmt: skip
+        for stm in options.stm or STMS:
+            spec = ModelSpec(f"unified_{stm}_{options.scale}")
+            model = build_model(spec, Silent())
+            for batch in options.batch or [(1, 1, 1), (32, 32, 32)]:
                 engine = EngineSpec(batch, compute_capabilities=(options.capability,))
-                one = engine_of(model, spec, form, options.precision, engine)
+                built = [engine_of(model, spec, form, options.precision, engine) for form in forms]
                 shown = str(batch[0]) if batch[0] == batch[2] else "..".join(map(str, batch[::2]))
-                print(f"| {stm} | {shown} | {form} | {len(one.layers)} | {one.kernels} | "
-                      f"{one.attentions} | {one.copies} | {one.activation_mib:.1f} | "
-                      f"{one.known_percent:.0f} % |", flush=True)  # fmt: skip
+                layers = [len(one.layers) for one in built]
+                fewer = f" ({100 * (layers[-1] / layers[0] - 1):+.0f} %)"
+                add(
+                    stm, shown, _arrow(built, lambda one: len(one.layers)) + fewer,
+                    _arrow(built, lambda one: one.kernels),
+                    _arrow(built, lambda one: one.attentions),
+                    _arrow(built, lambda one: one.copies),
+                    _arrow(built, lambda one: f"{one.activation_mib:.1f}"),
+                    _arrow(built, lambda one: f"{one.known_percent:.0f}"),
+                )  # fmt: skip
 
 
 if __name__ == "__main__":

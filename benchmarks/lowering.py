@@ -1,9 +1,9 @@
 """Forms of a backbone on the CPU, interleaved in one process: reference against lowered, and for
 detection also a file of dynamic size against one of fixed size.
 
-Run: python -m benchmarks.lowering [--task detection] [SCALE ...]. ONNX Runtime runs the form that
-the ONNX target takes, OpenVINO the one that its target takes. Each pair of inferences follows
-directly on the other; no session spins while it waits, so that neither takes the processor from the
+Run: python -m benchmarks.lowering [--task detection] [--save] [SCALE ...]. ONNX Runtime runs the
+form that the ONNX target takes, OpenVINO the one that its target takes. Each pair of inferences
+follows directly on the other; no session spins while it waits, so that neither takes the processor from the
 other. Peak memory is of a process of its own for each.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.evidence import saving, table
 from stmdeploy.hardware.machine import available_threads
 from stmdeploy.measure.session import peak_memory_mib
 from stmdeploy.plugins.progress import Silent
@@ -31,6 +32,9 @@ STMS = {
     DETECTION: ("halo", "dcn_v3", "swin", "pvt", "convnext"),
 }
 BATCHES = {CLASSIFICATION: (1, 8), DETECTION: (1,)}
+#: What the tables are about.
+CODE = ("benchmarks/lowering.py", "stmdeploy/backbones/lowering", "exporters/onnx.py",
+        "exporters/openvino.py")  # fmt: skip
 SECONDS, FEWEST_PAIRS = 6.0, 10
 DYNAMIC, REFERENCE = "dynamic", LOWERINGS[0]
 
@@ -113,37 +117,71 @@ def exported(model: ModelSpec, folder: Path) -> dict[str, Path]:
     return {name: export_model(spec, Silent()).path for name, spec in forms.items()}
 
 
+#: A ratio, both latencies in ms and both peaks of memory in MiB, by runtime, batch and form.
+Found = dict[tuple[str, int, str], tuple[float, float, float, float, float]]
+
+
+def compared(model: ModelSpec, folder: Path) -> Found:
+    """Every form of a model against the reference form."""
+    paths, found, size = exported(model, folder), Found(), model.image_size
+    for runtime, (form, inference) in RUNTIMES.items():
+        for batch in BATCHES[model.task]:
+            shape = (batch, 3, *size)
+            images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+            before = peak_mib(runtime, paths[REFERENCE], shape)
+            for name in (form, DYNAMIC):
+                if name in paths:
+                    reference, other = (inference(paths[one], images) for one in (REFERENCE, name))
+                    after = peak_mib(runtime, paths[name], shape)
+                    found[runtime, batch, name] = (*compare(reference, other), before, after)
+    return found
+
+
+def of_sizes_that_are_fixed(found: Found) -> list[str]:
+    """Of every runtime the ratios, and both latencies at batch 1."""
+    cells = []
+    for runtime, (form, _) in RUNTIMES.items():
+        every = [found[runtime, batch, form] for batch in BATCHES[CLASSIFICATION]]
+        _, slow, fast, *_ = every[0]
+        cells += [", ".join(f"{one[0]:.2f}" for one in every), f"{slow:.1f} → {fast:.1f}"]
+    return cells
+
+
+def of_any_size(found: Found) -> list[str]:
+    """Of every runtime the lowered form's ratio and memory, and the ratio of a dynamic size."""
+    cells = []
+    for runtime, (form, _) in RUNTIMES.items():
+        ratio, _, _, before, after = found[runtime, 1, form]
+        cells += [f"{ratio:.2f}", f"{before:.0f} → {after:.0f}"]
+        cells.append(f"{found[runtime, 1, DYNAMIC][0]:.2f}")
+    return cells
+
+
 def main() -> None:
-    """Prints one line per runtime, mixer, scale, batch and form."""
+    """A row for every backbone."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("scale", nargs="*", default=["micro"])
     parser.add_argument("--task", choices=TASKS, default=CLASSIFICATION)
     parser.add_argument("--stm", action="append")
+    saving(parser)
     options = parser.parse_args()
     task, size = options.task, DEFAULT_SIZES[options.task]
-    print("Ratio: time of the reference form over that of the form named; MiB: peak memory.")
-    print(f"{'runtime':12}{'model':26}{'form':14}{'batch':>6}{'ratio':>8}{'reference ms':>14}"
-          f"{'this ms':>10}{'reference MiB':>15}{'this MiB':>10}")  # fmt: skip
-    for scale in options.scale:
-        for stm in options.stm or STMS[task]:
-            model = ModelSpec(f"unified_{stm}_{scale}", size, task=task)
-            with tempfile.TemporaryDirectory() as folder:
-                paths = exported(model, Path(folder))
-                for runtime, (form, inference) in RUNTIMES.items():
-                    for batch in BATCHES[task]:
-                        shape = (batch, 3, *size)
-                        images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-                        before = peak_mib(runtime, paths[REFERENCE], shape)
-                        for name in (form, DYNAMIC):
-                            if name not in paths:
-                                continue
-                            ratio, slow, fast = compare(
-                                inference(paths[REFERENCE], images), inference(paths[name], images)
-                            )
-                            after = peak_mib(runtime, paths[name], shape)
-                            print(f"{runtime:12}{model.name:26}{name:14}{batch:6}{ratio:8.2f}"
-                                  f"{slow:14.1f}{fast:10.1f}{before:15.0f}{after:10.0f}",
-                                  flush=True)  # fmt: skip
+    fixed = task == CLASSIFICATION
+    each = ("ratio", "ms, batch 1") if fixed else ("lowered", "memory, MiB", "dynamic")
+    columns = [f"{runtime}: {word}" for runtime in RUNTIMES for word in each]
+    command = f"python -m benchmarks.lowering {' '.join(options.scale)}"
+    remark = "medians of interleaved pairs" + ("" if fixed else f"; {size[0]}x{size[1]}, batch 1")
+    with table(
+        "lowering" if fixed else "lowering-detection",
+        command if fixed else f"{command} --task detection",
+        CODE, ("backbone", *columns), remark, save=options.save,
+    ) as add:  # fmt: skip
+        for scale in options.scale:
+            for stm in options.stm or STMS[task]:
+                model = ModelSpec(f"unified_{stm}_{scale}", size, task=task)
+                with tempfile.TemporaryDirectory() as folder:
+                    found = compared(model, Path(folder))
+                add(model.name, *(of_sizes_that_are_fixed if fixed else of_any_size)(found))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a user would do instead, by turns with what stmdeploy does.
 
 Run: python -m benchmarks.rivals [--stm halo,pvt,swin,convnext,dcn_v3] [--scale micro] [--batch 1]
-[--model timm:NAME] [--waves 6] [--folder FOLDER]
+[--model timm:NAME] [--waves 6] [--folder FOLDER] [--save]
 
 Ours is the usual configuration of `profile` (lowered, ONNX Runtime, float32) and, where OpenVINO is
 installed, the lowered form there. The others are the model as it is: through torch.onnx in ONNX
@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from stmdeploy.hardware.machine import available_threads, processor_name
+from benchmarks.evidence import saving, table
+from stmdeploy.hardware.machine import available_threads
 from stmdeploy.measure.racing import Race
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.plugins.registry import exporter_of
@@ -29,6 +30,8 @@ from stmdeploy.spec.tuning import TuneSpec
 from stmdeploy.tuning.candidates import Candidate, artifacts, reference, usual
 from stmdeploy.tuning.tune import Tuning
 
+#: What the table is about.
+CODE = ("benchmarks/rivals.py", "stmdeploy/backbones/lowering", "stmdeploy/tuning")
 STMS = "halo,pvt,swin,convnext,dcn_v3"
 
 
@@ -47,8 +50,8 @@ def rivals(spec: TuneSpec) -> Iterator[tuple[str, Candidate]]:
             yield {"torch": "PyTorch, eager", "torch-compile": "torch.compile"}[runtime], one
 
 
-def compare(spec: TuneSpec, waves: int) -> None:
-    """Prints a line for each."""
+def compare(spec: TuneSpec, waves: int, add: Callable[..., None]) -> None:
+    """Adds a row for each."""
     tuning, race = Tuning(spec, Silent()), Race(0.05, usual(spec).name)
     named = {words: candidate.name for words, candidate in rivals(spec)}
     tuning.enter((usual(spec), reference(spec), *(one for _, one in rivals(spec))))
@@ -58,7 +61,7 @@ def compare(spec: TuneSpec, waves: int) -> None:
     for words, name in named.items():
         found = race.ratio(name, reference(spec).name)
         told = f"{found.ratio:.3f} ({found.low:.3f} .. {found.high:.3f})" if found else "failed"
-        print(f"{spec.model.label}, batch {spec.runs[0].batch}: {words}: {told}", flush=True)
+        add(words, spec.model.label, str(spec.runs[0].batch), told)
 
 
 def main() -> None:
@@ -70,10 +73,16 @@ def main() -> None:
     parser.add_argument("--model", default="")
     parser.add_argument("--waves", type=int, default=6)
     parser.add_argument("--folder", type=Path)
+    saving(parser)
     options = parser.parse_args()
-    print(processor_name())
     names = [f"unified_{stm}_{options.scale}" for stm in filter(None, options.stm.split(","))]
-    with tempfile.TemporaryDirectory() as scratch:
+    command = f"python -m benchmarks.rivals --stm {options.stm} --waves {options.waves}"
+    remark = f"latency by turns, with 95 % intervals; {available_threads()} threads, float32"
+    with (
+        table("rivals", command, CODE, ("way", "model", "batch", "ratio"), remark,
+              save=options.save) as add,
+        tempfile.TemporaryDirectory() as scratch,
+    ):  # fmt: skip
         for name in options.model.split(",") if options.model else names:
             for batch in map(int, options.batch.split(",")):
                 run = RunSpec("onnxruntime", batch, available_threads())
@@ -85,7 +94,7 @@ def main() -> None:
                     runtimes,
                     threads=(available_threads(),),
                 )
-                compare(spec, options.waves)
+                compare(spec, options.waves, add)
 
 
 if __name__ == "__main__":

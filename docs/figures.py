@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.evidence import markdown_table, read
 from stmdeploy.report.page import report_page
 from stmdeploy.report.ratios import compared, in_words
 from stmdeploy.report.text_table import significant
@@ -22,9 +23,18 @@ from stmdeploy.schema.tuned import Tuned, TunedCandidate
 
 ROOT = Path(__file__).parents[1]
 MACHINE = ROOT / "results" / "intel-xeon-2-cores-virtual"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "tune.md")
 PICTURE = ROOT / "docs" / "report.png"
 _MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def tables_of(page: Path) -> list[str]:
+    """The names of the tables that a page shows."""
+    return [name for _, name, _ in _MARKED.findall(page.read_text("utf-8"))]
+
+
+#: Whatever shows a table.
+PAGES = tuple(page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+              if tables_of(page))  # fmt: skip
 
 
 def rows_of(name: str) -> list[Row]:
@@ -61,7 +71,7 @@ def main_table() -> str:
              significant(m.throughput_images_s), significant(row.macs / 1e9),
              significant(row.parameters / 1e6))
         )  # fmt: skip
-    return f"{_where(every)}\n\n{_table(headers, cells)}"
+    return f"{_where(every)}\n\n{markdown_table(headers, cells)}"
 
 
 def tune_table() -> str:
@@ -86,15 +96,43 @@ def tune_table() -> str:
         f"{_title()}, {first.started_utc[:10]}, stmdeploy {first.stmdeploy_version}; "
         f"{_versions(first.environment.versions)}:"
     )
-    return f"{told}\n\n{_table(headers, cells)}"
+    return f"{told}\n\n{markdown_table(headers, cells)}"
 
 
-TABLES: dict[str, Callable[[], str]] = {"classification": main_table, "tune": tune_table}
+def detection_table() -> str:
+    """The detection backbones on two runtimes, beside the authors' AP."""
+    every = rows_of("detection")
+    beside = {one.row: one for one in compared(every)}
+    headers = ("backbone", "runtime", "box AP", "mask AP", "latency ms", "95 % interval",
+               "x reference", "GMACs", "peak MiB")  # fmt: skip
+    cells = []
+    for i, row in enumerate(every):
+        m, one = row.measurement, beside[i]
+        assert m is not None
+        cells.append(
+            (row.model, row.runtime, significant(row.published_box_ap_percent),
+             significant(row.published_mask_ap_percent),
+             f"{'' if m.steady else '~'}{significant(m.latency_ms_p50)}",
+             f"{significant(m.latency_ms_p50_low)} .. {significant(m.latency_ms_p50_high)}",
+             "1" if one.row == one.reference else in_words(one.ratio),
+             significant(row.macs / 1e9), significant(m.memory_peak_mib))
+        )  # fmt: skip
+    return f"{_where(every)}\n\n{markdown_table(headers, cells)}"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "classification": main_table, "tune": tune_table, "detection": detection_table,
+}  # fmt: skip
 
 
 def written(text: str) -> str:
     """A page with its tables as the results give them."""
-    return _MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text)
+    return _MARKED.sub(lambda m: f"{m[1]}{table_of(m[2])}\n{m[3]}", text)
+
+
+def table_of(name: str) -> str:
+    """A table of the rows of a machine, or of what a benchmark has kept."""
+    return TABLES[name]() if name in TABLES else read(name).markdown()
 
 
 def _gain(found: Tuned, over: str) -> float:
@@ -122,11 +160,6 @@ def _where(rows: Sequence[Row]) -> str:
         f"{_title()}, {first.started_utc[:10]}, stmdeploy {first.stmdeploy_version}, "
         f"{_versions(first.environment.versions)}, {first.precision}:"
     )
-
-
-def _table(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    rule = [":---", *["---:"] * (len(headers) - 1)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (headers, rule, *cells))
 
 
 def draw_report(path: Path) -> None:

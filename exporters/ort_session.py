@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from stmdeploy.errors import ExitCode, StmdeployError
 from stmdeploy.files.writing import scratch_folder
-from stmdeploy.hardware.cuda import new_stream, synchronize
+from stmdeploy.hardware.cuda import new_stream, pinned_like, synchronize
 from stmdeploy.plugins.runner import Array, OnStream, Runner
 from stmdeploy.schema.onnx_files import PART_NOTE
 from stmdeploy.spec.model import INPUT_NAME
@@ -48,6 +48,7 @@ class OnnxRuntimeRunner(Runner):
         self._names = [one.name for one in self._session.get_inputs()]
         self._inputs: list[onnxruntime.OrtValue] = []
         self._outputs: list[onnxruntime.OrtValue] = []
+        self._pinned: list[Array] = []
 
     def prepare(self, *inputs: Array) -> None:
         """Copies the inputs to the device; binds them and preallocated outputs."""
@@ -86,8 +87,15 @@ class OnnxRuntimeRunner(Runner):
         return not others and first.name == INPUT_NAME and alike
 
     def feed(self, *inputs: Array) -> None:
+        """As `Runner.feed`; to a GPU from pinned memory, as a server keeps its inputs."""
         if not self._inputs:
             raise RuntimeError("prepare() comes before feed()")
+        if self._run.device == "cuda":
+            if [one.shape for one in self._pinned] != [one.shape for one in inputs]:
+                self._pinned = list(map(pinned_like, inputs))
+            for mine, given in zip(self._pinned, inputs, strict=True):
+                mine[...] = given
+            inputs = tuple(self._pinned)
         for value, given in zip(self._inputs, inputs, strict=True):
             value.update_inplace(given)
         self._binding.synchronize_inputs()
@@ -96,7 +104,7 @@ class OnnxRuntimeRunner(Runner):
         """The same session, with a binding of its own."""
         twin = copy.copy(self)
         twin._binding = self._session.io_binding()
-        twin._inputs, twin._outputs = [], []
+        twin._inputs, twin._outputs, twin._pinned = [], [], []
         return twin
 
     def run(self) -> None:

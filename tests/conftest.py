@@ -17,6 +17,7 @@ from stmdeploy.schema.hardware import Conditions, Environment
 from stmdeploy.schema.measurement import Measurement, ProcessRun
 from stmdeploy.schema.row import Row
 from tests.fakes import RecordedProgress
+from tests.shared_exports import SharedExports
 from tests.sharing import SharedArtifacts
 
 DATA = Path(__file__).parent / "data"
@@ -95,6 +96,13 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> SharedArtifacts:
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     return SharedArtifacts(shared / "artifacts")
+
+
+@pytest.fixture
+def shared_exports(artifacts: SharedArtifacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of equal exports of a test session one is run, and the others are copies: for tests of what
+    comes after an export."""
+    monkeypatch.setattr("stmdeploy.worker.exports.run_job", SharedExports(artifacts).run_job)
 
 
 @pytest.fixture

@@ -1,12 +1,16 @@
-"""CUDA streams and events through NVIDIA's bindings, to let the device time inferences."""
+"""CUDA streams, events and page-locked memory through NVIDIA's bindings."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from stmdeploy.errors import ExitCode, StmdeployError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def _runtime() -> Any:
@@ -71,6 +75,23 @@ class L2Flush:
         runtime = self._runtime
         _checked(runtime, runtime.cudaMemset(self._memory, 0, self._bytes))
         _checked(runtime, runtime.cudaDeviceSynchronize())
+
+
+def pinned_like(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """An array of the same shape and type in memory that the device copies from without a detour.
+
+    It is page-locked, as a server keeps its inputs, and never freed.
+
+    Raises:
+        StmdeployError: as `new_stream`; or so much memory cannot be locked.
+    """
+    import numpy as np
+
+    runtime = _runtime()
+    flags = runtime.cudaHostAllocDefault
+    address = int(_checked(runtime, runtime.cudaHostAlloc(array.nbytes, flags)))
+    memory = (ctypes.c_byte * array.nbytes).from_address(address)
+    return np.ctypeslib.as_array(memory).view(array.dtype).reshape(array.shape)
 
 
 def visible_uuids() -> tuple[str, ...]:

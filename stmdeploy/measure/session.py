@@ -33,7 +33,7 @@ from stmdeploy.spec.units import NS_PER_MS, NS_PER_S
 
 #: Inferences with host copies get this share of a process's budget, and at least so many runs; so
 #: do those timed by the device.
-_BESIDE_SHARE, _BESIDE_MIN = 0.1, 5
+_BESIDE_SHARE, _BESIDE_MIN = 0.1, 3
 #: Inferences without a clock in between get this share.
 _BURST_SHARE = 0.2
 #: What stands for a turn that is left out, so that those of a cycle stay at the same place.

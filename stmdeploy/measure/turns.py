@@ -33,6 +33,7 @@ def take_turns(
     environment: Environment,
     others: OthersUse,
     next_turn: Callable[[Turn], bool],
+    flush_cache: Callable[[], None] | None = None,
 ) -> TurnsRun:
     """Loads a model and warms it up, then takes a turn whenever it is told to, and ends with some
     inferences back to back.
@@ -44,6 +45,7 @@ def take_turns(
         others: told of every turn.
         next_turn: given the last turn, an empty one before the first; waits for the next one, and
             is False if there is none any more.
+        flush_cache: called before every inference of a turn; None for warm caches.
 
     Raises:
         StmdeployError: (exit code 4) what the model's check raises.
@@ -55,7 +57,7 @@ def take_turns(
     taken = NONE
     while next_turn(taken):
         with run_delay() as waited_ns:  # anew for every turn: threads come and go
-            taken = others.watched(partial(take_turn, run, clock, TURN_S, waited_ns))
+            taken = others.watched(partial(take_turn, run, clock, TURN_S, waited_ns, flush_cache))
     runs, burst_ns = burst(
         run, clock, fmean(taken.durations_ns or (1,)), BURST_S if taken.durations_ns else 0.0
     )

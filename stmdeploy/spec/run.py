@@ -187,9 +187,9 @@ class SamplingSpec:
         warmup_limit_s: longest warm-up in seconds, steady or not.
     """
 
-    budget_s: float = 6.0
+    budget_s: float = 4.5
     processes: int = 6
-    turns: int = 8
+    turns: int = 6
     min_samples: int = 10
     warmup_s: float = 0.3
     warmup_min: int = 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from stmdeploy.errors import DiskFullError, Failure, FailureKind, StmdeployError
@@ -22,6 +23,9 @@ from stmdeploy.sweeps.explanation import ProcessorPeaks, bound_by, parts_of
 from stmdeploy.sweeps.folder import logs_of
 from stmdeploy.sweeps.prepared import PreparedSweep
 from stmdeploy.sweeps.process import ProcessLimits, Task, in_turns, one_process
+
+#: The processor's peaks are measured before the first of so many waves, and of the next ones.
+_PEAKS_EVERY = 3
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,9 @@ class SweepRun:
     def _measure_all(self) -> None:
         wave = 1 + max(self._waves(), default=-1)
         begun = False
+        rounds = count()
         while open_rows := self._open_rows():
-            if self._spec.explain:
+            if self._spec.explain and next(rounds) % _PEAKS_EVERY == 0:
                 self._peaks.measure(row.row.run for row in open_rows.values())
             others = [p for p, row in open_rows.items() if not row.row.run.by_turns]
             if not begun:

@@ -14,16 +14,16 @@ from stmdeploy.cli.main import main
 from stmdeploy.plugins.progress import Silent
 from stmdeploy.plugins.registry import exporters
 from stmdeploy.spec.export import EngineSpec, ExportSpec
-from stmdeploy.spec.model import DETECTION, ModelSpec, SizeRange
+from stmdeploy.spec.model import CLASSIFICATION, DETECTION, ModelSpec, SizeRange
 from stmdeploy.spec.run import RunSpec
 from tests.fakes import RecordedProgress
 from tests.sharing import SharedArtifacts, export_model
 
 #: By day, with the target: the cheapest; those that fill windows up take minutes.
-BY_DAY = {("pvt", DETECTION, "onnx")}
+BY_DAY = {("pvt", CLASSIFICATION, "onnx")}
 FAMILIES = [
     *((stm, DETECTION) for stm in ("halo", "pvt", "swin", "convnext", "dcn_v3")),
-    *((stm, "classification") for stm in ("pvt", "pvt_v2", "convnext", "dcn_v3")),
+    *((stm, CLASSIFICATION) for stm in ("pvt", "pvt_v2", "convnext", "dcn_v3")),
 ]
 
 

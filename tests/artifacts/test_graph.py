@@ -104,6 +104,7 @@ def test_the_reference_form_has_the_models_own_macs(tmp_path: Path) -> None:
     assert 0.99 < weights / (4 * counted.parameters) < 1.05
 
 
+@pytest.mark.nightly
 def test_every_form_has_the_same_products(tmp_path: Path) -> None:
     """Attention as one node, and int8 as MatMulInteger, are counted like plain products."""
     model = ModelSpec("unified_pvt_nano", image_size=(64, 64), num_classes=10)

@@ -96,6 +96,7 @@ def test_a_faster_candidate_is_an_improvement(
     assert row["slowdown_percent_high"] < -80
 
 
+@pytest.mark.nightly
 def test_a_detection_backbone_and_the_rows_of_one_task(
     check: Check, fails: Fails, tmp_path: Path
 ) -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from stmdeploy.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("shared_exports")
+
 Document = dict[str, list[dict[str, Any]]]
 
 

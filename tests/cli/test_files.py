@@ -16,6 +16,8 @@ from stmdeploy.cli.main import main
 from stmdeploy.results.store import Store
 from tests.foreign import SIZED, write_classifier, write_two_inputs
 
+pytestmark = pytest.mark.usefixtures("shared_exports")
+
 QUICK = ["--budget-s", "0.3", "--processes", "3", "--no-explain", "--threads", "1", "--json"]
 
 

@@ -21,6 +21,8 @@ from tests.cli.conftest import LEARNER
 from tests.digits import write_digits
 from tests.sharing import SharedArtifacts
 
+pytestmark = pytest.mark.usefixtures("shared_exports")
+
 
 @pytest.fixture(autouse=True)
 def models_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +82,7 @@ def test_convolutions_alone_mind_no_shift_and_positions_do(
     assert max(one["consistency"]["value"] for one in placed["curves"][0]["levels"][1:5]) < 80
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("here")
 def test_three_precisions(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     artifacts = sorted((made / "artifacts").glob("*.onnx"))

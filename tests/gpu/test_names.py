@@ -8,11 +8,13 @@ TensorRT, whose Python API it shares.)
 from __future__ import annotations
 
 import ast
+import ctypes
 from collections import Counter
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
@@ -163,6 +165,32 @@ def test_what_events_are_told_and_tell() -> None:
         "cudaEventRecord", "work", "cudaEventRecord", "cudaEventSynchronize",
         "cudaEventElapsedTime",
     ]  # fmt: skip
+
+
+def test_pinned_memory_is_an_array_of_the_same_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the driver says that it lies; by a recording that has memory of its own."""
+    from stmdeploy.hardware import cuda
+
+    real, asked = _library("cuda"), []
+    assert hasattr(real, "cudaHostAlloc")
+
+    class Recorded:
+        cudaError_t = real.cudaError_t  # noqa: N815
+        cudaHostAllocDefault = real.cudaHostAllocDefault  # noqa: N815
+        memory = bytearray(64)
+
+        def cudaHostAlloc(self, size: int, flags: int) -> tuple[Any, int]:  # noqa: N802
+            asked.append((size, flags))
+            here = (ctypes.c_byte * len(self.memory)).from_buffer(self.memory)
+            return real.cudaError_t.cudaSuccess, ctypes.addressof(here)
+
+    recorded = Recorded()
+    monkeypatch.setattr(cuda, "_runtime", lambda: recorded)
+    made = cuda.pinned_like(np.ones((2, 3), np.float32))
+    made[...] = 1.0
+    assert made.shape == (2, 3) and made.dtype == np.float32
+    assert asked == [(24, real.cudaHostAllocDefault)]
+    assert recorded.memory == np.ones(6, np.float32).tobytes() + bytes(40)
 
 
 def test_the_models_of_the_tests_can_be_built() -> None:

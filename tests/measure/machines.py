@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stmdeploy.spec.run import SamplingSpec
+
 #: Seconds from the start of a wave to its first turn, for each row: processes start and warm up.
 _START_S = 1.0
 #: Seconds of the machine's state that one value describes.
@@ -63,7 +65,7 @@ class Plan:
 
     latencies_ms: tuple[float, ...] = (10.0, 10.2, 11.0, 15.0, 20.0)
     waves: int = 6
-    cycles: int = 8
+    cycles: int = SamplingSpec().turns
     runs: int = 8
 
 

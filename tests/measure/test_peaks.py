@@ -32,10 +32,14 @@ def candidate(clock: FakeClock, by: str, precision: str, gflop_s: float) -> Cand
 
 
 class RealCopies(FakeClock):
-    """A fake clock that copies move too, or measuring them would never end."""
+    """A fake clock that copies move too, or measuring them would never end: by so much a look."""
+
+    def __init__(self, look_ms: float = 1.0) -> None:
+        super().__init__()
+        self.look_ms = look_ms
 
     def now_ns(self) -> int:
-        self.ns += 1_000_000
+        self.advance_ms(self.look_ms)
         return self.ns
 
 
@@ -68,7 +72,7 @@ def test_levels_never_get_faster_with_size() -> None:
 
 
 def test_merged_peaks_are_the_higher_of_both() -> None:
-    clock = RealCopies()
+    clock = RealCopies(look_ms=20.0)
     low, high = (
         measure_peaks([candidate(clock, by, "fp32", rate)], 1, clock)
         for by, rate in (("a", 100), ("b", 150))

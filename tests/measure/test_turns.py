@@ -30,6 +30,28 @@ def test_words() -> None:
     assert from_words(to_words(NONE)) == NONE
 
 
+def test_a_cold_cache_is_emptied_before_every_inference_of_a_turn() -> None:
+    clock, flushed, left = FakeClock(), list[int](), iter([True, False])
+    runner = FakeRunner(clock, [10.0] * 100)
+
+    def flush() -> None:
+        flushed.append(runner.runs)
+        clock.advance_ms(1.0)
+
+    run = take_turns(
+        Model(
+            import_runtime=lambda: None,
+            load=lambda: runner,
+            make_inputs=lambda: (np.zeros((1, 3, 2, 2), np.float32),),
+            check=lambda _runner, _images: None,
+        ),
+        clock, Environment.model_validate(TEST_ENVIRONMENT), OthersUse(lambda: 0.0),
+        lambda _: next(left), flush,
+    )  # fmt: skip
+    first = 1 + WARM_RUNS
+    assert flushed == list(range(first, runner.runs - run.burst_runs)) and len(flushed) > 3
+
+
 def test_a_side_takes_turns_until_it_is_told_nothing_more() -> None:
     clock = FakeClock()
     runner = FakeRunner(clock, [10.0] * 100)

@@ -433,8 +433,18 @@ def crowded(page: Page, plot: str) -> list[str]:
     return [f"{plot}: {fault}" for fault in faults]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 768, 1440])
+OTHER_LOOKS = ((390, "dark"), (768, "light"), (1440, "dark"))
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (390, "light"),
+        (768, "dark"),
+        (1440, "light"),
+        *(pytest.param(*other, marks=pytest.mark.nightly) for other in OTHER_LOOKS),
+    ],
+)
 def test_texts_of_plots_keep_apart(show: Show, rows: list[Row], width: int, scheme: str) -> None:
     """Of rows that took turns, over time, on a phone, a tablet and a desk; and on paper."""
     turned = by_turns([unsteady(rows[0], "busy"), *rows[1:]], {"swin"})

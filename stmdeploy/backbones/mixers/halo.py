@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stmdeploy.backbones.layers import pad_to_multiple, to_channels_first
+from stmdeploy.backbones.mixers.attention import Attention
 from stmdeploy.backbones.mixers.block import BlockGeometry, ResidualBlock
 
 BLOCK = 7
@@ -58,7 +59,7 @@ class RelativePosition(nn.Module):
         return rows[..., :, None] + columns[..., None, :]
 
 
-class HaloAttention(nn.Module):
+class HaloAttention(Attention):
     """Blocked local attention with a halo (HaloNet), N H W C in and out."""
 
     outside: Tensor
@@ -95,14 +96,25 @@ class HaloAttention(nn.Module):
         kv = kv.reshape(n, self.heads, 2 * d, rows * columns, WINDOW * WINDOW)
         k, v = kv[:, :, :d], kv[:, :, d:]
 
-        tokens = q.flatten(3, 4)
-        logits = (tokens * self.scale) @ k.permute(0, 1, 3, 2, 4)
-        logits = logits + self.pos_embed(q).reshape(logits.shape)
-        logits = logits.masked_fill(outside, torch.finfo(logits.dtype).min)
-        y = logits.softmax(dim=-1) @ v.permute(0, 1, 3, 4, 2)
+        tokens, k, v = q.flatten(3, 4), k.permute(0, 1, 3, 2, 4), v.permute(0, 1, 3, 4, 2)
+        if self.fused:
+            y = self._fused(tokens, k, v, self.pos_embed(q), outside)
+        else:
+            logits = (tokens * self.scale) @ k
+            logits = logits + self.pos_embed(q).reshape(logits.shape)
+            logits = logits.masked_fill(outside, torch.finfo(logits.dtype).min)
+            y = logits.softmax(dim=-1) @ v
 
         blocks: Tensor = y.reshape(n, self.heads, rows, columns, BLOCK, BLOCK, d)
         return blocks.permute(0, 2, 4, 3, 5, 1, 6).reshape(n, h, w, c)
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, outside: Tensor) -> Tensor:
+        """q: N heads blocks L C; k: N heads blocks C S; v: N heads blocks S C; as q."""
+        bias = positions.reshape(*q.shape[:4], v.shape[3])
+        bias = bias.masked_fill(outside, torch.finfo(bias.dtype).min)
+        flat_q, k, v = (x.flatten(1, 2) for x in (q, k.transpose(-2, -1), v))
+        y = F.scaled_dot_product_attention(flat_q, k, v, bias.flatten(1, 2), scale=self.scale)
+        return y.reshape(q.shape)
 
 
 class PaddedHaloAttention(HaloAttention):

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stmdeploy.backbones.layers import to_channels_first, to_channels_last
+from stmdeploy.backbones.mixers.attention import Attention
 from stmdeploy.backbones.mixers.block import BlockGeometry, ResidualBlock
 
 #: Stride of the reduction, per stage; 1 means plain attention.
 REDUCTIONS = (8, 4, 2, 1)
 
 
-class SpatialReductionAttention(nn.Module):
+class SpatialReductionAttention(Attention):
     """Attention whose keys and values come from the reduced map; N H W C in and out."""
 
     def __init__(self, channels: int, heads: int, reduction: int) -> None:
@@ -42,9 +43,11 @@ class SpatialReductionAttention(nn.Module):
             part.reshape(n, -1, self.heads, c // self.heads).transpose(1, 2)
             for part in self.kv(source).chunk(2, dim=-1)
         )
-        weights = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1)
-        y = (weights @ v).transpose(1, 2).reshape(n, h, w, c)
-        return self.proj(y)  # type: ignore[no-any-return]
+        if self.fused:
+            y = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        else:
+            y = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+        return self.proj(y.transpose(1, 2).reshape(n, h, w, c))  # type: ignore[no-any-return]
 
 
 class PvtV2Block(ResidualBlock):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stmdeploy.backbones.layers import (
     LayerNorm2d,
@@ -11,6 +12,7 @@ from stmdeploy.backbones.layers import (
     to_channels_first,
     to_channels_last,
 )
+from stmdeploy.backbones.mixers.attention import Attention
 from stmdeploy.backbones.mixers.block import BlockGeometry, ResidualBlock
 
 WINDOW = 7
@@ -64,7 +66,7 @@ def shift_mask(
     return (differs * MASKED_LOGIT)[:, None]
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(Attention):
     """Multi-head self-attention inside windows; (N windows) tokens C in and out."""
 
     relative_index: Tensor
@@ -85,13 +87,26 @@ class WindowAttention(nn.Module):
             part.reshape(b, tokens, self.heads, -1).transpose(1, 2)
             for part in self.qkv(x).chunk(3, dim=-1)
         )
-        logits = (q * self.scale) @ k.transpose(-2, -1)
-        logits = logits + self.relative_position_bias_table[self.relative_index].permute(2, 0, 1)
+        bias = self.relative_position_bias_table[self.relative_index].permute(2, 0, 1)
+        if self.fused:
+            y = self._fused(q, k, v, bias, mask)
+        else:
+            logits = (q * self.scale) @ k.transpose(-2, -1) + bias
+            if mask is not None:
+                per_image = logits.reshape(-1, mask.shape[0], self.heads, tokens, tokens)
+                logits = (per_image + mask).reshape(logits.shape)
+            y = logits.softmax(dim=-1) @ v
+        return self.proj(y.transpose(1, 2).reshape(b, tokens, c))  # type: ignore[no-any-return]
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        """(N windows) heads tokens C in and out. The windows of an image, whose masks differ, stand
+        among its heads, so that one bias serves all images."""
+        shape = q.shape
         if mask is not None:
-            per_image = logits.reshape(-1, mask.shape[0], self.heads, tokens, tokens)
-            logits = (per_image + mask).reshape(logits.shape)
-        y = (logits.softmax(dim=-1) @ v).transpose(1, 2).reshape(b, tokens, c)
-        return self.proj(y)  # type: ignore[no-any-return]
+            bias = (bias + mask).flatten(0, 1)
+            q, k, v = (x.reshape(-1, len(bias), *x.shape[2:]) for x in (q, k, v))
+        y: Tensor = F.scaled_dot_product_attention(q, k, v, bias, scale=self.scale)
+        return y.reshape(shape)
 
 
 class SwinBlock(ResidualBlock):

@@ -114,15 +114,18 @@ class ArtifactJob(Job[T], Generic[T]):
         return exporter_for_runtime(self.run.runtime)
 
     def build(self) -> nn.Module:
-        """Builds the module of the model, for runtimes that run it; on a GPU, with kernels made for
-        it, where Triton is installed."""
+        """Builds the module of the model, for runtimes that run it; on a GPU, with fused attention,
+        and with kernels of our own where Triton is installed."""
+        from stmdeploy.backbones.mixers.attention import fuse_attention
         from stmdeploy.backbones.source import build_module
 
         module = build_module(self.model)
-        if self.run.device == "cuda" and find_spec("triton"):
-            from stmdeploy.backbones.lowering.dcn_kernel import fuse_sampling
+        if self.run.device == "cuda":
+            fuse_attention(module)
+            if find_spec("triton"):
+                from stmdeploy.backbones.lowering.dcn_kernel import fuse_sampling
 
-            fuse_sampling(module)
+                fuse_sampling(module)
         return module
 
     def random_inputs(self) -> Inputs:

@@ -25,6 +25,7 @@ class TurnsJob(ArtifactJob[TurnsRun]):
             StmdeployError: as for `MeasureJob`.
         """
         limit_memory(self.memory_limit_mib)
+        from stmdeploy.hardware.cuda import L2Flush
         from stmdeploy.hardware.environment import environment
         from stmdeploy.hardware.machine import processors_busy_s
         from stmdeploy.measure.calm import OthersUse
@@ -35,7 +36,8 @@ class TurnsJob(ArtifactJob[TurnsRun]):
             return parent.next_turn(to_words(taken))
 
         model, others = self.loading(self.random_inputs, self._check), OthersUse(processors_busy_s)
-        return take_turns(model, HostClock(), environment(), others, next_turn)
+        flush = L2Flush() if self.run.settings.cold_l2 else None
+        return take_turns(model, HostClock(), environment(), others, next_turn, flush)
 
     def _check(self, runner: Runner, inputs: Inputs) -> None:
         if self.probe is None:

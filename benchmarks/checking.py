@@ -1,7 +1,7 @@
 """Checks the check: false alarms and slowdowns found, while another process loads one core.
 
 Run: python -m benchmarks.checking [--long] [--streams FILE] [--replay FILE] [--artifacts FOLDER]
-[--kind KIND ...].
+[--kind KIND ...] [--save].
 The short form makes a few live checks; the long form, about an hour and a half, makes 150 of equal
 models (A/A), 50 each of a model slowed by 10 and by 7 %, 30 of one slowed by 2 %, and 20 each of
 candidates that disturb themselves (`benchmarks.fooling`), with a threshold of 5 % at the default
@@ -23,12 +23,13 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmarks.evidence import evidence_of, keep, read, saving, this_machine, today
 from benchmarks.fooling import FOOLS, interpreter
 from benchmarks.slowed import slow_down
 from stmdeploy.check.comparison import Comparison
@@ -71,6 +72,24 @@ LIVE = {
         **dict.fromkeys(FOOLS, 20),
     },
 }  # fmt: skip
+#: What the table in the documentation calls them, which it has as the first cell of a row.
+IN_WORDS = {
+    "A/A": "equal",
+    "A/A, tail": "equal, gate `tail = 20`",
+    "+2 %": "slower by 2 %",
+    "+7 %": "slower by 7 %",
+    "+10 %": "slower by 10 %",
+    "tail": "3 % of inferences take twice as long, gate `tail = 20`",
+    "spins": "disturbs itself by a helper that spins half of the time",
+    "crowds": "disturbs itself by four times as many threads as processors",
+    "mostly slow": "eight in ten of its inferences take 40 % longer",
+}
+COLUMNS = ("candidate", "slower, over all pairs", "live checks", "called a regression", "no change",
+           "cannot tell", "median time", "machine, day")  # fmt: skip
+#: What the table is about.
+CODE = ("benchmarks/checking.py", "benchmarks/fooling.py", "stmdeploy/check/comparison.py",
+        "stmdeploy/check/gates.py", "stmdeploy/check/side_by_side.py", "stmdeploy/check/verdict.py",
+        "stmdeploy/measure/calm.py", "stmdeploy/measure/turns.py")  # fmt: skip
 REPLAYED = {False: 500, True: 5000}
 THRESHOLD_PERCENT, BUDGET_S = 5.0, RowPolicy().budget_s
 #: Layers that are added to learn what one costs, and pairs that this is measured by, and the prior.
@@ -389,6 +408,40 @@ def print_tables(checks: list[Check], replayed: int) -> None:
         print(f"| {name} | " + " | ".join(f"{100 * shares[kind]:.1f} %" for kind in kinds) + " |")
 
 
+def row_of(kind: str, checks: Sequence[Check]) -> tuple[str, ...]:
+    """A row of the table in the documentation."""
+    verdicts = Counter(check.verdict for check in checks)
+    found = locate([pair.figures().typical for check in checks for pair in check.pairs])
+    alarms, count = sum(check.alarm for check in checks), len(checks)
+    bound = (
+        f"at most {100 * upper_bound(alarms, count):.1f} %" if kind.startswith("A/A")
+        else f"at least {100 * lower_bound(alarms, count):.0f} %"
+    )  # fmt: skip
+    return (
+        IN_WORDS[kind],
+        f"{100 * math.expm1(found.mean):.2f} ± {100 * found.error:.2f} %",
+        str(count),
+        f"{alarms} ({bound})",
+        str(verdicts[Verdict.NO_CHANGE]),
+        str(verdicts[Verdict.CANNOT_TELL]),
+        f"{statistics.median(check.seconds for check in checks):.1f} s",
+        f"{this_machine()}, {today()}",
+    )
+
+
+def keep_rows(checks: Sequence[Check]) -> None:
+    """Puts a row for every kind of live check into the table, in the place of an earlier one."""
+    rows = {row[0]: row for row in read("checking").rows}
+    for kind in dict.fromkeys(check.kind for check in checks):
+        mine = [check for check in checks if check.kind == kind]
+        rows[IN_WORDS[kind]] = row_of(kind, mine)
+    ordered = [rows[words] for words in IN_WORDS.values() if words in rows]
+    remark = "threshold 5 %, 60 s a row, one core loaded half of the time, five micro backbones"
+    command = "python -m benchmarks.checking --long"
+    found = evidence_of(command, CODE, COLUMNS, ordered, remark)
+    keep("checking", found.model_copy(update={"machine": "as in the table"}))
+
+
 def main() -> None:
     """Live checks, unless recorded ones are replayed; then the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -397,6 +450,7 @@ def main() -> None:
     parser.add_argument("--replay", type=Path)
     parser.add_argument("--artifacts", type=Path)
     parser.add_argument("--kind", action="append", help="only these; may be repeated")
+    saving(parser)
     options = parser.parse_args()
     if options.replay:
         print_tables(read_checks(options.replay), REPLAYED[options.long])
@@ -408,6 +462,8 @@ def main() -> None:
         counts = LIVE[options.long]
         counts = {kind: counts[kind] for kind in options.kind or counts}
         checks = live(artifacts, counts, streams)
+    if options.save:
+        keep_rows([check for check in checks if check.kind in counts])
     print_tables(checks, REPLAYED[options.long])
 
 

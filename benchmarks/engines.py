@@ -4,7 +4,8 @@ Run: python -m benchmarks.engines [--scale micro] [--precision fp16] [--capabili
 [--batch 1 --batch 32 --batch 1,8,32] [--form reference --form gpu] [--save]. Needs no GPU: engines
 are built ahead of time, not run. A batch is one number for an engine of it alone, or MIN,OPT,MAX.
 *Layers* are what the builder lists; *kernels* are those that compute (it also lists what streams
-wait for each other with); *attentions* are fused ones; *activations* are the memory that all of them share.
+wait for each other with); *attentions* are fused ones; *activations* are the memory that all of
+them share.
 """
 
 from __future__ import annotations

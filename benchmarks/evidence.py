@@ -69,7 +69,7 @@ def digest_of(code: Sequence[str], root: Path = ROOT) -> str:
     found = hashlib.sha256()
     for name in code:
         place = root / name
-        files = [place] if place.is_file() else sorted(place.rglob("*.[pt][yo]*"))
+        files = [place] if place.is_file() else sorted((one for one in place.rglob("*") if one.is_file()))
         for file in files:
             if file.suffix in (".py", ".toml"):
                 found.update(f"{file.relative_to(root)} ".encode() + file.read_bytes())
@@ -93,8 +93,6 @@ def table(
 ) -> Iterator[Callable[..., None]]:
     """Gives a function that adds a row by its cells; at the end prints the table, and keeps it if
     asked to. The arguments are the fields of `Evidence`."""
-    from stmdeploy.hardware.environment import environment
-
     rows: list[tuple[str, ...]] = []
 
     def add(*cells: str) -> None:
@@ -102,20 +100,45 @@ def table(
         print(" | ".join(cells), file=sys.stderr, flush=True)
 
     yield add
-    here = environment()
-    virtual = ", virtual machine" if here.virtual_machine else ""
-    found = Evidence(
+    found = evidence_of(command, code, columns, rows, remark)
+    print(found.markdown())
+    if save:
+        keep(name, found)
+
+
+def evidence_of(
+    command: str, code: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[str]],
+    remark: str = "",
+) -> Evidence:  # fmt: skip
+    """A table that was measured here and now."""
+    return Evidence(
         command=command,
-        machine=f"{here.processor}, {here.cores} cores{virtual}",
-        date=datetime.now(UTC).date().isoformat(),
+        machine=this_machine(),
+        date=today(),
         version=__version__,
         remark=remark,
         code=tuple(code),
         digest=digest_of(code),
         columns=tuple(columns),
-        rows=tuple(rows),
+        rows=tuple(map(tuple, rows)),
     )
-    print(found.markdown())
-    if save:
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        write_atomically(FOLDER / f"{name}.json", found.text().encode())
+
+
+def keep(name: str, evidence: Evidence) -> None:
+    """Writes a table into the repository."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    write_atomically(FOLDER / f"{name}.json", evidence.text().encode())
+
+
+def this_machine() -> str:
+    """Processor and cores of this machine, in words."""
+    from stmdeploy.hardware.environment import environment
+
+    here = environment()
+    virtual = ", virtual machine" if here.virtual_machine else ""
+    return f"{here.processor}, {here.cores} cores{virtual}"
+
+
+def today() -> str:
+    """The day, ISO 8601."""
+    return datetime.now(UTC).date().isoformat()

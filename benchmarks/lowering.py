@@ -3,8 +3,8 @@ detection also a file of dynamic size against one of fixed size.
 
 Run: python -m benchmarks.lowering [--task detection] [--save] [SCALE ...]. ONNX Runtime runs the
 form that the ONNX target takes, OpenVINO the one that its target takes. Each pair of inferences
-follows directly on the other; no session spins while it waits, so that neither takes the processor from the
-other. Peak memory is of a process of its own for each.
+follows directly on the other; no session spins while it waits, so that neither takes the processor
+from the other. Peak memory is of a process of its own for each.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import typer
 
+from benchmarks.evidence import FOLDER, Evidence, digest_of, read
 from docs.figures import PAGES as FIGURED
-from docs.figures import written
+from docs.figures import TABLES, tables_of, written
 from docs.generate import leaves, write_reference
 from stmdeploy.cli.command import flag_of
 from stmdeploy.cli.examples import EXAMPLES
@@ -77,6 +78,35 @@ def test_tables_in_prose_are_what_the_results_give(page: Path) -> None:
     text = page.read_text("utf-8")
     assert "<!-- table:" in text
     assert written(text) == text, f"{page.name} is stale: make figures"
+
+
+def test_every_table_that_was_measured_is_shown_once() -> None:
+    shown = [name for page in FIGURED for name in tables_of(page)]
+    assert sorted(shown) == sorted([*TABLES, *(path.stem for path in FOLDER.glob("*.json"))])
+
+
+def test_a_table_says_where_it_comes_from_and_when_its_code_has_changed() -> None:
+    kept = read("engines")
+    fresh = kept.model_copy(update={"digest": digest_of(kept.code)})
+    told = fresh.markdown()
+    assert kept.command in told and kept.date in told and f"stmdeploy {kept.version}" in told
+    assert "has changed since" not in told
+    assert "has changed since" in fresh.model_copy(update={"digest": "0"}).markdown()
+    assert Evidence.model_validate_json(kept.text()) == kept
+
+
+def test_a_digest_is_of_contents_and_names(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "code.py").write_text("x = 1\n")
+        (tmp_path / folder / "notes.md").write_text(folder)
+    first = digest_of(["a", "b/code.py"], tmp_path)
+    (tmp_path / "a" / "notes.md").write_text("new")
+    assert digest_of(["a", "b/code.py"], tmp_path) == first
+    (tmp_path / "a" / "code.py").write_text("x = 2\n")
+    second = digest_of(["a", "b/code.py"], tmp_path)
+    (tmp_path / "a" / "code.py").rename(tmp_path / "a" / "other.py")
+    assert len({first, second, digest_of(["a", "b/code.py"], tmp_path)}) == 3
 
 
 @pytest.mark.nightly

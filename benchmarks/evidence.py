@@ -69,7 +69,7 @@ def digest_of(code: Sequence[str], root: Path = ROOT) -> str:
     found = hashlib.sha256()
     for name in code:
         place = root / name
-        files = [place] if place.is_file() else sorted((one for one in place.rglob("*") if one.is_file()))
+        files = [place] if place.is_file() else sorted(filter(Path.is_file, place.rglob("*")))
         for file in files:
             if file.suffix in (".py", ".toml"):
                 found.update(f"{file.relative_to(root)} ".encode() + file.read_bytes())

@@ -1,29 +1,35 @@
 """Measures the measuring: agreement with bare loops, overhead, and ratios of copies.
 
-Run: python -m benchmarks.measuring [agreement] [overhead] [copies] [loadgen]; all without
-arguments, about half an hour. Whatever is compared alternates, process by process.
+Run: python -m benchmarks.measuring [agreement] [overhead] [copies] [loadgen] [sweeps]; all without
+arguments, about an hour. Whatever is compared alternates, process by process. `sweeps` puts what it
+measured into results/evidence.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from itertools import combinations, pairwise
 from pathlib import Path
 
+from benchmarks.checking import load_one_core
+from benchmarks.evidence import evidence_of, keep
 from stmdeploy.hardware.environment import environment
 from stmdeploy.hardware.machine import available_threads
 from stmdeploy.measure.statistics import quantile
 from stmdeploy.plugins.progress import Silent
-from stmdeploy.report.ratios import contrast_of
+from stmdeploy.report.ratios import compared, contrast_of
 from stmdeploy.results.store import Store
 from stmdeploy.schema.measurement import ProcessRun
+from stmdeploy.schema.row import Row
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec, SamplingSpec, ScenarioSpec
@@ -226,7 +232,62 @@ def loadgen(folder: Path) -> None:
     print(json.dumps(result.model_dump(exclude={"logs"}), indent=1))
 
 
-PARTS = {part.__name__: part for part in (agreement, overhead, copies, loadgen)}
+#: What the table of default sweeps is about.
+CODE = ("benchmarks/measuring.py", "stmdeploy/measure", "stmdeploy/sweeps", "stmdeploy/spec/run.py")
+
+
+def sweeps(folder: Path) -> None:
+    """Five default sweeps, the third beside a process that loads one core half of the time."""
+    tables = []
+    for number in range(5):
+        loaded = number == 2
+        load = multiprocessing.get_context("spawn").Process(target=load_one_core, daemon=True)
+        if loaded:
+            load.start()
+        out = folder / f"sweep{number}"
+        command = [sys.executable, "-m", "stmdeploy", "profile", "--out", str(out)]
+        subprocess.run(command, check=True, capture_output=True)
+        if loaded:
+            load.terminate()
+        tables.append(row_of_sweep(Store(out), str(number + 1) + ", one core loaded" * loaded))
+    keep("default-sweeps", evidence_of(
+        "python -m benchmarks.measuring sweeps", CODE, SWEEP_COLUMNS, tables,
+        "half-widths of the ratios of all pairs of a batch: median, worst",
+    ))  # fmt: skip
+
+
+SWEEP_COLUMNS = ("sweep", "measuring", "half-width, batch 1", "half-width, batch 8",
+                 "from fastest to slowest, batch 1", "batch 8")  # fmt: skip
+
+
+def row_of_sweep(store: Store, name: str) -> tuple[str, ...]:
+    """What a default sweep took, how wide its ratios are, and how it ranks: groups by a bar."""
+    rows = store.rows(store.find_sweep(None).id)
+    cells = [name, f"{measuring_s(store, rows):.0f} s"]
+    for batch in (1, 8):
+        mine = [row for row in rows if row.batch == batch]
+        found = [contrast_of(*pair) for pair in combinations(mine, 2)]
+        widths = [one.ratio().half_width_percent for one in found if one is not None]
+        cells.append(f"{statistics.median(widths):.1f} %, {max(widths):.1f} %")
+    every = compared(rows)
+    for batch in (1, 8):
+        groups: dict[str, list[tuple[float, str]]] = {}
+        for one in every:
+            if rows[one.row].batch == batch:
+                ratio = one.ratio.ratio if one.ratio else 1.0
+                groups.setdefault(one.group, []).append((ratio, rows[one.row].stm))
+        ordered = sorted(sorted(group) for group in groups.values())
+        cells.append(", ".join(" = ".join(stm for _, stm in group) for group in ordered))
+    return tuple(cells)
+
+
+def measuring_s(store: Store, rows: Sequence[Row]) -> float:
+    """Seconds from the last export to when the figures of the last row were made."""
+    exported = max(path.stat().st_mtime for path in (store.folder / "artifacts").rglob("*.json"))
+    return max(datetime.fromisoformat(row.started_utc).timestamp() for row in rows) - exported
+
+
+PARTS = {part.__name__: part for part in (agreement, overhead, copies, loadgen, sweeps)}
 
 
 def main() -> None:

@@ -160,13 +160,12 @@ def _is_low(kept: Promise) -> bool:
 
 
 def _marked(kept: list[Promise]) -> ParameterSet:
-    """By day the cheapest of either task, and as ONNX that of convnext in floats: every further
-    trace takes minutes while other tests run. Compiling a backbone ahead of time takes a core for
-    40 s."""
+    """By day the cheapest of either task, but not as ONNX: every trace takes minutes while other
+    tests run, and the tests of the exporters have their own. Compiling a backbone ahead of time
+    takes a core for 40 s."""
     stm, detection = resolve(kept[0].model).stm, kept[0].task == DETECTION
     at_night = stm not in (("pvt",) if detection else ("pvt", "convnext"))
-    at_night |= kept[0].target == "aotinductor"
-    at_night |= kept[0].target in AS_ONNX and (_is_low(kept[0]) or detection or stm != "convnext")
+    at_night |= kept[0].target in ("aotinductor", *AS_ONNX)
     return pytest.param(kept, marks=[pytest.mark.nightly] if at_night else [])
 
 

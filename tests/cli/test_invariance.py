@@ -120,7 +120,7 @@ def shown_text(made: Path, artifacts: list[Path], capsys: pytest.CaptureFixture[
     assert kept and all(path.suffix == ".npz" for path in kept)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("here")
 def test_it_stands_in_rows_reports_and_recommendations(
     digits: Path, made: Path, capsys: pytest.CaptureFixture[str]

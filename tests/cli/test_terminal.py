@@ -121,7 +121,7 @@ def test_inspect_shows_what_a_file_is(width: int, tmp_path: Path) -> None:
 def test_count(width: int, tmp_path: Path) -> None:
     arguments = ["count", "--stm", "dcn,pvt", "--scale", "micro", "--image-size", "32"]
     shown = run_in_terminal(width, arguments, tmp_path)
-    check(shown, width, ["unified_dcn_v3_micro | 4.303", "unified_pvt_micro | "])
+    check(shown, width, ["unified_dcn_v3_micro 32x32 | 4.303", "unified_pvt_micro 32x32 | 4.264"])
 
 
 def counted(_: Row) -> TextTable:

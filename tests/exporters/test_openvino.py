@@ -80,6 +80,7 @@ def test_an_operator_without_a_rule_is_named(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.nightly
 def test_halo_of_one_head_runs(tmp_path: Path) -> None:
     """Its position term is a product too, which OpenVINO must not take for that of q and k."""
     manifest = read_artifact(export(tmp_path, model=ModelSpec("unified_halo_nano"))).manifest

@@ -98,7 +98,8 @@ def test_the_norms_of_fp16_stay_in_float32(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "form", ["tokens-plain", pytest.param("reference", marks=pytest.mark.nightly)]
+    "form",
+    [pytest.param(form, marks=pytest.mark.nightly) for form in ("tokens-plain", "reference")],
 )
 def test_positions_stay_in_float32(tmp_path: Path, form: str) -> None:
     """From the offsets to the samples, and nothing rounds them on the way."""

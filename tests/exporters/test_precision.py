@@ -97,10 +97,8 @@ def test_the_norms_of_fp16_stay_in_float32(tmp_path: Path) -> None:
     assert {types.get(node.output[0]) for node in products[:-1]} == {TENSOR.FLOAT16}
 
 
-@pytest.mark.parametrize(
-    "form",
-    [pytest.param(form, marks=pytest.mark.nightly) for form in ("tokens-plain", "reference")],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("form", ["tokens-plain", "reference"])
 def test_positions_stay_in_float32(tmp_path: Path, form: str) -> None:
     """From the offsets to the samples, and nothing rounds them on the way."""
     model = ModelSpec("unified_dcn_v3_nano", (64, 96), task="detection")

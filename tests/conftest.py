@@ -16,27 +16,12 @@ from stmdeploy.backbones.catalogue import CATALOG_VARIABLE
 from stmdeploy.schema.hardware import Conditions, Environment
 from stmdeploy.schema.measurement import Measurement, ProcessRun
 from stmdeploy.schema.row import Row
-from tests.fakes import RecordedProgress
+from tests.fakes import TEST_ENVIRONMENT, RecordedProgress, a_process
 from tests.shared_exports import SharedExports
 from tests.sharing import SharedArtifacts
 
 DATA = Path(__file__).parent / "data"
 pytest_plugins = ["tests.hostile.good"]
-
-#: A machine that exists nowhere.
-TEST_ENVIRONMENT = {
-    "processor": "Test CPU",
-    "cores": 2,
-    "threads_available": 2,
-    "memory_gib": 8.0,
-    "gpus": (),
-    "os": "Linux 6",
-    "python": "3.11.0",
-    "virtual_machine": None,
-    "governor": None,
-    "load_average_1min": 0.1,
-    "versions": {"torch": "2.13.0"},
-}
 
 # Properties are tried on the same examples every time, however long that takes.
 settings.register_profile(
@@ -192,31 +177,4 @@ def make_row() -> Callable[..., Row]:
 @pytest.fixture(scope="session")
 def make_process() -> Callable[..., ProcessRun]:
     """Builds a process of a row; keyword arguments overwrite its fields."""
-
-    def build(**fields: object) -> ProcessRun:
-        process = ProcessRun(
-            samples_ms=(9.0, 10.0, 11.0),
-            copies_ms=(12.0, 12.5),
-            warmup_ms=(15.0,),
-            warmup_ended_by="steady",
-            stopped_by="turns",
-            window_s=0.03,
-            burst_runs=3,
-            burst_s=0.03,
-            runtime_import_ms=40.0,
-            load_ms=50.0,
-            first_inference_ms=20.0,
-            memory_before_load_mib=80.0,
-            memory_peak_mib=150.0,
-            device_memory_peak_mib=None,
-            energy_j=None,
-            energy_source="",
-            runtime_facts={"version": "1.0", "provider": "CPU"},
-            load_average_1min=0.5,
-            before=Conditions(),
-            after=Conditions(),
-            environment=Environment.model_validate(TEST_ENVIRONMENT),
-        )
-        return process.model_copy(update=fields)
-
-    return build
+    return a_process

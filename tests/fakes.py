@@ -11,7 +11,24 @@ import numpy.typing as npt
 
 from stmdeploy.plugins.runner import OnStream
 from stmdeploy.schema.evaluation import Evaluation, Share95
+from stmdeploy.schema.hardware import Conditions, Environment
+from stmdeploy.schema.measurement import ProcessRun
 from stmdeploy.schema.row import Row
+
+#: A machine that exists nowhere.
+TEST_ENVIRONMENT = {
+    "processor": "Test CPU",
+    "cores": 2,
+    "threads_available": 2,
+    "memory_gib": 8.0,
+    "gpus": (),
+    "os": "Linux 6",
+    "python": "3.11.0",
+    "virtual_machine": None,
+    "governor": None,
+    "load_average_1min": 0.1,
+    "versions": {"torch": "2.13.0"},
+}
 
 
 class FakeClock:
@@ -187,3 +204,31 @@ class RecordedNvml:
         if mode is None:
             raise self.NVMLError("Not Supported")
         return mode, mode
+
+
+def a_process(**fields: object) -> ProcessRun:
+    """A process of a row; keyword arguments overwrite its fields."""
+    process = ProcessRun(
+        samples_ms=(9.0, 10.0, 11.0),
+        copies_ms=(12.0, 12.5),
+        warmup_ms=(15.0,),
+        warmup_ended_by="steady",
+        stopped_by="turns",
+        window_s=0.03,
+        burst_runs=3,
+        burst_s=0.03,
+        runtime_import_ms=40.0,
+        load_ms=50.0,
+        first_inference_ms=20.0,
+        memory_before_load_mib=80.0,
+        memory_peak_mib=150.0,
+        device_memory_peak_mib=None,
+        energy_j=None,
+        energy_source="",
+        runtime_facts={"version": "1.0", "provider": "CPU"},
+        load_average_1min=0.5,
+        before=Conditions(),
+        after=Conditions(),
+        environment=Environment.model_validate(TEST_ENVIRONMENT),
+    )
+    return process.model_copy(update=fields)

@@ -8,7 +8,7 @@ from stmdeploy.check.side_by_side import Half, Pair
 from stmdeploy.measure.sampling import Turn
 from stmdeploy.schema.hardware import Environment
 from stmdeploy.schema.measurement import TurnsRun
-from tests.conftest import TEST_ENVIRONMENT
+from tests.fakes import TEST_ENVIRONMENT
 
 
 def half(turns_ms: Sequence[Sequence[float]], **reported: object) -> Half:

@@ -15,8 +15,7 @@ from stmdeploy.plugins.runner import OnStream
 from stmdeploy.schema.hardware import Conditions, Environment
 from stmdeploy.schema.measurement import ProcessRun, ScenarioResult
 from stmdeploy.spec.run import RunSpec, SamplingSpec, ScenarioSpec
-from tests.conftest import TEST_ENVIRONMENT
-from tests.fakes import FakeClock, FakeRunner
+from tests.fakes import TEST_ENVIRONMENT, FakeClock, FakeRunner
 
 IMAGES = np.ones((8, 3, 4, 4), np.float32)
 SPEC = SamplingSpec(budget_s=0.5, processes=1, warmup_s=0.001, warmup_min=5)

@@ -18,8 +18,7 @@ from stmdeploy.measure.turns import (
     to_words,
 )
 from stmdeploy.schema.hardware import Environment
-from tests.conftest import TEST_ENVIRONMENT
-from tests.fakes import FakeClock, FakeRunner
+from tests.fakes import TEST_ENVIRONMENT, FakeClock, FakeRunner
 
 MS = 1_000_000
 

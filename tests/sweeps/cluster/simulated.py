@@ -22,7 +22,7 @@ from stmdeploy.sweeps.cluster.documents import (
     RowAnswer,
     RowTask,
 )
-from tests.conftest import TEST_ENVIRONMENT
+from tests.fakes import TEST_ENVIRONMENT
 
 
 def environment(**versions: str) -> Environment:

@@ -1,12 +1,13 @@
 """Measures the measuring: agreement with bare loops, overhead, and ratios of copies.
 
-Run: python -m benchmarks.measuring [agreement] [overhead] [copies] [loadgen] [sweeps]; all without
-arguments, about an hour. Whatever is compared alternates, process by process. `sweeps` puts what it
-measured into results/evidence.
+Run: python -m benchmarks.measuring [agreement] [overhead] [copies] [loadgen] [sweeps] [--save];
+without arguments all but the sweeps, about half an hour; these take as long. Whatever is compared
+alternates, process by process.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import re
@@ -21,7 +22,7 @@ from itertools import combinations, pairwise
 from pathlib import Path
 
 from benchmarks.checking import load_one_core
-from benchmarks.evidence import evidence_of, keep
+from benchmarks.evidence import Evidence, evidence_of, keep, saving
 from stmdeploy.hardware.environment import environment
 from stmdeploy.hardware.machine import available_threads
 from stmdeploy.measure.statistics import quantile
@@ -234,34 +235,35 @@ def loadgen(folder: Path) -> None:
 
 #: What the table of default sweeps is about.
 CODE = ("benchmarks/measuring.py", "stmdeploy/measure", "stmdeploy/sweeps", "stmdeploy/spec/run.py")
-
-
-def sweeps(folder: Path) -> None:
-    """Five default sweeps, the third beside a process that loads one core half of the time."""
-    tables = []
-    for number in range(5):
-        loaded = number == 2
-        load = multiprocessing.get_context("spawn").Process(target=load_one_core, daemon=True)
-        if loaded:
-            load.start()
-        out = folder / f"sweep{number}"
-        command = [sys.executable, "-m", "stmdeploy", "profile", "--out", str(out)]
-        subprocess.run(command, check=True, capture_output=True)
-        if loaded:
-            load.terminate()
-        tables.append(row_of_sweep(Store(out), str(number + 1) + ", one core loaded" * loaded))
-    keep("default-sweeps", evidence_of(
-        "python -m benchmarks.measuring sweeps", CODE, SWEEP_COLUMNS, tables,
-        "half-widths of the ratios of all pairs of a batch: median, worst",
-    ))  # fmt: skip
-
-
 SWEEP_COLUMNS = ("sweep", "measuring", "half-width, batch 1", "half-width, batch 8",
                  "from fastest to slowest, batch 1", "batch 8")  # fmt: skip
 
 
+def sweeps(folder: Path) -> Evidence:
+    """Five default sweeps, the third beside a process that loads one core half of the time."""
+    rows = []
+    for number in range(1, 6):
+        out, loaded = folder / f"sweep{number}", number == 3
+        load = multiprocessing.get_context("spawn").Process(target=load_one_core, daemon=True)
+        if loaded:
+            load.start()
+        command = [sys.executable, "-m", "stmdeploy", "profile", "--out", str(out)]
+        subprocess.run(command, check=True, capture_output=True)
+        if loaded:
+            load.terminate()
+        rows.append(row_of_sweep(Store(out), f"{number}{', one core loaded' * loaded}"))
+    return sweep_table(rows)
+
+
+def sweep_table(rows: Sequence[Sequence[str]]) -> Evidence:
+    """What `row_of_sweep` gave, as a table."""
+    remark = "half-widths of the ratios of all pairs of a batch: median, worst"
+    command = "python -m benchmarks.measuring sweeps"
+    return evidence_of(command, CODE, SWEEP_COLUMNS, rows, remark)
+
+
 def row_of_sweep(store: Store, name: str) -> tuple[str, ...]:
-    """What a default sweep took, how wide its ratios are, and how it ranks: groups by a bar."""
+    """What a default sweep took, how wide its ratios are, how it ranks: *=* stands in a group."""
     rows = store.rows(store.find_sweep(None).id)
     cells = [name, f"{measuring_s(store, rows):.0f} s"]
     for batch in (1, 8):
@@ -287,14 +289,24 @@ def measuring_s(store: Store, rows: Sequence[Row]) -> float:
     return max(datetime.fromisoformat(row.started_utc).timestamp() for row in rows) - exported
 
 
-PARTS = {part.__name__: part for part in (agreement, overhead, copies, loadgen, sweeps)}
+PARTS: dict[str, Callable[[Path], Evidence | None]] = {
+    part.__name__: part for part in (agreement, overhead, copies, loadgen, sweeps)
+}
 
 
 def main() -> None:
-    """Runs the parts that are named, or all."""
+    """Runs the parts that are named, or all but the last."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", nargs="*", help=", ".join(PARTS))
+    saving(parser)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for name in sys.argv[1:] or PARTS:
-            PARTS[name](Path(folder))
+        for name in options.part or [part for part in PARTS if part != sweeps.__name__]:
+            found = PARTS[name](Path(folder))
+            if found is not None:
+                print(found.markdown())
+            if found is not None and options.save:
+                keep("default-sweeps", found)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def tune_table() -> str:
 
 
 def detection_table() -> str:
-    """The detection backbones on two runtimes, beside the authors' AP."""
+    """The detection backbones, beside the authors' AP."""
     every = rows_of("detection")
     beside = {one.row: one for one in compared(every)}
     headers = ("backbone", "runtime", "box AP", "mask AP", "latency ms", "95 % interval",

@@ -17,7 +17,7 @@ from stmdeploy.plugins.runner import Array, ModuleFactory
 from stmdeploy.schema.manifest import Draft
 from stmdeploy.spec.run import RunSpec
 
-from .tensors import TensorRunner, torch_draft
+from .tensors import TensorRunner, denormals, set_up_threads, torch_draft
 
 
 class AotInductorExporter(Exporter):
@@ -112,7 +112,7 @@ class AotInductorRunner(TensorRunner):
         if run.device != "cpu":
             raise StmdeployError("aotinductor runs only on the CPU", "leave --gpu out")
         super().__init__(run, on_gpu=False)
-        torch.set_num_threads(run.threads)
+        set_up_threads(run)
         self._module: Any = torch._inductor.aoti_load_package(str(path))
 
     def prepare(self, *inputs: Array) -> None:
@@ -129,4 +129,5 @@ class AotInductorRunner(TensorRunner):
             "version": self._torch.__version__,
             "provider": "inductor, cpu",
             "intra_op_threads": str(self._torch.get_num_threads()),
+            "denormals": denormals(self._run),
         }

@@ -142,6 +142,7 @@ class OnnxRuntimeRunner(Runner):
             "inter_op_threads": str(self._run.settings.inter_op_threads),
             "graph_optimization": self._run.settings.graph_optimization,
             "spinning": str(self._run.settings.spinning).lower(),
+            "denormals": "flushed" if self._run.settings.flush_denormals else "kept",
             **_placement(self._session, provider),
             **{
                 f"provider.{key}": value
@@ -220,6 +221,8 @@ def session_options(run: RunSpec) -> onnxruntime.SessionOptions:
     if not settings.spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if settings.flush_denormals:
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
     level = _OPTIMIZATIONS[settings.graph_optimization]
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
     options.log_severity_level = 3

@@ -31,6 +31,20 @@ def torch_draft(work: Work, name: str) -> Draft:
     )
 
 
+def set_up_threads(run: RunSpec) -> None:
+    """Sets torch's threads, all of which inherit whether they keep denormals."""
+    import torch
+
+    if run.settings.flush_denormals:
+        torch.set_flush_denormal(True)
+    torch.set_num_threads(run.threads)
+
+
+def denormals(run: RunSpec) -> str:
+    """What becomes of them, for the facts of a row."""
+    return "flushed" if run.settings.flush_denormals else "kept"
+
+
 class TensorRunner(Runner):
     """A runner whose input and outputs are torch tensors; on a GPU, on a stream of its own.
 

@@ -13,7 +13,7 @@ from stmdeploy.schema.manifest import Draft
 from stmdeploy.spec.run import OWN_GRAPHS, RunSpec
 
 from .operator_times import OTHERS, Inferences, of_torch
-from .tensors import TensorRunner, torch_draft
+from .tensors import TensorRunner, denormals, set_up_threads, torch_draft
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +98,7 @@ class TorchRunner(TensorRunner):
                 "check the driver with nvidia-smi, and that torch is built for CUDA",
                 ExitCode.WORKER_FAILED,
             )
-        torch.set_num_threads(run.threads)
+        set_up_threads(run)
         # float32 means float32: TensorFloat-32 would be another precision under the same name.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -152,6 +152,7 @@ class TorchRunner(TensorRunner):
             "version": self._torch.__version__,
             "provider": f"{'inductor' if self._compiled else 'eager'}, {self._run.device}",
             "intra_op_threads": str(self._torch.get_num_threads()),
+            "denormals": denormals(self._run),
             "tf32": "off",
             **({"mode": self._run.settings.torch_mode} if self._compiled else {}),
             **({"layout": "channels last"} if self._channels_last else {}),

@@ -319,6 +319,11 @@ class SweepOptions(EngineOptions, CalibrationOptions, RowOptions):
         "onnxruntime: threads spin while they wait for work. [default: spinning]",
         flag="--spinning/--no-spinning",
     )
+    flush_denormals: bool | None = option(
+        SWEEP,
+        "onnxruntime, torch runtimes, on the CPU: take numbers below 1.2e-38 as 0, which masked "
+        "attention makes many of. [default: as the runtime does, which keeps them]",
+    )
     graph_optimization: str | None = option(
         SWEEP,
         "onnxruntime: how far it rewrites the graph: all, extended, basic or disabled. "

@@ -267,6 +267,7 @@ def _run_specs(
             torch_mode=options.torch_mode,
             channels_last=options.channels_last,
             spinning=options.spinning,
+            flush_denormals=options.flush_denormals,
             graph_optimization=options.graph_optimization,
             inter_op_threads=options.inter_op_threads,
         ),

@@ -38,6 +38,9 @@ class RunSettings:
         torch_mode: mode of ``torch.compile``, one of `TORCH_MODES`.
         channels_last: whether torch keeps images with their channels last; on a GPU it always does.
         spinning: whether ONNX Runtime's threads spin while they wait for work.
+        flush_denormals: whether processors take numbers too small for float32's full precision as
+            0 in ONNX Runtime and torch, as OpenVINO has them do where it pays. Masked attention
+            makes many (exp(-100) of a masked logit), which a processor is slow at.
         graph_optimization: how far ONNX Runtime rewrites a graph, one of `GRAPH_OPTIMIZATIONS`;
             ``extended`` leaves out other layouts of tensors.
         inter_op_threads: threads that run operators beside each other in ONNX Runtime; 1 runs one
@@ -54,6 +57,7 @@ class RunSettings:
     torch_mode: str = "default"
     channels_last: bool = False
     spinning: bool = True
+    flush_denormals: bool = False
     graph_optimization: str = "all"
     inter_op_threads: int = 1
     engine: EngineSpec = field(default_factory=EngineSpec)

@@ -61,6 +61,7 @@ class Candidate:
             "torch_mode": mine.torch_mode,
             "channels_last": mine.channels_last,
             "spinning": mine.spinning,
+            "flush_denormals": mine.flush_denormals,
             "graph_optimization": mine.graph_optimization,
             "inter_op_threads": mine.inter_op_threads,
         }
@@ -172,13 +173,16 @@ def _settings(candidate: Candidate) -> Iterator[RunSettings]:
     settings, on_cpu = run.settings, run.device == "cpu"
     if run.runtime == "onnxruntime" and on_cpu:
         yield replace(settings, spinning=False)
+        yield replace(settings, flush_denormals=True)
         yield replace(settings, graph_optimization="extended")
         if run.threads > 1:
             yield replace(settings, inter_op_threads=2)
     elif run.runtime == "openvino":
         yield replace(settings, hint="throughput")
-    elif run.runtime in ("torch", "torch-compile") and on_cpu:
-        yield replace(settings, channels_last=True)
+    elif run.runtime in ("torch", "torch-compile", "aotinductor") and on_cpu:
+        yield replace(settings, flush_denormals=True)
+        if run.runtime != "aotinductor":
+            yield replace(settings, channels_last=True)
     elif run.runtime == "torch-compile":
         yield replace(settings, torch_mode="max-autotune")
     elif isinstance(exporters()[candidate.target], EngineBuilder):

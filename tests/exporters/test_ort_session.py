@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -83,3 +85,26 @@ def test_unknown_words() -> None:
         RunSettings("cudda")
     with pytest.raises(StmdeployError, match="unknown --hint 'fast'"):
         RunSettings(hint="fast")
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_denormals(flush: bool, tmp_path: Path) -> None:
+    """In a process of its own: the first session decides for the thread that runs it."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [100_000])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [100_000])
+    graph = helper.make_graph([helper.make_node("Mul", ["x", "x"], ["y"])], "g", [x], [y])
+    onnx.save(helper.make_model(graph, ir_version=10), tmp_path / "square.onnx")
+    script = f"""
+import numpy, onnxruntime
+from stmdeploy.exporters.ort_session import session_options
+from stmdeploy.spec.run import RunSettings, RunSpec
+settings = RunSettings(flush_denormals={flush})
+options = session_options(RunSpec("onnxruntime", 1, 2, settings=settings))
+session = onnxruntime.InferenceSession({str(tmp_path / "square.onnx")!r}, options)
+(y,) = session.run(None, {{"x": numpy.full(100_000, 1e-20, numpy.float32)}})
+print(int((y.view(numpy.uint32) != 0).sum()))
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
+    assert int(told) == (0 if flush else 100_000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from shutil import which
 
@@ -113,3 +115,20 @@ def test_the_input_is_a_copy(tmp_path: Path, progress: RecordedProgress) -> None
     runner.prepare(images)
     runner.feed(np.zeros_like(images))
     assert images.min() == 1.0
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_denormals(flush: bool) -> None:
+    """In a process of its own, whose threads they are: small numbers squared, in all of them."""
+    script = f"""
+import torch
+from stmdeploy.exporters.tensors import set_up_threads
+from stmdeploy.spec.run import RunSettings, RunSpec
+set_up_threads(RunSpec("torch", 1, 2, settings=RunSettings(flush_denormals={flush})))
+small = torch.full((1_000_000,), 1e-20)
+print(int((small * small).view(torch.int32).count_nonzero()))
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
+    assert int(told) == (0 if flush else 1_000_000)

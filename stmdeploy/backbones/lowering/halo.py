@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stmdeploy.backbones.lowering.tokens import (
+    MASKED,
     BranchNorm,
     Reordering,
     Style,
@@ -32,9 +33,9 @@ from stmdeploy.backbones.lowering.tokens import (
 )
 from stmdeploy.backbones.mixers.halo import BLOCK, HALO, WINDOW, DetectionHaloBlock, HaloBlock
 
-#: Added to the logits of positions outside the map, twice in the corners. Its exponential is
-#: zero in float64 too, and twice of it is finite in float16: infinity times the zeros of
-#: `spread` would be no number.
+#: Added to the logits of positions outside the map, twice in the corners, but for `MASKED` on
+#: processors. Its exponential is zero in float64 too, and twice of it is finite in float16: infinity
+#: times the zeros of `spread` would be no number.
 OUTSIDE = -1e4
 #: For GPUs, heads are padded so that queries with their terms are a multiple of so many wide.
 _WIDTH_STEP = 32
@@ -106,6 +107,8 @@ class LoweredHaloBlock(TokenBlock):
         self.proj = writer(attn.proj, block.layer_scales[0], style)
         self.mlp = TokenMlp.of(block, style)
         pixels, outside = window_rows(whole)
+        if not style.gpu:
+            outside = outside.clamp(min=MASKED)
         dtype = attn.q.weight.dtype
         self.rows = Reordering(self.order, pixels)
         self.register_buffer("outside", outside.to(dtype)[:, None, None])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stmdeploy.backbones.catalogue import STRIDES, BackboneConfig
 from stmdeploy.backbones.layers import ConvDownsample, ConvStem, PatchEmbed
@@ -68,12 +69,19 @@ class StemEntry(nn.Module):
         conv, norm, self.act, last_conv, last_norm = stem.stem
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.LayerNorm)
         assert isinstance(last_conv, nn.Conv2d) and isinstance(last_norm, nn.LayerNorm)
-        self.conv, self.norm = _conv_and_norm(conv, norm, style)
-        self.bias = norm.bias
+        self.conv = conv
+        self.norm: nn.Module | None = None
+        if style.plain:
+            self.conv, self.norm = _conv_and_norm(conv, norm, style)
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
         self.entry = Entry(last_conv, last_norm, style)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = self.norm(self.conv(x).permute(0, 2, 3, 1)) + self.bias
+        rows = self.conv(x).permute(0, 2, 3, 1)
+        if self.norm is not None:
+            rows = self.norm(rows) + self.bias
+        else:  # of a bias and a GELU ONNX Runtime makes one step, which takes longer than both
+            rows = F.layer_norm(rows, self.weight.shape, self.weight, self.bias, self.eps)
         tokens: Tensor = self.entry(self.act(rows).permute(0, 3, 1, 2))
         return tokens
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stmdeploy.backbones.lowering.tokens import (
+    MASKED,
     BranchNorm,
     Style,
     TokenBlock,
@@ -70,6 +71,8 @@ class LoweredSwinBlock(TokenBlock):
         self.mlp = TokenMlp.of(block, style)
         bias = attn.relative_position_bias_table[attn.relative_index].permute(2, 0, 1)
         apart = shift_mask(whole, window, shift, bias) if shift else None
+        if apart is not None and not style.gpu:
+            apart = apart.clamp(min=MASKED)
         self.register_buffer("bias", bias[None] if apart is None else bias + apart)
 
     def mix(self, x: Tensor) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
 from stmdeploy import create_backbone, list_backbones
 from stmdeploy.backbones.catalogue import resolve
@@ -13,6 +16,7 @@ from stmdeploy.backbones.lowering import forms_of, lower
 from stmdeploy.backbones.lowering.dcn import FineNeighbours
 from stmdeploy.backbones.lowering.operators import deform_conv
 from stmdeploy.backbones.lowering.tokens import Reordering, by_place, raster_order
+from stmdeploy.backbones.mixers.swin import WindowAttention
 from stmdeploy.backbones.synthetic import fill_synthetic
 from stmdeploy.spec.export import GPU, LOWERINGS, REFERENCE, TOKENS, TOKENS_PLAIN
 
@@ -145,3 +149,40 @@ def test_neighbours_beyond_the_map_weigh_nothing() -> None:
     assert corners[:, 4].tolist() == [1, 0, 0, 0]
     assert index[0, 0, 0, 4] == 0
     assert int(index.min()) >= 0 and int(index.max()) < 30
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_no_weight_of_attention_is_denormal(name: str) -> None:
+    """Neither of a masked logit: processors are slow at such numbers."""
+    model = lower(create_backbone(name, "micro"), TOKENS_PLAIN, (224, 224))
+    denormal: list[int] = []
+
+    class Looking(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            made = func(*args, **(kwargs or {}))
+            if func is torch.Tensor.softmax:
+                tiny = torch.finfo(made.dtype).tiny
+                denormal.append(int(((made > 0) & (made < tiny)).sum()))
+            return made
+
+    with Looking(), torch.inference_mode():
+        model(torch.randn(1, 3, 224, 224))
+    assert denormal == [0] * len(denormal)
+    assert denormal
+
+
+def test_masked_logits_stay_out_of_sight_of_large_ones() -> None:
+    """Logits that are twenty apart: what is masked still weighs nothing."""
+    model = create_backbone("swin", "micro", num_classes=10)
+    fill_synthetic(model, 3)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, WindowAttention):
+                module.relative_position_bias_table.mul_(40)
+    model = model.double()
+    x = torch.randn(1, 3, 224, 224, dtype=torch.float64)
+    with torch.inference_mode():
+        expected, got = model(x), lower(model, TOKENS, (224, 224))(x)
+    assert float((got - expected).norm() / expected.norm()) < 1e-12

@@ -34,8 +34,8 @@ from stmdeploy.backbones.lowering.tokens import (
 from stmdeploy.backbones.mixers.halo import BLOCK, HALO, WINDOW, DetectionHaloBlock, HaloBlock
 
 #: Added to the logits of positions outside the map, twice in the corners, but for `MASKED` on
-#: processors. Its exponential is zero in float64 too, and twice of it is finite in float16: infinity
-#: times the zeros of `spread` would be no number.
+#: processors. Its exponential is zero in float64 too, and twice of it is finite in float16:
+#: infinity times the zeros of `spread` would be no number.
 OUTSIDE = -1e4
 #: For GPUs, heads are padded so that queries with their terms are a multiple of so many wide.
 _WIDTH_STEP = 32

@@ -398,6 +398,8 @@ def print_tables(checks: list[Check], replayed: int) -> None:
         print(f"replayed {kind}: {total} decisions, {dict(verdicts)}; regressions "
               f"{100 * alarms / total:.2f} % (95 % bound {100 * bound:.2f} %)")  # fmt: skip
     kinds = [kind for kind in kinds if kind in KINDS]
+    if not kinds:
+        return
     print(f"\n| called a regression | {' | '.join(kinds)} |\n| :--- |{' ---: |' * len(kinds)}")
     live_share = {
         kind: statistics.fmean(check.alarm for check in checks if check.kind == kind)

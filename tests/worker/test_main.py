@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
 
 import pytest
 
@@ -16,7 +19,10 @@ from stmdeploy.plugins.progress import Silent
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.spec.model import ModelSpec
 from stmdeploy.spec.run import RunSpec, SamplingSpec
+from stmdeploy.worker import jobs
+from stmdeploy.worker.__main__ import JOBS
 from stmdeploy.worker.client import WORKER, run_job
+from stmdeploy.worker.jobs.job import Job
 from stmdeploy.worker.jobs.measure import MeasureJob
 from stmdeploy.worker.player import Player
 from stmdeploy.worker.process import WorkerError, run_worker
@@ -113,3 +119,32 @@ def _alive(process: int) -> bool:
         return "Z (zombie)" not in Path(f"/proc/{process}/status").read_text()
     except (ProcessLookupError, FileNotFoundError):
         return False
+
+
+def test_every_kind_of_job_is_known() -> None:
+    """By the name that it writes into what it sends."""
+    for module in iter_modules(jobs.__path__):
+        import_module(f"{jobs.__name__}.{module.name}")
+    kinds = {
+        one.model_fields["kind"].default: (one.__module__.rpartition(".")[2], one.__name__)
+        for one in _subclasses(Job)
+        if "kind" in one.model_fields and one.__module__.startswith(jobs.__name__)
+    }
+    assert kinds == JOBS
+
+
+def _subclasses(parent: type[Any]) -> set[type[Any]]:
+    direct = set(parent.__subclasses__())
+    return direct.union(*map(_subclasses, direct))
+
+
+def test_measuring_imports_no_other_job() -> None:
+    script = (
+        "import sys, stmdeploy.worker.__main__, stmdeploy.worker.jobs.measure\n"
+        "print([name for name in sys.modules if name.startswith('stmdeploy.')])"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
+    assert "stmdeploy.worker.jobs.measure" in told
+    assert "stmdeploy.worker.jobs.engine" not in told and "stmdeploy.schema.row" not in told

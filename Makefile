@@ -82,6 +82,7 @@ bench: $(SETUP)
 	$(BIN)/python -m benchmarks.export
 	$(BIN)/python -m benchmarks.lowering micro tiny
 	$(BIN)/python -m benchmarks.lowering --task detection
+	$(BIN)/python -m benchmarks.masks
 	$(BIN)/python -m benchmarks.efficiency
 	$(BIN)/python -m benchmarks.measuring
 	$(BIN)/python -m benchmarks.kills

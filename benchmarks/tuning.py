@@ -127,8 +127,9 @@ def learned(options: argparse.Namespace, folder: Path) -> None:
         f"batch 1, fp32 and bf16 race; backbones that learned {TRAINED} of scikit-learn's digits "
         "at 224 px; the bound is one-sided and holds for all of a race together with 95 %"
     )
-    with table("tune-digits", "python -m benchmarks.tuning --digits --runtime onnxruntime,openvino",
-               CODE, COLUMNS, remark, save=options.save) as add:  # fmt: skip
+    command = f"python -m benchmarks.tuning --digits --stm {options.stm}"
+    command += f" --runtime {options.runtime}" if options.runtime else ""
+    with table("tune-digits", command, CODE, COLUMNS, remark, save=options.save) as add:
         for stm in options.stm.split(","):
             weights = folder / f"{stm}.pth"
             if not weights.is_file():

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from stmdeploy.backbones.catalogue import STRIDES, BackboneConfig
 from stmdeploy.backbones.layers import ConvDownsample, ConvStem, PatchEmbed
@@ -61,6 +60,24 @@ class Entry(nn.Module):
         return tokens + self.bias if self.centre is None else self.centre(tokens)
 
 
+class MapNorm(nn.Module):
+    """LayerNorm over the channels of a map, which have no mean; N C H W in and out.
+
+    ONNX Runtime sums up whole maps many times faster than short rows, of which its own
+    LayerNormalization takes one at a time: as long for 16 channels as for 100.
+    """
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        y = x / torch.sqrt(length * length / x.shape[1] + self.eps)
+        weight, bias = (of_channel[:, None, None] for of_channel in (self.weight, self.bias))
+        return y * weight + bias
+
+
 class StemEntry(nn.Module):
     """The unified stem: convolution, LayerNorm and GELU before the `Entry`."""
 
@@ -69,20 +86,20 @@ class StemEntry(nn.Module):
         conv, norm, self.act, last_conv, last_norm = stem.stem
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.LayerNorm)
         assert isinstance(last_conv, nn.Conv2d) and isinstance(last_norm, nn.LayerNorm)
-        self.conv = conv
-        self.norm: nn.Module | None = None
-        if style.plain:
-            self.conv, self.norm = _conv_and_norm(conv, norm, style)
-        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.conv, self.norm = _conv_and_norm(conv, norm, style)
+        self.bias, self.of_maps = norm.bias, not style.plain
+        if self.of_maps:
+            self.norm = MapNorm(norm)
         self.entry = Entry(last_conv, last_norm, style)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = self.conv(x).permute(0, 2, 3, 1)
-        if self.norm is not None:
-            rows = self.norm(rows) + self.bias
-        else:  # of a bias and a GELU ONNX Runtime makes one step, which takes longer than both
-            rows = F.layer_norm(rows, self.weight.shape, self.weight, self.bias, self.eps)
-        tokens: Tensor = self.entry(self.act(rows).permute(0, 3, 1, 2))
+        maps = self.conv(x)
+        if self.of_maps:
+            maps = self.act(self.norm(maps))
+        else:
+            rows = self.norm(maps.permute(0, 2, 3, 1)) + self.bias
+            maps = self.act(rows).permute(0, 3, 1, 2)
+        tokens: Tensor = self.entry(maps)
         return tokens
 
 

@@ -65,6 +65,7 @@ class LoweredPvtBlock(TokenBlock):
     """`PvtBlock` or `PvtV2Block` on tokens in raster order; (N T) C in and out."""
 
     embedding: Tensor | None
+    shift: nn.Linear | None
 
     def __init__(self, block: PvtV2Block, size: tuple[int, int], style: Style) -> None:
         super().__init__(size, style)
@@ -87,9 +88,28 @@ class LoweredPvtBlock(TokenBlock):
         self.key = reader(read, key, key_bias, style)
         self.value = reader(read, value, value_bias, style)
         self.proj = writer(attn.proj, block.layer_scales[0], style)
+        self.shift = None
+        self.alone = self.heads == 1 and not style.gpu
+        if self.alone:
+            self._fold()
         self.mlp = (
             TokenMlp.of(block, style) if not block.depthwise_mlp else ImageMlp(block, size, style)
         )
+
+    def _fold(self) -> None:
+        """Makes the layers of queries and of outputs part of those of keys and of values, which
+        see fewer tokens.
+
+        A head alone has (Q x + b).k = x.(Q^T k) + b.k, less what is alike for all keys; and the
+        layer behind it may come before the weighted sum, because the weights add up to 1.
+        """
+        key, value = self.key.weight, self.value
+        if self.q.bias is not None:
+            self.shift = linear(self.q.bias[None] @ key, None)
+        self.key = linear(self.q.weight.t() @ key, None)
+        bias = 0 if value.bias is None else self.proj.weight @ value.bias
+        self.value = linear(self.proj.weight @ value.weight, self.proj.bias + bias)
+        del self.q, self.proj
 
     def _source(self, x: Tensor) -> Tensor:
         """(N T) C -> (N T/r^2) C: what keys and values are made of."""
@@ -110,13 +130,14 @@ class LoweredPvtBlock(TokenBlock):
     def mix(self, x: Tensor) -> Tensor:
         tokens = self.size[0] * self.size[1]
         source = self._source(x)
-        q = self.q(x).reshape(-1, tokens, self.q.out_features)
+        q = (x if self.alone else self.q(x)).reshape(-1, tokens, x.shape[1])
         k, v = (
             layer(source).reshape(-1, tokens // self.reduction**2, layer.out_features)
             for layer in (self.key, self.value)
         )
-        mixed: Tensor = self.proj(self.attend(q, k, v, None).reshape(x.shape[0], -1))
-        return mixed
+        bias = None if self.shift is None else self.shift(source).reshape(-1, 1, 1, k.shape[1])
+        mixed = self.attend(q, k, v, bias).reshape(x.shape[0], -1)
+        return mixed if self.alone else self.proj(mixed)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.embedding is None:

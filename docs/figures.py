@@ -75,21 +75,25 @@ def main_table() -> str:
 
 
 def tune_table() -> str:
-    """Of every mixer the winner without limits, and the one within a limit of the error."""
+    """Of every mixer and batch the winner without limits, and that within a limit of the error."""
     found = races()
-    exact = {one.model: one for one in found if one.max_error is None}
-    within = {one.model: one for one in found if one.max_error is not None}
-    headers = ("micro, batch 1", "winner, exact", "x torch.onnx", "x usual",
+    within = {_place(one): one for one in found if one.max_error is not None}
+    headers = ("micro", "batch", "winner, exact", "x torch.onnx", "x usual",
                "winner, error at most 0.02", "x torch.onnx", "error")  # fmt: skip
     cells = []
-    for name, one in sorted(exact.items(), key=lambda item: -_gain(item[1], item[1].reference)):
-        best, other = one.named(one.best), within[name]
-        low = other.named(other.best)
-        error = low.limits.kept.relative_l2_error if low.limits else None
+    for one in sorted(
+        (one for one in found if one.max_error is None),
+        key=lambda one: (_place(one)[1], -_gain(one, one.reference)),
+    ):
+        other, tail = within.get(_place(one)), ("not raced", "", "")
+        if other is not None:
+            low = other.named(other.best)
+            error = f"{low.limits.kept.relative_l2_error:.1e}" if low.limits else "exact"
+            tail = (_way(low), f"{_gain(other, other.reference):.2f}", error)
+        name, batch = _place(one)
         cells.append(
-            (name, _way(best), f"{_gain(one, one.reference):.2f}", f"{_gain(one, one.usual):.2f}",
-             _way(low), f"{_gain(other, other.reference):.2f}",
-             "exact" if error is None else f"{error:.1e}")
+            (name, str(batch), _way(one.named(one.best)), f"{_gain(one, one.reference):.2f}",
+             f"{_gain(one, one.usual):.2f}", *tail)
         )  # fmt: skip
     first = found[0]
     told = (
@@ -97,6 +101,11 @@ def tune_table() -> str:
         f"{_versions(first.environment.versions)}:"
     )
     return f"{told}\n\n{markdown_table(headers, cells)}"
+
+
+def _place(found: Tuned) -> tuple[str, int]:
+    """What raced: the backbone, and how many images at a time."""
+    return found.model, found.named(found.best).batch
 
 
 def detection_table() -> str:

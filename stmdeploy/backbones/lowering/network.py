@@ -63,8 +63,8 @@ class Entry(nn.Module):
 class MapNorm(nn.Module):
     """LayerNorm over the channels of a map, which have no mean; N C H W in and out.
 
-    ONNX Runtime sums up whole maps many times faster than short rows, of which its own
-    LayerNormalization takes one at a time: as long for 16 channels as for 100.
+    ONNX Runtime's own LayerNormalization takes one row at a time, which is slow where rows are
+    short; over maps the same takes half as long, and nothing has to be transposed for it.
     """
 
     def __init__(self, norm: nn.LayerNorm) -> None:
@@ -87,14 +87,14 @@ class StemEntry(nn.Module):
         assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.LayerNorm)
         assert isinstance(last_conv, nn.Conv2d) and isinstance(last_norm, nn.LayerNorm)
         self.conv, self.norm = _conv_and_norm(conv, norm, style)
-        self.bias, self.of_maps = norm.bias, not style.plain
-        if self.of_maps:
+        self.bias, self.over_maps = norm.bias, not style.plain
+        if self.over_maps:
             self.norm = MapNorm(norm)
         self.entry = Entry(last_conv, last_norm, style)
 
     def forward(self, x: Tensor) -> Tensor:
         maps = self.conv(x)
-        if self.of_maps:
+        if self.over_maps:
             maps = self.act(self.norm(maps))
         else:
             rows = self.norm(maps.permute(0, 2, 3, 1)) + self.bias

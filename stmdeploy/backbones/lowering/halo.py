@@ -33,9 +33,9 @@ from stmdeploy.backbones.lowering.tokens import (
 )
 from stmdeploy.backbones.mixers.halo import BLOCK, HALO, WINDOW, DetectionHaloBlock, HaloBlock
 
-#: Added to the logits of positions outside the map, twice in the corners, but for `MASKED` on
-#: processors. Its exponential is zero in float64 too, and twice of it is finite in float16:
-#: infinity times the zeros of `spread` would be no number.
+#: Added to the logits of positions outside the map, twice in the corners; on processors `MASKED`,
+#: once in the corners too. Its exponential is zero in float64 too, and twice of it is finite in
+#: float16: infinity times the zeros of `spread` would be no number.
 OUTSIDE = -1e4
 #: For GPUs, heads are padded so that queries with their terms are a multiple of so many wide.
 _WIDTH_STEP = 32
@@ -81,6 +81,27 @@ def spread() -> Tensor:
     return torch.cat((eye.repeat_interleave(WINDOW, dim=1), eye.repeat(1, WINDOW)))
 
 
+def corner_terms(outside: Tensor) -> Tensor:
+    """(blocks, 4): what takes one off where a row and a column of a corner are both masked.
+
+    Masked twice, a logit is beyond the reach of ONNX Runtime's exponential: see `MASKED`.
+
+    Args:
+        outside: (blocks, 26), of the 13 rows and the 13 columns of every window.
+    """
+    rows, columns = outside.chunk(2, dim=1)
+    both = [torch.maximum(rows[:, i], columns[:, j]) for i in (0, -1) for j in (0, -1)]
+    return -torch.stack(both, dim=1)
+
+
+def corner_spread() -> Tensor:
+    """(4, 169): adds the term of a corner into its window positions, of a side of the halo each."""
+    first = torch.arange(WINDOW) < HALO
+    edges = (first, first.flip(0))
+    corners = [(row[:, None] & column).reshape(-1) for row in edges for column in edges]
+    return torch.stack(corners).to(torch.get_default_dtype())
+
+
 class LoweredHaloBlock(TokenBlock):
     """`HaloBlock` on tokens in block order; (N T) C in and out."""
 
@@ -107,14 +128,18 @@ class LoweredHaloBlock(TokenBlock):
         self.proj = writer(attn.proj, block.layer_scales[0], style)
         self.mlp = TokenMlp.of(block, style)
         pixels, outside = window_rows(whole)
+        table = position_table(attn.pos_embed.height_rel, attn.pos_embed.width_rel)
+        spreading = spread()
         if not style.gpu:
             outside = outside.clamp(min=MASKED)
+            corners = corner_terms(outside)
+            outside, table = torch.cat((outside, corners), 1), F.pad(table, (0, corners.shape[1]))
+            spreading = torch.cat((spreading, corner_spread()))
         dtype = attn.q.weight.dtype
         self.rows = Reordering(self.order, pixels)
         self.register_buffer("outside", outside.to(dtype)[:, None, None])
-        table = position_table(attn.pos_embed.height_rel, attn.pos_embed.width_rel)
         self.register_buffer("table", table)
-        self.register_buffer("spread", spread().to(dtype))
+        self.register_buffer("spread", spreading.to(dtype))
 
     def order_of(self, size: tuple[int, int]) -> Tensor:
         """The order of its tokens, as `TokenBlock.order`."""
@@ -130,7 +155,7 @@ class LoweredHaloBlock(TokenBlock):
         place = BLOCK * BLOCK
         by_place = q.reshape(-1, place, self.heads * self.head_channels).transpose(0, 1)
         terms = by_place.reshape(place, -1, self.head_channels) @ self.table
-        terms = terms.reshape(place, -1, self.blocks, self.heads, 2 * WINDOW)
+        terms = terms.reshape(place, -1, self.blocks, self.heads, self.table.shape[-1])
         logits = (terms.permute(1, 2, 3, 0, 4) + self.outside) @ self.spread
         return logits.flatten(0, 1)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.evidence import markdown_table, read
+from stmdeploy.measure.contrasts import Ratio
 from stmdeploy.report.page import report_page
 from stmdeploy.report.ratios import compared, in_words
 from stmdeploy.report.text_table import significant
@@ -75,25 +76,16 @@ def main_table() -> str:
 
 
 def tune_table() -> str:
-    """Of every mixer and batch the winner without limits, and that within a limit of the error."""
+    """The exact winner of every mixer and batch, and how many times faster than what it is."""
     found = races()
-    within = {_place(one): one for one in found if one.max_error is not None}
-    headers = ("micro", "batch", "winner, exact", "x torch.onnx", "x usual",
-               "winner, error at most 0.02", "x torch.onnx", "error")  # fmt: skip
+    headers = ("micro", "batch", "winner", "x torch.onnx", "x usual", "as good", "race, s")
     cells = []
-    for one in sorted(
-        (one for one in found if one.max_error is None),
-        key=lambda one: (_place(one)[1], -_gain(one, one.reference)),
-    ):
-        other, tail = within.get(_place(one)), ("not raced", "", "")
-        if other is not None:
-            low = other.named(other.best)
-            error = f"{low.limits.kept.relative_l2_error:.1e}" if low.limits else "exact"
-            tail = (_way(low), f"{_gain(other, other.reference):.2f}", error)
-        name, batch = _place(one)
+    for one in sorted(found, key=lambda one: (_batch(one), -_gain(one, one.reference).ratio)):
+        equal = [_way(other) for other in one.candidates if other.state == "as good"]
         cells.append(
-            (name, str(batch), _way(one.named(one.best)), f"{_gain(one, one.reference):.2f}",
-             f"{_gain(one, one.usual):.2f}", *tail)
+            (one.model, str(_batch(one)), _way(one.named(one.best)),
+             in_words(_gain(one, one.reference)), in_words(_gain(one, one.usual)),
+             "; ".join(equal) or "none", f"{one.measured_s:.0f}")
         )  # fmt: skip
     first = found[0]
     told = (
@@ -103,9 +95,8 @@ def tune_table() -> str:
     return f"{told}\n\n{markdown_table(headers, cells)}"
 
 
-def _place(found: Tuned) -> tuple[str, int]:
-    """What raced: the backbone, and how many images at a time."""
-    return found.model, found.named(found.best).batch
+def _batch(found: Tuned) -> int:
+    return found.named(found.best).batch
 
 
 def detection_table() -> str:
@@ -144,10 +135,10 @@ def table_of(name: str) -> str:
     return TABLES[name]() if name in TABLES else read(name).markdown()
 
 
-def _gain(found: Tuned, over: str) -> float:
+def _gain(found: Tuned, over: str) -> Ratio:
     """How many times faster the winner is than another; 1 if it is the other itself."""
-    ratio = {one.of: one.ratio for one in found.named(found.best).ratios}.get(over)
-    return 1 / ratio if ratio else 1.0
+    told = {one.of: one for one in found.named(found.best).ratios}.get(over)
+    return Ratio(1 / told.ratio, 1 / told.high, 1 / told.low) if told else Ratio(1, 1, 1)
 
 
 def _way(one: TunedCandidate) -> str:

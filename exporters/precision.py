@@ -32,8 +32,8 @@ _FINE_MODULE = "FineNeighbours"
 #: Products: what a grid of positions is made of begins with one.
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 #: Squares of activations from 256 on overflow float16, so a norm that is written out in single
-#: operators, those of this class, stays in float32 from the square to the scale.
-_NORM_MODULE = "CentredNorm"
+#: operators, those of these classes, stays in float32 from the square to the scale.
+_NORM_MODULES = ("CentredNorm", "MapNorm")
 _CLASSES_NOTE = "pkg.torch.onnx.class_hierarchy"
 
 
@@ -115,7 +115,8 @@ def _in_fp16(path: Path, kept: Iterable[str]) -> onnx.ModelProto:
 def _is_plain_norm(node: onnx.NodeProto) -> bool:
     """Whether a node is of a norm that is written out in single operators."""
     classes = notes_of(node).get(_CLASSES_NOTE, "")
-    return _NORM_MODULE in classes and node.op_type != "RMSNormalization"
+    written_out = any(module in classes for module in _NORM_MODULES)
+    return written_out and node.op_type != "RMSNormalization"
 
 
 def _exact(graph: onnx.GraphProto, kept: Iterable[str]) -> list[onnx.NodeProto]:

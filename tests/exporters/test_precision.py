@@ -97,6 +97,16 @@ def test_the_norms_of_fp16_stay_in_float32(tmp_path: Path) -> None:
     assert {types.get(node.output[0]) for node in products[:-1]} == {TENSOR.FLOAT16}
 
 
+def test_the_stems_norm_of_fp16_stays_in_float32(made: dict[str, Artifact]) -> None:
+    """Over maps; the square of a length of 256 is beyond float16."""
+    model = onnx.shape_inference.infer_shapes(onnx.load(made["fp16"].path))
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    (length,) = [node for node in model.graph.node if node.op_type == "ReduceL2"]
+    squares = [node for node in model.graph.node if length.output[0] in node.input]
+    assert [node.op_type for node in squares] == ["Mul"]
+    assert {types[node.output[0]] for node in (length, *squares)} == {TENSOR.FLOAT}
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("form", ["tokens-plain", "reference"])
 def test_positions_stay_in_float32(tmp_path: Path, form: str) -> None:

@@ -25,8 +25,9 @@ from stmdeploy.spec.run import RunSpec
 from .onnx import not_installed
 from .onnx_graph import write_onnx
 from .operator_times import PART_MARK, Inferences, name_by_part, nodes_of_parts, of_openvino
-from .ort_session import first_non_finite
+from .ort_session import OnnxRuntimeRunner, first_non_finite
 from .outside import OPEN, OPEN_RANK, adopt_onnx, declared_onnx
+from .precision import converted, emulated
 
 #: The type the CPU is asked to compute in, and the capability that takes; f32 without it.
 #: Left alone, OpenVINO picks bf16 by itself where the CPU has it.
@@ -57,7 +58,8 @@ class OpenVinoExporter(Exporter):
         """Writes the model, for any batch size, as XML and weights.
 
         fp16 stores weights in float16, bf16 in float32; the runner asks the CPU to compute in the
-        precision. int8 is quantised by NNCF.
+        precision. int8 is quantised by NNCF. Where the CPU has no bf16, the model is written but
+        not run, and the ONNX graph is rounded to bf16 to be verified in its place.
 
         Raises:
             StmdeployError: OpenVINO has no rule for an operator, or NNCF is missing or fails.
@@ -78,6 +80,9 @@ class OpenVinoExporter(Exporter):
         path = work.folder / (work.spec.stem + self.target.suffix)
         name_by_part(model, graph)
         ov.save_model(model, path, compress_to_fp16=precision == "fp16")
+        not_run = _why_no_bf16(ov.Core()) if precision == "bf16" else ""
+        if not_run:
+            converted(source, work)
         return Draft(
             files=(path.name, path.with_suffix(".bin").name),
             inputs=source.inputs,
@@ -88,6 +93,7 @@ class OpenVinoExporter(Exporter):
             calibration=calibration,
             graph=source.graph,
             graph_is_exact=precision == "fp32",
+            not_run=not_run,
         )
 
     adopts = (".xml", ".onnx")
@@ -147,6 +153,7 @@ class OpenVinoExporter(Exporter):
             operators=dict(Counter(node.get_type_name() for node in model.get_ops()).most_common()),
             versions={"openvino": version("openvino")},
             graph=graph,
+            not_run=_why_no_bf16(ov.Core()) if work.precision == "bf16" else "",
         )
 
     def import_runtime(self) -> None:
@@ -155,6 +162,13 @@ class OpenVinoExporter(Exporter):
     def load(self, path: Path, run: RunSpec, build: ModuleFactory) -> OpenVinoRunner:
         """Compiles the model for a run; `build` is not used."""
         return OpenVinoRunner(path, run)
+
+    def load_draft(self, path: Path, draft: Draft, run: RunSpec, build: ModuleFactory) -> Runner:
+        """Loads the artifact; where the CPU cannot compute in its precision, the ONNX graph, by
+        ONNX Runtime, rounding as OpenVINO would."""
+        if draft.not_run:
+            return OnnxRuntimeRunner(emulated(path.with_name(draft.graph)), run)
+        return self.load(path, run, build)
 
     def operator_times(
         self, path: Path, run: RunSpec, build: ModuleFactory, inputs: Inputs, repeats: int
@@ -268,6 +282,13 @@ def _quantized(model: Any, work: Work) -> tuple[Any, Calibration]:
     return quantized, Calibration(source=work.images_source, images=len(work.images), method=method)
 
 
+def _why_no_bf16(core: Any) -> str:
+    """Why this CPU does not compute in bf16; empty if it does."""
+    if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return ""
+    return f"{core.get_property('CPU', 'FULL_DEVICE_NAME')} has no bf16: OpenVINO computes float32"
+
+
 def _compiled(core: Any, model: Any, run: RunSpec, settings: dict[str, Any]) -> Any:
     """Compiles a model for the CPU with the settings of a run."""
     hint, needed = _INFERENCE_PRECISION.get(run.precision, ("f32", "FP32"))
@@ -285,7 +306,12 @@ def _compiled(core: Any, model: Any, run: RunSpec, settings: dict[str, Any]) -> 
 
 
 class OpenVinoRunner(Runner):
-    """One infer request over a compiled model; input and output stay in its tensors."""
+    """One infer request over a compiled model; input and output stay in its tensors.
+
+    Raises:
+        StmdeployError: (exit code 5) for another device, or bf16 on a CPU that has none: what it
+            would measure were float32.
+    """
 
     def __init__(self, path: Path, run: RunSpec, settings: dict[str, Any] | None = None) -> None:
         if run.device != "cpu":
@@ -294,6 +320,8 @@ class OpenVinoRunner(Runner):
             )
         self._ov = _openvino()
         core = self._ov.Core()
+        if run.precision == "bf16" and (why := _why_no_bf16(core)):
+            raise StmdeployError(why, "take --precision fp32", ExitCode.WORKER_FAILED)
         model = core.read_model(path)
         model.reshape(
             {

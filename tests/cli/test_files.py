@@ -159,12 +159,16 @@ def test_a_file_of_logits_races_within_limits_and_with_more_threads(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """OpenVINO's 16 bits are tested over images; rows that differ in threads alone are two."""
+    openvino = pytest.importorskip("openvino")
     path = write_classifier(here / "colours.onnx")
     words = ["tune", path.name, "--runtime", "onnxruntime,openvino", "--max-error", "0.05"]
     words += ["--held-out", "64", "--no-settings", "--threads", "1", "--budget-s", "10", "--json"]
     (one,) = said(capsys, *words)[0]["tuned"]
     low = [c for c in one["candidates"] if c["precision"] == "bf16"]
-    assert low and all(c["limits"]["images"] == 64 for c in low)
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert low and all(c["limits"]["images"] == 64 for c in low)
+    else:
+        assert {c["state"] for c in low} == {"failed"}
     words = ["check", path.name, path.name, "--threads", "1,2", "--threshold-percent", "300"]
     rows = said(capsys, *words, "--budget-s", "10", "--json")[0]["rows"]
     assert [row["name"].split("/")[-1] for row in rows] == ["threads1", "threads2"]

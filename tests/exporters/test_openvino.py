@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,32 @@ def test_precisions_and_their_fidelity(made: dict[str, Path]) -> None:
     sizes = {precision: read_artifact(path).size_bytes for precision, path in made.items()}
     assert sizes["fp16"] < 0.6 * sizes["fp32"]
     assert manifests["fp32"].cost is not None
+
+
+def test_a_processor_without_bf16_measures_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO would compute float32 there without a word, and a row would call it bf16."""
+    module = sys.modules[OpenVinoExporter.__module__]
+    monkeypatch.setattr(module, "_why_no_bf16", lambda _: "this one has no bf16")
+    path = export(tmp_path, "bf16")
+    manifest = read_artifact(path).manifest
+    assert (manifest.state, manifest.not_run) == ("built, not run", "this one has no bf16")
+    assert manifest.proof.runtime.startswith("onnxruntime")
+    assert manifest.fidelity is not None
+    assert 1e-3 < manifest.fidelity.relative_l2_error < 4e-2, "rounded to bf16"
+    run = RunSpec("openvino", 1, 1, precision="bf16")
+    with pytest.raises(StmdeployError, match="has no bf16") as error:
+        OpenVinoExporter().load(path, run, lambda: build_module(SMALL))
+    assert error.value.code == 5
+
+
+def test_bf16_is_what_this_processor_says() -> None:
+    core = openvino.Core()
+    why = sys.modules[OpenVinoExporter.__module__]._why_no_bf16(core)  # type: ignore[attr-defined]
+    able = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    assert (why == "") == able
+    assert able or core.get_property("CPU", "FULL_DEVICE_NAME") in why
 
 
 def test_an_operator_without_a_rule_is_named(tmp_path: Path) -> None:

@@ -86,6 +86,20 @@ def test_merged_peaks_are_the_higher_of_both() -> None:
     )
 
 
+def test_a_library_without_real_kernels_is_not_waited_for() -> None:
+    """16 bits that a processor lacks are computed one by one: at 2048 for minutes."""
+    clock, sizes = RealCopies(), list[int]()
+    slow = candidate(clock, "emulated", "bf16", 1.0)
+
+    def noted(size: int) -> Callable[[], object] | None:
+        sizes.append(size)
+        return slow.make(size)
+
+    found = measure_peaks([Candidate("emulated", "bf16", noted)], 1, clock)
+    assert sizes == [SIZES[0]]
+    assert found.rates[0].tflops == pytest.approx(0.001, rel=0.1)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 def test_every_runtime_multiplies_or_says_that_it_does_not(precision: str) -> None:
     having = set()

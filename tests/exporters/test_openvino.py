@@ -94,7 +94,7 @@ def test_a_processor_without_bf16_measures_none(
 
 def test_bf16_is_what_this_processor_says() -> None:
     core = openvino.Core()
-    why = sys.modules[OpenVinoExporter.__module__]._why_no_bf16(core)  # type: ignore[attr-defined]
+    why = sys.modules[OpenVinoExporter.__module__]._why_no_bf16(core)
     able = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     assert (why == "") == able
     assert able or core.get_property("CPU", "FULL_DEVICE_NAME") in why

@@ -49,7 +49,7 @@ def test_every_example_is_listed() -> None:
     assert {path.name for path in EXAMPLES.iterdir()} - {"README.md"} <= linked
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_notebook_runs(examples: Path) -> None:
     """From its first cell to its last, in one process: rows, ratios, plots, an export, a check."""
     cells = json.loads((examples / "three_backbones.ipynb").read_text("utf-8"))["cells"]

@@ -82,7 +82,7 @@ def test_it_is_verified_at_sizes_of_all_kinds(
 def test_a_dynamic_file_is_looked_at(
     artifacts: SharedArtifacts, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = artifacts.exported(spec_of("pvt", DETECTION), "onnx", dynamic_size=True).path
+    path = artifacts.exported(spec_of("convnext", CLASSIFICATION), "onnx", dynamic_size=True).path
     assert main(["inspect", str(path)]) == 0
     shown = capsys.readouterr().out
     assert "64x64 to 1344x1344 px, multiples of 32" in shown

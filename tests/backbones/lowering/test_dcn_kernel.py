@@ -19,6 +19,8 @@ dcn_kernel = pytest.importorskip("stmdeploy.backbones.lowering.dcn_kernel")
 
 DTYPES = {torch.float32: ("fp32", 1e-5), torch.float16: ("fp16", 2e-3),
           torch.bfloat16: ("bf16", 2e-2)}  # fmt: skip
+#: Compute capabilities, each with a precision, that it is compiled for by day.
+BY_DAY = {(80, "fp32"), (90, "fp16"), (120, "bf16")}
 
 
 def inputs(
@@ -70,8 +72,17 @@ def test_the_kernel_is_the_mixer(
     assert float((got.double() - want).norm()) <= DTYPES[dtype][1] * max(float(want.norm()), 1.0)
 
 
-@pytest.mark.parametrize("capability", [80, 89, 90, 120])
-@pytest.mark.parametrize("dtype", list(DTYPES), ids=lambda dtype: DTYPES[dtype][0])
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [
+        pytest.param(
+            capability, dtype, marks=[] if (capability, name) in BY_DAY else [pytest.mark.nightly],
+            id=f"{capability}-{name}",
+        )
+        for capability in (80, 89, 90, 120)
+        for dtype, (name, _) in DTYPES.items()
+    ],
+)  # fmt: skip
 def test_it_compiles_for_every_kind_of_gpu(capability: int, dtype: torch.dtype) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource

@@ -56,9 +56,7 @@ SETTINGS = [
     for batch in (1, 128)
 ]
 SWEEP = "20260101-000000-abcdef"
-widths = pytest.mark.parametrize(
-    "width", [80, pytest.param(120, marks=pytest.mark.nightly), 160]
-)
+widths = pytest.mark.parametrize("width", [80, pytest.param(120, marks=pytest.mark.nightly), 160])
 
 
 @pytest.fixture

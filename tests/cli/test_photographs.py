@@ -36,7 +36,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_fp32_and_int8_of_a_real_classifier(
     data: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

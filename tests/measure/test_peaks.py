@@ -88,7 +88,7 @@ def test_merged_peaks_are_the_higher_of_both() -> None:
 
 def test_a_library_without_real_kernels_is_not_waited_for() -> None:
     """16 bits that a processor lacks are computed one by one: at 2048 for minutes."""
-    clock, sizes = RealCopies(), list[int]()
+    clock, sizes = RealCopies(look_ms=20.0), list[int]()
     slow = candidate(clock, "emulated", "bf16", 1.0)
 
     def noted(size: int) -> Callable[[], object] | None:

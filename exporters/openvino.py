@@ -179,7 +179,10 @@ class OpenVinoExporter(Exporter):
         return of_openvino(runner.request, repeats)
 
     def product(self, run: RunSpec, size: int) -> Callable[[], object] | None:
-        """Compiles a MatMul of its own, in the precisions that the CPU can be asked for."""
+        """Compiles a MatMul of its own, in the precisions that the CPU can be asked for.
+
+        One that it lacks OpenVINO computes in float32, which is then the most that there is.
+        """
         import numpy as np
 
         ov = _openvino()

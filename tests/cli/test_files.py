@@ -174,7 +174,7 @@ def test_a_file_of_logits_races_within_limits_and_with_more_threads(
     assert [row["name"].split("/")[-1] for row in rows] == ["threads1", "threads2"]
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_a_baseline_of_a_file(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Made once, and compared with what the file has become."""
     words = ["baseline", "create", model.name, "--input", SIZED, "--batch", "1", "--threads", "1"]

@@ -143,7 +143,7 @@ def test_it_stands_in_rows_reports_and_recommendations(
     assert Path("figures/invariance.png").is_file()
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_what_was_killed_goes_on(
     digits: Path, made: Path, capsys: pytest.CaptureFixture[str]

@@ -52,6 +52,9 @@ from stmdeploy.worker.jobs.job import without_checkpoint
 _SETTINGS_GAIN = 1.3
 #: So many artifacts get other settings, at most.
 _MOST_PARENTS = 3
+#: In so many waves the usual and the reference configuration are measured even where they cannot
+#: win: by then it is known what the winner gains over them, and later waves are shorter.
+_GUEST_WAVES = 8
 #: Named in errors.
 _LIMITS = "--max-error, --min-agreement and --max-top1-drop"
 
@@ -135,15 +138,12 @@ class Tuning:
                 self._race.withdraw(entry.candidate.name)
 
     def play(self, number: int) -> dict[Pair, float]:
-        """One wave: a process of everyone that is left, of the usual one and of the reference.
+        """One wave: a process of everyone that is left, and of those that all are compared with.
 
         Returns:
             The logarithm of one's cost over another's, of all pairs that can be compared.
         """
-        names = [self._usual.name]
-        if not self._entries[self._reference.name].out:
-            names.append(self._reference.name)
-        names = list(dict.fromkeys((*names, *self._race.left)))
+        names = self.players(number)
         wave = self._stored(number, names)
         if wave is None:
             begun = time.monotonic()
@@ -177,6 +177,16 @@ class Tuning:
         differences = self._differences(wave)
         self._race.add(differences)
         return differences
+
+    def players(self, number: int) -> list[str]:
+        """Who runs in a wave; the usual one in all, where not all can be alive at once."""
+        guests = [self._usual.name]
+        if not self._entries[self._reference.name].out:
+            guests.append(self._reference.name)
+        names = list(dict.fromkeys((*guests, *self._race.left)))
+        if number > _GUEST_WAVES and len(self._blocks(names)) == 1:
+            return self._race.left
+        return names
 
     def _wave_path(self, number: int) -> Path:
         return self._spec.folder / f"waves-{self._key()}" / f"{number:03}.json"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from stmdeploy.backbones.catalogue import CATALOG_VARIABLE
+from stmdeploy.exporters import onnx_graph
 from stmdeploy.schema.hardware import Conditions, Environment
 from stmdeploy.schema.measurement import Measurement, ProcessRun
 from stmdeploy.schema.row import Row
 from tests.fakes import TEST_ENVIRONMENT, RecordedProgress, a_process
-from tests.shared_exports import SharedExports
+from tests.shared_exports import share_exports
+from tests.shared_traces import SharedTraces
 from tests.sharing import SharedArtifacts
 
 DATA = Path(__file__).parent / "data"
@@ -30,6 +33,8 @@ settings.register_profile(
 settings.load_profile("steady")
 #: The scale `nano`, for workers too.
 os.environ[CATALOG_VARIABLE] = str(DATA / "catalog.toml")
+# As in a worker: traces make millions of objects that stay.
+gc.set_threshold(100_000)
 # A process that OpenMP has threads in cannot be forked, as the hostile tests do.
 torch.set_num_threads(1)
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
@@ -83,11 +88,19 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> SharedArtifacts:
     return SharedArtifacts(shared / "artifacts")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session", autouse=True)
+def shared_traces(artifacts: SharedArtifacts) -> Iterator[None]:
+    """Of equal traces in all test workers one is run, and the others read what it came to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_graph, "_trace", SharedTraces(artifacts, onnx_graph._trace))
+        yield
+
+
+@pytest.fixture(autouse=True)
 def shared_exports(artifacts: SharedArtifacts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of equal exports of a test session one is run, and the others are copies: for tests of what
-    comes after an export."""
-    monkeypatch.setattr("stmdeploy.worker.exports.run_job", SharedExports(artifacts).run_job)
+    """As `share_exports`; a module of tests that are about workers that export has a fixture of
+    this name that does nothing."""
+    share_exports(artifacts, monkeypatch)
 
 
 @pytest.fixture

@@ -1,19 +1,24 @@
-"""Exports of the catalogue's models, done once for all tests that come after an export."""
+"""Exports of the catalogue's models, done once for all tests that come after an export.
+
+They are done in the process of the test that asks first: it has imported what an export takes.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import dropwhile
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
+
+import pytest
 
 from stmdeploy.plugins.progress import Progress, Silent
 from stmdeploy.schema.row import Prepared
 from stmdeploy.spec.export import ExportSpec
 from stmdeploy.worker.client import run_job
-from stmdeploy.worker.jobs.job import Job
+from stmdeploy.worker.jobs.job import Job, Parent
 from stmdeploy.worker.jobs.prepare import PrepareJob
 from tests.sharing import SharedArtifacts
 
@@ -23,7 +28,7 @@ _PATIENT_S = 60.0
 
 
 class _NotSharedError(Exception):
-    """Something of it failed: each test sees that for itself."""
+    """Something of it failed, which is not kept: each test sees that for itself."""
 
 
 class _Script(Silent):
@@ -44,7 +49,7 @@ class _Script(Silent):
 
 @dataclass(frozen=True)
 class SharedExports:
-    """In the place of `run_job`: the files, the answer and the words of the first such job."""
+    """In the place of `run_job`: the files, the answer and the words of the first such export."""
 
     artifacts: SharedArtifacts
 
@@ -52,49 +57,69 @@ class SharedExports:
         self, job: Job[T], settings: dict[str, str], timeout_s: float, progress: Progress
     ) -> T:
         """Copies what an equal job has made, or does this one."""
-        if isinstance(job, PrepareJob) and timeout_s >= _PATIENT_S and _is_the_same_for_all(job):
-            with suppress(_NotSharedError):
-                return self._shared(job, settings, timeout_s, progress)  # type: ignore[return-value]
-        return run_job(job, settings, timeout_s, progress)
+        patient = timeout_s >= _PATIENT_S and not settings
+        if not (isinstance(job, PrepareJob) and patient and self._is_the_same_for_all(job)):
+            return run_job(job, settings, timeout_s, progress)
+        try:
+            return self._shared(job, progress)  # type: ignore[return-value]
+        except _NotSharedError:
+            return job.do(cast("Parent", progress))  # type: ignore[return-value]
 
-    def _shared(
-        self, job: PrepareJob, settings: dict[str, str], timeout_s: float, progress: Progress
-    ) -> Prepared:
+    def _shared(self, job: PrepareJob, progress: Progress) -> Prepared:
+        """Export for export: other jobs ask for some of the same."""
+        folder = job.exports[0].folder.resolve()
+        answers: list[Prepared] = []
+        for root in [self._made(job, spec) for spec in job.exports]:
+            told = json.loads((root / "told.json").read_text())
+            shutil.copytree(root / "files", folder, dirs_exist_ok=True)
+            for word, text in dropwhile(_is_before_the_export, told) if answers else told:
+                getattr(progress, word)(text)
+            answer = Prepared.model_validate_json((root / "answer.json").read_text())
+            answers.append(_moved(answer, Path(), folder))
+        artifacts = tuple(one for answer in answers for one in answer.artifacts)
+        return answers[0].model_copy(update={"artifacts": artifacts})
+
+    def _is_the_same_for_all(self, job: PrepareJob) -> bool:
+        """Whether what it makes follows from its words alone, and from files that all tests share;
+        and fills a folder that is empty."""
+        model, folders = job.model, {spec.folder for spec in job.exports}
+        files = (model.checkpoint, *(spec.calibration.folder for spec in job.exports))
+        return (
+            len(folders) == 1
+            and not any(any(folder.glob("*")) for folder in folders)
+            and not (model.file or model.is_custom)
+            and all(Path(file).is_relative_to(self.artifacts.root) for file in files if file)
+            and not any(spec.ranges or spec.engine.timing_cache for spec in job.exports)
+        )
+
+    def _made(self, job: PrepareJob, spec: ExportSpec) -> Path:
+        """A folder of the files of one export, the answer, and what was told."""
+
         def make(root: Path) -> None:
             script, files = _Script(), root / "files"
-            made = run_job(_into(files, job), settings, timeout_s, script)
-            if any(one.path is None for one in made.artifacts):
+            made = _alone(job, replace(spec, folder=files)).do(cast("Parent", script))
+            if made.artifacts[0].path is None:
                 raise _NotSharedError
             (root / "answer.json").write_text(
                 _moved(made, files.resolve(), Path()).model_dump_json()
             )
             (root / "told.json").write_text(json.dumps(script.told))
 
-        folder = job.exports[0].folder
-        key = f"{_into(Path(), job).model_dump_json()} {settings}"
-        root = self.artifacts.made(key, make)
-        shutil.copytree(root / "files", folder, dirs_exist_ok=True)
-        for word, text in json.loads((root / "told.json").read_text()):
-            getattr(progress, word)(text)
-        answer = Prepared.model_validate_json((root / "answer.json").read_text())
-        return _moved(answer, Path(), folder.resolve())
+        key = _alone(job, replace(spec, folder=Path())).model_dump_json()
+        return self.artifacts.made(key, make)
 
 
-def _is_the_same_for_all(job: PrepareJob) -> bool:
-    """Whether what it makes follows from its words alone, and fills a folder that is empty."""
-    model, folders = job.model, {spec.folder for spec in job.exports}
-    return (
-        len(folders) == 1
-        and not any(any(folder.glob("*")) for folder in folders)
-        and not (model.checkpoint or model.file or ":" in model.name)
-        and not any(spec.ranges or spec.calibration.folder for spec in job.exports)
-        and not any(spec.engine.timing_cache for spec in job.exports)
-    )
+def share_exports(artifacts: SharedArtifacts, patch: pytest.MonkeyPatch) -> None:
+    """Of equal exports of a test session one is run, and the others are copies."""
+    patch.setattr("stmdeploy.worker.exports.run_job", SharedExports(artifacts).run_job)
 
 
-def _into(folder: Path, job: PrepareJob) -> PrepareJob:
-    exports: tuple[ExportSpec, ...] = tuple(replace(spec, folder=folder) for spec in job.exports)
-    return job.model_copy(update={"exports": exports})
+def _alone(job: PrepareJob, spec: ExportSpec) -> PrepareJob:
+    return job.model_copy(update={"exports": (spec,)})
+
+
+def _is_before_the_export(told: tuple[str, str]) -> bool:
+    return not told[1].startswith("exporting ")
 
 
 def _moved(made: Prepared, old: Path, new: Path) -> Prepared:

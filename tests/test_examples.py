@@ -108,11 +108,11 @@ def test_the_workflow_for_github(examples: Path) -> None:
     assert workflow["jobs"]["check"]["if"] == "github.event_name == 'pull_request'"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_repository_for_triton(examples: Path) -> None:
     """Served it is not: there is no server here. The client's code is Python, at least."""
     bin_folder = Path(sys.executable).parent
-    settings = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "SCALE": "micro"}
+    settings = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "SCALE": "nano"}
     done = subprocess.run(
         ["bash", "serve.sh"], cwd=examples / "triton", env=settings, text=True,
         capture_output=True, check=False, timeout=600,

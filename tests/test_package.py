@@ -11,6 +11,7 @@ import sysconfig
 import tarfile
 import venv
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -78,13 +79,44 @@ def test_a_wheel_is_made_of_the_source_distribution(tmp_path: Path) -> None:
     assert metadata.license_expression == "MIT"
 
 
-@pytest.mark.slow
-def test_the_wheel_works_without_the_sources(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Installed:
+    """The wheel in an environment of its own, and an empty folder."""
+
+    wheel: Path
+    python: Path
+    site: Path
+    folder: Path
+
+    def run(self, *words: str) -> str:
+        """The output of a command."""
+        return run(self.python, *words, cwd=self.folder)
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Installed:
+    """It has the dependencies of this environment, but not its stmdeploy: its path is no site
+    folder, so that what points to the sources is not read."""
     sources, built = sources_in(tmp_path), tmp_path / "built"
     pip = (sys.executable, "-m", "pip")
     run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", built, sources, cwd=tmp_path)
     (wheel,) = built.glob("stmdeploy-*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    venv.create(tmp_path / "env", with_pip=False)
+    (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    run(*pip, "install", "--no-deps", "--target", site, wheel, cwd=tmp_path)
+    here = tmp_path / "here"
+    here.mkdir()
+    return Installed(wheel, tmp_path / "env" / "bin" / "python", site, here)
+
+
+#: A model, and how it is run.
+JOB = "--stm convnext --scale nano --image-size 32 --num-classes 10 --batch 1".split()
+
+
+@pytest.mark.slow
+def test_the_wheel_works_without_the_sources(installed: Installed) -> None:
+    with zipfile.ZipFile(installed.wheel) as archive:
         names = set(archive.namelist())
         (metadata,) = (name for name in names if name.endswith("METADATA"))
         about = archive.read(metadata).decode()
@@ -92,25 +124,17 @@ def test_the_wheel_works_without_the_sources(tmp_path: Path) -> None:
     assert not any(name.startswith(("tests/", "docs/", "benchmarks/")) for name in names)
     assert "Description-Content-Type: text/markdown" in about
     assert "License-Expression: MIT" in about
-    # The dependencies of this environment, but not its stmdeploy: its path is no site folder, so
-    # that what points to the sources is not read.
-    venv.create(tmp_path / "env", with_pip=False)
-    python = tmp_path / "env" / "bin" / "python"
-    (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    run(*pip, "install", "--no-deps", "--target", site, wheel, cwd=tmp_path)
-    here = tmp_path / "here"
-    here.mkdir()
-    told = run(python, "-c", "import stmdeploy; print(stmdeploy.__file__)", cwd=here)
-    assert Path(told.strip()).is_relative_to(site)
-    job = "--stm convnext --scale micro --image-size 32 --num-classes 10 --batch 1".split()
-    quick = "--budget-s 0.3 --processes 3 --no-explain --json".split()
-    rows = json.loads(run(python, "-m", "stmdeploy", "profile", *job, *quick, cwd=here))["rows"]
+    told = installed.run("-c", "import stmdeploy; print(stmdeploy.__file__)")
+    assert Path(told.strip()).is_relative_to(installed.site)
+    quick = "--budget-s 0.3 --processes 1 --no-explain --json".split()
+    rows = json.loads(installed.run("-m", "stmdeploy", "profile", *JOB, *quick))["rows"]
     assert rows[0]["failure"] is None and rows[0]["latency_ms_p50"] > 0
-    run(python, "-m", "stmdeploy", "report", cwd=here)
-    assert (here / "stmdeploy-results" / "report.html").is_file()
-    run(python, "-m", "stmdeploy", "baseline", "create", *job, "--budget-s", "0.3", cwd=here)
-    run(
-        python, "-m", "stmdeploy", "check", "stmdeploy-baseline", "--budget-s", "3",
-        "--cannot-tell", "pass", "--threshold-percent", "200", cwd=here,
-    )  # fmt: skip
+    installed.run("-m", "stmdeploy", "report")
+    assert (installed.folder / "stmdeploy-results" / "report.html").is_file()
+
+
+@pytest.mark.nightly
+def test_the_wheel_checks_without_the_sources(installed: Installed) -> None:
+    installed.run("-m", "stmdeploy", "baseline", "create", *JOB, "--budget-s", "0.3")
+    words = "--budget-s 3 --cannot-tell pass --threshold-percent 200".split()
+    installed.run("-m", "stmdeploy", "check", "stmdeploy-baseline", *words)

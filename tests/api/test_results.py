@@ -10,8 +10,6 @@ import pytest
 import stmdeploy
 from tests.sharing import SharedArtifacts
 
-pytestmark = pytest.mark.usefixtures("shared_exports")
-
 OPTIONS: dict[str, Any] = {"scale": "nano", "image_size": 32, "num_classes": 10, "threads": 1}
 
 

@@ -27,8 +27,6 @@ from stmdeploy.spec.sweep import RowSpec
 from tests.check.conftest import Made, sweep
 from tests.fakes import RecordedProgress
 
-pytestmark = pytest.mark.usefixtures("shared_exports")
-
 slow = pytest.mark.slow
 
 

@@ -10,8 +10,6 @@ import pytest
 
 from stmdeploy.cli.main import main
 
-pytestmark = pytest.mark.usefixtures("shared_exports")
-
 Document = dict[str, list[dict[str, Any]]]
 
 

@@ -11,8 +11,6 @@ import pytest
 from stmdeploy.cli.main import main
 from stmdeploy.errors import ExitCode
 
-pytestmark = pytest.mark.usefixtures("shared_exports")
-
 NET = ["--stm", "convnext", "--scale", "nano", "--task", "detection", "--image-size", "64x96"]
 FEW = ["--runtime", "torch", "--batch", "1", "--budget-s", "0.1", "--processes", "2",
        "--no-explain", "--warmup-limit-s", "0.1"]  # fmt: skip

@@ -14,8 +14,6 @@ from stmdeploy.cli.main import main
 from tests.cli.conftest import LEARNER, SIDE
 from tests.digits import CLASSES, images_in
 
-pytestmark = pytest.mark.usefixtures("shared_exports")
-
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")

@@ -12,6 +12,7 @@ from stmdeploy.cli.main import main
 from stmdeploy.cli.options import EngineOptions, ModelOptions
 from stmdeploy.cli.requests import engine_spec, model_specs
 from stmdeploy.errors import StmdeployError
+from tests.sharing import SharedArtifacts
 
 SMALL = ["--stm", "convnext", "--scale", "nano", "--image-size", "32", "--num-classes", "10"]
 
@@ -22,13 +23,20 @@ def json_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
     return document
 
 
+@pytest.fixture(autouse=True)
+def shared_exports() -> None:
+    """Each export is run, in its worker."""
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A torch artifact, an ONNX file and an fp16 one."""
-    folder = tmp_path_factory.mktemp("artifacts")
-    few = ["--calibration-images", "2", "--out", str(folder)]
-    assert main(["export", *SMALL, "--target", "torch,onnx", "--precision", "fp32,fp16", *few]) == 0
-    return folder
+def folder(artifacts: SharedArtifacts) -> Path:
+    """Artifacts of two targets in two precisions; they are everybody's, so read them only."""
+
+    def make(root: Path) -> None:
+        words = [*SMALL, "--target", "torch,onnx", "--precision", "fp32,fp16"]
+        assert main(["export", *words, "--calibration-images", "2", "--out", str(root)]) == 0
+
+    return artifacts.made("exports to torch and onnx", make)
 
 
 def test_targets_and_precisions_are_combined(folder: Path) -> None:

@@ -10,8 +10,6 @@ import pytest
 from stmdeploy.cli.main import main
 from stmdeploy.hardware.nvml import Gpu
 
-pytestmark = pytest.mark.usefixtures("shared_exports")
-
 
 def test_a_profile_names_the_source_of_every_figure(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["hardware", "show", "t4"]) == 0

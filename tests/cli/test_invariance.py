@@ -19,9 +19,8 @@ from stmdeploy.report.page import report_page
 from stmdeploy.results.store import Store
 from tests.cli.conftest import LEARNER
 from tests.digits import write_digits
+from tests.shared_exports import share_exports
 from tests.sharing import SharedArtifacts
-
-pytestmark = pytest.mark.usefixtures("shared_exports")
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +37,9 @@ def made(digits: Path, artifacts: SharedArtifacts) -> Path:
         write_digits(root / "test", slice(1700, None))
         words = ["--checkpoint", str(digits / "digits.pth"), "--calibration", str(digits / "train")]
         precisions = ["--precision", "fp32,fp16,int8", "--out", str(root / "artifacts")]
-        assert main(["export", *LEARNER, *words, *precisions]) == 0
+        with pytest.MonkeyPatch.context() as patch:
+            share_exports(artifacts, patch)
+            assert main(["export", *LEARNER, *words, *precisions]) == 0
 
     return artifacts.made("digits in three precisions", make)
 

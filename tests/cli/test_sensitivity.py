@@ -12,8 +12,6 @@ from stmdeploy.cli.main import main
 from stmdeploy.schema.artifact import read_artifact
 from tests.cli.conftest import LEARNER
 
-pytestmark = pytest.mark.usefixtures("shared_exports")
-
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")

@@ -17,8 +17,6 @@ from stmdeploy.schema.row import Row
 from stmdeploy.schema.tuned import Tuned
 from tests.cli.conftest import LEARNER
 
-pytestmark = pytest.mark.usefixtures("shared_exports")
-
 #: What a race says of the winner.
 TIMES = ("latency_ms_p50", "latency_ms_p50_low", "latency_ms_p50_high")
 #: A race that is over soon: these tests are about what is told, not about who wins.

@@ -119,7 +119,8 @@ def test_a_part_that_there_is_not(artifacts: SharedArtifacts) -> None:
 
 
 def test_who_keeps_no_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["export", "--stm", "convnext", "--scale", "nano", "--out", str(tmp_path)]
+    words = ["export", "--stm", "convnext", "--scale", "nano", "--image-size", "32"]
+    words += ["--num-classes", "10", "--out", str(tmp_path)]
     for more, told in (
         (["--keep", "head"], "target 'onnx' keeps no parts of a model apart in fp32"),
         (["--keep", "head", "--target", "torch", "--precision", "fp16"], "target 'torch' keeps no"),

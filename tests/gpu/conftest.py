@@ -33,6 +33,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.fixture(autouse=True)
+def shared_exports() -> None:
+    """Each export is run, in its worker: an engine is built where it will run."""
+
+
 @pytest.fixture
 def tell(record_property: object) -> object:
     """Adds a line to the summary."""

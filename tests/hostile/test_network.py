@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(not offline.possible(), reason="no seccomp filte
 
 NET = ["--stm", "convnext", "--scale", "nano", "--image-size", "32", "--num-classes", "10"]
 FAST = ["--budget-s", "0.1", "--processes", "1", "--batch", "1"]
+BOTH = ["--runtime", "onnxruntime,openvino"]
 
 
 def run(folder: Path, *words: str) -> None:
@@ -39,8 +40,14 @@ def test_the_guard_works(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_profile_and_report_open_no_connection(tmp_path: Path) -> None:
-    run(tmp_path, "profile", *NET, *FAST, "--runtime", "onnxruntime,openvino")
-    run(tmp_path, "report", "--figures", "figures", "--markdown")
+    run(tmp_path, "profile", *NET, *FAST, "--no-explain")
+    run(tmp_path, "report", "--markdown")
+
+
+@pytest.mark.nightly
+def test_other_runtimes_bounds_and_parts_open_no_connection(tmp_path: Path) -> None:
+    run(tmp_path, "profile", *NET, *FAST, *BOTH)
+    run(tmp_path, "report", "--figures", "figures")
 
 
 @pytest.mark.nightly

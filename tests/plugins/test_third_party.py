@@ -50,21 +50,20 @@ def test_it_is_small() -> None:
 
 
 @pytest.mark.slow
-def test_it_is_found_listed_exported_to_and_measured(stmdeploy: Any) -> None:
+def test_it_is_found_listed_and_measured(stmdeploy: Any) -> None:
     listed = {one["target"]: one for one in stmdeploy("list", "targets")["targets"]}
     assert listed["saved"]["runtimes"] == ["saved"] and not listed["saved"]["unavailable"]
     promised = stmdeploy("list", "promises")["promises"]
     assert {p["precision"] for p in promised if p["target"] == "saved" and p["claim"] == "yes"}
-    (made,) = stmdeploy("export", *SMALL, "--target", "saved", "--out", "made")["artifacts"]
-    assert made["state"] == "verified" and made["verification"]["runtime"].startswith("saved")
     (row,) = stmdeploy("profile", *SMALL, *QUICK, "--processes", "1", "--no-explain")["rows"]
     assert row["failure"] is None and row["latency_ms_p50"] > 0
 
 
 @pytest.mark.nightly
-def test_it_is_checked(stmdeploy: Any) -> None:
+def test_it_is_exported_to_and_checked(stmdeploy: Any) -> None:
     """A baseline is measured in waves of fresh processes, each of which imports torch."""
-    stmdeploy("export", *SMALL, "--target", "saved", "--out", "made")
+    (made,) = stmdeploy("export", *SMALL, "--target", "saved", "--out", "made")["artifacts"]
+    assert made["state"] == "verified" and made["verification"]["runtime"].startswith("saved")
     stmdeploy("baseline", "create", *SMALL, *QUICK, "--out", "baseline")
     words = ("--budget-s", "20", "--threshold-percent", "1000")
     (checked,) = stmdeploy("check", "baseline", "made", *words)["rows"]

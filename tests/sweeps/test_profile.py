@@ -28,8 +28,6 @@ from stmdeploy.sweeps.profile import Place, ResumeSpec, SweepResult, profile, re
 from tests.fakes import RecordedProgress
 from tests.sharing import export_model
 
-pytestmark = pytest.mark.usefixtures("shared_exports")
-
 #: One process of each row.
 FAST = SamplingSpec(
     budget_s=0.1, processes=1, warmup_s=0.01, warmup_min=2,

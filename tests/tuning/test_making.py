@@ -20,8 +20,6 @@ from stmdeploy.tuning.candidates import usual
 from stmdeploy.tuning.making import Making
 from tests.report.test_tuned import RACES
 
-pytestmark = pytest.mark.usefixtures("shared_exports")
-
 
 def small(folder: Path) -> TuneSpec:
     """A race of a small backbone."""

@@ -67,9 +67,10 @@ class SharedExports:
 
     def _shared(self, job: PrepareJob, progress: Progress) -> Prepared:
         """Export for export: other jobs ask for some of the same."""
-        folder = job.exports[0].folder.resolve()
+        roots = [self._made(job, spec) for spec in job.exports]
         answers: list[Prepared] = []
-        for root in [self._made(job, spec) for spec in job.exports]:
+        for spec, root in zip(job.exports, roots, strict=True):
+            folder = spec.folder.resolve()
             told = json.loads((root / "told.json").read_text())
             shutil.copytree(root / "files", folder, dirs_exist_ok=True)
             for word, text in dropwhile(_is_before_the_export, told) if answers else told:
@@ -81,12 +82,12 @@ class SharedExports:
 
     def _is_the_same_for_all(self, job: PrepareJob) -> bool:
         """Whether what it makes follows from its words alone, and from files that all tests share;
-        and fills a folder that is empty."""
-        model, folders = job.model, {spec.folder for spec in job.exports}
+        and fills folders that are empty."""
+        model = job.model
         files = (model.checkpoint, *(spec.calibration.folder for spec in job.exports))
         return (
-            len(folders) == 1
-            and not any(any(folder.glob("*")) for folder in folders)
+            len(job.exports) > 0
+            and not any(any(spec.folder.glob("*")) for spec in job.exports)
             and not (model.file or model.is_custom)
             and all(Path(file).is_relative_to(self.artifacts.root) for file in files if file)
             and not any(spec.ranges or spec.engine.timing_cache for spec in job.exports)

@@ -48,8 +48,8 @@ class Race:
 
     Args:
         error: probability that the best is lost, or that `surely_within` is wrong.
-        pivot: a candidate that runs in every wave, so that those which ran in different ones can be
-            compared by it.
+        pivot: a candidate that runs in the first waves of all others, so that those which entered
+            in different ones can be compared by it.
     """
 
     def __init__(self, error: float, pivot: str) -> None:

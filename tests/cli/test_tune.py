@@ -15,6 +15,7 @@ from stmdeploy.cli.tuned_file import compared_with, tuned_of
 from stmdeploy.schema.artifact import read_artifact
 from stmdeploy.schema.row import Row
 from stmdeploy.schema.tuned import Tuned
+from tests.check.known import KnownPairs
 from tests.cli.conftest import LEARNER
 
 #: What a race says of the winner.
@@ -32,7 +33,9 @@ def raced(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[list[dict[st
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
-def test_the_winner_is_written_for_the_other_commands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_winner_is_written_for_the_other_commands(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ["--runtime", "onnxruntime", "--lowering", "tokens,reference", "--batch", "1,2"]
     found, err = raced(capsys, *words)
     assert [one["candidates"][0]["batch"] for one in found] == [1, 2]
@@ -68,6 +71,7 @@ def test_the_winner_is_written_for_the_other_commands(capsys: pytest.CaptureFixt
     assert main(["export", "--config", config, "--json"]) == 0
     (made,) = json.loads(capsys.readouterr().out)["artifacts"]
     assert made["target"] == best["target"] and made["lowering"] == best["lowering"]
+    KnownPairs().install(monkeypatch)
     assert main(["baseline", "create", "--config", config, "--budget-s", "0.5", "--json"]) == 0
     (kept,) = json.loads(capsys.readouterr().out)["rows"]
     assert kept["runtime"] == best["runtime"]

@@ -65,6 +65,6 @@ def test_it_is_exported_to_and_checked(stmdeploy: Any) -> None:
     (made,) = stmdeploy("export", *SMALL, "--target", "saved", "--out", "made")["artifacts"]
     assert made["state"] == "verified" and made["verification"]["runtime"].startswith("saved")
     stmdeploy("baseline", "create", *SMALL, *QUICK, "--out", "baseline")
-    words = ("--budget-s", "20", "--threshold-percent", "1000")
+    words = ("--budget-s", "200", "--threshold-percent", "1000")
     (checked,) = stmdeploy("check", "baseline", "made", *words)["rows"]
     assert checked["verdict"] in ("no change", "improvement")

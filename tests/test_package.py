@@ -110,7 +110,7 @@ def installed(tmp_path: Path) -> Installed:
     return Installed(wheel, tmp_path / "env" / "bin" / "python", site, here)
 
 
-#: A model, and how it is run.
+#: A model, and how it is run; `nano` is of the catalogue that the environment names.
 JOB = "--stm convnext --scale nano --image-size 32 --num-classes 10 --batch 1".split()
 
 

@@ -54,7 +54,7 @@ _SETTINGS_GAIN = 1.3
 _MOST_PARENTS = 3
 #: In so many waves the usual and the reference configuration are measured even where they cannot
 #: win: by then it is known what the winner gains over them, and later waves are shorter.
-_GUEST_WAVES = 8
+GUEST_WAVES = 8
 #: Named in errors.
 _LIMITS = "--max-error, --min-agreement and --max-top1-drop"
 
@@ -184,7 +184,7 @@ class Tuning:
         if not self._entries[self._reference.name].out:
             guests.append(self._reference.name)
         names = list(dict.fromkeys((*guests, *self._race.left)))
-        if number > _GUEST_WAVES and len(self._blocks(names)) == 1:
+        if number > GUEST_WAVES and len(self._blocks(names)) == 1:
             return self._race.left
         return names
 
